@@ -1,0 +1,2 @@
+//! The `eraser` binary.
+fn main() {}

@@ -1,0 +1,23 @@
+//! One decoder for the Llama, Mistral and Qwen2 families, and what surrounds it: weights, adapters, tokenizer, chat
+//! template, generation.
+
+pub mod adapter;
+pub mod config;
+pub mod decoder;
+pub mod error;
+pub mod generate;
+pub mod gguf;
+pub mod hub;
+pub mod load;
+pub mod template;
+pub mod tokenizer;
+pub mod weights;
+
+pub use adapter::{Adapter, LoraConfig};
+pub use config::ModelConfig;
+pub use decoder::Decoder;
+pub use error::{Error, ErrorKind, Result};
+pub use generate::{GenerateOptions, Generation, generate};
+pub use load::{LoadOptions, Model, load};
+pub use template::{ChatTemplate, Message};
+pub use tokenizer::Tokenizer;

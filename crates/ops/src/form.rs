@@ -1,0 +1,26 @@
+//! Which form of an operation runs: fused on the CPU, composed elsewhere or when a test asks for it.
+
+use candle_core::{DType, Tensor};
+use std::cell::Cell;
+
+thread_local! {
+    static COMPOSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with every operation called on this thread in its composed form, so that what runs on a GPU is run on
+/// the CPU too.
+pub fn with_composed<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            COMPOSED.with(|c| c.set(self.0));
+        }
+    }
+    let _restore = Restore(COMPOSED.with(|c| c.replace(true)));
+    f()
+}
+
+/// True when `x` lives where the fused CPU form can run.
+pub fn fused(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && !COMPOSED.with(Cell::get)
+}

@@ -1,0 +1,33 @@
+//! Differentiable operations on candle tensors.
+//!
+//! Every operation has two forms. The CPU form is one fused kernel behind a candle `CustomOp` with an analytic
+//! backward. The composed form is built of candle primitives that all have a backward; it runs on CUDA and Metal,
+//! and is the oracle of the CPU form. A gradient is computed only for the inputs that are tracked.
+//!
+//! Shapes: `T` tokens of all sequences of a pack, one after the other; `d` model width; `V` vocabulary.
+
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod form;
+pub mod gemm;
+pub mod kl;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod segments;
+pub mod simd;
+pub mod swiglu;
+pub mod threads;
+pub mod vjp;
+
+pub use attention::{AttentionShape, attention, attention_cached};
+pub use cross_entropy::cross_entropy;
+pub use embedding::{embedding, gather_rows};
+pub use kl::kl_divergence;
+pub use linear::{Dropout, LoraInput, linear, lora_linear};
+pub use rms_norm::rms_norm;
+pub use rope::{RopeTable, rope};
+pub use segments::Segments;
+pub use swiglu::swiglu;
+pub use vjp::backward_from;
