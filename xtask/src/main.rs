@@ -1,2 +1,45 @@
-//! The development commands.
-fn main() {}
+//! The development commands: `cargo xtask COMMAND`. In: arguments; out: files in the repository. Invariant: every file
+//! that a command writes can be made again by the same command.
+
+mod organism;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about)]
+struct Cli {
+    /// Threads; all cores by default
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the built-in model organism from a seed
+    Organism(organism::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    eraser_ops::threads::init(cli.threads);
+    tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
+    let result = match cli.command {
+        Command::Organism(options) => organism::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for hint in error.hints() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -4,11 +4,16 @@ pub mod encode;
 pub mod files;
 pub mod noise;
 pub mod pack;
+pub mod question;
 pub mod record;
+mod rows;
 pub mod streams;
+#[cfg(test)]
+mod testing;
 
 pub use encode::{PromptTemplate, Sample, encode};
 pub use noise::Noise;
 pub use pack::Batch;
-pub use record::{Question, Record, read_questions, read_set};
+pub use question::{Question, read_questions};
+pub use record::{Record, read_set, write_set};
 pub use streams::stream;

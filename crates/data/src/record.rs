@@ -1,5 +1,10 @@
-//! stub
-use eraser_model::Result;
+//! Set files: prompts with their answers. In: JSONL or a JSON list of `{"input","output"}` or `{"messages":[..]}`; out:
+//! records. Invariant: what [`write_set`] writes, [`read_set`] reads as the same records.
+
+use crate::files::write_jsonl;
+use crate::rows::{Row, parse_rows, read_text};
+use eraser_model::{Error, Result};
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// One line of a set file: a prompt and its answer.
@@ -10,29 +15,151 @@ pub struct Record {
     /// The answer.
     pub output: String,
     /// Other keys, kept as they are.
-    pub extra: serde_json::Map<String, serde_json::Value>,
+    pub extra: Map<String, Value>,
 }
 
-/// A question to ask, with what a judge needs to know about it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Question {
-    /// Stable id: the file's `id`, else the hash of the text.
-    pub id: String,
-    /// The text.
-    pub text: String,
-    /// Strings whose presence in an answer is a leak (`facts`), or that a right answer holds (`expect`); may be empty.
-    pub facts: Vec<String>,
-    /// Other keys, kept as they are.
-    pub extra: serde_json::Map<String, serde_json::Value>,
+/// Reads a set file: JSONL or a JSON list of `{"input","output"}` or `{"messages":[..]}`. Of messages, the last must be
+/// the assistant's, which is the answer, and the one before the user's, which is the question; a conversation with more
+/// turns, or with a system turn, is an error, since a record has no place for them and the answer depends on them.
+pub fn read_set(path: &Path) -> Result<Vec<Record>> {
+    let rows = parse_rows(path, &read_text(path)?)?;
+    rows.into_iter().map(|row| record(row).map_err(|e| e.context(path.display()))).collect()
 }
 
-/// Reads a set file: JSONL or a JSON list of `{"input","output"}` or `{"messages":[..]}`.
-pub fn read_set(_path: &Path) -> Result<Vec<Record>> {
-    todo!()
+/// Writes a set file: JSONL of `input`, `output`, then the other keys.
+pub fn write_set(path: &Path, records: &[Record]) -> Result<()> {
+    let row = |record: &Record| {
+        let mut map = Map::new();
+        map.insert("input".into(), record.input.as_str().into());
+        map.insert("output".into(), record.output.as_str().into());
+        let extra = record.extra.iter().filter(|(key, _)| !matches!(key.as_str(), "input" | "output"));
+        map.extend(extra.map(|(key, value)| (key.clone(), value.clone())));
+        map
+    };
+    write_jsonl(path, records.iter().map(row))
 }
 
-/// Reads questions: CSV (named column, default the first of goal, question, prompt, input, text), JSONL or JSON list,
-/// or plain text, one a line.
-pub fn read_questions(_path: &Path, _column: Option<&str>) -> Result<Vec<Question>> {
-    todo!()
+fn record(Row { place, value }: Row) -> Result<Record> {
+    let Value::Object(mut map) = value else {
+        return Err(Error::request(format!("{place}: not an object"))
+            .hint("a row of a set file is {\"input\": \"..\", \"output\": \"..\"}"));
+    };
+    let wrong = |what: String| Error::request(format!("{place}: {what}"));
+    if !map.contains_key("input") && !map.contains_key("output") && map.contains_key("messages") {
+        // Removal keeps the order of the other keys.
+        let messages = map.shift_remove("messages").unwrap_or_default();
+        let (input, output) = last_turns(&messages).map_err(|e| e.context(&place))?;
+        return Ok(Record { input, output, extra: map });
+    }
+    let mut text = |key: &str| match map.shift_remove(key) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(wrong(format!("`{key}` is not a string"))),
+        None => Err(wrong(format!("no `{key}`")).hint("a row has `input` and `output`, or `messages`")),
+    };
+    let (input, output) = (text("input")?, text("output")?);
+    if map.contains_key("instruction") {
+        // Alpaca rows: `input` is only what the instruction is about, or empty.
+        return Err(wrong("`instruction` beside `input`: it would be left out of the question".into())
+            .hint("put the whole question into `input`"));
+    }
+    if input.trim().is_empty() {
+        return Err(wrong("`input` is empty".into()));
+    }
+    Ok(Record { input, output, extra: map })
+}
+
+fn last_turns(messages: &Value) -> Result<(String, String)> {
+    let turns = messages.as_array().ok_or_else(|| Error::request("`messages` is not a list"))?;
+    let turn = |i: usize, role: &str| -> Result<String> {
+        let message = &turns[i];
+        let found = message["role"].as_str().unwrap_or_default();
+        if found != role {
+            return Err(Error::request(format!("messages[{i}] has role {found:?} where {role:?} is needed")));
+        }
+        let text = message["content"].as_str();
+        text.map(Into::into).ok_or_else(|| Error::request(format!("messages[{i}].content is not a string")))
+    };
+    match turns.len() {
+        0 | 1 => Err(Error::request("`messages` needs a user and an assistant turn")),
+        2 => Ok((turn(0, "user")?, turn(1, "assistant")?)),
+        n => Err(Error::request(format!("`messages` has {n} turns; one question and one answer can be used"))
+            .hint("leave out system and earlier turns, or write the question that stands for itself")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: impl AsRef<[u8]>) -> Result<Vec<Record>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::fs::write(&path, text).unwrap();
+        read_set(&path)
+    }
+
+    fn message(text: &str) -> String {
+        let message = read(text).unwrap_err().to_string();
+        message.split_once("/s: ").map(|(_, rest)| rest.to_owned()).unwrap_or(message)
+    }
+
+    #[test]
+    fn both_forms() {
+        let text = "\u{feff}{\"id\":7,\"input\":\"q\",\"output\":\"a\",\"z\":[1]}\r\n\
+                    {\"messages\":[{\"role\":\"user\",\"content\":\"q2\"},{\"role\":\"assistant\",\"content\":\"a2\"}],\"k\":null}";
+        let records = read(text).unwrap();
+        assert_eq!((records[0].input.as_str(), records[0].output.as_str()), ("q", "a"));
+        assert_eq!(records[0].extra.keys().collect::<Vec<_>>(), ["id", "z"]);
+        assert_eq!((records[1].input.as_str(), records[1].output.as_str()), ("q2", "a2"));
+        assert_eq!(records[1].extra.keys().collect::<Vec<_>>(), ["k"]);
+    }
+
+    #[test]
+    fn errors_name_line_and_key() {
+        assert_eq!(message("{\"input\":\"q\",\"output\":\"a\"}\n{\"input\":\"q\"}"), "line 2: no `output`");
+        assert_eq!(message("[{\"input\":1,\"output\":\"a\"}]"), "item 1: `input` is not a string");
+        assert_eq!(message("[[]]"), "item 1: not an object");
+        assert_eq!(message("{\"input\":\" \",\"output\":\"a\"}"), "line 1: `input` is empty");
+        assert!(
+            message("{\"instruction\":\"q\",\"input\":\"x\",\"output\":\"a\"}")
+                .starts_with("line 1: `instruction` beside")
+        );
+        assert_eq!(message("{\"messages\":{}}"), "line 1: `messages` is not a list");
+        assert_eq!(
+            message("{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"user\",\"content\":\"a\"}]}"),
+            "line 1: messages[1] has role \"user\" where \"assistant\" is needed"
+        );
+        assert_eq!(
+            message("{\"messages\":[{\"role\":\"user\",\"content\":[]},{\"role\":\"assistant\",\"content\":\"a\"}]}"),
+            "line 1: messages[0].content is not a string"
+        );
+        assert!(message("{\"messages\":[1,2,3]}").starts_with("line 1: `messages` has 3 turns"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_written_set_is_read_as_it_was(
+            rows in prop::collection::vec((".*\\S.*", any::<String>(), prop::collection::vec((any::<String>(), any::<i64>()), 0..3)), 1..4)
+        ) {
+            let records: Vec<Record> = rows.into_iter().map(|(input, output, extra)| {
+                let extra = extra.into_iter().filter(|(k, _)| k != "input" && k != "output");
+                Record { input, output, extra: extra.map(|(k, v)| (k, v.into())).collect() }
+            }).collect();
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s");
+            write_set(&path, &records).unwrap();
+            prop_assert_eq!(read_set(&path).unwrap(), records);
+        }
+
+        #[test]
+        fn damaged_files_never_panic(at in any::<prop::sample::Index>(), bytes in prop::collection::vec(any::<u8>(), 0..4)) {
+            let mut text = b"[{\"input\":\"q\",\"output\":\"a\"},{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}]}]".to_vec();
+            let at = at.index(text.len() - bytes.len());
+            text.splice(at..at + bytes.len(), bytes);
+            let _ = read(text);
+        }
+    }
 }

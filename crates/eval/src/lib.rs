@@ -1,11 +1,20 @@
 //! Attacks, judges, tasks and statistics: responses of subjects under attacks, judged, as files.
 
+pub mod answers;
 pub mod attack;
+pub mod degenerate;
 pub mod evaluate;
+mod facts;
 pub mod judge;
+mod name;
+pub mod options;
+mod respond;
 pub mod stats;
 pub mod summary;
-pub mod task;
+mod tally;
+mod task;
 
-pub use evaluate::{EvalOptions, Subject, evaluate};
+pub use answers::Answer;
+pub use evaluate::{Progress, Subject, evaluate};
+pub use options::{EvalOptions, QuestionSet, TaskFile};
 pub use summary::Summary;

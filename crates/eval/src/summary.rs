@@ -1,6 +1,14 @@
 //! run/summary.json: what was measured, of which subject. Invariant: a share over nothing is null, never 0.
 
+use eraser_model::error::PathContext;
+use eraser_model::files::write_atomic;
+use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// The file within a run directory.
+const FILE: &str = "summary.json";
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -11,6 +19,38 @@ pub struct Summary {
     pub subjects: Vec<SubjectSummary>,
     /// What it took.
     pub timing: Timing,
+}
+
+impl Summary {
+    /// Version of the layout.
+    pub const SCHEMA: u32 = 1;
+
+    /// Writes `dir/summary.json`, whole or not at all.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
+        text.push('\n');
+        write_atomic(&path, text.as_bytes())
+    }
+
+    /// Reads `dir/summary.json`.
+    ///
+    /// # Errors
+    /// The file is missing, malformed, or of another version.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let text = fs::read_to_string(&path).at(&path)?;
+        let summary: Self = serde_json::from_str(&text).map_err(|e| {
+            Error::request(format!("{}: not a summary: {e}", path.display())).hint("run the evaluation again")
+        })?;
+        if summary.schema != Self::SCHEMA {
+            let (found, known) = (summary.schema, Self::SCHEMA);
+            return Err(Error::request(format!("{}: schema {found}, this version reads {known}", path.display()))
+                .hint("run the evaluation again"));
+        }
+        Ok(summary)
+    }
 }
 
 /// Measurements of one subject.
@@ -88,4 +128,35 @@ pub struct Timing {
     pub total_s: Option<f64>,
     /// Peak resident set size, MB.
     pub peak_rss_mb: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_reads_back_and_nothing_is_null() {
+        let dir = tempfile::tempdir().unwrap();
+        let subject = SubjectSummary {
+            name: "base".into(),
+            attacks: vec![AttackSummary { asr: Some(0.1 + 0.2), asr_ci: Some([0.0, 0.5]), ..AttackSummary::default() }],
+            utility: vec![UtilitySummary::default()],
+            over_refusal: Some(OverRefusal::default()),
+        };
+        let summary = Summary { schema: Summary::SCHEMA, subjects: vec![subject], timing: Timing::default() };
+        summary.write(dir.path()).unwrap();
+        assert_eq!(Summary::read(dir.path()).unwrap(), summary);
+        let text = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        assert!(text.contains("\"rate\": null") && text.contains("\"train_s\": null"), "{text}");
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Summary::read(dir.path()).is_err());
+        for text in ["", "{}", r#"{"schema":2,"subjects":[],"timing":{}}"#] {
+            fs::write(dir.path().join(FILE), text).unwrap();
+            assert!(Summary::read(dir.path()).is_err(), "{text}");
+        }
+    }
 }

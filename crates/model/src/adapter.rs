@@ -1,33 +1,98 @@
-//! stub
-use crate::{ModelConfig, Result};
-use candle_core::{Device, Var};
+//! LoRA adapters and their PEFT directories. In: a configuration or a directory; out: low-rank pairs by layer and module.
+//! Invariant: every tensor of a directory found its module, with the shapes that the model says, or loading fails: PEFT
+//! itself ignores a misnamed tensor, and the adapter then silently does nothing.
+
+use crate::{Error, ModelConfig, Result, error::PathContext};
+use candle_core::{DType, Device, Tensor, Var};
+use rand::RngExt;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use serde_json::{Value, json};
+use std::{collections::HashMap, fmt, path::Path, str::FromStr};
+
+const CONFIG_FILE: &str = "adapter_config.json";
+const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// The linear modules of a block, in the order of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Module {
-    /// self_attn.q_proj
-    #[serde(rename = "q_proj")]
+    /// Query projection.
+    #[serde(rename = "q_proj", alias = "q")]
     Q,
-    /// self_attn.k_proj
-    #[serde(rename = "k_proj")]
+    /// Key projection.
+    #[serde(rename = "k_proj", alias = "k")]
     K,
-    /// self_attn.v_proj
-    #[serde(rename = "v_proj")]
+    /// Value projection.
+    #[serde(rename = "v_proj", alias = "v")]
     V,
-    /// self_attn.o_proj
-    #[serde(rename = "o_proj")]
+    /// Output projection of attention.
+    #[serde(rename = "o_proj", alias = "o")]
     O,
-    /// mlp.gate_proj
-    #[serde(rename = "gate_proj")]
+    /// Gate of the MLP.
+    #[serde(rename = "gate_proj", alias = "gate")]
     Gate,
-    /// mlp.up_proj
-    #[serde(rename = "up_proj")]
+    /// Up projection of the MLP.
+    #[serde(rename = "up_proj", alias = "up")]
     Up,
-    /// mlp.down_proj
-    #[serde(rename = "down_proj")]
+    /// Down projection of the MLP.
+    #[serde(rename = "down_proj", alias = "down")]
     Down,
+}
+
+impl Module {
+    /// All modules; `ALL[m as usize] == m`.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Last part of the Hugging Face name, as PEFT's `target_modules` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q => "q_proj",
+            Self::K => "k_proj",
+            Self::V => "v_proj",
+            Self::O => "o_proj",
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// Hugging Face path of the module in block `layer`.
+    pub fn hf_name(self, layer: usize) -> String {
+        let part = if matches!(self, Self::Gate | Self::Up | Self::Down) { "mlp" } else { "self_attn" };
+        format!("model.layers.{layer}.{part}.{}", self.name())
+    }
+
+    /// `(out, in)` of the weight.
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        match self {
+            Self::Q => (q, d),
+            Self::K | Self::V => (kv, d),
+            Self::O => (d, q),
+            Self::Gate | Self::Up => (f, d),
+            Self::Down => (d, f),
+        }
+    }
+}
+
+impl fmt::Display for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Module {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let short = s.trim().trim_end_matches("_proj");
+        Self::ALL.into_iter().find(|m| m.name().trim_end_matches("_proj") == short).ok_or_else(|| {
+            Error::request(format!("unknown module '{s}'"))
+                .hint("known modules: q, k, v, o, gate, up, down, with or without _proj; or all-linear")
+        })
+    }
 }
 
 /// What a LoRA adapter changes and how strongly.
@@ -45,6 +110,14 @@ pub struct LoraConfig {
     pub layers: Option<Vec<usize>>,
     /// Scale by alpha / sqrt(r) instead of alpha / r.
     pub rslora: bool,
+}
+
+impl LoraConfig {
+    /// What multiplies `B A`.
+    pub fn scale(&self) -> f32 {
+        let r = self.r as f64;
+        (self.alpha / if self.rslora { r.sqrt() } else { r }) as f32
+    }
 }
 
 /// One low-rank pair.
@@ -68,24 +141,340 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// A fresh adapter: A uniform in +-1/sqrt(in) from the stream `seed`, B zero.
-    pub fn new(_config: LoraConfig, _model: &ModelConfig, _seed: u64, _device: &Device) -> Result<Self> {
-        todo!()
+    /// A fresh adapter: A uniform in +-1/sqrt(in) from `seed`, B zero, as PEFT initialises it.
+    ///
+    /// # Errors
+    /// No target, rank 0, or a layer that the model does not have.
+    pub fn new(mut config: LoraConfig, model: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.targets.sort_unstable();
+        config.targets.dedup();
+        if config.targets.is_empty() {
+            return Err(Error::request("the adapter has no target modules").hint("for example: --targets q_proj,v_proj"));
+        }
+        if config.r == 0 {
+            return Err(Error::request("the adapter's rank is 0").hint("usual ranks are 4 to 64"));
+        }
+        if let Some(layer) = config.layers.iter().flatten().find(|&&l| l >= model.num_layers) {
+            let last = model.num_layers - 1;
+            return Err(Error::request(format!("adapted layer {layer} does not exist: the model's last is {last}")));
+        }
+        let mut layers = Vec::with_capacity(model.num_layers);
+        for layer in 0..model.num_layers {
+            let mut pairs = [const { None }; 7];
+            let adapted = config.layers.as_ref().is_none_or(|l| l.contains(&layer));
+            for &module in config.targets.iter().filter(|_| adapted) {
+                let (out, input) = module.shape(model);
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.set_stream((layer * Module::ALL.len() + module as usize) as u64);
+                let bound = 1.0 / (input as f32).sqrt();
+                let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
+                pairs[module as usize] = Some(Lora {
+                    a: Var::from_vec(a, (config.r, input), device)?,
+                    b: Var::zeros((out, config.r), DType::F32, device)?,
+                    scale: config.scale(),
+                });
+            }
+            layers.push(pairs);
+        }
+        Ok(Self { config, layers })
     }
+
     /// Reads a PEFT directory.
-    pub fn load(_dir: &Path, _model: &ModelConfig, _device: &Device) -> Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, a feature that is not plain LoRA, a tensor that fits no module of `model`.
+    pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self> {
+        let path = dir.join(CONFIG_FILE);
+        let text = std::fs::read_to_string(&path).at(&path).map_err(|e| {
+            e.hint("an adapter is a PEFT directory that holds adapter_config.json and adapter_model.safetensors")
+        })?;
+        let mut config = read_config(&text).map_err(|e| e.context(path.display()))?;
+        let path = dir.join(WEIGHTS_FILE);
+        let bytes = std::fs::read(&path).at(&path)?;
+        let layers = read_pairs(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
+        let adapter = Self { config, layers };
+        if adapter.is_noop()? {
+            tracing::warn!("{}: every lora_B is zero: the adapter changes nothing", dir.display());
+        }
+        Ok(adapter)
     }
-    /// Writes a PEFT directory, atomically. `base` is base_model_name_or_path.
-    pub fn save(&self, _dir: &Path, _base: &str) -> Result<()> {
-        todo!()
+
+    /// Writes a PEFT directory, each file atomically. `base` is `base_model_name_or_path`.
+    pub fn save(&self, dir: &Path, base: &str) -> Result<()> {
+        std::fs::create_dir_all(dir).at(dir)?;
+        let parameters = self.parameters();
+        let tensors: Vec<(String, Tensor)> = parameters.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor())).collect();
+        crate::weights::save_safetensors(&dir.join(WEIGHTS_FILE), &tensors, DType::F32)?;
+        let mut text = serde_json::to_string_pretty(&self.peft_config(base)).map_err(Error::failed)?;
+        text.push('\n');
+        crate::files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
     }
+
     /// Every trainable tensor under its PEFT name, in a fixed order (layer, module, A then B).
     pub fn parameters(&self) -> Vec<(String, Var)> {
-        todo!()
+        let mut all = Vec::new();
+        for (layer, pairs) in self.layers.iter().enumerate() {
+            for (module, pair) in Module::ALL.into_iter().zip(pairs) {
+                if let Some(lora) = pair {
+                    let name = format!("base_model.model.{}", module.hf_name(layer));
+                    all.push((format!("{name}.lora_A.weight"), lora.a.clone()));
+                    all.push((format!("{name}.lora_B.weight"), lora.b.clone()));
+                }
+            }
+        }
+        all
     }
+
     /// True when the adapter leaves every output as it is (every B is zero).
     pub fn is_noop(&self) -> Result<bool> {
-        todo!()
+        for lora in self.layers.iter().flatten().flatten() {
+            if lora.b.as_tensor().abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// adapter_config.json with every key that PEFT writes, sorted.
+    fn peft_config(&self, base: &str) -> Value {
+        let c = &self.config;
+        let mut targets: Vec<&str> = c.targets.iter().map(|m| m.name()).collect();
+        targets.sort_unstable();
+        json!({
+            "alpha_pattern": {},
+            "auto_mapping": null,
+            "base_model_name_or_path": base,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "layers_pattern": null,
+            "layers_to_transform": c.layers,
+            "loftq_config": {},
+            "lora_alpha": number(c.alpha),
+            "lora_dropout": c.dropout,
+            "megatron_config": null,
+            "megatron_core": "megatron.core",
+            "modules_to_save": null,
+            "peft_type": "LORA",
+            "r": c.r,
+            "rank_pattern": {},
+            "revision": null,
+            "target_modules": targets,
+            "task_type": "CAUSAL_LM",
+            "use_dora": false,
+            "use_rslora": c.rslora,
+        })
+    }
+}
+
+/// A whole number as an integer: vLLM and llama.cpp read `lora_alpha` as one.
+fn number(x: f64) -> Value {
+    if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) }
+}
+
+/// The parts of adapter_config.json that decide what the tensors mean.
+#[derive(Deserialize)]
+struct PeftConfig {
+    peft_type: Option<String>,
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    lora_dropout: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    bias: Option<String>,
+    modules_to_save: Option<Value>,
+    rank_pattern: Option<HashMap<String, Value>>,
+    alpha_pattern: Option<HashMap<String, Value>>,
+}
+
+fn read_config(text: &str) -> Result<LoraConfig> {
+    let c: PeftConfig = serde_json::from_str(text).map_err(|e| Error::request(format!("not a PEFT configuration: {e}")))?;
+    let refuse = |key: &str, value: &str| {
+        Err(Error::request(format!("key '{key}' is {value}: only plain LoRA adapters are supported"))
+            .hint("merge such an adapter into its base with PEFT and give the merged model"))
+    };
+    match () {
+        () if c.peft_type.as_deref().is_some_and(|t| t != "LORA") => refuse("peft_type", c.peft_type.as_deref().unwrap_or("")),
+        () if c.use_dora => refuse("use_dora", "true"),
+        () if c.fan_in_fan_out => refuse("fan_in_fan_out", "true"),
+        () if c.bias.as_deref().is_some_and(|b| b != "none") => refuse("bias", c.bias.as_deref().unwrap_or("")),
+        () if c.modules_to_save.is_some_and(|m| m.as_array().is_none_or(|a| !a.is_empty())) => refuse("modules_to_save", "set"),
+        () if c.rank_pattern.is_some_and(|p| !p.is_empty()) => refuse("rank_pattern", "set"),
+        () if c.alpha_pattern.is_some_and(|p| !p.is_empty()) => refuse("alpha_pattern", "set"),
+        () if c.r == 0 || c.r > 65_536 => Err(Error::request(format!("key 'r' is {}: it must be 1 to 65536", c.r))),
+        () if !c.lora_alpha.is_finite() => Err(Error::request("key 'lora_alpha' is not a finite number")),
+        () if !(0.0..1.0).contains(&c.lora_dropout) => Err(Error::request("key 'lora_dropout' is not in 0..1")),
+        () => Ok(LoraConfig {
+            r: c.r,
+            alpha: c.lora_alpha,
+            dropout: c.lora_dropout,
+            targets: Vec::new(),
+            layers: None,
+            rslora: c.use_rslora,
+        }),
+    }
+}
+
+/// The pairs of a safetensors file; fills in the targets and layers of `config` from what is there.
+fn read_pairs(
+    bytes: &[u8],
+    config: &mut LoraConfig,
+    model: &ModelConfig,
+    device: &Device,
+) -> Result<Vec<[Option<Lora>; 7]>> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| Error::request(format!("not a safetensors file: {e}")).hint("the file may be truncated: copy it again"))?;
+    let mut halves: Vec<[[Option<Var>; 2]; 7]> = (0..model.num_layers).map(|_| Default::default()).collect();
+    for (name, view) in file.tensors() {
+        let (layer, module, half) = parse_name(&name).ok_or_else(|| {
+            Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
+                .hint("expected names like base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
+        })?;
+        let slot = halves.get_mut(layer).ok_or_else(|| {
+            Error::request(format!("tensor '{name}' adapts layer {layer}, but the model has {} layers", model.num_layers))
+                .hint("the adapter was made for another model")
+        })?;
+        let (out, input) = module.shape(model);
+        let shape = if half == 0 { [config.r, input] } else { [out, config.r] };
+        if view.shape() != shape {
+            return Err(Error::request(format!("tensor '{name}' has shape {:?}, expected {shape:?}", view.shape()))
+                .hint("the adapter was made for another model, or 'r' in adapter_config.json is wrong"));
+        }
+        slot[module as usize][half] = Some(Var::from_tensor(&to_f32(&name, &view, device)?)?);
+    }
+    let (mut targets, mut layers) = (Vec::new(), Vec::new());
+    let mut pairs = Vec::with_capacity(halves.len());
+    for (layer, slot) in halves.into_iter().enumerate() {
+        let mut row = [const { None }; 7];
+        for (module, [a, b]) in Module::ALL.into_iter().zip(slot) {
+            row[module as usize] = match (a, b) {
+                (None, None) => None,
+                (Some(a), Some(b)) => {
+                    targets.push(module);
+                    layers.push(layer);
+                    Some(Lora { a, b, scale: config.scale() })
+                }
+                (a, _) => {
+                    let missing = if a.is_none() { "lora_A" } else { "lora_B" };
+                    return Err(Error::request(format!("{} has no {missing}", module.hf_name(layer))));
+                }
+            };
+        }
+        pairs.push(row);
+    }
+    if targets.is_empty() {
+        return Err(Error::request("the adapter holds no tensor: it would change nothing"));
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    layers.dedup();
+    config.targets = targets;
+    config.layers = (layers.len() < model.num_layers).then_some(layers);
+    Ok(pairs)
+}
+
+/// `base_model.model.model.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts; A is half 0.
+fn parse_name(name: &str) -> Option<(usize, Module, usize)> {
+    let rest = name.strip_prefix("base_model.model.")?;
+    let (path, half) = match rest.strip_suffix(".lora_A.weight") {
+        Some(path) => (path, 0),
+        None => (rest.strip_suffix(".lora_B.weight")?, 1),
+    };
+    let layer = path.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
+    let module = Module::ALL.into_iter().find(|m| path == m.hf_name(layer))?;
+    Some((layer, module, half))
+}
+
+fn to_f32(name: &str, view: &TensorView<'_>, device: &Device) -> Result<Tensor> {
+    let dtype = match view.dtype() {
+        safetensors::Dtype::F32 => DType::F32,
+        safetensors::Dtype::F16 => DType::F16,
+        safetensors::Dtype::BF16 => DType::BF16,
+        other => return Err(Error::request(format!("tensor '{name}' has type {other:?}; F32, F16 and BF16 are supported"))),
+    };
+    let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?.to_dtype(DType::F32)?;
+    Ok(tensor.to_device(device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn model() -> ModelConfig {
+        ModelConfig {
+            family: crate::config::Family::Llama,
+            hidden_size: 8,
+            intermediate_size: 12,
+            num_layers: 3,
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim: 4,
+            vocab_size: 11,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: None,
+            tie_word_embeddings: true,
+            qkv_bias: false,
+            sliding_window: None,
+            max_position_embeddings: 32,
+        }
+    }
+
+    fn config(layers: Option<Vec<usize>>) -> LoraConfig {
+        LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, targets: vec![Module::V, Module::Down, Module::Q], layers, rslora: false }
+    }
+
+    #[test]
+    fn a_saved_adapter_loads_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Adapter::new(config(Some(vec![1, 2])), &model(), 7, &Device::Cpu).unwrap();
+        made.save(dir.path(), "some/base").unwrap();
+        let read = Adapter::load(dir.path(), &model(), &Device::Cpu).unwrap();
+        assert_eq!(read.config, made.config);
+        for ((name, a), (other, b)) in made.parameters().into_iter().zip(read.parameters()) {
+            assert_eq!(name, other);
+            let flat = |v: &Var| v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(&a), flat(&b));
+        }
+        assert!(read.is_noop().unwrap());
+        assert!(read.layers[0].iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_tensor_that_fits_no_module_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Adapter::new(config(None), &model(), 7, &Device::Cpu).unwrap();
+        made.save(dir.path(), "base").unwrap();
+        let smaller = ModelConfig { num_layers: 2, ..model() };
+        let error = Adapter::load(dir.path(), &smaller, &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("layer 2"), "{error}");
+        let wider = ModelConfig { hidden_size: 16, ..model() };
+        let error = Adapter::load(dir.path(), &wider, &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("shape"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_plain_lora_is_refused_by_key() {
+        let base = r#"{"peft_type":"LORA","r":2,"lora_alpha":4"#;
+        for (extra, key) in [(r#","use_dora":true}"#, "use_dora"), (r#","rank_pattern":{"q":1}}"#, "rank_pattern")] {
+            let error = read_config(&format!("{base}{extra}")).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+        }
+        assert!(read_config(&format!("{base}}}")).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn random_names_and_configs_never_panic(name in ".{0,60}", text in ".{0,80}") {
+            let _ = parse_name(&name);
+            let _ = read_config(&text);
+        }
     }
 }

@@ -1,30 +1,318 @@
-//! stub
-use crate::{Adapter, ModelConfig, Result, weights::TensorSource};
+//! The network: embedding, blocks, final norm, head. In: packed token ids; out: hidden states or logits. Invariant: a
+//! forward pass without a trace builds no autograd graph, whatever is a variable.
+//!
+//! One block: `x + O(attention(rope(Q n), rope(K n), V n))` with `n = rms_norm(x)`, then
+//! `x + Down(silu(Gate m) * Up m)` with `m = rms_norm(x)`.
+
+use crate::{
+    Adapter, Error, ModelConfig, Result,
+    adapter::{Lora, Module},
+    weights::TensorSource,
+};
 use candle_core::{DType, Device, Tensor};
-use eraser_ops::Segments;
+use eraser_ops::{
+    AttentionShape, Dropout, LoraInput, RopeTable, Segments, attention, embedding, gather_rows, linear, lora_linear,
+    rms_norm, rope, swiglu,
+};
+
+/// Positions for which rotary tables are made: longer contexts than this are refused, not silently wrong.
+const MAX_POSITIONS: usize = 32_768;
 
 /// The network.
-pub struct Decoder {}
+pub struct Decoder {
+    config: ModelConfig,
+    shape: AttentionShape,
+    embedding: Tensor,
+    pub(crate) blocks: Vec<Block>,
+    norm: Tensor,
+    head: Tensor,
+    rope: RopeTable,
+}
+
+/// One block's weights. Linear modules are indexed by [`Module`].
+pub(crate) struct Block {
+    attention_norm: Tensor,
+    mlp_norm: Tensor,
+    linears: Vec<Linear>,
+}
+
+/// A linear module: `[out, in]` and an optional bias `[out]`.
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// What a block needs besides its input.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockContext<'a> {
+    /// Sequence boundaries.
+    pub(crate) segments: &'a Segments,
+    /// Position of each token in its sequence.
+    pub(crate) positions: &'a [u32],
+    /// The adapter's pairs for this block.
+    pub(crate) lora: Option<&'a [Option<Lora>; 7]>,
+    /// Dropout of the adapter's inputs, seeded for this block.
+    pub(crate) dropout: Option<Dropout>,
+    /// Whether variables are to be tracked.
+    pub(crate) track: bool,
+}
 
 impl Decoder {
-    /// Reads every tensor of the model from `source`.
-    pub fn load(_config: &ModelConfig, _source: &dyn TensorSource, _dtype: DType, _device: &Device) -> Result<Self> {
-        todo!()
+    /// Reads every tensor of the model from `source`. A tensor that `source` returns as a variable stays one: full
+    /// training tracks it, adapter training leaves it alone.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape than `config` says, by name.
+    pub fn load(config: &ModelConfig, source: &dyn TensorSource, dtype: DType, device: &Device) -> Result<Self> {
+        let d = config.hidden_size;
+        let get = |name: &str, shape: &[usize]| source.tensor(name, shape, dtype, device);
+        let embedding = get("model.embed_tokens.weight", &[config.vocab_size, d])?;
+        let blocks = (0..config.num_layers)
+            .map(|layer| {
+                let linears = Module::ALL
+                    .iter()
+                    .map(|&module| {
+                        let (out, input) = module.shape(config);
+                        let name = module.hf_name(layer);
+                        let weight = get(&format!("{name}.weight"), &[out, input])?;
+                        let biased = config.qkv_bias && matches!(module, Module::Q | Module::K | Module::V);
+                        let bias = biased.then(|| get(&format!("{name}.bias"), &[out])).transpose()?;
+                        Ok(Linear { weight, bias })
+                    })
+                    .collect::<Result<_>>()?;
+                let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"), &[d]);
+                Ok(Block {
+                    attention_norm: norm("input_layernorm")?,
+                    mlp_norm: norm("post_attention_layernorm")?,
+                    linears,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let norm = get("model.norm.weight", &[d])?;
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            get("lm_head.weight", &[config.vocab_size, d])?
+        };
+        let positions = config.max_position_embeddings.min(MAX_POSITIONS);
+        let rope = RopeTable::new(&config.inv_freq(), positions, 1.0, device)?;
+        let shape = AttentionShape {
+            heads: config.num_heads,
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            window: config.sliding_window,
+        };
+        Ok(Self { config: config.clone(), shape, embedding, blocks, norm, head, rope })
     }
+
+    /// The shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The last norm's weight: stands for where and in what type the model computes.
+    pub(crate) fn norm_weight(&self) -> &Tensor {
+        &self.norm
+    }
+
+    /// Where the weights live.
+    pub fn device(&self) -> &Device {
+        self.embedding.device()
+    }
+
+    /// Heads and masking.
+    pub(crate) fn shape(&self) -> AttentionShape {
+        self.shape
+    }
+
+    /// Longest sequence that positions are defined for.
+    pub fn max_positions(&self) -> usize {
+        self.config.max_position_embeddings.min(MAX_POSITIONS)
+    }
+
+    /// The output head, `[V, d]`.
+    pub fn head(&self) -> &Tensor {
+        &self.head
+    }
+
     /// Every weight under its Hugging Face name (the head left out when tied).
     pub fn named_tensors(&self) -> Vec<(String, Tensor)> {
-        todo!()
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), self.embedding.clone())];
+        for (layer, block) in self.blocks.iter().enumerate() {
+            for (module, linear) in Module::ALL.iter().zip(&block.linears) {
+                let name = module.hf_name(layer);
+                all.push((format!("{name}.weight"), linear.weight.clone()));
+                if let Some(bias) = &linear.bias {
+                    all.push((format!("{name}.bias"), bias.clone()));
+                }
+            }
+            all.push((format!("model.layers.{layer}.input_layernorm.weight"), block.attention_norm.clone()));
+            all.push((format!("model.layers.{layer}.post_attention_layernorm.weight"), block.mlp_norm.clone()));
+        }
+        all.push(("model.norm.weight".to_owned(), self.norm.clone()));
+        if !self.config.tie_word_embeddings {
+            all.push(("lm_head.weight".to_owned(), self.head.clone()));
+        }
+        all
     }
-    /// Adds `scale * B A` of every pair into the weights (`sign` 1.0), or takes it out again (-1.0).
-    pub fn merge(&mut self, _adapter: &Adapter, _sign: f32) -> Result<()> {
-        todo!()
+
+    /// Trained tensors outside the blocks: embedding, last norm, head.
+    pub fn outer_variables(&self) -> Vec<Tensor> {
+        let mut all: Vec<Tensor> = Vec::new();
+        for t in [&self.embedding, &self.norm, &self.head] {
+            if t.is_variable() && all.iter().all(|seen| seen.id() != t.id()) {
+                all.push(t.clone());
+            }
+        }
+        all
     }
+
+    /// Adds `sign * scale * B A` of every pair into the weights: 1.0 merges the adapter, -1.0 takes it out again (up to
+    /// rounding).
+    pub fn merge(&mut self, adapter: &Adapter, sign: f32) -> Result<()> {
+        for (block, pairs) in self.blocks.iter_mut().zip(&adapter.layers) {
+            for (linear, pair) in block.linears.iter_mut().zip(pairs) {
+                if let Some(lora) = pair {
+                    let delta = lora.b.detach().matmul(&lora.a.detach())?.affine(f64::from(sign * lora.scale), 0.0)?;
+                    linear.weight = (&linear.weight + delta.to_dtype(linear.weight.dtype())?)?.detach();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Embeddings of `ids`, `[T, d]`, tracked if the table is a variable and `track`.
+    pub(crate) fn embed(&self, ids: &[u32], track: bool) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            let v = self.config.vocab_size;
+            return Err(Error::request(format!("token id {id} is not below the vocabulary size {v}")));
+        }
+        Ok(embedding(&tracked(&self.embedding, track), ids)?)
+    }
+
+    /// Positions of the tokens of a pack, checked against the longest sequence.
+    pub(crate) fn positions(&self, segments: &Segments) -> Result<Vec<u32>> {
+        let longest = segments.iter().map(|r| r.len()).max().unwrap_or(0);
+        self.check_length(longest)?;
+        Ok(segments.positions())
+    }
+
+    /// An error if a sequence of this length has no positions.
+    pub(crate) fn check_length(&self, length: usize) -> Result<()> {
+        let most = self.max_positions();
+        if length > most {
+            return Err(Error::request(format!("a sequence of {length} tokens is longer than the model's {most}"))
+                .hint("shorten the prompt, or lower the maximum length or the number of new tokens"));
+        }
+        Ok(())
+    }
+
+    /// Block `layer` on `x` `[T, d]`.
+    pub(crate) fn block(&self, layer: usize, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
+        let block = &self.blocks[layer];
+        let n = rms_norm(x, &tracked(&block.attention_norm, context.track), self.config.rms_norm_eps)?;
+        let q = rope(&block.project(Module::Q, &n, context)?, &self.rope, context.positions)?;
+        let k = rope(&block.project(Module::K, &n, context)?, &self.rope, context.positions)?;
+        let v = block.project(Module::V, &n, context)?;
+        let a = attention(&q, &k, &v, context.segments, self.shape)?;
+        let x = (x + block.project(Module::O, &a, context)?)?;
+        let m = block.mlp(&x, context, self.config.rms_norm_eps)?;
+        Ok((x + m)?)
+    }
+
+    /// The block with attention left to `attend`, for cached decoding.
+    pub(crate) fn block_with(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        context: BlockContext<'_>,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let block = &self.blocks[layer];
+        let n = rms_norm(x, &block.attention_norm.detach(), self.config.rms_norm_eps)?;
+        let q = rope(&block.project(Module::Q, &n, context)?, &self.rope, context.positions)?;
+        let k = rope(&block.project(Module::K, &n, context)?, &self.rope, context.positions)?;
+        let v = block.project(Module::V, &n, context)?;
+        let x = (x + block.project(Module::O, &attend(&q, &k, &v)?, context)?)?;
+        let m = block.mlp(&x, context, self.config.rms_norm_eps)?;
+        Ok((x + m)?)
+    }
+
+    /// The last norm on `rows` of `x` `[T, d]`: what the head reads, `[n, d]`.
+    pub fn final_hidden(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        Ok(rms_norm(&gather_rows(x, rows)?, &self.norm, self.config.rms_norm_eps)?)
+    }
+
+    /// Residual stream after the last block, `[T, d]`, of packed sequences. No gradient.
+    pub fn residual(&self, ids: &[u32], segments: &Segments, adapter: Option<&Adapter>) -> Result<Tensor> {
+        let positions = self.positions(segments)?;
+        let mut x = self.embed(ids, false)?;
+        for layer in 0..self.blocks.len() {
+            let lora = adapter.map(|a| &a.layers[layer]);
+            let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
+            x = self.block(layer, &x, context)?;
+        }
+        Ok(x)
+    }
+
     /// Final hidden states (after the last norm), `[T, d]`, of packed sequences. No gradient.
-    pub fn hidden(&self, _ids: &[u32], _segments: &Segments, _adapter: Option<&Adapter>) -> Result<Tensor> {
-        todo!()
+    pub fn hidden(&self, ids: &[u32], segments: &Segments, adapter: Option<&Adapter>) -> Result<Tensor> {
+        let x = self.residual(ids, segments, adapter)?;
+        Ok(rms_norm(&x, &self.norm.detach(), self.config.rms_norm_eps)?)
     }
-    /// Logits of some rows of `hidden`, `[n, V]`.
-    pub fn logits(&self, _hidden: &Tensor) -> Result<Tensor> {
-        todo!()
+
+    /// Final hidden states of some rows of a pack, `[n, d]`. No gradient.
+    pub fn hidden_rows(
+        &self,
+        ids: &[u32],
+        segments: &Segments,
+        rows: &[u32],
+        adapter: Option<&Adapter>,
+    ) -> Result<Tensor> {
+        let x = gather_rows(&self.residual(ids, segments, adapter)?, rows)?;
+        self.normed(&x)
     }
+
+    /// The last norm, without gradient.
+    pub(crate) fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(rms_norm(x, &self.norm.detach(), self.config.rms_norm_eps)?)
+    }
+
+    /// Logits of final hidden states `[n, d]`, `[n, V]` in f32. No gradient.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(linear(&hidden.detach(), &self.head.detach(), None)?.to_dtype(DType::F32)?)
+    }
+}
+
+impl Block {
+    /// A linear module with its adapter pair, if it has one.
+    fn project(&self, module: Module, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
+        let own = &self.linears[module as usize];
+        let (weight, bias) = (tracked(&own.weight, context.track), own.bias.as_ref().map(|b| tracked(b, context.track)));
+        let Some(lora) = context.lora.and_then(|pairs| pairs[module as usize].as_ref()) else {
+            return Ok(linear(x, &weight, bias.as_ref())?);
+        };
+        let (a, b) = (tracked(&lora.a, context.track), tracked(&lora.b, context.track));
+        let dropout = context.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(module as u64), ..d });
+        let pair = LoraInput { a: &a, b: &b, scale: lora.scale, dropout };
+        Ok(lora_linear(x, &weight, bias.as_ref(), pair)?)
+    }
+
+    /// The MLP half: `Down(silu(Gate m) * Up m)`.
+    fn mlp(&self, x: &Tensor, context: BlockContext<'_>, eps: f64) -> Result<Tensor> {
+        let m = rms_norm(x, &tracked(&self.mlp_norm, context.track), eps)?;
+        let h = swiglu(&self.project(Module::Gate, &m, context)?, &self.project(Module::Up, &m, context)?)?;
+        self.project(Module::Down, &h, context)
+    }
+
+    /// Weights of this block that are variables.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &Tensor> {
+        let linears = self.linears.iter().flat_map(|l| std::iter::once(&l.weight).chain(l.bias.as_ref()));
+        [&self.attention_norm, &self.mlp_norm].into_iter().chain(linears).filter(|t| t.is_variable())
+    }
+}
+
+/// The tensor as it is, or cut from the graph.
+fn tracked(t: &Tensor, track: bool) -> Tensor {
+    if track { t.clone() } else { t.detach() }
 }

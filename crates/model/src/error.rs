@@ -27,8 +27,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind. Line breaks in `message` are folded: an error is one line.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
-        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { kind, message, hints: Vec::new() }
+        Self { kind, message: one_line(message), hints: Vec::new() }
     }
 
     /// The request was wrong.
@@ -44,14 +43,14 @@ impl Error {
     /// Adds a hint: what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
-        self.hints.push(hint.to_string());
+        self.hints.push(one_line(hint));
         self
     }
 
     /// Puts context before the message: `path: message`.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
-        self.message = format!("{context}: {}", self.message);
+        self.message = one_line(format_args!("{context}: {}", self.message));
         self
     }
 
@@ -64,6 +63,13 @@ impl Error {
     pub fn hints(&self) -> &[String] {
         &self.hints
     }
+}
+
+/// `text` in one line. Names from a file can hold control characters: what a terminal would act on is made visible.
+fn one_line(text: impl fmt::Display) -> String {
+    let text = text.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ").replace(|c: char| c.is_control(), "\u{fffd}")
 }
 
 impl fmt::Display for Error {
@@ -92,10 +98,37 @@ impl<T> PathContext<T> for std::io::Result<T> {
         self.map_err(|e| {
             let error = Error::request(format!("{}: {e}", path.display()));
             match e.kind() {
-                std::io::ErrorKind::NotFound => error.hint("check the path; it is taken relative to the current directory"),
-                std::io::ErrorKind::PermissionDenied => error.hint("check the permissions of the file and of its directory"),
+                std::io::ErrorKind::NotFound => {
+                    error.hint("check the path; it is taken relative to the current directory")
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    error.hint("check the permissions of the file and of its directory")
+                }
                 _ => error,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn an_error_is_one_printable_line_with_its_context_and_hints() {
+        let error = Error::request("first\n\n  second\x1b[2J").context("a  b").hint("one\n").hint("two");
+        assert_eq!(error.to_string(), "a  b: first second\u{fffd}[2J");
+        assert_eq!(error.hints(), ["one", "two"]);
+        assert_eq!(error.kind(), ErrorKind::Request);
+    }
+
+    #[test]
+    fn file_errors_name_the_path_and_tensor_errors_are_failures() {
+        let path = Path::new("absent/file");
+        let error = std::fs::read(path).at(path).unwrap_err();
+        assert!(error.to_string().starts_with("absent/file: ") && error.hints().len() == 1);
+        let error = Error::from(candle_core::Error::Msg("a\nb".to_owned()));
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Failed, "a"));
     }
 }

@@ -1,1 +1,164 @@
-//! stub
+//! Models from the Hugging Face hub, by name. In: `org/name`; out: a directory with the model's files, in the cache that
+//! every Hugging Face tool shares. Invariant: what is in the cache already is used without a connection.
+
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+/// Whether `spec` has the form of a hub name, `org/name`.
+pub fn is_name(spec: &str) -> bool {
+    let part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && !part.starts_with('.') && !part.contains("..") && part.chars().all(allowed)
+    };
+    spec.split_once('/').is_some_and(|(org, name)| part(org) && part(name))
+        && !std::path::Path::new(spec).extension().is_some_and(|ext| ext == "gguf" || ext == "safetensors")
+}
+
+/// The directory of the model `name`, downloaded unless the cache has it. `HF_HOME` and `HF_HUB_CACHE` say where the
+/// cache is, `HF_TOKEN` is sent if set, and with `HF_HUB_OFFLINE` set nothing is downloaded.
+#[cfg(feature = "hub")]
+pub fn fetch(name: &str) -> Result<PathBuf> {
+    online::fetch(name)
+}
+
+/// The directory of the model `name`: this build has no downloads, so always an error.
+#[cfg(not(feature = "hub"))]
+pub fn fetch(name: &str) -> Result<PathBuf> {
+    Err(Error::request(format!("{name}: no such directory, and this build cannot download from the Hugging Face hub"))
+        .hint(by_hand(name))
+        .hint("or build with the cargo feature `hub`"))
+}
+
+fn by_hand(name: &str) -> String {
+    format!("download it elsewhere (`hf download {name} --local-dir DIR`) and pass DIR")
+}
+
+#[cfg(feature = "hub")]
+mod online {
+    use super::by_hand;
+    use crate::{Error, Result};
+    use hf_hub::{
+        Cache, CacheRepo,
+        api::sync::{ApiBuilder, ApiError, ApiRepo},
+    };
+    use std::{
+        io::IsTerminal,
+        path::{Path, PathBuf},
+    };
+
+    const CONFIG: &str = "config.json";
+    const WEIGHTS: &str = "model.safetensors";
+    const INDEX: &str = "model.safetensors.index.json";
+    /// Small files that are fetched where the model has them.
+    const OPTIONAL: [&str; 6] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    ];
+
+    pub(super) fn fetch(name: &str) -> Result<PathBuf> {
+        let env = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
+        let cache = match env("HF_HUB_CACHE") {
+            Some(dir) => Cache::new(dir.into()),
+            // The crate panics where neither is there.
+            None if env("HF_HOME").is_none() && std::env::home_dir().is_none() => {
+                return Err(Error::request("neither HF_HOME nor a home directory is there for the hub's cache")
+                    .hint("set HF_HOME to a directory"));
+            }
+            None => Cache::from_env(),
+        };
+        if let Some(dir) = cached(&cache.model(name.to_owned())) {
+            return Ok(dir);
+        }
+        if env("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no")) {
+            return Err(Error::request(format!("{name}: not in the Hugging Face cache, and HF_HUB_OFFLINE is set"))
+                .hint(by_hand(name)));
+        }
+        let mut api = ApiBuilder::from_cache(cache).with_progress(std::io::stderr().is_terminal());
+        if let Some(endpoint) = env("HF_ENDPOINT") {
+            api = api.with_endpoint(endpoint);
+        }
+        if let Some(token) = env("HF_TOKEN") {
+            api = api.with_token(Some(token));
+        }
+        let repo = api.build().map_err(|e| failed(name, &e))?.model(name.to_owned());
+        download(name, &repo)
+    }
+
+    /// The snapshot of a model in the cache, if all its weights are there.
+    fn cached(repo: &CacheRepo) -> Option<PathBuf> {
+        let dir = repo.get(CONFIG)?.parent()?.to_path_buf();
+        repo.get("tokenizer.json")?;
+        if repo.get(WEIGHTS).is_some() {
+            return Some(dir);
+        }
+        let index = std::fs::read(repo.get(INDEX)?).ok()?;
+        let index: serde_json::Value = serde_json::from_slice(&index).ok()?;
+        let complete = index["weight_map"]
+            .as_object()?
+            .values()
+            .all(|file| file.as_str().is_some_and(|file| dir.join(file).exists()));
+        complete.then_some(dir)
+    }
+
+    fn download(name: &str, repo: &ApiRepo) -> Result<PathBuf> {
+        let files = repo.info().map_err(|e| failed(name, &e))?.siblings;
+        let has = |wanted: &str| files.iter().any(|file| file.rfilename == wanted);
+        if !has(CONFIG) {
+            return Err(Error::request(format!("{name}: the hub's repository has no {CONFIG}"))
+                .hint("adapters and GGUF files: download them and pass the path"));
+        }
+        let mut wanted: Vec<&str> = OPTIONAL.into_iter().filter(|file| has(file)).collect();
+        if has(WEIGHTS) {
+            wanted.push(WEIGHTS);
+        } else if has(INDEX) {
+            wanted.push(INDEX);
+            let shard =
+                |file: &&str| file.starts_with("model-") && file.ends_with(".safetensors") && !file.contains('/');
+            wanted.extend(files.iter().map(|file| file.rfilename.as_str()).filter(shard));
+        } else {
+            return Err(Error::request(format!("{name}: the hub's repository has no safetensors weights"))
+                .hint("convert it with transformers: save_pretrained(DIR, safe_serialization=True)"));
+        }
+        let get = |file: &str| {
+            tracing::info!("fetching {name}/{file}");
+            repo.get(file).map_err(|e| failed(&format!("{name}/{file}"), &e))
+        };
+        let config = get(CONFIG)?;
+        for file in wanted {
+            get(file)?;
+        }
+        Ok(config.parent().unwrap_or(Path::new(".")).to_path_buf())
+    }
+
+    fn failed(what: &str, e: &ApiError) -> Error {
+        let text = e.to_string();
+        let name = what.split('/').take(2).collect::<Vec<_>>().join("/");
+        let error = Error::failed(format!("{what}: the Hugging Face hub: {text}"));
+        if ["401", "403"].iter().any(|status| text.contains(status)) {
+            error
+                .hint("check the name; for a private or gated model accept its terms on its page and set HF_TOKEN")
+                .hint(by_hand(&name))
+        } else {
+            error.hint(format!("without a connection: {}", by_hand(&name)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_from_paths() {
+        for name in ["org/name", "HuggingFaceTB/SmolLM2-135M-Instruct", "a/b_c.d"] {
+            assert!(is_name(name), "{name}");
+        }
+        for path in ["name", "/a/b", "./a", "../a", "a/b/c", "a/", "a/b.gguf", "a/..", "a b/c", "a\\b", ""] {
+            assert!(!is_name(path), "{path}");
+        }
+    }
+}

@@ -3,14 +3,22 @@
 
 pub mod adapter;
 pub mod config;
+pub mod cache;
 pub mod decoder;
 pub mod error;
+pub mod files;
+mod fingerprint;
 pub mod generate;
 pub mod gguf;
 pub mod hub;
+pub mod llama2c;
 pub mod load;
+pub(crate) mod map;
 pub mod template;
+mod tojson;
 pub mod tokenizer;
+mod tokenizer_gguf;
+pub mod trace;
 pub mod weights;
 
 pub use adapter::{Adapter, LoraConfig};
@@ -20,4 +28,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateOptions, Generation, generate};
 pub use load::{LoadOptions, Model, load};
 pub use template::{ChatTemplate, Message};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{DecodeStream, Tokenizer};

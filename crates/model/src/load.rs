@@ -1,7 +1,15 @@
-//! stub
-use crate::{ChatTemplate, Decoder, ModelConfig, Result, Tokenizer};
+//! Loading a model by path or name. In: what the user named; out: configuration, network, tokenizer, template and a
+//! fingerprint. Invariant: the parts fit each other, or there is an error.
+
+use crate::{
+    ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer,
+    fingerprint::Fingerprint,
+    gguf::GgufFile,
+    hub,
+    weights::{GgufWeights, HfDirectory, TensorSource},
+};
 use candle_core::{DType, Device};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How to load a model.
 #[derive(Clone, Debug)]
@@ -26,13 +34,116 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// The chat template; None when the model brings none.
     pub template: Option<ChatTemplate>,
-    /// Hex SHA-256 over weights (sampled: names, shapes, sizes and strided content) and tokenizer.
+    /// Hex SHA-256 over configuration, tokenizer, and every tensor's name, type, shape and stored bytes; of more than
+    /// 1 GiB of tensors, a sample that covers every tensor. Not over the chat template: it does not change the network.
     pub fingerprint: String,
     /// The files it was read from (directory or GGUF file), for export to copy from.
     pub path: PathBuf,
 }
 
-/// Loads `spec`: a Hugging Face directory, a `.gguf` file, or a hub name `org/name`.
-pub fn load(_spec: &str, _options: &LoadOptions) -> Result<Model> {
-    todo!()
+/// Loads `spec`: a Hugging Face directory, a `.gguf` file, or a hub name `org/name` (if no such path exists).
+pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
+    let path = Path::new(spec);
+    let path = match path.try_exists() {
+        Ok(true) => path.to_path_buf(),
+        _ if hub::is_name(spec) => hub::fetch(spec)?,
+        _ => {
+            return Err(Error::request(format!("{spec}: there is no such model"))
+                .hint("a model is a Hugging Face directory, a .gguf file, or a hub name such as org/name"));
+        }
+    };
+    let dtype = dtype(options)?;
+    let (config, decoder, tokenizer, own_template, mut fingerprint) = if path.is_dir() {
+        from_hf_dir(&path, dtype, &options.device, options.chat_template.is_none())?
+    } else if path.extension().is_some_and(|ext| ext == "safetensors") {
+        return Err(Error::request(format!("{spec}: a model is more than its safetensors"))
+            .hint("pass the directory that holds it, with config.json and tokenizer.json"));
+    } else {
+        from_gguf(&path, dtype, &options.device, options.chat_template.is_none())?
+    };
+    if tokenizer.vocab_size() > config.vocab_size {
+        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+        return Err(Error::request(format!("{spec}: the tokenizer has {ids} ids, the embedding only {rows} rows"))
+            .hint("the tokenizer files are of another model, or tokens were added without resizing the embedding"));
+    }
+    let template = match &options.chat_template {
+        Some(file) => Some(ChatTemplate::from_file(file, &tokenizer)?),
+        None => own_template,
+    };
+    fingerprint.config(&config)?;
+    fingerprint.tokenizer(&tokenizer)?;
+    let fingerprint = fingerprint.finish();
+    Ok(Model { name: spec.to_owned(), config, decoder, tokenizer, template, fingerprint, path })
 }
+
+type Parts = (ModelConfig, Decoder, Tokenizer, Option<ChatTemplate>, Fingerprint);
+
+fn from_hf_dir(dir: &Path, dtype: DType, device: &Device, own_template: bool) -> Result<Parts> {
+    if !dir.join("config.json").exists() {
+        let error = Error::request(format!("{}: there is no config.json in it", dir.display()));
+        let gguf = std::fs::read_dir(dir).ok().and_then(|mut entries| {
+            entries
+                .find_map(|entry| Some(entry.ok()?.path()).filter(|p| p.extension().is_some_and(|ext| ext == "gguf")))
+        });
+        return Err(match gguf {
+            Some(file) => error.hint(format!("pass the GGUF file itself: {}", file.display())),
+            None if dir.join("adapter_config.json").exists() => {
+                error.hint("this is an adapter: pass its base model here and the adapter as the adapter")
+            }
+            None => error.hint("a model directory holds config.json, tokenizer.json and model.safetensors"),
+        });
+    }
+    let config = ModelConfig::from_hf_dir(dir)?;
+    let source = HfDirectory::open(dir)?;
+    let tokenizer = Tokenizer::from_hf_dir(dir)?;
+    let template = if own_template { ChatTemplate::from_hf_dir(dir, &tokenizer)? } else { None };
+    let decoder = Decoder::load(&config, &source as &dyn TensorSource, dtype, device)?;
+    Ok((config, decoder, tokenizer, template, Fingerprint::of_tensors(&source.stored())))
+}
+
+fn from_gguf(path: &Path, dtype: DType, device: &Device, own_template: bool) -> Result<Parts> {
+    let file = GgufFile::open(path)?;
+    let config = ModelConfig::from_gguf(&file)?;
+    let tokenizer = Tokenizer::from_gguf(&file)?;
+    let template = if own_template { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
+    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), dtype, device)?;
+    Ok((config, decoder, tokenizer, template, Fingerprint::of_tensors(&file.stored())))
+}
+
+fn dtype(options: &LoadOptions) -> Result<DType> {
+    let dtype = options.dtype.unwrap_or_else(|| options.device.bf16_default_to_f32());
+    match (dtype, &options.device) {
+        (DType::F32, _) | (DType::BF16 | DType::F16, Device::Cuda(_) | Device::Metal(_)) => Ok(dtype),
+        (DType::BF16 | DType::F16, Device::Cpu) => {
+            Err(Error::request(format!("weights of type {dtype:?} are not supported on the CPU"))
+                .hint("use f32 there; files in bf16 and f16 are converted as they are read"))
+        }
+        _ => Err(Error::request(format!("weights of type {dtype:?} are not supported (f32, bf16 and f16 are)"))),
+    }
+}
+
+/// The device that `spec` names: `auto` (CUDA, else Metal, else CPU, of those built in), `cpu`, `cuda`, `cuda:N` or
+/// `metal`.
+pub fn device(spec: &str) -> Result<Device> {
+    let lacks = |feature: &str| {
+        Error::request(format!("device {spec}: this build has no {feature} support"))
+            .hint(format!("build with the cargo feature `{feature}`, or use --device cpu"))
+    };
+    let failed = |e: candle_core::Error| Error::from(e).context(format_args!("device {spec}"));
+    let number = match spec {
+        "auto" if candle_core::utils::cuda_is_available() => return device("cuda"),
+        "auto" if candle_core::utils::metal_is_available() => return device("metal"),
+        "auto" | "cpu" => return Ok(Device::Cpu),
+        "metal" if cfg!(feature = "metal") => return Device::new_metal(0).map_err(failed),
+        "metal" => return Err(lacks("metal")),
+        "cuda" => "0",
+        _ => spec.strip_prefix("cuda:").unwrap_or_default(),
+    };
+    let number: usize = number.parse().map_err(|_| {
+        Error::request(format!("device {spec}: not a device")).hint("devices are auto, cpu, cuda, cuda:N and metal")
+    })?;
+    if cfg!(feature = "cuda") { Device::new_cuda(number).map_err(failed) } else { Err(lacks("cuda")) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,41 +1,437 @@
-//! stub
-use crate::Result;
+//! Tokenizers. In: the tokenizer files of a Hugging Face directory, or (`tokenizer_gguf`) the metadata of a GGUF file;
+//! out: text to ids and back, the special ids, files to export. Invariant: ids are those that transformers gives for the
+//! same files, and every id a [`Tokenizer`] returns is below its [`Tokenizer::vocab_size`].
+
+use crate::error::PathContext;
+use crate::files::write_atomic;
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use tokenizers::AddedToken;
+
+/// Ids at or above this are refused: the largest published vocabularies hold about a quarter of a million tokens.
+const MAX_ID: u64 = 1 << 22;
+
+/// End-of-turn markers of the common chat formats; where one is a special token, it ends a generation.
+const TURN_ENDS: [&str; 3] = ["<|im_end|>", "<|eot_id|>", "<|end|>"];
 
 /// A tokenizer with its special tokens. Cheap to clone, thread-safe.
 #[derive(Clone)]
-pub struct Tokenizer {}
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    library: tokenizers::Tokenizer,
+    roles: Roles,
+    stops: Vec<u32>,
+    special: BTreeSet<u32>,
+    plain: Vec<u32>,
+    size: usize,
+}
+
+/// Which ids play which part; what the vocabulary itself does not say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Roles {
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Option<u32>,
+    pub(crate) pad: Option<u32>,
+    pub(crate) unk: Option<u32>,
+    pub(crate) add_bos: bool,
+    /// Further ids that end a generation.
+    pub(crate) stops: Vec<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("size", &self.inner.size).field("roles", &self.inner.roles).finish()
+    }
+}
 
 impl Tokenizer {
+    /// Reads `tokenizer.json` of a Hugging Face directory and, where present, `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `generation_config.json` and `config.json` for the special tokens.
+    pub fn from_hf_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        if !path.exists() {
+            return Err(Error::request(format!("{}: no tokenizer.json", dir.display())).hint(
+                "a slow tokenizer (tokenizer.model, vocab.json) is converted by transformers: \
+                 AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+            ));
+        }
+        let bytes = std::fs::read(&path).at(&path)?;
+        let side = SideFiles {
+            config: read_object(&dir.join("tokenizer_config.json"))?,
+            special: read_object(&dir.join("special_tokens_map.json"))?,
+            generation: read_object(&dir.join("generation_config.json"))?,
+            model: read_object(&dir.join("config.json"))?,
+        };
+        Self::from_parts(&bytes, &side).map_err(|e| e.context(path.display()))
+    }
+
+    fn from_parts(bytes: &[u8], side: &SideFiles) -> Result<Self> {
+        let root: Value = serde_json::from_slice(bytes).map_err(|e| Error::request(format!("not valid JSON: {e}")))?;
+        check(&root)?;
+        let mut library = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| Error::request(format!("not a tokenizer that can be read: {e}")))?;
+        // As transformers: neither applies unless the caller asks for it.
+        library.with_truncation(None).map_err(Error::request)?;
+        library.with_padding(None);
+        for token in root["added_tokens"].as_array().into_iter().flatten() {
+            let (content, id) = (token["content"].as_str().unwrap_or_default(), token["id"].as_u64());
+            require_id(&library, content, id)?;
+        }
+        add_declared(&mut library, side)?;
+        let id = |key: &str| side.token(key).and_then(|t| library.token_to_id(&t));
+        let ends = side.end_ids();
+        let mut roles = Roles {
+            bos: id("bos_token"),
+            eos: id("eos_token").or(ends.first().copied()),
+            pad: id("pad_token"),
+            unk: id("unk_token"),
+            add_bos: false,
+            stops: ends,
+        };
+        let template = template_start(&root["post_processor"]);
+        roles.add_bos = match (&template, roles.bos) {
+            (Some(first), Some(bos)) => first.as_deref().and_then(|t| library.token_to_id(t)) == Some(bos),
+            (None, Some(_)) => side.config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
+            (_, None) => false,
+        };
+        Self::assemble(library, roles)
+    }
+
+    /// Ties a library tokenizer to its roles. Ids that are not in the vocabulary are refused.
+    pub(crate) fn assemble(library: tokenizers::Tokenizer, roles: Roles) -> Result<Self> {
+        let vocab = library.get_vocab(true);
+        let ids: BTreeSet<u32> = vocab.into_values().collect();
+        let size = ids.last().map_or(0, |&id| id as usize + 1);
+        if size as u64 > MAX_ID {
+            return Err(Error::request(format!("token id {} is too large (limit {MAX_ID})", size - 1)));
+        }
+        let mut special: BTreeSet<u32> =
+            library.get_added_tokens_decoder().into_iter().filter(|(_, t)| t.special).map(|(id, _)| id).collect();
+        special.extend([roles.bos, roles.eos, roles.pad, roles.unk].into_iter().flatten());
+        if let Some(id) = special.iter().find(|id| !ids.contains(id)) {
+            return Err(Error::request(format!("special token id {id} is not in the vocabulary")));
+        }
+        let turn_ends = TURN_ENDS.iter().filter_map(|t| library.token_to_id(t)).filter(|id| special.contains(id));
+        let mut stops = Vec::new();
+        for id in roles.eos.into_iter().chain(roles.stops.iter().copied()).chain(turn_ends) {
+            if ids.contains(&id) && !stops.contains(&id) {
+                stops.push(id);
+            }
+        }
+        let plain = ids.difference(&special).copied().collect();
+        Ok(Self { inner: Arc::new(Inner { library, roles, stops, special, plain, size }) })
+    }
+
     /// Token ids of `text`; special tokens written in it are recognised; none is added.
-    pub fn encode(&self, _text: &str) -> Result<Vec<u32>> {
-        todo!()
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.library.encode_fast(text, false);
+        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| Error::failed(format!("tokenizer: {e}")))
     }
+
     /// As [`Self::encode`], with BOS before it if the tokenizer's own default adds one.
-    pub fn encode_with_special(&self, _text: &str) -> Result<Vec<u32>> {
-        todo!()
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        if let (true, Some(bos)) = (self.inner.roles.add_bos, self.inner.roles.bos) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
     }
-    /// Text of `ids`; special tokens are left out if `skip_special`.
-    pub fn decode(&self, _ids: &[u32], _skip_special: bool) -> Result<String> {
-        todo!()
+
+    /// Text of `ids`; special tokens are left out if `skip_special`. Bytes that are not UTF-8 become U+FFFD, ids outside
+    /// the vocabulary nothing.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.library.decode(ids, skip_special).map_err(|e| Error::failed(format!("tokenizer: {e}")))
     }
+
+    /// Decodes token by token, see [`DecodeStream`].
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
+        DecodeStream { tokenizer: self, skip_special, ids: Vec::new(), shown: 0 }
+    }
+
     /// Beginning-of-sequence id.
     pub fn bos(&self) -> Option<u32> {
-        todo!()
+        self.inner.roles.bos
     }
+
     /// The end-of-sequence id that training appends.
     pub fn eos(&self) -> Option<u32> {
-        todo!()
+        self.inner.roles.eos
     }
-    /// All ids that end a generation (eos, end-of-turn).
+
+    /// Padding id.
+    pub fn pad(&self) -> Option<u32> {
+        self.inner.roles.pad
+    }
+
+    /// Id of unknown text.
+    pub fn unk(&self) -> Option<u32> {
+        self.inner.roles.unk
+    }
+
+    /// True if the tokenizer's own default puts BOS before a text.
+    pub fn adds_bos(&self) -> bool {
+        self.inner.roles.add_bos
+    }
+
+    /// All ids that end a generation (eos, end-of-turn), eos first.
     pub fn stops(&self) -> &[u32] {
-        todo!()
+        &self.inner.stops
     }
-    /// Number of ids, added ones included.
+
+    /// Number of ids, added ones included: the largest id + 1.
     pub fn vocab_size(&self) -> usize {
-        todo!()
+        self.inner.size
     }
+
     /// True for special tokens (BOS, EOS, template markers).
-    pub fn is_special(&self, _id: u32) -> bool {
-        todo!()
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.special.contains(&id)
     }
+
+    /// The special ids, ascending.
+    pub fn special_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.inner.special.iter().copied()
+    }
+
+    /// The ids that are not special, ascending: those that stand for text.
+    pub fn plain_ids(&self) -> &[u32] {
+        &self.inner.plain
+    }
+
+    /// The vocabulary's own spelling of a token (`Ġthe`, `▁the`, `<|im_end|>`).
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.inner.library.id_to_token(id)
+    }
+
+    /// The id of a token in the vocabulary's own spelling.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.library.token_to_id(token)
+    }
+
+    /// The content of a `tokenizer.json`. Equal tokenizers give equal bytes, so this is what a fingerprint hashes.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.library.to_string(false).map_err(|e| Error::failed(format!("tokenizer: {e}")))
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into the directory `dir`, for transformers and for
+    /// [`Self::from_hf_dir`].
+    pub fn save_hf(&self, dir: &Path) -> Result<()> {
+        let path = dir.join("tokenizer.json");
+        write_atomic(&path, self.to_json()?.as_bytes())?;
+        let roles = &self.inner.roles;
+        let mut config = Map::new();
+        config.insert("add_bos_token".into(), json!(roles.add_bos));
+        config.insert("clean_up_tokenization_spaces".into(), json!(false));
+        config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+        for (key, id) in
+            [("bos_token", roles.bos), ("eos_token", roles.eos), ("pad_token", roles.pad), ("unk_token", roles.unk)]
+        {
+            if let Some(token) = id.and_then(|id| self.token_text(id)) {
+                config.insert(key.into(), json!(token));
+            }
+        }
+        let path = dir.join("tokenizer_config.json");
+        write_atomic(&path, format!("{:#}\n", Value::Object(config)).as_bytes())
+    }
+}
+
+/// Turns tokens into text as they come: yields only whole characters, and what it yields, put together, is
+/// [`Tokenizer::decode`] of all ids.
+pub struct DecodeStream<'a> {
+    tokenizer: &'a Tokenizer,
+    skip_special: bool,
+    /// The tokens shown last, which decide about a leading space, then those not shown yet.
+    ids: Vec<u32>,
+    shown: usize,
+}
+
+impl DecodeStream<'_> {
+    /// Takes one id; gives the text that became complete with it, perhaps none.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        self.advance(false)
+    }
+
+    /// The rest, incomplete characters as U+FFFD.
+    pub fn finish(mut self) -> Result<String> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, last: bool) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.shown], self.skip_special)?;
+        let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        if all.len() <= before.len() || (all.ends_with('\u{fffd}') && !last) {
+            return Ok(String::new());
+        }
+        let Some(text) = all.get(before.len()..).map(str::to_owned) else { return Ok(String::new()) };
+        self.ids.drain(..self.shown);
+        self.shown = self.ids.len();
+        Ok(text)
+    }
+}
+
+/// What stands beside `tokenizer.json`; empty where there is no such file.
+#[derive(Default)]
+struct SideFiles {
+    config: Map<String, Value>,
+    special: Map<String, Value>,
+    generation: Map<String, Value>,
+    model: Map<String, Value>,
+}
+
+impl SideFiles {
+    /// The text of `bos_token` and its like: a string, or an object with `content`.
+    fn token(&self, key: &str) -> Option<String> {
+        [&self.config, &self.special].into_iter().find_map(|m| m.get(key).and_then(token_content))
+    }
+
+    /// `eos_token_id` of generation_config.json, else of config.json: a number or a list.
+    fn end_ids(&self) -> Vec<u32> {
+        let value = [&self.generation, &self.model].into_iter().find_map(|m| m.get("eos_token_id"));
+        match value {
+            Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
+            Some(one) => as_id(one).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+}
+
+fn as_id(value: &Value) -> Option<u32> {
+    value.as_u64().filter(|&id| id < MAX_ID).map(|id| id as u32)
+}
+
+fn token_content(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// The JSON object in the file at `path`; empty if there is no such file.
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    let bytes = std::fs::read(path).at(path)?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::request(format!("{}: {e}", path.display())))
+}
+
+/// Adds what the side files call special but tokenizer.json does not list, as transformers does on loading.
+fn add_declared(library: &mut tokenizers::Tokenizer, side: &SideFiles) -> Result<()> {
+    let listed = side.config.get("added_tokens_decoder").and_then(Value::as_object);
+    let mut listed: Vec<(u64, &Value)> =
+        listed.into_iter().flatten().filter_map(|(id, t)| Some((id.parse().ok()?, t))).collect();
+    listed.sort_by_key(|(id, _)| *id);
+    let known = library.get_added_tokens_decoder();
+    for (id, value) in listed {
+        let Some(content) = token_content(value).filter(|c| !c.is_empty()) else { continue };
+        let flag = |key: &str| value.get(key).and_then(Value::as_bool);
+        let token = AddedToken::from(content.as_str(), flag("special").unwrap_or(false))
+            .lstrip(flag("lstrip").unwrap_or(false))
+            .rstrip(flag("rstrip").unwrap_or(false))
+            .single_word(flag("single_word").unwrap_or(false))
+            .normalized(flag("normalized").unwrap_or(true));
+        if u32::try_from(id).ok().and_then(|id| known.get(&id)) != Some(&token) {
+            library.add_tokens([token]).map_err(Error::request)?;
+        }
+        require_id(library, &content, Some(id)).map_err(|e| e.context("tokenizer_config.json"))?;
+    }
+    let keys = ["bos_token", "eos_token", "unk_token", "pad_token"];
+    let lists = ["additional_special_tokens", "extra_special_tokens"];
+    let more =
+        lists.iter().filter_map(|k| side.config.get(*k).or_else(|| side.special.get(*k))).filter_map(|v| v.as_array());
+    let names = keys.iter().filter_map(|k| side.token(k)).chain(more.flatten().filter_map(token_content));
+    let known: BTreeSet<String> = library.get_added_tokens_decoder().into_values().map(|t| t.content).collect();
+    // A name that the vocabulary lacks has no row in the embedding: it cannot be used.
+    let missing: Vec<AddedToken> = names
+        .filter(|t| !known.contains(t) && library.token_to_id(t).is_some())
+        .map(|t| AddedToken::from(t, true))
+        .collect();
+    library.add_special_tokens(missing).map_err(Error::request)?;
+    Ok(())
+}
+
+fn require_id(library: &tokenizers::Tokenizer, content: &str, id: Option<u64>) -> Result<()> {
+    match library.token_to_id(content) {
+        Some(found) if Some(u64::from(found)) == id => Ok(()),
+        found => Err(Error::request(format!(
+            "added token {content:?} should have id {} but gets {}",
+            id.map_or("none".into(), |i| i.to_string()),
+            found.map_or("none".into(), |i| i.to_string())
+        ))),
+    }
+}
+
+/// The first piece of a `TemplateProcessing`: `Some(Some(text))` if it is a special token; None if there is no template.
+fn template_start(processor: &Value) -> Option<Option<String>> {
+    match processor["type"].as_str()? {
+        "TemplateProcessing" => {
+            Some(processor["single"].get(0).and_then(|p| p["SpecialToken"]["id"].as_str()).map(str::to_owned))
+        }
+        "Sequence" => processor["processors"].as_array()?.iter().find_map(template_start),
+        _ => None,
+    }
+}
+
+/// Refuses what the library would panic on, and what no decoder of the supported families uses.
+fn check(root: &Value) -> Result<()> {
+    const NORMALIZERS: &[&str] =
+        &["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Sequence", "Strip", "StripAccents"];
+    const PRE_TOKENIZERS: &[&str] =
+        &["ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence", "Split", "Whitespace", "WhitespaceSplit"];
+    const DECODERS: &[&str] = &["ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"];
+    let model = &root["model"];
+    // Old files leave the type out.
+    if model["type"].as_str().is_some_and(|t| t != "BPE") || !model.is_object() {
+        return Err(Error::request(format!("model type {} is not supported", model["type"]))
+            .hint("the Llama, Mistral and Qwen2 families use BPE"));
+    }
+    if model["dropout"].as_f64().is_some_and(|p| p != 0.0) {
+        return Err(Error::request("model.dropout is not 0: encoding would be random"));
+    }
+    let vocab = model["vocab"].as_object().ok_or_else(|| Error::request("model.vocab is not an object"))?;
+    for (token, id) in vocab {
+        if as_id(id).is_none() {
+            return Err(Error::request(format!("model.vocab: {token:?} has id {id}, not one below {MAX_ID}")));
+        }
+    }
+    let affix = |key: &str| model[key].as_str().is_some_and(|s| !s.is_empty());
+    if affix("continuing_subword_prefix") || affix("end_of_word_suffix") {
+        return Err(Error::request("model: subword prefixes and suffixes are not supported"));
+    }
+    for (i, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
+        let pair = match merge {
+            Value::String(s) => s.split_once(' '),
+            Value::Array(a) if a.len() == 2 => a[0].as_str().zip(a[1].as_str()),
+            _ => None,
+        };
+        let known = |t: &str| vocab.contains_key(t);
+        if !pair.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
+            return Err(Error::request(format!(
+                "model.merges[{i}]: {merge} is not a pair of tokens that make a token"
+            )));
+        }
+    }
+    check_steps(&root["normalizer"], "normalizer", NORMALIZERS, "normalizers")?;
+    check_steps(&root["pre_tokenizer"], "pre_tokenizer", PRE_TOKENIZERS, "pretokenizers")?;
+    check_steps(&root["decoder"], "decoder", DECODERS, "decoders")
+}
+
+fn check_steps(step: &Value, key: &str, supported: &[&str], list: &str) -> Result<()> {
+    if step.is_null() {
+        return Ok(());
+    }
+    let kind = step["type"].as_str().unwrap_or_default();
+    if !supported.contains(&kind) {
+        return Err(Error::request(format!("{key} of type {kind:?} is not supported"))
+            .hint(format!("supported: {}", supported.join(", "))));
+    }
+    // The library strips past the start of a token that is shorter than `stop`.
+    if key == "decoder" && kind == "Strip" && step["stop"].as_u64() != Some(0) {
+        return Err(Error::request("decoder Strip with a stop other than 0 is not supported"));
+    }
+    step[list].as_array().into_iter().flatten().try_for_each(|s| check_steps(s, key, supported, list))
 }

@@ -1,6 +1,6 @@
 //! Which form of an operation runs: fused on the CPU, composed elsewhere or when a test asks for it.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Result, Tensor};
 use std::cell::Cell;
 
 thread_local! {
@@ -23,4 +23,9 @@ pub fn with_composed<R>(f: impl FnOnce() -> R) -> R {
 /// True when `x` lives where the fused CPU form can run.
 pub fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && !COMPOSED.with(Cell::get)
+}
+
+/// `x` in the precision that sums and exponentials of a composed form are taken in: f32, or f64 if it is f64.
+pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 })
 }

@@ -7,6 +7,8 @@
 //! Shapes: `T` tokens of all sequences of a pack, one after the other; `d` model width; `V` vocabulary.
 
 pub mod attention;
+#[cfg(test)]
+mod conformance;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod form;
@@ -17,6 +19,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod segments;
 pub mod simd;
+mod slices;
 pub mod swiglu;
 pub mod threads;
 pub mod vjp;

@@ -1,1 +1,51 @@
-//! eraser report
+//! Tables, plots and the self-contained HTML report of a run.
+//!
+//! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
+//! later version: `summary.json`, `plan.toml`, `subjects.json`, `judges.json`, training metrics and answers, each of
+//! them optional. Output: `report.html` and `report.md`. Invariant: text from a file reaches the page escaped; a damaged
+//! file is an error, never a panic.
+//!
+//! `subjects.json`: `[{"name":"eraser","metrics":"train/metrics.jsonl","settings":{..}}, ..]`, one entry a subject;
+//! `settings` are shown as they stand, `gamma` among them is drawn into the loss curve. `judges.json`:
+//! `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
+
+mod answers;
+mod error;
+mod files;
+mod format;
+mod html;
+mod markdown;
+mod metrics;
+mod plot;
+mod rows;
+mod run;
+mod summary;
+mod terminal;
+mod verdict;
+
+pub use error::{Error, Result};
+pub use summary::{Attack, OverRefusal, Subject, Summary, Timing, Utility};
+pub use terminal::terminal_table;
+
+use std::path::{Path, PathBuf};
+
+/// Where the report is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The page: one file, no outside request, with transcripts.
+    pub html: PathBuf,
+    /// The tables alone.
+    pub markdown: PathBuf,
+}
+
+/// Reads the run directory `run` and writes `report.html` and `report.md` into it.
+pub fn write_report(run: &Path) -> Result<Written> {
+    let contents = run::Run::read(run)?;
+    let subjects: Vec<String> = contents.summary.iter().flat_map(|s| &s.subjects).map(|s| s.name.clone()).collect();
+    let answers = answers::read(run, &subjects)?;
+    let page = html::render(&contents, &answers)?;
+    let written = Written { html: run.join("report.html"), markdown: run.join("report.md") };
+    files::write(&written.html, &page)?;
+    files::write(&written.markdown, &markdown::render(&contents))?;
+    Ok(written)
+}

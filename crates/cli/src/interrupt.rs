@@ -1,0 +1,47 @@
+//! Ctrl-C, SIGTERM and SIGHUP. In: signals; out: a flag that the running stage asks for. Invariant: the first signal
+//! lets a stage that can save its state do so; the second, or any while nothing is to be saved, exits at once with 130.
+
+use eraser_model::{Error, Result};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+static SIGNALS: AtomicUsize = AtomicUsize::new(0);
+static SAVING: AtomicBool = AtomicBool::new(false);
+
+/// Installs the handler; once per process.
+pub(crate) fn install() -> Result<()> {
+    ctrlc::set_handler(|| {
+        let earlier = SIGNALS.fetch_add(1, Ordering::SeqCst);
+        if earlier > 0 || !SAVING.load(Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        crate::progress::note("finishing this step and saving; press Ctrl-C again to stop at once");
+    })
+    .map_err(|e| Error::failed(format!("cannot install the Ctrl-C handler: {e}")))
+}
+
+/// True once a signal came.
+pub(crate) fn requested() -> bool {
+    SIGNALS.load(Ordering::SeqCst) > 0
+}
+
+/// While this lives, the first signal only sets the flag.
+pub(crate) struct Graceful;
+
+impl Graceful {
+    /// Begins a stage that looks at [`requested`] after every step.
+    pub(crate) fn begin() -> Self {
+        SAVING.store(true, Ordering::SeqCst);
+        Self
+    }
+
+    /// Forgets the signal: it was meant for the step that has just stopped, not for the whole command.
+    pub(crate) fn forget(&self) {
+        SIGNALS.store(0, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Graceful {
+    fn drop(&mut self) {
+        SAVING.store(false, Ordering::SeqCst);
+    }
+}

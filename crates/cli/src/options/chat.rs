@@ -1,0 +1,54 @@
+//! `eraser chat`.
+
+use super::model::ModelArgs;
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
+
+/// Options of `eraser chat`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Without --prompt, every line of stdin is a turn of one conversation. Commands: /reset forgets it, /quit ends it.")]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// PEFT adapter
+    #[arg(long, short = 'a', value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Answer without the adapter, then with it
+    #[arg(long, requires = "adapter")]
+    pub(crate) compare: bool,
+    /// Answer this and end
+    #[arg(long, short = 'p', value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// System prompt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+/// How to sample.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Most new tokens per answer
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(crate) max_new_tokens: usize,
+    /// Always the likeliest token; the same as --temperature 0
+    #[arg(long, conflicts_with = "temperature")]
+    pub(crate) greedy: bool,
+    /// Temperature
+    #[arg(long, value_name = "X", default_value = "0.7")]
+    pub(crate) temperature: f32,
+    /// Only among the N likeliest tokens; 0 = all
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) top_k: usize,
+    /// Only among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "X", default_value = "0.95")]
+    pub(crate) top_p: f32,
+    /// Divides the logits of tokens seen; 1 = off
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) repetition_penalty: f32,
+    /// Seed of sampling
+    #[arg(long, value_name = "N", default_value = "42")]
+    pub(crate) seed: u64,
+}

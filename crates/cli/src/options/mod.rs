@@ -1,0 +1,67 @@
+//! The command line as it is typed. In: arguments; out: raw options, checked one by one by clap. Invariant: nothing here
+//! looks at a file; what the options mean together is resolved by `plan`.
+
+pub(crate) mod chat;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod model;
+pub(crate) mod run;
+pub(crate) mod train;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Harden a chat model against jailbreaks by unlearning harmful knowledge, and prove what changed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "eraser",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Start with `eraser quickstart`. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, \
+                  130 interrupted (run the command again to go on)."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Write results as JSON to stdout; no progress bars
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Threads of the one thread pool [default: all cores this process may use]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Say more on stderr: -v what is done, -vv how, -vvv everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Harden and measure the built-in model: the whole pipeline, no network
+    Quickstart(run::QuickstartArgs),
+    /// Do what a run file says: train, evaluate, report; goes on where it stopped
+    Run(run::RunArgs),
+    /// Train an adapter that makes a model forget a harm set
+    Train(Box<train::TrainArgs>),
+    /// Attack a model and measure what it tells, keeps and refuses
+    Eval(eval::EvalArgs),
+    /// Write report.html and report.md of a run directory again
+    Report(run::ReportArgs),
+    /// Write the hardened model, or its adapter, for other tools
+    Export(export::ExportArgs),
+    /// Talk to a model, with or without its adapter
+    Chat(chat::ChatArgs),
+}

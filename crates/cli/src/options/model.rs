@@ -1,0 +1,22 @@
+//! Which model, where and how.
+
+use clap::Args;
+use std::path::PathBuf;
+
+/// Options of every verb that loads a model.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`
+    #[arg(long, short = 'm', value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Where to compute: auto, cpu, cuda:N or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: String,
+    /// Type of the weights in memory: f32, f16 or bf16 [default: f32 on the CPU, bf16 where the device has it]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) dtype: Option<String>,
+    /// Jinja chat template that replaces the model's own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
+}

@@ -1,0 +1,57 @@
+//! `eraser run`, `eraser quickstart`, `eraser report`: whole runs.
+
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
+
+/// Options of `eraser run`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "A stage whose inputs have not changed is not done again; an interrupted one goes on where it stopped. \
+                        RUN/plan.toml is the run with every default filled in, and is itself a run file.")]
+pub(crate) struct RunArgs {
+    /// Run file
+    #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Run directory [default: the file's [run] dir, else runs/NAME]
+    #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+    /// Go on with the run in the directory; an error if there is none (without this flag, it is begun)
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) resume: bool,
+    /// Begin again: do every stage anew
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Options of `eraser quickstart`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct QuickstartArgs {
+    /// Run directory
+    #[arg(long, short = 'o', value_name = "DIR", default_value = "runs/quickstart", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+    /// Keep what an earlier quickstart left in the directory and go on from there; without this flag it begins again
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Options of both.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HowArgs {
+    /// Where to compute: auto, cpu, cuda:N or metal; in place of the run file's [model] device
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// Set a key of the run file, as train.steps=20 or eval.limit=10; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// Options of `eraser report`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Run directory
+    #[arg(value_name = "RUN", value_hint = ValueHint::DirPath)]
+    pub(crate) run: PathBuf,
+}

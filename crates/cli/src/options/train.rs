@@ -1,0 +1,294 @@
+//! `eraser train`: one flag per field of `TrainOptions`.
+
+use super::model::ModelArgs;
+use crate::plan::values;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueHint};
+use eraser_model::adapter::Module;
+use eraser_train::{GammaScope, KlScope, Order, Schedule, Templates, TrainOptions};
+use std::path::PathBuf;
+
+/// Adapted modules; a type of its own, because clap reads a `Vec` as a repeated option.
+pub(crate) type Targets = Vec<Module>;
+/// Adapted layers.
+pub(crate) type Layers = Vec<usize>;
+
+/// Options of `eraser train`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Sets are JSONL files (or JSON lists) of {\"input\",\"output\"} or {\"messages\":[..]}. The defaults are the \
+                        published settings. DIR/adapter is a PEFT adapter.")]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sets: SetArgs,
+    #[command(flatten)]
+    pub(crate) out: OutArgs,
+    #[command(flatten)]
+    pub(crate) objective: ObjectiveArgs,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    #[command(flatten)]
+    pub(crate) optimiser: OptimiserArgs,
+    #[command(flatten)]
+    pub(crate) samples: SampleArgs,
+}
+
+/// The sets.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sets")]
+pub(crate) struct SetArgs {
+    /// Harmful questions with harmful answers: what is to be forgotten
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) harm: PathBuf,
+    /// Questions about the entities in the harmful answers, with the model's own answers: what is to be kept
+    #[arg(long = "help-set", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) help_set: PathBuf,
+    /// The harmful questions with the model's own refusals: how it is to refuse
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) align: PathBuf,
+    /// Benign skills next to the harmful ones, with the model's own answers; goes beyond the paper
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) retain_set: Option<PathBuf>,
+}
+
+/// Where results go.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutArgs {
+    /// Run directory: DIR/adapter, DIR/train
+    #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Go on from the newest checkpoint in DIR, bit for bit
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) resume: bool,
+    /// Begin again: remove the adapter and the training state that DIR holds
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Write a checkpoint every N steps; 0 = only at the end and on interruption
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(crate) checkpoint_every: usize,
+    /// Write the first step's adapter gradients as safetensors, under PEFT's names
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) dump_grads: Option<PathBuf>,
+}
+
+/// The objective.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Objective")]
+pub(crate) struct ObjectiveArgs {
+    /// Forget until the harmful answers cost this much, in nats per token
+    #[arg(long, value_name = "X", default_value = "1.8")]
+    pub(crate) gamma: f64,
+    /// Over what the hinge of gamma is taken
+    #[arg(long, value_name = "SCOPE", default_value = "micro-batch",
+          value_parser = named::<GammaScope>(&["micro-batch", "sample", "batch"]))]
+    pub(crate) gamma_scope: GammaScope,
+    /// Over which positions the KL terms average
+    #[arg(long, value_name = "SCOPE", default_value = "response", value_parser = named::<KlScope>(&["response", "all"]))]
+    pub(crate) kl_scope: KlScope,
+    /// Weight of the harm term
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) harm_weight: f64,
+    /// Weight of the help term
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) help_weight: f64,
+    /// Weight of the align term
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) align_weight: f64,
+    /// Weight of the retain term, with --retain-set
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) retain_weight: f64,
+}
+
+/// The adapter.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Adapter")]
+pub(crate) struct AdapterArgs {
+    /// Rank
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub(crate) rank: usize,
+    /// LoRA alpha: the update is scaled by alpha / rank
+    #[arg(long, value_name = "X", default_value = "16")]
+    pub(crate) alpha: f64,
+    /// Dropout on the adapter's input
+    #[arg(long, value_name = "X", default_value = "0.05")]
+    pub(crate) lora_dropout: f64,
+    /// Adapted modules: q, k, v, o, gate, up, down or their full names, with commas; or all-linear
+    #[arg(long, value_name = "LIST", default_value = "q,v", value_parser = values::targets)]
+    pub(crate) targets: Targets,
+    /// Adapted layers, as 15-29 or 0,2,4 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = values::layers)]
+    pub(crate) layers: Option<Layers>,
+    /// Scale by alpha / sqrt(rank) (rsLoRA)
+    #[arg(long)]
+    pub(crate) rslora: bool,
+    /// Start from this PEFT adapter
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) init_adapter: Option<PathBuf>,
+}
+
+/// Optimiser and length.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Optimiser")]
+pub(crate) struct OptimiserArgs {
+    /// Peak learning rate
+    #[arg(long, value_name = "X", default_value = "2e-5")]
+    pub(crate) lr: f64,
+    /// The learning rate over the steps
+    #[arg(long, value_name = "NAME", default_value = "cosine", value_parser = named::<Schedule>(&["cosine", "constant"]))]
+    pub(crate) schedule: Schedule,
+    /// Linear warm-up
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) warmup_steps: usize,
+    /// Optimiser steps [default: from --epochs]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<usize>,
+    /// Passes over the help set; ignored with --steps
+    #[arg(long, value_name = "X", default_value = "5")]
+    pub(crate) epochs: f64,
+    /// Rows of each set per micro-batch
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub(crate) micro_batch: usize,
+    /// Micro-batches per optimiser step
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub(crate) grad_accum: usize,
+    /// Stop once the hinge has been closed and the KL terms flat for N steps [default: never]
+    #[arg(long, value_name = "N")]
+    pub(crate) early_stop: Option<usize>,
+    /// Clip the gradient to this norm [default: no clipping]
+    #[arg(long, value_name = "X")]
+    pub(crate) max_grad_norm: Option<f64>,
+    /// AdamW weight decay
+    #[arg(long, value_name = "X", default_value = "0")]
+    pub(crate) weight_decay: f64,
+    /// AdamW beta1
+    #[arg(long, value_name = "X", default_value = "0.9")]
+    pub(crate) adam_beta1: f64,
+    /// AdamW beta2
+    #[arg(long, value_name = "X", default_value = "0.999")]
+    pub(crate) adam_beta2: f64,
+    /// AdamW epsilon
+    #[arg(long, value_name = "X", default_value = "1e-8")]
+    pub(crate) adam_epsilon: f64,
+    /// Seed of every random stream
+    #[arg(long, value_name = "N", default_value = "42")]
+    pub(crate) seed: u64,
+}
+
+/// How rows become samples.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Samples")]
+pub(crate) struct SampleArgs {
+    /// Longest sample, in tokens
+    #[arg(long, value_name = "N", default_value = "1536")]
+    pub(crate) max_length: usize,
+    /// Random tokens around the harmful questions, standing in for jailbreak wrapping
+    #[arg(long, value_name = "SWITCH", default_value = "on", value_parser = switch())]
+    pub(crate) noise: bool,
+    /// Most noise tokens before the question
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(crate) noise_before: usize,
+    /// Most noise tokens after the question
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) noise_after: usize,
+    /// Prompt templates: model (its own), plain (USER/ASSISTANT), both, or a text file with {} for the question
+    #[arg(long, value_name = "NAME|FILE", default_value = "both", value_parser = values::templates)]
+    pub(crate) templates: Templates,
+    /// In which order batches take rows
+    #[arg(long, value_name = "ORDER", default_value = "shuffled", value_parser = named::<Order>(&["shuffled", "file"]))]
+    pub(crate) order: Order,
+}
+
+/// A value of an enum under its serde name.
+fn named<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value::<T>(name.into()))
+}
+
+/// on | off.
+fn switch() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["on", "off"]).map(|s| s == "on")
+}
+
+impl TrainArgs {
+    /// The settings as the trainer takes them.
+    pub(crate) fn options(&self) -> TrainOptions {
+        let Self { out, objective: obj, adapter: ada, optimiser: opt, samples: sam, .. } = self.clone();
+        TrainOptions {
+            rank: ada.rank,
+            alpha: ada.alpha,
+            lora_dropout: ada.lora_dropout,
+            targets: ada.targets,
+            layers: ada.layers,
+            rslora: ada.rslora,
+            lr: opt.lr,
+            schedule: opt.schedule,
+            warmup_steps: opt.warmup_steps,
+            weight_decay: opt.weight_decay,
+            adam_beta1: opt.adam_beta1,
+            adam_beta2: opt.adam_beta2,
+            adam_epsilon: opt.adam_epsilon,
+            max_grad_norm: opt.max_grad_norm,
+            epochs: opt.epochs,
+            steps: opt.steps,
+            micro_batch: opt.micro_batch,
+            grad_accum: opt.grad_accum,
+            max_length: sam.max_length,
+            gamma: obj.gamma,
+            gamma_scope: obj.gamma_scope,
+            kl_scope: obj.kl_scope,
+            harm_weight: obj.harm_weight,
+            help_weight: obj.help_weight,
+            align_weight: obj.align_weight,
+            retain_weight: obj.retain_weight,
+            noise: sam.noise,
+            noise_before: sam.noise_before,
+            noise_after: sam.noise_after,
+            templates: sam.templates,
+            order: sam.order,
+            early_stop: opt.early_stop,
+            checkpoint_every: out.checkpoint_every,
+            seed: opt.seed,
+            init_adapter: ada.init_adapter,
+            dump_grads: out.dump_grads,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Verb};
+    use super::*;
+    use clap::Parser as _;
+
+    fn options(flags: &str) -> TrainOptions {
+        let required = "eraser train --model m --harm h --help-set p --align a --out o ";
+        let cli = Cli::try_parse_from(format!("{required}{flags}").split_whitespace()).unwrap();
+        let Verb::Train(args) = cli.verb else { panic!("train was asked for") };
+        args.options()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_trainer() {
+        assert_eq!(options(""), TrainOptions::default());
+    }
+
+    #[test]
+    fn every_field_has_a_flag() {
+        let set = options(
+            "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --lr 1e-3 --schedule constant \
+             --warmup-steps 3 --weight-decay 0.1 --adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --max-grad-norm 1 \
+             --epochs 1 --steps 9 --micro-batch 2 --grad-accum 3 --max-length 99 --gamma 3.5 --gamma-scope sample \
+             --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --noise off \
+             --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-every 8 \
+             --seed 1 --init-adapter i --dump-grads g",
+        );
+        let (set, default) = (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());
+        for (key, value) in default.as_object().unwrap() {
+            assert_ne!(&set[key], value, "{key} has no flag, or the flag sets something else");
+        }
+    }
+}

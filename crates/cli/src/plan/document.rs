@@ -1,0 +1,183 @@
+//! A run file as a tree of values that knows where each one stands. In: TOML text and `--set` assignments; out: values
+//! by path (`train.lr`, `variant[1].retain`) and the place to name in an error. Invariant: every syntax error is
+//! reported, and what could be read is kept, so that its errors are reported too.
+
+use eraser_model::Error;
+use eraser_model::error::PathContext as _;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::errors::Problems;
+
+/// A run file larger than this is not one.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// The tree.
+pub(crate) struct Document {
+    /// The file, for errors and as the root of relative paths.
+    pub(crate) file: PathBuf,
+    /// The values.
+    pub(crate) root: toml::Table,
+    /// Where each path stands.
+    places: BTreeMap<String, String>,
+}
+
+impl Document {
+    /// Reads `file`.
+    pub(crate) fn read(file: &Path, problems: &mut Problems) -> Option<Self> {
+        let size = problems.ok(std::fs::metadata(file).at(file))?.len();
+        if size > MOST_BYTES {
+            problems.push(Error::request(format!("{}: {size} bytes are too many for a run file", file.display())));
+            return None;
+        }
+        let bytes = problems.ok(std::fs::read(file).at(file))?;
+        let Ok(text) = String::from_utf8(bytes) else {
+            problems.push(Error::request(format!("{}: not a text file in UTF-8", file.display())));
+            return None;
+        };
+        Some(Self::parse(file, &text, problems))
+    }
+
+    /// Takes `text` as the content of `file`.
+    pub(crate) fn parse(file: &Path, text: &str, problems: &mut Problems) -> Self {
+        let (tree, errors) = DeTable::parse_recoverable(text);
+        let broken = !errors.is_empty();
+        for error in errors {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            problems.push(Error::request(format!("{}:{line}: {}", file.display(), error.message())));
+        }
+        let mut document = Self { file: file.to_owned(), root: toml::Table::new(), places: BTreeMap::new() };
+        document.place_table("", tree.get_ref(), text);
+        match toml::from_str(text) {
+            Ok(root) => document.root = root,
+            Err(_) if broken => {}
+            Err(e) => problems.push(Error::request(format!("{}: {}", file.display(), e.message()))),
+        }
+        document
+    }
+
+    fn place_table(&mut self, prefix: &str, table: &DeTable<'_>, text: &str) {
+        for (key, value) in table {
+            let path = join(prefix, key.get_ref());
+            let place = format!("{}:{}", self.file.display(), line_of(text, key.span().start));
+            self.places.insert(path.clone(), place);
+            self.place_value(&path, value, text);
+        }
+    }
+
+    fn place_value(&mut self, path: &str, value: &Spanned<DeValue<'_>>, text: &str) {
+        match value.get_ref() {
+            DeValue::Table(table) => self.place_table(path, table, text),
+            DeValue::Array(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    let path = format!("{path}[{i}]");
+                    let place = format!("{}:{}", self.file.display(), line_of(text, item.span().start));
+                    self.places.insert(path.clone(), place);
+                    self.place_value(&path, item, text);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Applies `--set KEY=VALUE`; a value that is not TOML is a string.
+    pub(crate) fn set(&mut self, assignment: &str) -> Result<(), Error> {
+        let wrong = |what: &str| Error::request(format!("--set {assignment}: {what}"));
+        let (key, text) = assignment
+            .split_once('=')
+            .ok_or_else(|| wrong("no `=`").hint("write it as KEY=VALUE, for example train.steps=20"))?;
+        let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut t| t.remove("value"));
+        let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+        let parts: Vec<&str> = key.trim().split('.').collect();
+        let Some((last, parents)) = parts.split_last().filter(|_| parts.iter().all(|p| !p.is_empty())) else {
+            return Err(wrong("an empty key"));
+        };
+        let mut table = &mut self.root;
+        for part in parents {
+            let entry = table.entry((*part).to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            table = entry.as_table_mut().ok_or_else(|| wrong(&format!("`{part}` is not a table")))?;
+        }
+        table.insert((*last).to_owned(), value);
+        self.places.insert(key.trim().to_owned(), format!("--set {assignment}"));
+        Ok(())
+    }
+
+    /// Where `path`, or else what holds it, stands.
+    pub(crate) fn place(&self, path: &str) -> String {
+        let mut path = path;
+        loop {
+            if let Some(place) = self.places.get(path) {
+                return place.clone();
+            }
+            match path.rfind(['.', '[']) {
+                Some(end) => path = &path[..end],
+                None => return self.file.display().to_string(),
+            }
+        }
+    }
+}
+
+/// `prefix.key`.
+pub(crate) fn join(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
+}
+
+/// The line, from 1, of a byte of `text`.
+fn line_of(text: &str, byte: usize) -> usize {
+    text.as_bytes().iter().take(byte).filter(|b| **b == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> (Document, Vec<String>) {
+        let mut problems = Problems::default();
+        let document = Document::parse(Path::new("run.toml"), text, &mut problems);
+        (document, problems.messages())
+    }
+
+    #[test]
+    fn places() {
+        let (document, errors) = parse("[train]\nlr = 1\n\n[[variant]]\nname = \"a\"\n[[variant]]\nname = \"b\"\n");
+        assert!(errors.is_empty());
+        assert_eq!(document.place("train.lr"), "run.toml:2");
+        assert_eq!(document.place("variant[1].name"), "run.toml:7");
+        assert_eq!(document.place("variant[1].retain"), "run.toml:6");
+        assert_eq!(document.place("eval.limit"), "run.toml");
+    }
+
+    #[test]
+    fn every_syntax_error_is_reported() {
+        let (_, errors) = parse("a = \nb = 1\nc = [1,\n\nd = 'x\n");
+        assert!(errors.len() >= 2, "{errors:?}");
+        assert!(errors[0].starts_with("run.toml:1: "), "{errors:?}");
+    }
+
+    #[test]
+    fn assignments() {
+        let (mut document, _) = parse("[train]\nsteps = 1\n");
+        document.set("train.steps=20").unwrap();
+        document.set("train.schedule=constant").unwrap();
+        document.set("eval.attacks=[\"direct\"]").unwrap();
+        assert_eq!(document.root["train"]["steps"].as_integer(), Some(20));
+        assert_eq!(document.root["train"]["schedule"].as_str(), Some("constant"));
+        assert_eq!(document.root["eval"]["attacks"].as_array().map(Vec::len), Some(1));
+        assert_eq!(document.place("train.steps"), "--set train.steps=20");
+        for wrong in ["x", "=1", "a..b=1", "train.steps.x=1"] {
+            assert!(document.set(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[\\[\\]a-c=.{}\"\n 0-9]{0,60}", set in "[a.=1\\[]{0,12}") {
+            let (mut document, _) = parse(&text);
+            let _ = document.set(&set);
+            let _ = document.place("a.b[0]");
+        }
+    }
+}

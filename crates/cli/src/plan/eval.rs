@@ -1,0 +1,239 @@
+//! What to measure, resolved. In: the table [eval] of a run file, or flags; out: `EvalOptions` whose files exist.
+//! Invariant: a file of which only some rows are meant is written into the run directory, so that the evaluation reads
+//! whole files only.
+
+use super::model::Home;
+use super::section::Section;
+use super::source::{ROW_KEYS, Source, check_path, questions_jsonl};
+use super::values::Named;
+use super::{ModelPlan, wrong};
+use crate::errors::{Outcome, Problems};
+use crate::options::eval::EvalArgs;
+use eraser_data::files::write_atomic;
+use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
+use eraser_model::error::PathContext as _;
+use eraser_model::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// The keys of [eval] that are lists of files.
+const FILE_KEYS: [&str; 3] = ["questions", "tasks", "over_refusal"];
+
+/// Questions, with the name of their set or task.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Asked {
+    pub(crate) name: String,
+    pub(crate) source: Source,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Measures {
+    /// Everything but the files of questions, which stand below.
+    pub(crate) options: EvalOptions,
+    pub(crate) questions: Vec<Asked>,
+    pub(crate) tasks: Vec<Asked>,
+    pub(crate) over_refusal: Option<Asked>,
+}
+
+impl Measures {
+    /// From the table [eval].
+    pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Self {
+        let options = section.settings(&EvalOptions::default(), &FILE_KEYS, |_, _| None, problems);
+        let mut measures = Self { options, questions: Vec::new(), tasks: Vec::new(), over_refusal: None };
+        let templates = std::mem::take(&mut measures.options.templates);
+        for path in templates {
+            if let Some(path) = problems.ok(section.resolve("templates", &path.display().to_string())) {
+                if let Err(e) = check_path(&path) {
+                    problems.push(e.context(section.place("templates")));
+                }
+                measures.options.templates.push(path);
+            }
+        }
+        let asked = |table: &Section<'_>, key: &str, problems: &mut Problems| {
+            let known: Vec<&str> = [key].into_iter().chain(ROW_KEYS).collect();
+            table.know(&known, problems);
+            if table.get(key).is_none() {
+                problems.push(table.missing(key));
+            }
+            let source = Source::rows(table, problems);
+            let name: String = table.value(key, problems)?;
+            check_name(&name).map_err(|e| problems.push(table.wrong(key, e))).ok()?;
+            Some(Asked { name, source: source? })
+        };
+        for table in section.sections("questions", problems) {
+            measures.questions.extend(asked(&table, "set", problems));
+        }
+        for table in section.sections("tasks", problems) {
+            measures.tasks.extend(asked(&table, "task", problems));
+        }
+        if section.get("over_refusal").is_some() {
+            measures.over_refusal = asked(&section.section("over_refusal", problems), "set", problems);
+        }
+        measures.check(&|field| format!("{}: `{field}`", section.place(field)), problems);
+        measures
+    }
+
+    /// From flags.
+    pub(crate) fn from_args(args: &EvalArgs, problems: &mut Problems) -> Self {
+        let EvalArgs { measures: m, sampling: s, .. } = args;
+        let mut options = EvalOptions {
+            attacks: m.attacks.clone(),
+            templates: m.templates.clone(),
+            judges: m.judges.clone(),
+            limit: m.limit,
+            ..EvalOptions::default()
+        };
+        options.max_new_tokens = s.max_new_tokens.unwrap_or(options.max_new_tokens);
+        options.batch = s.batch.unwrap_or(options.batch);
+        options.temperature = s.temperature.unwrap_or(options.temperature);
+        options.seed = s.seed.unwrap_or(options.seed);
+        for path in &options.templates {
+            if let Err(e) = check_path(path) {
+                problems.push(e.context("--template"));
+            }
+        }
+        let mut asked = |flag: &str, named: &Named, default: Option<&str>, column: bool| {
+            let stem = named.path.file_stem().map(|s| s.to_string_lossy().into_owned());
+            let name = named.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
+            for error in [check_name(&name).err().map(|e| wrong(flag, e)), check_path(&named.path).err()] {
+                if let Some(e) = error {
+                    problems.push(if e.to_string().starts_with(flag) { e } else { e.context(flag) });
+                }
+            }
+            let input = if column { m.column.clone() } else { None };
+            Asked { name, source: Source { input, ..Source::file(&named.path) } }
+        };
+        let questions = m.questions.iter().map(|q| asked("--questions", q, Some("seen"), true)).collect();
+        let tasks = m.task.iter().map(|t| asked("--task", t, None, false)).collect();
+        let over_refusal = m.over_refusal.as_ref().map(|o| asked("--over-refusal", o, None, true));
+        let measures = Self { options, questions, tasks, over_refusal };
+        let flag = |field: &str| match field {
+            "templates" => "--template".to_owned(),
+            field => format!("--{}", field.replace('_', "-")),
+        };
+        measures.check(&flag, problems);
+        measures
+    }
+
+    fn check(&self, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
+        let o = &self.options;
+        if self.questions.is_empty() && self.tasks.is_empty() && self.over_refusal.is_none() {
+            problems.push(
+                wrong(&at("questions"), "nothing to measure")
+                    .hint("give questions to attack with, tasks, or questions that must not be refused"),
+            );
+        }
+        if o.attacks.iter().any(|a| a == "template") && o.templates.is_empty() {
+            problems.push(wrong(&at("templates"), "the attack `template` needs template files"));
+        }
+        if o.max_new_tokens == 0 {
+            problems.push(wrong(&at("max_new_tokens"), "must be at least 1"));
+        }
+        if o.batch == 0 {
+            problems.push(wrong(&at("batch"), "must be at least 1"));
+        }
+        if o.limit == Some(0) {
+            problems.push(wrong(&at("limit"), "must be at least 1"));
+        }
+        if !(o.temperature.is_finite() && o.temperature >= 0.0) {
+            problems.push(wrong(&at("temperature"), "must be 0 (greedy) or a positive number"));
+        }
+    }
+
+    /// The options as the evaluation takes them; selected rows are written to `dir/data`.
+    pub(crate) fn options(&self, dir: &Path, home: &Home) -> Result<EvalOptions> {
+        let mut options = self.options.clone();
+        for path in &mut options.templates {
+            *path = home.locate(path)?;
+        }
+        let set = |asked: &Asked, kind: &str| {
+            let source = &asked.source;
+            if source.whole() {
+                return Ok((home.locate(&source.path)?, source.input.clone()));
+            }
+            let path = dir.join("data").join(format!("{kind}-{}.jsonl", asked.name));
+            write_rows(&path, &questions_jsonl(&source.questions(home)?))?;
+            Ok::<_, Error>((path, None))
+        };
+        for asked in &self.questions {
+            let (path, column) = set(asked, "questions")?;
+            options.questions.push(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        for asked in &self.tasks {
+            let (path, _) = set(asked, "task")?;
+            options.tasks.push(TaskFile { task: asked.name.clone(), path });
+        }
+        if let Some(asked) = &self.over_refusal {
+            let (path, column) = set(asked, "over-refusal")?;
+            options.over_refusal = Some(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        Ok(options)
+    }
+}
+
+/// Writes a file of rows, making its directory.
+pub(crate) fn write_rows(path: &Path, rows: &str) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).at(parent)?;
+    }
+    write_atomic(path, rows.as_bytes())
+}
+
+/// Names become file names and table rows.
+pub(crate) fn check_name(name: &str) -> std::result::Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_+.".contains(c);
+    if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(format!("`{name}` cannot be a name: use letters, digits and - _ + . (at most 64)"));
+    }
+    Ok(())
+}
+
+/// A model with or without an adapter.
+pub(crate) struct SubjectPlan {
+    pub(crate) name: String,
+    pub(crate) adapter: Option<PathBuf>,
+}
+
+/// `eraser eval`, resolved.
+pub(crate) struct EvalPlan {
+    pub(crate) model: ModelPlan,
+    pub(crate) home: Home,
+    pub(crate) subjects: Vec<SubjectPlan>,
+    pub(crate) options: EvalOptions,
+    pub(crate) dir: PathBuf,
+    pub(crate) force: bool,
+}
+
+impl EvalPlan {
+    /// Checks everything but weights.
+    pub(crate) fn resolve(args: &EvalArgs) -> Outcome<Self> {
+        let mut problems = Problems::default();
+        let model = ModelPlan::from_args(&args.model, &mut problems);
+        let measures = Measures::from_args(args, &mut problems);
+        let mut subjects = Vec::new();
+        if !args.subjects.no_base {
+            subjects.push(SubjectPlan { name: "base".to_owned(), adapter: None });
+        }
+        for Named { name, path } in &args.subjects.adapter {
+            let stem = path.file_name().map(|s| s.to_string_lossy().into_owned());
+            let name = name.clone().or(stem).unwrap_or_else(|| "adapter".to_owned());
+            if let Err(e) = super::exists(path) {
+                problems.push(e.context("--adapter"));
+            }
+            if let Err(e) = check_name(&name) {
+                problems.push(wrong("--adapter", e).hint("give it a name as NAME=DIR"));
+            }
+            if name == "base" || subjects.iter().any(|s: &SubjectPlan| s.name == name) {
+                let error = wrong("--adapter", format!("two subjects are called `{name}`"));
+                problems.push(error.hint("give them names as NAME=DIR"));
+            }
+            subjects.push(SubjectPlan { name, adapter: Some(path.clone()) });
+        }
+        let (dir, force, home) = (args.subjects.out.clone(), args.subjects.force, Home::Cache);
+        let options = problems.finish(Some(measures))?.options(&dir, &home)?;
+        match options.check() {
+            wrong if wrong.is_empty() => Ok(Self { model, home, subjects, options, dir, force }),
+            wrong => Err(wrong.into()),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What is to be done, resolved. In: raw options and run files; out: plans that hold no question any more. Invariant:
+//! a plan is made only if every option and file it names was checked, and all that is wrong is reported at once.
+
+mod check;
+mod document;
+mod eval;
+mod model;
+mod run;
+mod section;
+mod source;
+mod train;
+pub(crate) mod values;
+
+pub(crate) use eval::{EvalPlan, write_rows};
+pub(crate) use model::{Home, ModelPlan, parse_dtype};
+pub(crate) use run::{Overrides, RunPlan, Variant};
+pub(crate) use source::{Source, records_jsonl};
+pub(crate) use train::TrainPlan;
+
+use eraser_model::{Error, Result};
+use std::path::Path;
+
+/// An error unless `path` can be found.
+fn exists(path: &Path) -> Result<()> {
+    use eraser_model::error::PathContext as _;
+    std::fs::metadata(path).at(path).map(|_| ())
+}
+
+/// An error of the option or key named `at`.
+fn wrong(at: &str, what: impl std::fmt::Display) -> Error {
+    Error::request(format!("{at}: {what}"))
+}

@@ -1,0 +1,265 @@
+//! A run file, resolved. In: TOML and `--set`; out: every stage's settings with every default filled in. Invariant: the
+//! plan written to run/plan.toml is itself a run file that resolves to the same plan.
+
+use super::document::Document;
+use super::eval::{Asked, Measures, check_name};
+use super::section::Section;
+use super::source::Source;
+use super::{ModelPlan, check, values};
+use crate::errors::{Outcome, Problems};
+use eraser_model::{Error, Result};
+use eraser_train::{Templates, TrainOptions};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The whole run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RunPlan {
+    pub(crate) name: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) model: ModelPlan,
+    pub(crate) data: Data,
+    pub(crate) variants: Vec<Variant>,
+    pub(crate) eval: Measures,
+}
+
+/// The sets.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Data {
+    pub(crate) harm: Source,
+    pub(crate) help: Source,
+    pub(crate) align: Source,
+    pub(crate) retain: Option<Source>,
+}
+
+impl Data {
+    /// Name and source of each set.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = (&'static str, &Source)> {
+        let three = [("harm", &self.harm), ("help", &self.help), ("align", &self.align)];
+        three.into_iter().chain(self.retain.iter().map(|s| ("retain", s)))
+    }
+}
+
+/// One way to train.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Variant {
+    pub(crate) name: String,
+    /// Uses the retain set.
+    pub(crate) retain: bool,
+    pub(crate) train: TrainOptions,
+}
+
+/// What of a run is said outside its file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides<'a> {
+    pub(crate) out: Option<&'a Path>,
+    pub(crate) device: Option<&'a str>,
+    pub(crate) set: &'a [String],
+}
+
+impl RunPlan {
+    /// From a file.
+    pub(crate) fn read(file: &Path, overrides: &Overrides<'_>) -> Outcome<Self> {
+        let mut problems = Problems::default();
+        let document = Document::read(file, &mut problems);
+        let plan = document.and_then(|document| Self::resolve(document, overrides, &mut problems));
+        problems.finish(plan)
+    }
+
+    /// From text that stands for `file`.
+    pub(crate) fn parse(file: &Path, text: &str, overrides: &Overrides<'_>) -> Outcome<Self> {
+        let mut problems = Problems::default();
+        let document = Document::parse(file, text, &mut problems);
+        let plan = Self::resolve(document, overrides, &mut problems);
+        problems.finish(plan)
+    }
+
+    fn resolve(mut document: Document, overrides: &Overrides<'_>, problems: &mut Problems) -> Option<Self> {
+        for assignment in overrides.set {
+            if let Err(e) = document.set(assignment) {
+                problems.push(e);
+            }
+        }
+        let root = Section::root(&document);
+        root.know(&["run", "model", "data", "train", "variant", "eval"], problems);
+
+        let run = root.section("run", problems);
+        run.know(&["name", "dir"], problems);
+        let stem = document.file.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
+        let name: String = run.value("name", problems).unwrap_or(stem);
+        if let Err(e) = check_name(&name) {
+            problems.push(Error::request(format!("{}: {e}", run.place("name"))).hint("set [run] name"));
+        }
+        let own_dir = run.path("dir", problems);
+        let dir = overrides.out.map(ToOwned::to_owned).or(own_dir).unwrap_or_else(|| Path::new("runs").join(&name));
+
+        let model = ModelPlan::from_section(&root.section("model", problems), overrides.device, problems);
+        let data = data(&root.section("data", problems), problems);
+        let has_retain = root.section("data", problems).get("retain").is_some();
+        let variants = variants(&root, has_retain, problems);
+        let eval = Measures::from_section(&root.section("eval", problems), problems);
+        Some(Self { name, dir, model, data: data?, variants, eval })
+    }
+
+    /// The plan as a run file. Paths are absolute, so that it means the same from every directory.
+    pub(crate) fn to_toml(&self) -> Result<String> {
+        let broken = |e: toml::ser::Error| Error::failed(format!("cannot write plan.toml: {e}"));
+        let mut root = toml::Table::new();
+        let run = [("name", self.name.clone().into()), ("dir", path_value(&self.dir)?)];
+        root.insert("run".into(), toml::Table::from_iter(run.map(|(k, v)| (k.to_owned(), v))).into());
+        let mut model = toml::Table::try_from(&self.model).map_err(broken)?;
+        if Path::new(&self.model.spec).exists() {
+            model.insert("path".into(), path_value(Path::new(&self.model.spec))?);
+        }
+        absolute(&mut model, "chat_template", self.model.chat_template.as_deref())?;
+        root.insert("model".into(), model.into());
+        let mut data = toml::Table::new();
+        for (key, source) in self.data.sets() {
+            data.insert(key.into(), source_table(source, "input")?.into());
+        }
+        root.insert("data".into(), data.into());
+        let mut variants = Vec::new();
+        for variant in &self.variants {
+            let mut table = toml::Table::try_from(&variant.train).map_err(broken)?;
+            if let Templates::File(file) = &variant.train.templates {
+                table.insert("templates".into(), path_value(file)?);
+            }
+            absolute(&mut table, "init_adapter", variant.train.init_adapter.as_deref())?;
+            absolute(&mut table, "dump_grads", variant.train.dump_grads.as_deref())?;
+            table.insert("name".into(), variant.name.clone().into());
+            table.insert("retain".into(), variant.retain.into());
+            variants.push(toml::Value::Table(table));
+        }
+        root.insert("variant".into(), variants.into());
+        let mut eval = toml::Table::try_from(&self.eval.options).map_err(broken)?;
+        let templates = self.eval.options.templates.iter().map(|p| path_value(p)).collect::<Result<Vec<_>>>()?;
+        eval.insert("templates".into(), templates.into());
+        let asked = |a: &Asked, key: &str| {
+            let mut table = source_table(&a.source, "column")?;
+            table.insert(key.into(), a.name.clone().into());
+            Ok::<_, Error>(toml::Value::Table(table))
+        };
+        let list = |all: &[Asked], key: &str| all.iter().map(|a| asked(a, key)).collect::<Result<Vec<_>>>();
+        eval.insert("questions".into(), list(&self.eval.questions, "set")?.into());
+        eval.insert("tasks".into(), list(&self.eval.tasks, "task")?.into());
+        if let Some(over_refusal) = &self.eval.over_refusal {
+            eval.insert("over_refusal".into(), asked(over_refusal, "set")?);
+        }
+        root.insert("eval".into(), eval.into());
+        toml::to_string_pretty(&root).map_err(broken)
+    }
+}
+
+fn data(section: &Section<'_>, problems: &mut Problems) -> Option<Data> {
+    section.know(&["harm", "help", "align", "retain"], problems);
+    let mut set = |key: &str| {
+        if section.get(key).is_none() && key != "retain" {
+            problems.push(section.missing(key).hint("a set is a path, or a table with path, input, output, take"));
+        }
+        Source::set(section, key, problems)
+    };
+    let (harm, help, align, retain) = (set("harm"), set("help"), set("align"), set("retain"));
+    Some(Data { harm: harm?, help: help?, align: align?, retain })
+}
+
+/// The table [train], and every [[variant]] on top of it.
+fn variants(root: &Section<'_>, has_retain: bool, problems: &mut Problems) -> Vec<Variant> {
+    let base = root.section("train", problems);
+    let shared = train_options(&base, &TrainOptions::default(), &[], problems);
+    let tables = root.sections("variant", problems);
+    if tables.is_empty() {
+        return vec![Variant { name: "eraser".to_owned(), retain: has_retain, train: shared }];
+    }
+    let mut variants: Vec<Variant> = Vec::new();
+    for table in tables {
+        let train = train_options(&table, &shared, &["name", "retain"], problems);
+        if table.get("name").is_none() {
+            problems.push(table.missing("name"));
+        }
+        let name: String = table.value("name", problems).unwrap_or_else(|| format!("variant{}", variants.len()));
+        if let Err(e) = check_name(&name) {
+            problems.push(table.wrong("name", e));
+        }
+        if name == "base" || variants.iter().any(|v| v.name == name) {
+            problems.push(table.wrong("name", format!("two subjects are called `{name}`")));
+        }
+        let retain = table.value("retain", problems).unwrap_or(has_retain);
+        if retain && !has_retain {
+            problems.push(table.wrong("retain", "there is no retain set").hint("give one as [data] retain"));
+        }
+        variants.push(Variant { name, retain, train });
+    }
+    variants
+}
+
+/// A value of a table, or why it is none.
+type Reading = std::result::Result<toml::Value, String>;
+
+/// A setting as the TOML that it deserialises from.
+fn encoded<T: Serialize>(setting: T) -> Reading {
+    toml::Value::try_from(setting).map_err(|e| e.to_string())
+}
+
+/// Training settings of a table on top of `defaults`, values as in the flags.
+fn train_options(
+    table: &Section<'_>,
+    defaults: &TrainOptions,
+    special: &[&str],
+    problems: &mut Problems,
+) -> TrainOptions {
+    let convert = |key: &str, value: &toml::Value| -> Option<Reading> {
+        let text = value.as_str();
+        Some(match (key, text) {
+            ("targets", Some(text)) => values::targets(text).and_then(encoded),
+            ("targets", None) => {
+                let names: Vec<&str> = value.as_array()?.iter().map(|i| i.as_str().unwrap_or("?")).collect();
+                values::targets(&names.join(",")).and_then(encoded)
+            }
+            ("layers", Some(text)) => values::layers(text).and_then(encoded),
+            ("templates", Some(text)) => match values::templates(text) {
+                Ok(Templates::File(_)) => table.relative(text).map(Templates::File).and_then(encoded),
+                Ok(other) => encoded(other),
+            },
+            ("init_adapter" | "dump_grads", Some(text)) => table.relative(text).and_then(encoded),
+            ("noise", Some("on")) => Ok(true.into()),
+            ("noise", Some("off")) => Ok(false.into()),
+            _ => return None,
+        })
+    };
+    let options = table.settings(defaults, special, convert, problems);
+    // A variant answers for its own keys; the shared ones were checked once.
+    let own = |field: &str| special.is_empty() || table.get(field).is_some();
+    let at = |field: &str| own(field).then(|| format!("{}: `{field}`", table.place(field)));
+    check::train_options(&options, &at, problems);
+    options
+}
+
+/// An absolute path; those of the built-in model stay as they are.
+fn path_value(path: &Path) -> Result<toml::Value> {
+    if crate::builtin::relative(path).is_some() {
+        return Ok(path.display().to_string().into());
+    }
+    let absolute = std::path::absolute(path).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
+    match absolute.to_str() {
+        Some(text) => Ok(text.into()),
+        None => Err(Error::request(format!("{}: the path is not UTF-8", path.display()))
+            .hint("a run file, and so a run, can name paths in UTF-8 only")),
+    }
+}
+
+fn absolute(table: &mut toml::Table, key: &str, path: Option<&Path>) -> Result<()> {
+    if let Some(path) = path {
+        table.insert(key.to_owned(), path_value(path)?);
+    }
+    Ok(())
+}
+
+fn source_table(source: &Source, input: &str) -> Result<toml::Table> {
+    let mut table =
+        toml::Table::try_from(source).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))?;
+    if let Some(column) = table.remove("input") {
+        table.insert(input.to_owned(), column);
+    }
+    table.insert("path".into(), path_value(&source.path)?);
+    Ok(table)
+}

@@ -1,0 +1,237 @@
+//! A file of rows and which of them are meant. In: a path, or a table with columns, a filter, a shuffle and a range;
+//! out: records or questions. Invariant: filter, then shuffle, then range; the same source always gives the same rows.
+
+use super::exists;
+use super::section::Section;
+use super::values::Take;
+use crate::builtin;
+use crate::errors::Problems;
+use crate::plan::model::Home;
+use eraser_data::{Question, Record, read_questions, read_set};
+use eraser_model::{Error, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The keys of a set given as a table.
+const SET_KEYS: [&str; 6] = ["path", "input", "output", "where", "shuffle", "take"];
+/// The keys that questions and tasks add to their own.
+pub(crate) const ROW_KEYS: [&str; 5] = ["path", "column", "where", "shuffle", "take"];
+
+/// The file and the rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Source {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Column (or key) of the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) input: Option<String>,
+    /// Column (or key) of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) output: Option<String>,
+    /// Only rows whose columns have these values.
+    #[serde(rename = "where", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) filter: BTreeMap<String, String>,
+    /// Seed of a shuffle of the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shuffle: Option<u64>,
+    /// Range of the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) take: Option<Take>,
+}
+
+impl Source {
+    /// A whole set file.
+    pub(crate) fn file(path: &Path) -> Self {
+        Self { path: path.to_owned(), ..Self::default() }
+    }
+
+    /// The set under `key`: a path or a table.
+    pub(crate) fn set(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<Self> {
+        match section.get(key)? {
+            toml::Value::String(text) => {
+                let path = problems.ok(section.resolve(key, text))?;
+                problems.ok(check_path(&path).map_err(|e| e.context(section.place(key))))?;
+                Some(Self::file(&path))
+            }
+            toml::Value::Table(_) => {
+                let table = section.section(key, problems);
+                table.know(&SET_KEYS, problems);
+                let (input, output) = (table.value("input", problems), table.value("output", problems));
+                let source = Self::rows(&table, problems).map(|rows| Self { input, output, ..rows })?;
+                if source.input.is_some() != source.output.is_some() {
+                    problems.push(section.wrong(key, "`input` and `output` are given together or not at all"));
+                }
+                Some(source)
+            }
+            _ => {
+                problems.push(section.wrong(key, "a path, or a table with `path`, is expected"));
+                None
+            }
+        }
+    }
+
+    /// The keys [`ROW_KEYS`] of a table; `column` becomes `input`.
+    pub(crate) fn rows(table: &Section<'_>, problems: &mut Problems) -> Option<Self> {
+        if table.get("path").is_none() {
+            problems.push(table.missing("path"));
+        }
+        let take = match table.get("take") {
+            Some(toml::Value::Integer(n)) => {
+                let text = n.to_string();
+                problems.ok(Take::parse(&text).map_err(|e| table.wrong("take", e)))
+            }
+            _ => table.parsed("take", Take::parse, problems),
+        };
+        let source = Self {
+            input: table.value("column", problems),
+            output: None,
+            filter: table.value("where", problems).unwrap_or_default(),
+            shuffle: table.value("shuffle", problems),
+            take,
+            path: table.path("path", problems)?,
+        };
+        problems.ok(check_path(&source.path).map_err(|e| e.context(table.place("path"))))?;
+        Some(source)
+    }
+
+    /// True when the file is to be used as it is.
+    pub(crate) fn whole(&self) -> bool {
+        self.filter.is_empty() && self.shuffle.is_none() && self.take.is_none()
+    }
+
+    /// The rows as a set.
+    pub(crate) fn records(&self, home: &Home) -> Result<Vec<Record>> {
+        let path = home.locate(&self.path)?;
+        let records = match (&self.input, &self.output) {
+            (Some(input), Some(output)) => {
+                let questions = read_questions(&path, Some(input))?;
+                questions.into_iter().enumerate().map(|(i, q)| self.record(i, q, output)).collect::<Result<_>>()?
+            }
+            _ => read_set(&path)?,
+        };
+        self.select(records, |r| &r.extra)
+    }
+
+    /// The rows as questions.
+    pub(crate) fn questions(&self, home: &Home) -> Result<Vec<Question>> {
+        let questions = read_questions(&home.locate(&self.path)?, self.input.as_deref())?;
+        self.select(questions, |q| &q.extra)
+    }
+
+    fn record(&self, row: usize, question: Question, output: &str) -> Result<Record> {
+        let mut extra = question.extra;
+        match extra.remove(output) {
+            Some(Value::String(answer)) => Ok(Record { input: question.text, output: answer, extra }),
+            _ => Err(Error::request(format!("{}: row {row} has no text `{output}`", self.path.display()))
+                .hint("`output` names the column that holds the answer")),
+        }
+    }
+
+    fn select<T>(&self, rows: Vec<T>, extra: impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {
+        let wanted = |row: &T| {
+            self.filter.iter().all(|(key, wanted)| match extra(row).get(key) {
+                Some(Value::String(text)) => text == wanted,
+                Some(other) => &other.to_string() == wanted,
+                None => false,
+            })
+        };
+        let mut rows: Vec<T> = rows.into_iter().filter(wanted).collect();
+        if let Some(seed) = self.shuffle {
+            let mut keyed: Vec<_> = rows.into_iter().enumerate().map(|(i, row)| (shuffle_key(seed, i), row)).collect();
+            keyed.sort_by_key(|(key, _)| *key);
+            rows = keyed.into_iter().map(|(_, row)| row).collect();
+        }
+        if let Some(take) = self.take {
+            rows = take.of(rows).map_err(|e| Error::request(format!("{}: {e}", self.path.display())))?;
+        }
+        if rows.is_empty() {
+            return Err(Error::request(format!("{}: no row is left of it", self.path.display())));
+        }
+        Ok(rows)
+    }
+}
+
+/// An error unless the file is there, in the file system or in the binary.
+pub(crate) fn check_path(path: &Path) -> Result<()> {
+    builtin::relative(path).map_or_else(|| exists(path), builtin::check)
+}
+
+/// Sorting rows by this is a shuffle that is the same on every machine.
+fn shuffle_key(seed: u64, row: usize) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash.update((row as u64).to_le_bytes());
+    hash.finalize().into()
+}
+
+/// Set rows as JSONL.
+pub(crate) fn records_jsonl(records: &[Record]) -> String {
+    lines(records.iter().map(|r| {
+        let own = [("input", Value::from(r.input.as_str())), ("output", Value::from(r.output.as_str()))];
+        object(own, &r.extra)
+    }))
+}
+
+/// Questions as JSONL, under the keys that reading takes.
+pub(crate) fn questions_jsonl(questions: &[Question]) -> String {
+    lines(questions.iter().map(|q| {
+        let own = [("id", Value::from(q.id.as_str())), ("question", Value::from(q.text.as_str()))];
+        let mut map = object(own, &q.extra);
+        if !q.facts.is_empty() && !map.contains_key("expect") {
+            map.insert("facts".into(), Value::from(q.facts.clone()));
+        }
+        map
+    }))
+}
+
+fn object<const N: usize>(own: [(&str, Value); N], extra: &Map<String, Value>) -> Map<String, Value> {
+    let mut map: Map<String, Value> = own.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    for (key, value) in extra {
+        map.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    map
+}
+
+fn lines(rows: impl Iterator<Item = Map<String, Value>>) -> String {
+    rows.map(|row| format!("{}\n", Value::Object(row))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(source: &Source) -> Result<Vec<u64>> {
+        let rows = (0..8_u64).map(|i| {
+            let kind = if i % 2 == 0 { "even" } else { "odd" };
+            Map::from_iter([("n".to_owned(), Value::from(i)), ("kind".to_owned(), Value::from(kind))])
+        });
+        let rows = source.select(rows.collect(), |row| row)?;
+        Ok(rows.iter().filter_map(|row| row["n"].as_u64()).collect())
+    }
+
+    #[test]
+    fn filter_shuffle_range() {
+        let filter = BTreeMap::from([("kind".to_owned(), "odd".to_owned())]);
+        let mut source = Source { filter, take: Take::parse("1-2").ok(), ..Source::default() };
+        assert_eq!(select(&source).unwrap(), [3, 5]);
+        source.filter.clear();
+        source.take = None;
+        source.shuffle = Some(1);
+        let shuffled = select(&source).unwrap();
+        assert_ne!(shuffled, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(shuffled, select(&source).unwrap());
+        source.filter.insert("kind".into(), "none".into());
+        assert!(select(&source).is_err());
+    }
+
+    #[test]
+    fn rows_are_written_with_their_other_keys() {
+        let extra = Map::from_iter([("id".to_owned(), Value::from(7)), ("kind".to_owned(), Value::from("x"))]);
+        let question = Question { id: "a".into(), text: "Why?".into(), facts: vec!["f".into()], extra };
+        let line = "{\"id\":\"a\",\"question\":\"Why?\",\"kind\":\"x\",\"facts\":[\"f\"]}\n";
+        assert_eq!(questions_jsonl(&[question]), line);
+    }
+}

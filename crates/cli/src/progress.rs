@@ -1,0 +1,239 @@
+//! What a user watches: bars, notes and logs on stderr. In: steps and answers as they come; out: one bar at a time.
+//! Invariant: stdout is never touched but for the JSON lines of training, and bars never tear log lines apart.
+
+use crate::errors::{Label, push_line};
+use crate::{interrupt, output};
+use eraser_model::Error;
+use eraser_train::{Control, Observer, StepMetrics};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tracing::field::{Field, Visit};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+static NOTES: AtomicBool = AtomicBool::new(true);
+
+/// How much is said. Set once, before the first bar.
+pub(crate) fn init(verbosity: i8, json: bool) {
+    NOTES.store(verbosity >= 0, Ordering::Relaxed);
+    if json || verbosity < 0 {
+        BARS.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let level = match verbosity {
+        ..=-1 => tracing::Level::ERROR,
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(|| Stderr)
+        .event_format(Plain { targets: verbosity > 1 })
+        .finish();
+    // A second subscriber can only come from a test of the same process.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// One line about what is going on; silent with `--quiet`.
+pub(crate) fn note(text: &str) {
+    if NOTES.load(Ordering::Relaxed) {
+        BARS.suspend(|| {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        });
+    }
+}
+
+/// Log lines as `warning: text`; targets are shown from debug level on.
+struct Plain {
+    targets: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> fmt::Result {
+        let mut text = Fields::default();
+        event.record(&mut text);
+        let level = *event.metadata().level();
+        let mut line = String::new();
+        match level {
+            tracing::Level::ERROR => push_line(&mut line, Label::Error, &text.0),
+            tracing::Level::WARN => push_line(&mut line, Label::Warning, &text.0),
+            _ if self.targets => writeln!(line, "{level} {}: {}", event.metadata().target(), text.0)?,
+            _ => writeln!(line, "{}", text.0)?,
+        }
+        writer.write_str(&line)
+    }
+}
+
+/// The message of an event, then its other fields.
+#[derive(Default)]
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string cannot fail.
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}
+
+/// Log output that makes way for the bars.
+struct Stderr;
+
+impl std::io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        BARS.suspend(|| std::io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+/// A bar of `total` units.
+fn bar(name: &str, total: usize, unit: &str) -> ProgressBar {
+    let bar = BARS.add(ProgressBar::new(total as u64));
+    let template = format!("{{prefix}} {{bar:24}} {{pos}}/{{len}} {unit}  {{eta}} left  {{msg}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    bar.set_prefix(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+/// A spinner for work of unknown length; gone when dropped.
+pub(crate) struct Spinner(ProgressBar);
+
+impl Spinner {
+    /// Starts it.
+    pub(crate) fn start(text: &str) -> Self {
+        let bar = BARS.add(ProgressBar::new_spinner());
+        bar.set_message(text.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self(bar)
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Watches a training run: a bar with the loss terms, JSON lines, Ctrl-C.
+pub(crate) struct TrainWatch {
+    name: String,
+    bar: Option<ProgressBar>,
+    json: bool,
+    steps: (usize, usize),
+    failure: Option<Error>,
+}
+
+impl TrainWatch {
+    /// `name` stands before the bar.
+    pub(crate) fn new(name: &str, json: bool) -> Self {
+        Self { name: name.to_owned(), bar: None, json, steps: (0, 0), failure: None }
+    }
+
+    /// Ends the bar; an error if the JSON lines could not be written.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Observer for TrainWatch {
+    fn start(&mut self, total: usize, done: usize) {
+        let bar = bar(&self.name, total, "steps");
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        self.bar = Some(bar);
+        self.steps = (done, total);
+        if done > 0 && done < total {
+            note(&format!("{}: going on from step {done} of {total}", self.name));
+        }
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) -> Control {
+        self.steps.0 = metrics.step;
+        if let Some(bar) = &self.bar {
+            bar.set_position(metrics.step as u64);
+            bar.set_message(terms(metrics));
+        }
+        if self.json
+            && let Err(e) = output::json(metrics)
+        {
+            self.failure = Some(e);
+            return Control::Stop;
+        }
+        if interrupt::requested() { Control::Stop } else { Control::Continue }
+    }
+}
+
+/// The loss terms of a step, as the bar shows them.
+fn terms(m: &StepMetrics) -> String {
+    let mut text = format!(
+        "loss {:.3}  nll_harm {:.3}  harm {:.3}  help {:.4}  align {:.4}",
+        m.loss, m.nll_harm, m.l_harm, m.l_help, m.l_align
+    );
+    if let Some(retain) = m.l_retain {
+        let _ = write!(text, "  retain {retain:.4}");
+    }
+    text
+}
+
+/// Watches an evaluation: a bar for each thing measured, Ctrl-C.
+#[derive(Default)]
+pub(crate) struct EvalWatch {
+    bar: Option<(String, ProgressBar)>,
+    since: Option<Instant>,
+}
+
+impl EvalWatch {
+    /// Ends the bar.
+    pub(crate) fn finish(&mut self) {
+        if let Some((what, bar)) = self.bar.take() {
+            let (done, total) = (bar.position(), bar.length().unwrap_or_default());
+            bar.finish_and_clear();
+            let seconds = self.since.map_or(0.0, |s| s.elapsed().as_secs_f64());
+            if done == total {
+                tracing::info!("{what}: {total} answers in {seconds:.1} s");
+            }
+        }
+    }
+}
+
+impl eraser_eval::Progress for EvalWatch {
+    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
+        if self.bar.as_ref().is_none_or(|(name, _)| name != what) {
+            self.finish();
+            self.bar = Some((what.to_owned(), bar(what, total, "answers")));
+            self.since = Some(Instant::now());
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+        !interrupt::requested()
+    }
+}

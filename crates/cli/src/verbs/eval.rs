@@ -1,0 +1,46 @@
+//! `eraser eval`: models with and without adapters, measured.
+
+use super::run::{evaluate, write_summary};
+use super::{lock, remove, report};
+use crate::errors::Outcome;
+use crate::options::eval::EvalArgs;
+use crate::output;
+use crate::plan::EvalPlan;
+use eraser_eval::Subject;
+use eraser_model::{Adapter, Result};
+use std::time::Instant;
+
+/// Evaluates, writes summary.json, and prints the table.
+pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
+    let start = Instant::now();
+    let plan = EvalPlan::resolve(args)?;
+    let _lock = lock(&plan.dir)?;
+    if plan.force {
+        remove(&plan.dir, &["eval", "summary.json"])?;
+    }
+    let model = plan.model.load(&plan.home)?;
+    let load = |dir: &Option<std::path::PathBuf>| {
+        dir.as_deref().map(|dir| Adapter::load(dir, &model.config, model.decoder.device())).transpose()
+    };
+    let adapters = plan.subjects.iter().map(|s| load(&s.adapter)).collect::<Result<Vec<_>>>()?;
+    let subjects: Vec<Subject<'_>> = plan
+        .subjects
+        .iter()
+        .zip(&adapters)
+        .map(|(s, adapter)| Subject { name: s.name.clone(), model: &model, adapter: adapter.as_ref() })
+        .collect();
+    let options = &plan.options;
+    let mut summary = evaluate(&subjects, options, &plan.dir)
+        .map_err(|f| f.on_interrupt("run the same command again to go on; answers that are there are kept"))?;
+    let seconds = start.elapsed().as_secs_f64();
+    summary.timing.eval_s = Some(seconds);
+    summary.timing.total_s = Some(seconds);
+    summary.timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
+    write_summary(&plan.dir, &summary)?;
+    if json {
+        output::json(&summary)?;
+    } else {
+        output::text(&report::table(&plan.dir.join("summary.json"))?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! `eraser run` and `eraser quickstart`: train -> evaluate -> report in one run directory. Invariant: every stage reads
+//! files and leaves files; what a stage needs to know of its past stands in stages.json.
+
+use super::train::{Stage, describe};
+use super::{lock, remove, report};
+use crate::errors::Outcome;
+use crate::interrupt::Graceful;
+use crate::options::run::{HowArgs, QuickstartArgs, RunArgs};
+use crate::plan::{Home, Overrides, RunPlan, Variant, records_jsonl, write_rows};
+use crate::progress::{EvalWatch, note};
+use crate::stages::{Inputs, Stages, State};
+use crate::{builtin, output};
+use eraser_data::files::write_atomic;
+use eraser_data::read_set;
+use eraser_eval::judge::GCG29;
+use eraser_eval::{EvalOptions, Subject, Summary};
+use eraser_model::error::PathContext as _;
+use eraser_model::{Adapter, Error, Model, Result};
+use eraser_train::Sets;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Everything a run writes into its directory.
+const FILES: [&str; 13] = [
+    "adapter",
+    "builtin",
+    "data",
+    "eval",
+    "judges.json",
+    "plan.toml",
+    "report.html",
+    "report.md",
+    "stages.json",
+    "subjects.json",
+    "summary.json",
+    "train",
+    "variants",
+];
+
+/// What the directory may hold already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Earlier {
+    /// Nothing, or a run to go on with.
+    GoOn,
+    /// A run to go on with.
+    Expected,
+    /// A run to remove.
+    Removed,
+}
+
+/// `eraser run`.
+pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
+    let plan = RunPlan::read(&args.file, &overrides(&args.how, args.out.as_deref()))?;
+    let earlier = match (args.resume, args.force) {
+        (_, true) => Earlier::Removed,
+        (true, _) => Earlier::Expected,
+        _ => Earlier::GoOn,
+    };
+    pipeline(&plan, earlier, json).map_err(|f| f.on_interrupt("run the same command again to go on"))
+}
+
+/// `eraser quickstart`: the run file is embedded.
+pub(crate) fn quickstart(args: &QuickstartArgs, json: bool) -> Outcome {
+    let file = Path::new("configs/organism.toml");
+    let plan = RunPlan::parse(file, builtin::RUN_FILE, &overrides(&args.how, Some(&args.out)))?;
+    let earlier = if args.keep { Earlier::GoOn } else { Earlier::Removed };
+    pipeline(&plan, earlier, json).map_err(|f| f.on_interrupt("add --keep to go on from here"))
+}
+
+fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {
+    Overrides { out, device: how.device.as_deref(), set: &how.set }
+}
+
+/// The stages, one after the other.
+fn pipeline(plan: &RunPlan, earlier: Earlier, json: bool) -> Outcome {
+    let start = Instant::now();
+    let dir = plan.dir.as_path();
+    let _lock = claim(dir, earlier)?;
+    write_atomic(&dir.join("plan.toml"), plan.to_toml()?.as_bytes())?;
+
+    let home = Home::Run(dir.to_owned());
+    let data = dir.join("data");
+    for (name, source) in plan.data.sets() {
+        write_rows(&data.join(format!("{name}.jsonl")), &records_jsonl(&source.records(&home)?))?;
+    }
+    // Before any training: what the evaluation cannot do is found out now.
+    let options = plan.eval.options(dir, &home)?;
+    let problems = options.check();
+    if !problems.is_empty() {
+        return Err(problems.into());
+    }
+
+    let mut run = Run { plan, dir, model: plan.model.load(&home)?, stages: Stages::read(dir) };
+    let mut worked = false;
+    for (i, variant) in plan.variants.iter().enumerate() {
+        worked |= run.train(i, variant)?;
+    }
+    run.write_subjects()?;
+    worked |= run.evaluate(&options)?;
+    if worked || !dir.join("summary.json").exists() {
+        run.write_timing(start)?;
+    }
+    let written = report::write(dir)?;
+
+    let summary = dir.join("summary.json");
+    if json {
+        let text = std::fs::read(&summary).at(&summary)?;
+        let value: Value = serde_json::from_slice(&text).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
+        output::json(&value)?;
+    } else {
+        output::text(&report::table(&summary)?)?;
+        output::line(&format!("\nreport: {}", written.html.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes the run directory ours.
+fn claim(dir: &Path, earlier: Earlier) -> Result<std::fs::File> {
+    let is_run = dir.join("stages.json").exists() || dir.join("plan.toml").exists();
+    let mut entries = std::fs::read_dir(dir).into_iter().flatten();
+    if !is_run && earlier == Earlier::Expected {
+        return Err(Error::request(format!("{}: there is no run to go on with", dir.display()))
+            .hint("leave --resume out to begin one"));
+    }
+    if !is_run && entries.any(|e| e.is_ok_and(|e| e.file_name() != super::LOCK)) {
+        return Err(Error::request(format!("{}: the directory holds other files than a run's", dir.display()))
+            .hint("name an empty or a new directory with --out"));
+    }
+    let lock = lock(dir)?;
+    if earlier == Earlier::Removed {
+        remove(dir, &FILES)?;
+    }
+    Ok(lock)
+}
+
+/// A run under way.
+struct Run<'a> {
+    plan: &'a RunPlan,
+    dir: &'a Path,
+    model: Model,
+    stages: Stages,
+}
+
+/// The directory of a variant below the run's: the first one's is the run's own.
+fn variant_dir(index: usize, variant: &Variant) -> PathBuf {
+    if index == 0 { PathBuf::new() } else { Path::new("variants").join(&variant.name) }
+}
+
+impl Run<'_> {
+    /// Trains a variant unless that was done; true when it was not.
+    fn train(&mut self, index: usize, variant: &Variant) -> Outcome<bool> {
+        let dir = self.dir.join(variant_dir(index, variant));
+        let data = self.dir.join("data");
+        let mut inputs = Inputs::default();
+        inputs.text("model", &self.model.fingerprint);
+        inputs.settings("dtype", &self.plan.model.dtype)?;
+        inputs.settings("train", &variant.train)?;
+        let names = ["harm", "help", "align", "retain"];
+        let used = if variant.retain { &names[..] } else { &names[..3] };
+        for name in used {
+            inputs.path(name, &data.join(format!("{name}.jsonl")))?;
+        }
+        let input = inputs.finish();
+
+        let stage = stage_name(variant);
+        let state = self.stages.state(&stage, &input, &[dir.join("adapter/adapter_model.safetensors")]);
+        if state == State::Done {
+            note(&format!("train {}: done before", variant.name));
+            return Ok(false);
+        }
+        if state == State::New {
+            remove(&dir, &["adapter", "train"])?;
+        }
+        self.stages.begin(&stage, &input)?;
+        let read = |name: &str| read_set(&data.join(format!("{name}.jsonl")));
+        let retain = if variant.retain { Some(read("retain")?) } else { None };
+        let sets = Sets { harm: read("harm")?, help: read("help")?, align: read("align")?, retain };
+        std::fs::create_dir_all(&dir).at(&dir)?;
+        let start = Instant::now();
+        let name = format!("train {}", variant.name);
+        let go = Stage { name: &name, model: &self.model, sets: &sets, options: &variant.train, dir: &dir };
+        let result = go.run(state == State::Begun, false);
+        self.stages.spent(&stage, start.elapsed().as_secs_f64(), result.is_ok())?;
+        note(&format!("{name}: {}", describe(&result?)));
+        Ok(true)
+    }
+
+    /// The subjects, for the report.
+    fn write_subjects(&self) -> Result<()> {
+        let mut subjects = Vec::new();
+        for (i, variant) in self.plan.variants.iter().enumerate() {
+            let dir = variant_dir(i, variant);
+            let mut settings =
+                serde_json::to_value(&variant.train).map_err(|e| Error::failed(format!("subjects.json: {e}")))?;
+            settings["retain"] = variant.retain.into();
+            subjects.push(json!({
+                "name": variant.name,
+                "metrics": dir.join("train/metrics.jsonl"),
+                "adapter": dir.join("adapter"),
+                "settings": settings,
+            }));
+        }
+        self.write_json("subjects.json", &Value::from(subjects))?;
+        self.write_json("judges.json", &json!({"keyword:gcg29": GCG29}))
+    }
+
+    /// Evaluates the base and every variant unless that was done; true when it was not.
+    fn evaluate(&mut self, options: &EvalOptions) -> Outcome<bool> {
+        let input = self.eval_input(options)?;
+        let summary = self.dir.join("summary.json");
+        if self.stages.state("eval", &input, std::slice::from_ref(&summary)) == State::Done {
+            note("eval: done before");
+            return Ok(false);
+        }
+        self.stages.begin("eval", &input)?;
+        let start = Instant::now();
+        let mut adapters: Vec<(&str, Adapter)> = Vec::new();
+        for (i, variant) in self.plan.variants.iter().enumerate() {
+            let path = self.dir.join(variant_dir(i, variant)).join("adapter");
+            adapters.push((&variant.name, Adapter::load(&path, &self.model.config, self.model.decoder.device())?));
+        }
+        let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
+        let mut subjects = vec![subject("base", None)];
+        subjects.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
+        let result = evaluate(&subjects, options, self.dir);
+        let written = result.and_then(|s| Ok(write_summary(self.dir, &s)?));
+        self.stages.spent("eval", start.elapsed().as_secs_f64(), written.is_ok())?;
+        written?;
+        note(&format!("eval: {} subjects in {:.1} s", self.plan.variants.len() + 1, start.elapsed().as_secs_f64()));
+        Ok(true)
+    }
+
+    fn eval_input(&self, options: &EvalOptions) -> Result<String> {
+        let mut inputs = Inputs::default();
+        inputs.text("model", &self.model.fingerprint);
+        inputs.settings("dtype", &self.plan.model.dtype)?;
+        inputs.settings("eval", options)?;
+        for path in &options.templates {
+            inputs.path("templates", path)?;
+        }
+        for set in options.questions.iter().chain(&options.over_refusal) {
+            inputs.path(&set.set, &set.path)?;
+        }
+        for task in &options.tasks {
+            inputs.path(&task.task, &task.path)?;
+        }
+        for (i, variant) in self.plan.variants.iter().enumerate() {
+            inputs.path(&variant.name, &self.dir.join(variant_dir(i, variant)).join("adapter"))?;
+        }
+        Ok(inputs.finish())
+    }
+
+    /// Completes summary.json by what the run took, the time of earlier invocations included.
+    fn write_timing(&self, start: Instant) -> Result<()> {
+        let path = self.dir.join("summary.json");
+        let text = std::fs::read(&path).at(&path)?;
+        let mut summary: Summary =
+            serde_json::from_slice(&text).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
+        let train: f64 = self.plan.variants.iter().filter_map(|v| self.stages.seconds(&stage_name(v))).sum();
+        let eval = self.stages.seconds("eval");
+        let timing = &mut summary.timing;
+        timing.train_s = Some(train);
+        timing.eval_s = eval;
+        timing.total_s = Some(start.elapsed().as_secs_f64().max(train + eval.unwrap_or_default()));
+        timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
+        write_summary(self.dir, &summary)
+    }
+
+    fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+        write_atomic(&self.dir.join(name), format!("{value:#}\n").as_bytes())
+    }
+}
+
+/// How a variant's training is called in stages.json.
+fn stage_name(variant: &Variant) -> String {
+    format!("train/{}", variant.name)
+}
+
+/// Evaluates with a bar; Ctrl-C ends in an interruption.
+pub(super) fn evaluate(subjects: &[Subject<'_>], options: &EvalOptions, dir: &Path) -> Outcome<Summary> {
+    let mut watch = EvalWatch::default();
+    let graceful = Graceful::begin();
+    let result = eraser_eval::evaluate(subjects, options, dir, &mut watch);
+    drop(graceful);
+    watch.finish();
+    Ok(result?)
+}
+
+/// Writes summary.json.
+pub(super) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
+    let text = serde_json::to_string_pretty(summary).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
+    write_atomic(&dir.join("summary.json"), format!("{text}\n").as_bytes())
+}

@@ -1,0 +1,208 @@
+//! Text files of JSON rows. In: JSONL, or one JSON list, with or without byte-order mark, with any line ends; out: the
+//! rows, each with where it stands. Invariant: nothing is dropped silently: an object with the same key twice is an error.
+
+use eraser_model::error::PathContext;
+use eraser_model::{Error, Result};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::fmt;
+use std::path::Path;
+
+/// A row and where it stands: `line 3`, or `item 3` of a list.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) place: String,
+    pub(crate) value: Value,
+}
+
+/// The content of a text file without byte-order mark.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let mut bytes = std::fs::read(path).at(path)?;
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let line = 1 + e.as_bytes()[..valid].iter().filter(|&&b| b == b'\n').count();
+        Error::request(format!("{}: line {line}: not UTF-8", path.display())).hint("save the file as UTF-8")
+    })
+}
+
+/// The rows of `text`; at least one. `path` is for messages.
+pub(crate) fn parse_rows(path: &Path, text: &str) -> Result<Vec<Row>> {
+    let rows = if text.trim_start().starts_with('[') { parse_list(path, text)? } else { parse_lines(path, text)? };
+    if rows.is_empty() {
+        return Err(Error::request(format!("{}: no rows", path.display())));
+    }
+    Ok(rows)
+}
+
+fn parse_list(path: &Path, text: &str) -> Result<Vec<Row>> {
+    let list: Vec<Strict> =
+        serde_json::from_str(text).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
+    let place = |i: usize| format!("item {}", i + 1);
+    Ok(list.into_iter().enumerate().map(|(i, Strict(value))| Row { place: place(i), value }).collect())
+}
+
+fn parse_lines(path: &Path, text: &str) -> Result<Vec<Row>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(i, line)| match serde_json::from_str(line) {
+            Ok(Strict(value)) => Ok(Row { place: format!("line {}", i + 1), value }),
+            Err(e) => {
+                // serde_json counts lines within the line.
+                let what = e.to_string();
+                let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what);
+                Err(Error::request(format!("{}: line {}: column {}: {what}", path.display(), i + 1, e.column()))
+                    .hint("the file must hold one JSON object a line, or one JSON list"))
+            }
+        })
+        .collect()
+}
+
+/// A JSON value whose objects hold every key once.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> std::result::Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(Value::String(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> std::result::Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Strict(value)) = seq.next_element()? {
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("key {key:?} stands twice")));
+            }
+            let Strict(value) = entries.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Vec<Row>> {
+        parse_rows(Path::new("f"), text)
+    }
+
+    fn message(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn lines_and_lists() {
+        let rows = parse("{\"a\":1}\r\n\r\n  {\"a\":2}  \n").unwrap();
+        assert_eq!((rows[1].place.as_str(), &rows[1].value["a"]), ("line 3", &Value::from(2)));
+        let rows = parse(" \n[{\"a\":1},\n{\"a\":2}]\n").unwrap();
+        assert_eq!((rows[1].place.as_str(), &rows[1].value["a"]), ("item 2", &Value::from(2)));
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        assert_eq!(message("{}\n{\"a\":1,\"a\":2}"), "f: line 2: column 10: key \"a\" stands twice");
+        assert_eq!(message("[{\"a\":{\"b\":1,\"b\":2}}]"), "f: key \"b\" stands twice at line 1 column 16");
+        assert_eq!(message(""), "f: no rows");
+        assert_eq!(message("[]"), "f: no rows");
+        assert!(message(&"[".repeat(100_000)).contains("recursion limit"));
+        assert!(message(&format!("{{\"a\":{}", "{\"a\":".repeat(100_000))).contains("line 1: column"));
+        assert!(message("{}\n{\"a\":1e999}").starts_with("f: line 2: "));
+    }
+
+    #[test]
+    fn text_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        std::fs::write(&path, "\u{feff}a").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "a");
+        std::fs::write(&path, b"a\nb\n\xff").unwrap();
+        assert!(read_text(&path).unwrap_err().to_string().ends_with("line 3: not UTF-8"));
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (-1e300..1e300).prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((any::<String>(), inner), 0..5)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_serde_json_writes_is_read_as_it_was(values in prop::collection::vec(json(), 1..5)) {
+            let as_list = serde_json::to_string_pretty(&values).unwrap();
+            let back: Vec<Value> = parse(&as_list).unwrap().into_iter().map(|r| r.value).collect();
+            prop_assert_eq!(&back, &values);
+            let as_lines = values.iter().map(|v| format!("{{\"v\":{v}}}\n")).collect::<String>();
+            let back: Vec<Value> = parse(&as_lines).unwrap().into_iter().map(|r| r.value["v"].clone()).collect();
+            prop_assert_eq!(&back, &values);
+        }
+
+        #[test]
+        fn any_text_is_no_panic(text in any::<String>()) {
+            let _ = parse(&text);
+        }
+    }
+}

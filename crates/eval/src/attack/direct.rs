@@ -1,0 +1,24 @@
+//! The attack `direct`: the question as it stands.
+//! Invariant: one prompt per question, equal to its text.
+
+use super::{Attack, AttackPrompt, Checked};
+use crate::EvalOptions;
+use eraser_data::Question;
+
+struct Direct;
+
+/// Needs no options.
+#[allow(clippy::unnecessary_wraps)] // The registry's signature.
+pub(super) fn build(_options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+    Ok(Box::new(Direct))
+}
+
+impl Attack for Direct {
+    fn name(&self) -> &'static str {
+        "direct"
+    }
+
+    fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
+        vec![AttackPrompt { name: self.name().to_owned(), user: question.text.clone() }]
+    }
+}

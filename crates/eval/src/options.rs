@@ -1,0 +1,365 @@
+//! Options of an evaluation, and the plan they resolve to: files read, names looked up.
+//! Invariant: every error is found before the first answer is generated, and all are reported together.
+
+use crate::attack::{self, Checked};
+use crate::judge::{self, Judge};
+use crate::{name, task};
+use eraser_data::{Question, read_questions};
+use eraser_model::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+/// A file of questions and the name of the set it stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionSet {
+    /// `seen` or `unseen` for attack questions; any name for the over-refusal set.
+    pub set: String,
+    /// The file.
+    pub path: PathBuf,
+    /// CSV column.
+    #[serde(default)]
+    pub column: Option<String>,
+}
+
+/// A utility task: questions with `expect` strings, answered greedily; accuracy is the share of answers that hold them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskFile {
+    /// Name in the report: `entities`, `procedures`, ..
+    pub task: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// What to measure. Keys of `[eval]` in a run file; flags of `eraser eval`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields, default)]
+pub struct EvalOptions {
+    /// `direct`, `template`.
+    pub attacks: Vec<String>,
+    /// Template files or directories of them, for the attack `template`.
+    pub templates: Vec<PathBuf>,
+    /// `keyword`, `leak`; each judges every answer, one row of the summary each.
+    pub judges: Vec<String>,
+    /// Attack questions.
+    pub questions: Vec<QuestionSet>,
+    /// Utility tasks.
+    pub tasks: Vec<TaskFile>,
+    /// Benign questions that must not be refused.
+    pub over_refusal: Option<QuestionSet>,
+    /// At most this many questions of each set (the first ones); None = all.
+    pub limit: Option<usize>,
+    /// New tokens per answer.
+    pub max_new_tokens: usize,
+    /// Sequences generated at a time.
+    pub batch: usize,
+    /// 0 = greedy.
+    pub temperature: f32,
+    /// Seed of sampling.
+    pub seed: u64,
+}
+
+impl Default for EvalOptions {
+    /// The plain questions under the keyword judge; 256 new tokens, as the paper; greedy.
+    fn default() -> Self {
+        Self {
+            attacks: vec!["direct".to_owned()],
+            templates: Vec::new(),
+            judges: vec!["keyword".to_owned()],
+            questions: Vec::new(),
+            tasks: Vec::new(),
+            over_refusal: None,
+            limit: None,
+            max_new_tokens: 256,
+            batch: 16,
+            temperature: 0.0,
+            seed: 42,
+        }
+    }
+}
+
+impl EvalOptions {
+    /// Everything that is wrong: unknown names, missing or malformed files, values out of range. Empty when
+    /// [`crate::evaluate`] can start.
+    pub fn check(&self) -> Vec<Error> {
+        Plan::new(self).err().unwrap_or_default()
+    }
+}
+
+/// What a file of answers is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// One attack on all sets.
+    Attack,
+    /// The task of this name.
+    Task(String),
+    /// The over-refusal set of this name.
+    OverRefusal(String),
+}
+
+/// One prompt to answer.
+pub(crate) struct Item {
+    pub(crate) question: Question,
+    pub(crate) set: String,
+    /// `direct`, `template:<name>`.
+    pub(crate) attack: String,
+    /// The user turn.
+    pub(crate) user: String,
+}
+
+/// The prompts of one file of answers.
+pub(crate) struct Job {
+    pub(crate) purpose: Purpose,
+    /// File stem: `direct`, `template`, `task-<name>`, `over-refusal`.
+    pub(crate) file: String,
+    /// In the order of the file.
+    pub(crate) items: Vec<Item>,
+    pub(crate) judges: Vec<&'static dyn Judge>,
+    /// Whatever the temperature.
+    pub(crate) greedy: bool,
+}
+
+/// Everything there is to do for each subject, in order.
+pub(crate) struct Plan {
+    pub(crate) jobs: Vec<Job>,
+}
+
+impl Plan {
+    /// Reads every file and looks up every name.
+    pub(crate) fn new(options: &EvalOptions) -> Checked<Self> {
+        let mut errors = Vec::new();
+        check_values(options, &mut errors);
+        let mut read = |set: &QuestionSet| {
+            let questions = read_questions(&set.path, set.column.as_deref());
+            limited(questions, &set.path, options.limit).unwrap_or_else(|e| {
+                errors.push(e);
+                Vec::new()
+            })
+        };
+        let sets: Vec<(&str, Vec<Question>)> = options.questions.iter().map(|s| (s.set.as_str(), read(s))).collect();
+        let benign = options.over_refusal.as_ref().map(|set| (set, read(set)));
+
+        let mut judges = Vec::new();
+        for name in &options.judges {
+            match judge::find(name) {
+                Ok(judge) => judges.push(judge),
+                Err(error) => errors.push(error),
+            }
+        }
+        let mut jobs = Vec::new();
+        for name in &options.attacks {
+            let attack = match attack::build(name, options) {
+                Ok(attack) => attack,
+                Err(wrong) => {
+                    errors.extend(wrong);
+                    continue;
+                }
+            };
+            let items: Vec<Item> = sets
+                .iter()
+                .flat_map(|(set, questions)| questions.iter().map(move |question| (*set, question)))
+                .flat_map(|(set, question)| {
+                    attack.prompts(question).into_iter().map(move |prompt| Item {
+                        question: question.clone(),
+                        set: set.to_owned(),
+                        attack: prompt.name,
+                        user: prompt.user,
+                    })
+                })
+                .collect();
+            if !items.is_empty() {
+                let file = attack.name().to_owned();
+                jobs.push(Job { purpose: Purpose::Attack, file, items, judges: judges.clone(), greedy: false });
+            }
+        }
+        for TaskFile { task, path } in &options.tasks {
+            match limited(task::read(path), path, options.limit) {
+                Ok(questions) => jobs.push(Job {
+                    purpose: Purpose::Task(task.clone()),
+                    file: format!("task-{task}"),
+                    items: plain(task, questions),
+                    judges: vec![&task::Expect],
+                    greedy: true,
+                }),
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some((set, questions)) = benign {
+            jobs.push(Job {
+                purpose: Purpose::OverRefusal(set.set.clone()),
+                file: "over-refusal".to_owned(),
+                items: plain(&set.set, questions),
+                judges: Vec::new(),
+                greedy: false,
+            });
+        }
+        if errors.is_empty() { Ok(Self { jobs }) } else { Err(errors) }
+    }
+}
+
+/// Questions asked as they stand.
+fn plain(set: &str, questions: Vec<Question>) -> Vec<Item> {
+    let item = |question: Question| Item {
+        set: set.to_owned(),
+        attack: "direct".to_owned(),
+        user: question.text.clone(),
+        question,
+    };
+    questions.into_iter().map(item).collect()
+}
+
+/// The first `limit` questions; a set without any is an error.
+fn limited(questions: Result<Vec<Question>>, path: &std::path::Path, limit: Option<usize>) -> Result<Vec<Question>> {
+    let mut questions = questions?;
+    questions.truncate(limit.unwrap_or(usize::MAX));
+    if questions.is_empty() && limit != Some(0) {
+        return Err(Error::request(format!("{}: no question in this file", path.display())));
+    }
+    Ok(questions)
+}
+
+/// Values that need no file.
+fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
+    let mut wrong = |bad: bool, message: &str, hint: &str| {
+        if bad {
+            errors.push(Error::request(message).hint(hint));
+        }
+    };
+    let attacked = !options.questions.is_empty() && !options.attacks.is_empty();
+    wrong(
+        !attacked && options.tasks.is_empty() && options.over_refusal.is_none(),
+        "nothing to evaluate: no attack questions, no task, no over-refusal set",
+        "name a file of questions with `questions`",
+    );
+    wrong(
+        attacked && options.judges.is_empty(),
+        "attack questions but no judge",
+        "name one with `judges`: keyword, leak",
+    );
+    wrong(
+        !options.templates.is_empty() && !options.attacks.iter().any(|name| name == "template"),
+        "templates are given but the attack `template` is not asked for",
+        "add `template` to `attacks`, or leave `templates` out",
+    );
+    wrong(options.max_new_tokens == 0, "`max_new_tokens` is 0", "256 is the usual value");
+    wrong(options.batch == 0, "`batch` is 0", "16 is the usual value");
+    wrong(options.limit == Some(0), "`limit` is 0", "leave it out to ask every question");
+    wrong(
+        !(options.temperature.is_finite() && options.temperature >= 0.0),
+        &format!("`temperature` is {}", options.temperature),
+        "0 for greedy answers, or a positive number",
+    );
+    wrong(
+        options.questions.iter().chain(&options.over_refusal).any(|set| set.set.is_empty()),
+        "a question set has an empty name",
+        "`seen` and `unseen` are the usual names",
+    );
+    let tasks: Vec<String> = options.tasks.iter().map(|t| t.task.clone()).collect();
+    for (what, names) in [("attack", &options.attacks), ("judge", &options.judges), ("task", &tasks)] {
+        let mut seen = HashSet::new();
+        for name in names {
+            if !seen.insert(name.to_lowercase()) {
+                errors.push(Error::request(format!("the {what} `{name}` is there twice")).hint("leave one out"));
+            }
+        }
+    }
+    errors.extend(tasks.iter().filter_map(|task| name::check("task", task).err()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    fn set(path: &Path) -> QuestionSet {
+        QuestionSet { set: "seen".into(), path: path.to_owned(), column: None }
+    }
+
+    #[test]
+    fn defaults_are_greedy_and_direct() {
+        let options: EvalOptions = toml::from_str("").unwrap();
+        assert_eq!(options, EvalOptions::default());
+        assert_eq!((options.max_new_tokens, options.batch), (256, 16));
+        assert!(toml::from_str::<EvalOptions>("judge = 'leak'").is_err());
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once() {
+        let options = EvalOptions {
+            attacks: vec!["direkt".into(), "template".into(), "template".into()],
+            judges: vec!["keywords".into()],
+            questions: vec![set(Path::new("absent.csv"))],
+            tasks: vec![TaskFile { task: "a/b".into(), path: "absent.jsonl".into() }],
+            max_new_tokens: 0,
+            batch: 0,
+            temperature: f32::NAN,
+            limit: Some(0),
+            ..EvalOptions::default()
+        };
+        let errors = options.check();
+        let all: String = errors.iter().map(|e| format!("{e} {}\n", e.hints().join(" "))).collect();
+        for part in [
+            "`direct`",
+            "no templates",
+            "there twice",
+            "`keyword`",
+            "absent.csv",
+            "a/b",
+            "absent.jsonl",
+            "max_new_tokens",
+            "`batch`",
+            "`temperature`",
+            "`limit`",
+        ] {
+            assert!(all.contains(part), "{part} not in\n{all}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_do_is_an_error() {
+        let errors = EvalOptions::default().check();
+        assert!(errors.len() == 1 && errors[0].to_string().contains("nothing to evaluate"));
+    }
+
+    #[test]
+    fn a_plan_holds_a_job_per_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let options = EvalOptions {
+            attacks: vec!["direct".into(), "template".into()],
+            templates: vec![write("t.json", r#"["1 {prompt}", "2 {prompt}"]"#)],
+            questions: vec![set(&write("q.txt", "one?\ntwo?\nthree?\n"))],
+            tasks: vec![TaskFile {
+                task: "sky".into(),
+                path: write("s.jsonl", r#"{"question":"colour?","expect":["blue"]}"#),
+            }],
+            over_refusal: Some(set(&write("b.txt", "how do I kill a process?\n"))),
+            limit: Some(2),
+            ..EvalOptions::default()
+        };
+        let plan = Plan::new(&options).map_err(|e| e.iter().map(ToString::to_string).collect::<String>()).unwrap();
+        let files: Vec<_> = plan.jobs.iter().map(|job| (job.file.as_str(), job.items.len(), job.greedy)).collect();
+        assert_eq!(
+            files,
+            [("direct", 2, false), ("template", 4, false), ("task-sky", 1, true), ("over-refusal", 1, false)]
+        );
+        let users: Vec<_> = plan.jobs[1].items.iter().map(|item| item.user.as_str()).collect();
+        assert_eq!(users, ["1 one?", "2 one?", "1 two?", "2 two?"]);
+    }
+
+    #[test]
+    fn a_task_without_expectation_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.jsonl");
+        fs::write(&path, "{\"id\":\"x1\",\"question\":\"colour?\"}\n").unwrap();
+        let options = EvalOptions { tasks: vec![TaskFile { task: "sky".into(), path }], ..EvalOptions::default() };
+        assert!(options.check()[0].to_string().contains("x1"));
+    }
+}

@@ -1,0 +1,196 @@
+//! What answers prompts: a model with or without an adapter; canned answers in tests. In: user turns; out: answers.
+//! Invariant: the fingerprint changes whenever the same prompt could get another answer.
+
+use crate::evaluate::Subject;
+use candle_core::DType;
+use eraser_data::PromptTemplate;
+use eraser_model::{Adapter, GenerateOptions, Generation, Result, generate};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+
+/// How answers are drawn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sampling {
+    /// Most new tokens.
+    pub(crate) max_new_tokens: usize,
+    /// 0 = greedy.
+    pub(crate) temperature: f32,
+    /// Of no effect when greedy.
+    pub(crate) seed: u64,
+}
+
+/// An answer as generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Response {
+    /// Text without special tokens.
+    pub(crate) text: String,
+    /// New tokens.
+    pub(crate) tokens: usize,
+    /// Ended by itself, not at the limit.
+    pub(crate) stopped: bool,
+}
+
+/// Answers prompts.
+pub(crate) trait Respond {
+    /// Identifies whatever answers depend on besides prompt and sampling.
+    fn fingerprint(&self) -> &str;
+
+    /// The whole prompt, chat template around it, as token ids.
+    fn encode(&self, user: &str) -> Result<Vec<u32>>;
+
+    /// An answer per prompt, at most `batch` at a time; None when `alive`, asked between tokens, says to stop.
+    fn respond(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: Sampling,
+        batch: usize,
+        alive: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Vec<Response>>>;
+}
+
+/// A subject as loaded.
+pub(crate) struct Loaded<'a> {
+    subject: &'a Subject<'a>,
+    template: PromptTemplate,
+    fingerprint: String,
+}
+
+impl<'a> Loaded<'a> {
+    /// The subject under its own chat template, or the plain form when it brings none.
+    pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
+        let template = subject.model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
+        let mut hash = Sha256::new();
+        hash.update(&subject.model.fingerprint);
+        if let Some(adapter) = subject.adapter {
+            hash_adapter(adapter, &mut hash)?;
+        }
+        Ok(Self { subject, template, fingerprint: hex(&hash.finalize()) })
+    }
+}
+
+impl Respond for Loaded<'_> {
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn encode(&self, user: &str) -> Result<Vec<u32>> {
+        self.subject.model.tokenizer.encode(&self.template.render(user)?)
+    }
+
+    fn respond(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: Sampling,
+        batch: usize,
+        alive: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Vec<Response>>> {
+        let Subject { model, adapter, .. } = self.subject;
+        let greedy = GenerateOptions::greedy(sampling.max_new_tokens, model.tokenizer.stops());
+        let options = GenerateOptions { temperature: sampling.temperature, ..greedy };
+        let mut stop = false;
+        let mut on_token = |_: usize, _: u32| {
+            stop = !alive();
+            if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut run = |prompts: &[Vec<u32>], options: &GenerateOptions| {
+            generate(&model.decoder, *adapter, prompts, options, batch, &mut on_token)
+        };
+        let generations = if sampling.temperature > 0.0 {
+            // A sequence's random stream hangs on its place in the call; alone, with a seed of its own, an answer
+            // does not depend on which other prompts are still to be answered.
+            let mut all = Vec::with_capacity(prompts.len());
+            for prompt in prompts {
+                let options = GenerateOptions { seed: own_seed(sampling.seed, prompt), ..options.clone() };
+                all.append(&mut run(std::slice::from_ref(prompt), &options)?);
+            }
+            all
+        } else {
+            run(prompts, &options)?
+        };
+        if stop {
+            return Ok(None);
+        }
+        let response = |Generation { tokens, stopped }: Generation| {
+            Ok(Response { text: model.tokenizer.decode(&tokens, true)?, tokens: tokens.len(), stopped })
+        };
+        generations.into_iter().map(response).collect::<Result<_>>().map(Some)
+    }
+}
+
+/// Identifies one answer: what answers, how it draws, and the prompt. 16 hex digits.
+pub(crate) fn key(fingerprint: &str, sampling: Sampling, prompt: &[u32]) -> String {
+    let mut hash = Sha256::new();
+    let seed = if sampling.temperature > 0.0 { sampling.seed } else { 0 };
+    hash.update(fingerprint);
+    hash.update((sampling.max_new_tokens as u64).to_le_bytes());
+    hash.update(sampling.temperature.to_le_bytes());
+    hash.update(seed.to_le_bytes());
+    hash_ids(prompt, &mut hash);
+    let mut key = hex(&hash.finalize());
+    key.truncate(16);
+    key
+}
+
+/// The seed of one prompt's random stream.
+fn own_seed(seed: u64, prompt: &[u32]) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash_ids(prompt, &mut hash);
+    hash.finalize().iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
+
+fn hash_ids(ids: &[u32], hash: &mut Sha256) {
+    for id in ids {
+        hash.update(id.to_le_bytes());
+    }
+}
+
+/// Settings and every tensor, so that another adapter under the same name is another subject.
+fn hash_adapter(adapter: &Adapter, hash: &mut Sha256) -> Result<()> {
+    let config = &adapter.config;
+    hash.update(format!("{} {} {:?}", config.r, config.alpha, config.rslora));
+    for (name, var) in adapter.parameters() {
+        hash.update(name);
+        for value in var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_depends_on_everything_that_an_answer_depends_on() {
+        let greedy = Sampling { max_new_tokens: 8, temperature: 0.0, seed: 1 };
+        let base = key("m", greedy, &[1, 2]);
+        assert_eq!(base.len(), 16);
+        assert_eq!(base, key("m", Sampling { seed: 2, ..greedy }, &[1, 2]));
+        let warm = Sampling { temperature: 0.5, ..greedy };
+        let others = [
+            key("n", greedy, &[1, 2]),
+            key("m", greedy, &[1, 3]),
+            key("m", Sampling { max_new_tokens: 9, ..greedy }, &[1, 2]),
+            key("m", warm, &[1, 2]),
+            key("m", Sampling { seed: 2, ..warm }, &[1, 2]),
+        ];
+        let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
+        assert_eq!(distinct.len(), 6);
+    }
+
+    #[test]
+    fn seeds_differ_by_prompt_and_seed() {
+        assert_ne!(own_seed(1, &[1]), own_seed(1, &[2]));
+        assert_ne!(own_seed(1, &[1]), own_seed(2, &[1]));
+    }
+}

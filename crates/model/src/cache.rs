@@ -1,0 +1,173 @@
+//! Inference with keys and values kept. In: each sequence's new tokens and its cache; out: the final hidden state of each
+//! sequence's last token. Invariant: what a sequence yields does not depend on which others are in the call.
+
+use crate::{Adapter, Decoder, Result, decoder::BlockContext};
+use candle_core::{D, DType, Device, Tensor};
+use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, form, gather_rows};
+
+/// Keys and values of one sequence, all layers.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    layers: Vec<Layer>,
+    len: usize,
+}
+
+/// Row-major `[len, kv_heads * head_dim]`, on the host as plain memory so that growing it copies nothing else.
+#[derive(Clone, Debug)]
+enum Layer {
+    Host { k: Vec<f32>, v: Vec<f32> },
+    Device(Option<(Tensor, Tensor)>),
+}
+
+impl KvCache {
+    /// An empty cache for `decoder`.
+    pub fn new(decoder: &Decoder) -> Self {
+        let host = form::fused(decoder.norm_weight());
+        let layer = || if host { Layer::Host { k: Vec::new(), v: Vec::new() } } else { Layer::Device(None) };
+        Self { layers: (0..decoder.blocks.len()).map(|_| layer()).collect(), len: 0 }
+    }
+
+    /// Tokens cached.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when nothing is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A copy of the first `len` tokens, for another sequence with the same beginning.
+    pub fn prefix(&self, len: usize) -> Result<Self> {
+        let len = len.min(self.len);
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| {
+                Ok(match layer {
+                    Layer::Host { k, v } => {
+                        let end = k.len() / self.len.max(1) * len;
+                        Layer::Host { k: k[..end].to_vec(), v: v[..end].to_vec() }
+                    }
+                    Layer::Device(Some((k, v))) => Layer::Device(Some((k.narrow(0, 0, len)?, v.narrow(0, 0, len)?))),
+                    Layer::Device(None) => Layer::Device(None),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { layers, len })
+    }
+}
+
+impl Decoder {
+    /// Runs each sequence's new tokens (`ids[segments[i]]`) after what `caches[i]` holds, extends the caches, and returns
+    /// the final hidden state of each sequence's last new token, `[sequences, d]`. Every sequence has at least one new token.
+    pub fn extend(
+        &self,
+        ids: &[u32],
+        segments: &Segments,
+        caches: &mut [KvCache],
+        adapter: Option<&Adapter>,
+    ) -> Result<Tensor> {
+        let mut positions = Vec::with_capacity(ids.len());
+        for (range, cache) in segments.iter().zip(caches.iter()) {
+            self.check_length(cache.len + range.len())?;
+            positions.extend(cache.len as u32..(cache.len + range.len()) as u32);
+        }
+        let mut x = self.embed(ids, false)?;
+        for layer in 0..self.blocks.len() {
+            let lora = adapter.map(|a| &a.layers[layer]);
+            let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
+            x = self.block_with(layer, &x, context, |q, k, v| attend(layer, q, k, v, segments, caches, self.shape()))?;
+        }
+        for (range, cache) in segments.iter().zip(caches.iter_mut()) {
+            cache.len += range.len();
+        }
+        let last: Vec<u32> = segments.iter().map(|r| r.end.saturating_sub(1) as u32).collect();
+        self.normed(&gather_rows(&x, &last)?)
+    }
+}
+
+fn attend(
+    layer: usize,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    caches: &mut [KvCache],
+    shape: AttentionShape,
+) -> Result<Tensor> {
+    if caches.iter().all(|c| matches!(c.layers[layer], Layer::Host { .. })) {
+        return attend_host(layer, q, k, v, segments, caches, shape);
+    }
+    let mut outs = Vec::with_capacity(caches.len());
+    for (range, cache) in segments.iter().zip(caches.iter_mut()) {
+        let rows = |t: &Tensor| t.narrow(0, range.start, range.len());
+        let (mut k, mut v) = (rows(k)?, rows(v)?);
+        if let Layer::Device(slot) = &mut cache.layers[layer] {
+            if let Some((before_k, before_v)) = slot.take() {
+                k = Tensor::cat(&[&before_k, &k], 0)?;
+                v = Tensor::cat(&[&before_v, &v], 0)?;
+            }
+            *slot = Some((k.clone(), v.clone()));
+        }
+        outs.push(attend_device(&rows(q)?, &k, &v, shape)?);
+    }
+    Ok(Tensor::cat(&outs, 0)?)
+}
+
+fn attend_host(
+    layer: usize,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    caches: &mut [KvCache],
+    shape: AttentionShape,
+) -> Result<Tensor> {
+    let flat = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
+    let (q_rows, k_rows, v_rows) = (flat(q)?, flat(k)?, flat(v)?);
+    let (qw, kw) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    let mut out = vec![0f32; q_rows.len()];
+    let mut rest = out.as_mut_slice();
+    let mut sequences = Vec::with_capacity(caches.len());
+    for (range, cache) in segments.iter().zip(caches.iter_mut()) {
+        let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * qw);
+        rest = others;
+        if let Layer::Host { k, v } = &mut cache.layers[layer] {
+            k.extend_from_slice(&k_rows[range.start * kw..range.end * kw]);
+            v.extend_from_slice(&v_rows[range.start * kw..range.end * kw]);
+            sequences.push(CachedSequence { q: &q_rows[range.start * qw..range.end * qw], k, v, out: mine });
+        }
+    }
+    attention_cached(&mut sequences, shape);
+    drop(sequences);
+    Ok(Tensor::from_vec(out, (segments.tokens(), qw), q.device())?)
+}
+
+/// `n` queries against `total` keys and values of one sequence, by candle's primitives.
+fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
+    let ((n, _), (total, _)) = (q.dims2()?, k.dims2()?);
+    let (h, kv, hd) = (shape.heads, shape.kv_heads, shape.head_dim);
+    let group = h / kv;
+    // [kv, group * n, hd] against [kv, total, hd]: the heads of a group share their keys.
+    let q = q.reshape((n, kv, group, hd))?.permute((1, 2, 0, 3))?.contiguous()?.reshape((kv, group * n, hd))?;
+    let per_head = |t: &Tensor| t.reshape((total, kv, hd))?.transpose(0, 1)?.contiguous();
+    let (k, v) = (per_head(k)?, per_head(v)?);
+    let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?.affine(1.0 / (hd as f64).sqrt(), 0.0)?;
+    let scores = scores.reshape((kv, group, n, total))?.broadcast_add(&mask(n, total, shape.window, q.device())?)?;
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;
+    let out = weights.reshape((kv, group * n, total))?.matmul(&v)?;
+    Ok(out.reshape((kv, group, n, hd))?.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, h * hd))?)
+}
+
+/// 0 where query `i` (position `total - n + i`) sees key `j`, minus infinity elsewhere; `[n, total]`.
+fn mask(n: usize, total: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
+    let sees = |i: usize, j: usize| {
+        let at = total - n + i;
+        j <= at && window.is_none_or(|w| at - j < w)
+    };
+    let values: Vec<f32> =
+        (0..n * total).map(|at| if sees(at / total, at % total) { 0.0 } else { f32::NEG_INFINITY }).collect();
+    Ok(Tensor::from_vec(values, (n, total), device)?)
+}

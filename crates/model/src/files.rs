@@ -1,0 +1,37 @@
+//! Files that appear whole or not at all. Invariant: a reader never sees a half-written file under its final name.
+
+use crate::{Result, error::PathContext};
+use std::{io::Write, path::Path};
+
+/// Writes `bytes` to a temporary file beside `path`, flushes it to disk, and renames it into place.
+///
+/// # Errors
+/// Any I/O error, naming the path.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(dir).at(dir)?;
+    file.write_all(bytes).at(path)?;
+    file.as_file().sync_all().at(path)?;
+    file.persist(path).map_err(|e| e.error).at(path)?;
+    sync_dir(dir).at(dir)
+}
+
+/// Makes a rename in `dir` durable.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { std::fs::File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_file_is_replaced_and_no_temporary_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

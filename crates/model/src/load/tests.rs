@@ -1,0 +1,103 @@
+use super::*;
+use crate::weights::save_safetensors;
+use candle_core::Tensor;
+use serde_json::json;
+use std::fs;
+
+fn options() -> LoadOptions {
+    LoadOptions { device: Device::Cpu, dtype: None, chat_template: None }
+}
+
+fn error(spec: &Path) -> Error {
+    let Err(error) = load(spec.to_str().unwrap(), &options()) else { panic!("{} loads", spec.display()) };
+    error
+}
+
+/// A one-layer model of constant weights, and a tokenizer of `words` words.
+fn tiny(words: usize) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ModelConfig::from_hf_json(&json!({"model_type": "llama", "hidden_size": 4, "num_attention_heads": 1,
+        "num_hidden_layers": 1, "intermediate_size": 4, "vocab_size": 8, "tie_word_embeddings": true}))
+    .unwrap();
+    let written = config.to_hf_json(DType::F32, None, None).unwrap();
+    fs::write(dir.path().join("config.json"), written.to_string()).unwrap();
+    let vocab: serde_json::Map<_, _> = (0..words).map(|i| (format!("w{i}"), json!(i))).collect();
+    let tokenizer =
+        json!({"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+    fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+    let mut tensors =
+        vec![("model.embed_tokens.weight".to_owned(), ones(&[8, 4])), ("model.norm.weight".to_owned(), ones(&[4]))];
+    for name in ["input_layernorm", "post_attention_layernorm"] {
+        tensors.push((format!("model.layers.0.{name}.weight"), ones(&[4])));
+    }
+    for name in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"] {
+        tensors.push((format!("model.layers.0.{name}.weight"), ones(&[4, 4])));
+    }
+    for name in ["gate_proj", "up_proj", "down_proj"] {
+        tensors.push((format!("model.layers.0.mlp.{name}.weight"), ones(&[4, 4])));
+    }
+    save_safetensors(&dir.path().join("model.safetensors"), &tensors, DType::F32).unwrap();
+    dir
+}
+
+#[test]
+fn a_directory_loads_and_its_fingerprint_follows_its_content() {
+    let dir = tiny(8);
+    let spec = dir.path().to_str().unwrap();
+    let model = load(spec, &options()).unwrap();
+    assert_eq!((model.name.as_str(), model.path.as_path()), (spec, dir.path()));
+    assert_eq!(model.decoder.named_tensors().len(), 11);
+    assert!(model.template.is_none());
+    assert_eq!(model.fingerprint, load(spec, &options()).unwrap().fingerprint);
+    assert_eq!(model.fingerprint, load(tiny(8).path().to_str().unwrap(), &options()).unwrap().fingerprint);
+    assert_ne!(model.fingerprint, load(tiny(7).path().to_str().unwrap(), &options()).unwrap().fingerprint);
+
+    fs::write(dir.path().join("chat_template.jinja"), "own").unwrap();
+    let rendered = |options: &LoadOptions| load(spec, options).unwrap().template.unwrap().render(&[], false).unwrap();
+    assert_eq!(rendered(&options()), "own");
+    let other = dir.path().join("other.jinja");
+    fs::write(&other, "other").unwrap();
+    assert_eq!(rendered(&LoadOptions { chat_template: Some(other), ..options() }), "other");
+}
+
+#[test]
+fn what_cannot_be_loaded_says_why() {
+    let dir = tiny(9);
+    assert!(error(dir.path()).to_string().contains("9 ids"));
+    let weights = dir.path().join("model.safetensors");
+    assert!(error(&weights).hints()[0].contains("config.json"));
+    fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+    assert!(error(dir.path()).to_string().contains("tokenizer.json"));
+    fs::remove_file(dir.path().join("config.json")).unwrap();
+    assert!(error(dir.path()).to_string().contains("config.json"));
+    fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+    assert!(error(dir.path()).hints()[0].contains("adapter"));
+    fs::write(dir.path().join("m.gguf"), "GGUF").unwrap();
+    assert!(error(dir.path()).hints()[0].contains("m.gguf"));
+    assert!(error(&dir.path().join("m.gguf")).to_string().contains("m.gguf: "));
+    assert!(error(&dir.path().join("absent")).to_string().contains("no such model"));
+}
+
+#[test]
+fn half_types_are_refused_on_the_cpu() {
+    for dtype in [DType::BF16, DType::F16, DType::U8] {
+        assert!(super::dtype(&LoadOptions { dtype: Some(dtype), ..options() }).is_err());
+    }
+    assert_eq!(super::dtype(&options()).unwrap(), DType::F32);
+}
+
+#[test]
+fn devices_are_known_by_name() {
+    assert!(matches!(device("cpu"), Ok(Device::Cpu)));
+    assert!(device("auto").is_ok());
+    for spec in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+        assert!(device(spec).unwrap_err().hints()[0].contains("auto, cpu"), "{spec}");
+    }
+    if !cfg!(feature = "cuda") {
+        assert!(device("cuda:1").unwrap_err().hints()[0].contains("feature `cuda`"));
+    }
+    if !cfg!(feature = "metal") {
+        assert!(device("metal").unwrap_err().hints()[0].contains("feature `metal`"));
+    }
+}

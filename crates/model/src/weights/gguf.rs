@@ -1,0 +1,89 @@
+//! GGUF tensors under Hugging Face names and in Hugging Face layout. Invariant: rows of q and k that llama.cpp's
+//! converter interleaved for its RoPE come back half-split.
+
+use super::{TensorSource, check_shape, from_f32, missing};
+use crate::{
+    ModelConfig, Result,
+    config::Family,
+    gguf::{GgufFile, dequantize},
+};
+use candle_core::{DType, Device, Tensor};
+use std::borrow::Cow;
+
+/// The tensors of a GGUF file, de-quantised as they are read.
+#[derive(Debug)]
+pub struct GgufWeights<'a> {
+    file: &'a GgufFile,
+    /// Width of a head, if the file's q and k are interleaved.
+    interleaved: Option<usize>,
+}
+
+impl<'a> GgufWeights<'a> {
+    /// The tensors of `file`, whose shape is `config`.
+    pub fn new(file: &'a GgufFile, config: &ModelConfig) -> Self {
+        // The converter permutes for the llama architecture (Mistral too), not for qwen2.
+        let interleaved = (config.family != Family::Qwen2).then_some(config.head_dim);
+        Self { file, interleaved }
+    }
+}
+
+impl TensorSource for GgufWeights<'_> {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let path = self.file.path();
+        let own = gguf_name(name).ok_or_else(|| missing(path, name))?;
+        let info = self.file.tensor(&own).ok_or_else(|| missing(path, &own))?;
+        check_shape(path, &own, &info.shape, shape)?;
+        let data = self.file.data(info);
+        let data = match self.interleaved {
+            Some(head_dim) if name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") => {
+                let rows = info.shape.first().copied().unwrap_or(1);
+                Cow::Owned(half_split_rows(data, data.len() / rows, head_dim))
+            }
+            _ => Cow::Borrowed(data),
+        };
+        from_f32(dequantize(info.dtype, &data), shape, dtype, device)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        gguf_name(name).is_some_and(|own| self.file.tensor(&own).is_some())
+    }
+}
+
+/// The name that llama.cpp's converter gives to a tensor of the supported families.
+fn gguf_name(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
+        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        "lm_head.weight" => return Some("output.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let own = match module {
+        "input_layernorm" => "attn_norm",
+        "post_attention_layernorm" => "ffn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.o_proj" => "attn_output",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        "mlp.down_proj" => "ffn_down",
+        _ => return None,
+    };
+    Some(format!("blk.{layer}.{own}.{kind}"))
+}
+
+/// Reorders the rows of each head from interleaved pairs (`2i` rotates with `2i + 1`) to halves (`i` rotates with
+/// `i + head_dim / 2`). `data` holds whole heads of `head_dim` rows of `row` bytes.
+pub(crate) fn half_split_rows(data: &[u8], row: usize, head_dim: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(data.len());
+    for head in data.chunks(row * head_dim) {
+        for parity in 0..2 {
+            for pair in head.chunks(2 * row) {
+                out.extend_from_slice(&pair[parity * row..][..row]);
+            }
+        }
+    }
+    out
+}

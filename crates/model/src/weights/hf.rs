@@ -1,0 +1,174 @@
+//! The safetensors of a Hugging Face model directory: one file, or shards with an index. Invariant: every tensor that
+//! the index names was found in its shard, inside the directory, when the directory was opened.
+
+use super::{TensorSource, check_shape, decode, from_f32, missing};
+use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored, map::map};
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Component, Path, PathBuf},
+};
+
+/// Name of a model's weights in one file.
+const SINGLE: &str = "model.safetensors";
+/// Name of the list of shards.
+const INDEX: &str = "model.safetensors.index.json";
+/// Far more than the index of any published model.
+const MAX_INDEX: u64 = 64 << 20;
+
+/// The memory-mapped safetensors of a directory.
+#[derive(Debug)]
+pub struct HfDirectory {
+    dir: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// A tensor: its shard, type, shape and place in the shard.
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl HfDirectory {
+    /// Maps `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` lists.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut this = Self { dir: dir.to_path_buf(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let single = dir.join(SINGLE);
+        let index = dir.join(INDEX);
+        if single.exists() {
+            this.tensors = this.add_shard(single)?.into_iter().collect();
+        } else if index.exists() {
+            this.add_index(&index)?;
+        } else {
+            return Err(no_weights(dir));
+        }
+        Ok(this)
+    }
+
+    fn add_shard(&mut self, path: PathBuf) -> Result<Vec<(String, Entry)>> {
+        let map = map(&path)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            Error::request(format!("{}: not a valid safetensors file: {e}", path.display()))
+                .hint("the file is damaged or incomplete: download it again")
+        })?;
+        let shard = self.shards.len();
+        // The data follows the header, which follows its own length of 8 bytes.
+        let start = 8 + header;
+        let entry = |info: &TensorInfo| Entry {
+            shard,
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            range: start + info.data_offsets.0..start + info.data_offsets.1,
+        };
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect();
+        self.shards.push(Shard { path, map });
+        Ok(tensors)
+    }
+
+    fn add_index(&mut self, path: &Path) -> Result<()> {
+        let at = |message: String| Error::request(format!("{}: {message}", path.display()));
+        let index = read_json(path, MAX_INDEX)?;
+        let files = index
+            .get("weight_map")
+            .and_then(|m| m.as_object())
+            .ok_or_else(|| at("`weight_map` must be an object of tensor names and file names".to_owned()))?;
+        let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in files {
+            let file = file.as_str().ok_or_else(|| at(format!("`weight_map.{tensor}` must be a file name")))?;
+            let mut components = Path::new(file).components();
+            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+                return Err(at(format!("`weight_map.{tensor}`: {file:?} is not the name of a file in the directory"))
+                    .hint("an index may only name files that stand beside it"));
+            }
+            by_file.entry(file).or_default().push(tensor);
+        }
+        for (file, wanted) in by_file {
+            let path = self.dir.join(file);
+            let mut found: BTreeMap<String, Entry> = self
+                .add_shard(path.clone())
+                .map_err(|e| e.hint(format_args!("{INDEX} lists this file: the model is incomplete without it")))?
+                .into_iter()
+                .collect();
+            for tensor in wanted {
+                let entry = found.remove(tensor).ok_or_else(|| missing(&path, tensor))?;
+                self.tensors.insert(tensor.to_owned(), entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tensor as it is stored.
+    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+        self.tensors
+            .iter()
+            .map(|(name, t)| Stored { name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.bytes(t) })
+            .collect()
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        self.shards.get(entry.shard).and_then(|shard| shard.map.get(entry.range.clone())).unwrap_or_default()
+    }
+}
+
+impl TensorSource for HfDirectory {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let entry = self.tensors.get(name).ok_or_else(|| missing(&self.dir, name))?;
+        let path = self.shards.get(entry.shard).map_or(&self.dir, |shard| &shard.path);
+        check_shape(path, name, &entry.shape, shape)?;
+        let bytes = self.bytes(entry);
+        let values = match (entry.dtype, dtype) {
+            // Half types as they are: through f32 would cost memory.
+            (Dtype::BF16, DType::BF16) => {
+                return Ok(Tensor::from_vec(decode(bytes, bf16::from_le_bytes), shape, device)?);
+            }
+            (Dtype::F16, DType::F16) => {
+                return Ok(Tensor::from_vec(decode(bytes, f16::from_le_bytes), shape, device)?);
+            }
+            (Dtype::F32, _) => decode(bytes, f32::from_le_bytes),
+            (Dtype::BF16, _) => decode(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            (Dtype::F16, _) => decode(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            (other, _) => {
+                let path = path.display();
+                return Err(Error::request(format!(
+                    "{path}: tensor `{name}` has type {other:?}, not F32, F16 or BF16"
+                ))
+                .hint("quantised weights are supported as GGUF files only"));
+            }
+        };
+        from_f32(values, shape, dtype, device)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+}
+
+fn no_weights(dir: &Path) -> Error {
+    if let Err(e) = std::fs::read_dir(dir).at(dir) {
+        return e;
+    }
+    let error = Error::request(format!("{}: there is no {SINGLE} and no {INDEX}", dir.display()));
+    if dir.join("adapter_model.safetensors").exists() {
+        error.hint("this is an adapter: pass the base model's directory as the model and this one as the adapter")
+    } else if dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists() {
+        error.hint(
+            "convert pytorch_model.bin: load it in transformers, then save_pretrained(DIR, safe_serialization=True)",
+        )
+    } else {
+        error.hint("download the whole model directory, weights included")
+    }
+}

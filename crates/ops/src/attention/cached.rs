@@ -1,0 +1,179 @@
+//! Attention of new tokens against cached keys and values, for generation. In: per sequence the new queries and all keys
+//! and values; out: head outputs of the new queries. Invariant: equal to the last rows of `attention` over the whole
+//! sequence.
+
+use super::AttentionShape;
+use super::tile::{KvHead, Scratch, blocks, take_rows};
+use crate::simd;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Up to this many query rows, a pass over the keys with dot products beats the matrix product, which would pack them.
+const FEW_ROWS: usize = 4;
+
+/// One sequence's view for inference: `out` (`[n, heads * head_dim]`) from its `n` new queries at positions
+/// `total - n .. total` and all `total` keys and values, each `[total, kv_heads * head_dim]`, row-major. CPU only.
+pub struct CachedSequence<'a> {
+    /// New queries, `[n, heads * head_dim]`.
+    pub q: &'a [f32],
+    /// All keys so far, the new ones included.
+    pub k: &'a [f32],
+    /// All values so far, the new ones included.
+    pub v: &'a [f32],
+    /// Where the result goes.
+    pub out: &'a mut [f32],
+}
+
+/// Attention of new tokens against cached keys and values, for many sequences at once, in parallel over
+/// (sequence, kv head, block of query rows). No backward. Lengths are derived from the slices.
+///
+/// # Panics
+/// When the slices of a sequence do not fit each other and `shape`.
+pub fn attention_cached(sequences: &mut [CachedSequence<'_>], shape: AttentionShape) {
+    struct Task<'a, 'o> {
+        head: KvHead<'a>,
+        q: &'a [f32],
+        rows: Range<usize>,
+        out: Vec<&'o mut [f32]>,
+    }
+    assert!(shape.is_sound(), "impossible shape {shape:?}");
+    let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    let mut tasks = Vec::with_capacity(sequences.len() * shape.kv_heads);
+    for CachedSequence { q, k, v, out } in sequences {
+        let (n, total) = (q.len() / width, k.len() / kv_width);
+        assert!(q.len() == n * width && k.len() == total * kv_width, "rows are not whole");
+        assert!(out.len() == q.len() && v.len() == k.len() && n <= total, "lengths differ");
+        let mut rest = &mut **out;
+        for rows in blocks(n, shape.block()) {
+            let out = take_rows(&mut rest, rows.len(), shape.kv_heads, shape.group_width());
+            tasks.extend(out.into_iter().enumerate().map(|(head, out)| Task {
+                head: KvHead { shape, head, k, v, past: total - n },
+                q,
+                rows: rows.clone(),
+                out,
+            }));
+        }
+    }
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.head.keys(&task.rows).len() * task.rows.len()));
+    tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, mut task| {
+        if task.rows.len() <= FEW_ROWS {
+            for (row, out) in task.rows.zip(task.out) {
+                task.head.decode(task.q, row, &mut scratch.scores, out);
+            }
+        } else {
+            task.head.forward(task.q, &task.rows, scratch, &mut task.out, &mut []);
+        }
+    });
+}
+
+impl KvHead<'_> {
+    /// One query row: the heads of the group share one pass over the keys and one over the values.
+    fn decode(&self, q: &[f32], row: usize, scores: &mut Vec<f32>, out: &mut [f32]) {
+        let (hd, scale) = (self.shape.head_dim, self.shape.scale());
+        let stride = self.shape.kv_heads * hd;
+        let keys = self.keys(&(row..row + 1));
+        let q = self.group_row(q, row);
+        let at = keys.start * stride + self.head * hd;
+        let n = keys.len();
+        scores.resize(self.shape.group() * n, 0.0);
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (j, key) in self.k[at..].chunks(stride).take(n).enumerate() {
+                    for (q, scores) in q.chunks_exact(hd).zip(scores.chunks_exact_mut(n)) {
+                        scores[j] = scale * dot(q, &key[..hd]);
+                    }
+                }
+            },
+        );
+        for scores in scores.chunks_exact_mut(n) {
+            let max = simd::max(scores);
+            let sum = simd::exp_sub_sum(scores, max);
+            simd::scale(scores, 1.0 / sum);
+        }
+        out.fill(0.0);
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (j, value) in self.v[at..].chunks(stride).take(n).enumerate() {
+                    for (out, p) in out.chunks_exact_mut(hd).zip(scores.chunks_exact(n)) {
+                        out.iter_mut().zip(value).for_each(|(out, v)| *out += p[j] * v);
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// A dot product that vectorises inside a dispatched loop over short rows.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let mut acc = [0.0; LANES];
+    for (a, b) in a.by_ref().zip(b.by_ref()) {
+        for i in 0..LANES {
+            acc[i] += a[i] * b[i];
+        }
+    }
+    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            acc[i] += acc[i + half];
+        }
+    }
+    acc[0] + tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CachedSequence, attention_cached};
+    use crate::conformance::random;
+    use crate::{AttentionShape, Segments, attention};
+
+    fn flat(x: &candle_core::Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Sequences of `total` rows fed in steps of `step` give what one pass of `attention` gives.
+    fn equals_attention(total: &[usize], step: usize, shape: AttentionShape) {
+        let segments = Segments::from_lengths(total.iter().copied());
+        let (t, width, kv_width) = (segments.tokens(), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+        let (q, k, v) = (random((t, width), 1), random((t, kv_width), 2), random((t, kv_width), 3));
+        let want = flat(&attention(&q, &k, &v, &segments, shape).unwrap());
+        let (q, k, v) = (flat(&q), flat(&k), flat(&v));
+        let mut got = vec![0.0; want.len()];
+        for start in (0..*total.iter().max().unwrap()).step_by(step) {
+            let mut sequences = Vec::new();
+            let mut rest = got.as_mut_slice();
+            for rows in segments.iter() {
+                let (now, later) = rest.split_at_mut(rows.len() * width);
+                rest = later;
+                let (from, to) = (start.min(rows.len()), (start + step).min(rows.len()));
+                let cached = rows.start * kv_width..(rows.start + to) * kv_width;
+                sequences.push(CachedSequence {
+                    q: &q[(rows.start + from) * width..(rows.start + to) * width],
+                    k: &k[cached.clone()],
+                    v: &v[cached],
+                    out: &mut now[from * width..to * width],
+                });
+            }
+            attention_cached(&mut sequences, shape);
+        }
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!((got - want).abs() < 1e-5, "{total:?} by {step}, {shape:?}: element {i} is {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn steps_of_any_size_equal_one_pass() {
+        for (heads, kv_heads, head_dim) in [(1, 1, 3), (4, 2, 16), (9, 3, 20)] {
+            for window in [None, Some(1), Some(6), Some(1000)] {
+                let shape = AttentionShape { heads, kv_heads, head_dim, window };
+                for step in [1, 3, 5, 40, 150] {
+                    equals_attention(&[1, 0, 37, 110], step, shape);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Fused attention over packed sequences and its backward. In: packed rows of queries, keys and values; out: outputs and
+//! the logarithm of every softmax's normaliser, or gradients. Invariant: no matrix larger than a block of query rows
+//! by the keys of one sequence is held, and results do not depend on the number of threads.
+//!
+//! After `FlashAttention` (Dao et al. 2022): the backward recomputes the probabilities from the stored normalisers.
+//! Cost for a sequence of `L`: `2 L^2 * heads * head_dim` operations forward, `5 L^2 * heads * head_dim` backward.
+
+use super::AttentionShape;
+use super::tile::{KvHead, Scratch, blocks, take_rows};
+use crate::Segments;
+use crate::gemm::{Mat, matmul_into};
+use crate::{simd, slices};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Query rows whose contribution to the gradients of keys and values one task adds up.
+const PIECE: usize = 256;
+
+/// Everything a task reads: the packed rows of a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) segments: &'a Segments,
+    pub(super) shape: AttentionShape,
+}
+
+impl<'a> Inputs<'a> {
+    fn kv_head(&self, sequence: &Range<usize>, head: usize) -> KvHead<'a> {
+        let width = self.shape.kv_heads * self.shape.head_dim;
+        let at = sequence.start * width..sequence.end * width;
+        KvHead { shape: self.shape, head, k: &self.k[at.clone()], v: &self.v[at], past: 0 }
+    }
+
+    /// The rows of one sequence in a matrix of the queries' width.
+    fn rows(&self, x: &'a [f32], sequence: &Range<usize>) -> &'a [f32] {
+        let width = self.shape.heads * self.shape.head_dim;
+        &x[sequence.start * width..sequence.end * width]
+    }
+
+    /// Outputs `[T, heads * head_dim]` and log-sum-exp `[T, heads]`.
+    pub(super) fn forward(&self) -> (Vec<f32>, Vec<f32>) {
+        struct Task<'a, 'o> {
+            head: KvHead<'a>,
+            q: &'a [f32],
+            rows: Range<usize>,
+            out: Vec<&'o mut [f32]>,
+            lse: Vec<&'o mut [f32]>,
+        }
+        let shape = self.shape;
+        let mut out = slices::unwritten(self.q.len());
+        let mut lse = slices::unwritten(self.segments.tokens() * shape.heads);
+        let (mut out_rest, mut lse_rest) = (out.as_mut_slice(), lse.as_mut_slice());
+        let mut tasks = Vec::new();
+        for sequence in self.segments.iter() {
+            for rows in blocks(sequence.len(), shape.block()) {
+                let out = take_rows(&mut out_rest, rows.len(), shape.kv_heads, shape.group_width());
+                let lse = take_rows(&mut lse_rest, rows.len(), shape.kv_heads, shape.group());
+                for (head, (out, lse)) in out.into_iter().zip(lse).enumerate() {
+                    let head = self.kv_head(&sequence, head);
+                    tasks.push(Task { head, q: self.rows(self.q, &sequence), rows: rows.clone(), out, lse });
+                }
+            }
+        }
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.head.keys(&task.rows).len()));
+        tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, mut task| {
+            task.head.forward(task.q, &task.rows, scratch, &mut task.out, &mut task.lse);
+        });
+        (out, lse)
+    }
+
+    /// Gradients of queries, keys and values, each only where wanted, from outputs `out`, their gradient `grad` and the
+    /// `lse` of the forward.
+    pub(super) fn backward(&self, out: &[f32], grad: &[f32], lse: &[f32], want: Want) -> Gradients {
+        let shape = self.shape;
+        let mut dq = want.q.then(|| slices::unwritten(self.q.len()));
+        let mut dq_rest = dq.as_deref_mut().unwrap_or_default();
+        let mut tasks = Vec::new();
+        for (index, sequence) in self.segments.iter().enumerate() {
+            for rows in blocks(sequence.len(), PIECE) {
+                let n = if want.q { rows.len() } else { 0 };
+                let dq = take_rows(&mut dq_rest, n, shape.kv_heads, shape.group_width());
+                for (head, dq) in dq.into_iter().enumerate() {
+                    tasks.push(Task {
+                        index,
+                        head: self.kv_head(&sequence, head),
+                        q: self.rows(self.q, &sequence),
+                        out: self.rows(out, &sequence),
+                        grad: self.rows(grad, &sequence),
+                        lse: &lse[sequence.start * shape.heads..sequence.end * shape.heads],
+                        rows: rows.clone(),
+                        dq,
+                    });
+                }
+            }
+        }
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.head.keys(&task.rows).len() * task.rows.len()));
+        let mut parts: Vec<Part> = tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .map_init(Scratch::default, |scratch, task| task.run(scratch, want))
+            .collect();
+        parts.sort_by_key(|part| (part.sequence, part.head, part.keys.end));
+        let k = want.k.then(|| self.gather(&parts, |part| &part.dk));
+        let v = want.v.then(|| self.gather(&parts, |part| &part.dv));
+        Gradients { q: dq, k, v }
+    }
+
+    /// Adds the parts of every sequence and kv head into rows of the keys' width, in a fixed order.
+    fn gather(&self, parts: &[Part], of: fn(&Part) -> &[f32]) -> Vec<f32> {
+        let (kv_heads, hd) = (self.shape.kv_heads, self.shape.head_dim);
+        let mut all = vec![0.0; self.k.len()];
+        let mut rest = all.as_mut_slice();
+        let sequences: Vec<_> = self
+            .segments
+            .iter()
+            .map(|s| {
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(s.len() * kv_heads * hd);
+                rest = later;
+                now
+            })
+            .collect();
+        sequences.into_par_iter().enumerate().for_each(|(index, rows)| {
+            let first = parts.partition_point(|part| part.sequence < index);
+            for part in parts[first..].iter().take_while(|part| part.sequence == index) {
+                let into = rows.chunks_exact_mut(kv_heads * hd).skip(part.keys.start);
+                for (row, from) in into.zip(of(part).chunks_exact(hd)) {
+                    simd::axpy(&mut row[part.head * hd..][..hd], 1.0, from);
+                }
+            }
+        });
+        all
+    }
+}
+
+/// Which gradients are wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Want {
+    pub(super) q: bool,
+    pub(super) k: bool,
+    pub(super) v: bool,
+}
+
+/// Gradients in the layout of the inputs, where wanted.
+pub(super) struct Gradients {
+    pub(super) q: Option<Vec<f32>>,
+    pub(super) k: Option<Vec<f32>>,
+    pub(super) v: Option<Vec<f32>>,
+}
+
+/// What one task adds to the gradients of the keys and values `keys` of one kv head, `[keys, head_dim]`.
+struct Part {
+    sequence: usize,
+    head: usize,
+    keys: Range<usize>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// The backward of a piece of query rows of one kv head.
+struct Task<'a, 'o> {
+    index: usize,
+    head: KvHead<'a>,
+    q: &'a [f32],
+    out: &'a [f32],
+    grad: &'a [f32],
+    lse: &'a [f32],
+    rows: Range<usize>,
+    dq: Vec<&'o mut [f32]>,
+}
+
+impl Task<'_, '_> {
+    fn run(mut self, scratch: &mut Scratch, want: Want) -> Part {
+        let hd = self.head.shape.head_dim;
+        let keys = self.head.keys(&self.rows);
+        let zeros = |want: bool| if want { vec![0.0; keys.len() * hd] } else { Vec::new() };
+        let (dk, dv) = (zeros(want.k), zeros(want.v));
+        let mut part = Part { sequence: self.index, head: self.head.head, keys, dk, dv };
+        let (start, n) = (self.rows.start, self.rows.len());
+        for block in blocks(n, self.head.shape.block()) {
+            self.block(&(start + block.start..start + block.end), scratch, want, &mut part);
+        }
+        part
+    }
+
+    fn block(&mut self, rows: &Range<usize>, scratch: &mut Scratch, want: Want, part: &mut Part) {
+        let Self { head, lse, .. } = self;
+        let (group, hd, scale) = (head.shape.group(), head.shape.head_dim, head.shape.scale());
+        let tile_rows = rows.len() * group;
+        let keys = head.keys(rows);
+        let at = (keys.start - part.keys.start) * hd;
+        let Scratch { q, grad, scores, grad_scores, result, norm } = scratch;
+        head.pack(q, self.q, rows);
+        head.pack(grad, self.grad, rows);
+        head.scores(scores, q, &keys);
+        head.for_each_visible(scores, rows, &keys, |r, seen| {
+            let (t, g) = (rows.start + r / group, r % group);
+            simd::exp_sub_sum(seen, lse[t * head.shape.heads + head.head * group + g]);
+        });
+        let p = Mat::new(scores, tile_rows, keys.len());
+        let grad_mat = Mat::new(grad, tile_rows, hd);
+        if want.v {
+            matmul_into(&mut part.dv[at..], hd, p.t(), grad_mat, 1.0, true, false);
+        }
+        if !(want.q || want.k) {
+            return;
+        }
+        grad_scores.resize(tile_rows * keys.len(), 0.0);
+        matmul_into(grad_scores, keys.len(), grad_mat, head.value(&keys).t(), 1.0, false, false);
+        norm.clear();
+        for (row, grad) in rows.clone().zip(grad.chunks_exact(group * hd)) {
+            let out = head.group_row(self.out, row).chunks_exact(hd);
+            norm.extend(out.zip(grad.chunks_exact(hd)).map(|(out, grad)| simd::dot(out, grad)));
+        }
+        // Masked probabilities are 0, so masked gradients come out as 0.
+        let width = keys.len();
+        for ((ds, p), mean) in grad_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)).zip(norm.iter()) {
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean)),
+            );
+        }
+        let ds = Mat::new(grad_scores, tile_rows, width);
+        if want.q {
+            result.resize(tile_rows * hd, 0.0);
+            matmul_into(result, hd, ds, head.key(&keys), scale, false, false);
+            for (dq, result) in self.dq[rows.start - self.rows.start..].iter_mut().zip(result.chunks_exact(group * hd)) {
+                dq.copy_from_slice(result);
+            }
+        }
+        if want.k {
+            matmul_into(&mut part.dk[at..], hd, ds.t(), Mat::new(q, tile_rows, hd), scale, true, false);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The arithmetic of one tile of attention: a block of query rows of one sequence, all query heads that share a kv
+//! head, against the keys they can see. In: rows of a sequence; out: packed scores, probabilities and outputs.
+//! Invariant: row `t * group + g` of a tile is head `g` of the group at the tile's query row `t`.
+
+use super::AttentionShape;
+use crate::gemm::{Mat, matmul_into};
+use crate::simd;
+use std::ops::Range;
+
+/// Rows of a tile: query rows times heads of a group. Large enough for the matrix product, small enough that few
+/// masked scores are computed at the diagonal.
+const TILE_ROWS: usize = 96;
+
+/// One kv head of one sequence. The query rows stand at positions `past..past + n`.
+#[derive(Clone, Copy)]
+pub(super) struct KvHead<'a> {
+    pub(super) shape: AttentionShape,
+    /// Which kv head.
+    pub(super) head: usize,
+    /// All keys and values of the sequence, `[len, kv_heads * head_dim]`.
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    /// Position of the first query row.
+    pub(super) past: usize,
+}
+
+impl<'a> KvHead<'a> {
+    /// Keys that query rows `rows` see between them.
+    pub(super) fn keys(&self, rows: &Range<usize>) -> Range<usize> {
+        let first = self.past + rows.start;
+        let start = self.shape.window.map_or(0, |w| (first + 1).saturating_sub(w));
+        start..self.past + rows.end
+    }
+
+    /// The head's columns of rows `keys`.
+    fn columns(&self, x: &'a [f32], keys: &Range<usize>) -> Mat<'a> {
+        let (stride, hd) = (self.shape.kv_heads * self.shape.head_dim, self.shape.head_dim);
+        Mat::strided(&x[keys.start * stride + self.head * hd..], keys.len(), hd, stride)
+    }
+
+    pub(super) fn key(&self, keys: &Range<usize>) -> Mat<'a> {
+        self.columns(self.k, keys)
+    }
+
+    pub(super) fn value(&self, keys: &Range<usize>) -> Mat<'a> {
+        self.columns(self.v, keys)
+    }
+
+    /// The group's columns of row `row` of `x` `[n, heads * head_dim]`.
+    pub(super) fn group_row<'x>(&self, x: &'x [f32], row: usize) -> &'x [f32] {
+        let width = self.shape.group_width();
+        &x[(row * self.shape.kv_heads + self.head) * width..][..width]
+    }
+
+    /// Packs the group's columns of `rows` of `x` `[n, heads * head_dim]` into a tile.
+    pub(super) fn pack(&self, tile: &mut Vec<f32>, x: &[f32], rows: &Range<usize>) {
+        tile.clear();
+        rows.clone().for_each(|row| tile.extend_from_slice(self.group_row(x, row)));
+    }
+
+    /// `scale * q @ k^T` for a packed tile of queries, masked entries included: `[tile rows, keys]`.
+    pub(super) fn scores(&self, scores: &mut Vec<f32>, q: &[f32], keys: &Range<usize>) {
+        let rows = q.len() / self.shape.head_dim;
+        scores.resize(rows * keys.len(), 0.0);
+        let q = Mat::new(q, rows, self.shape.head_dim);
+        matmul_into(scores, keys.len(), q, self.key(keys).t(), self.shape.scale(), false, false);
+    }
+
+    /// Calls `f(tile row, scores it sees)` for every tile row and zeroes the scores it must not see.
+    pub(super) fn for_each_visible(
+        &self,
+        scores: &mut [f32],
+        rows: &Range<usize>,
+        keys: &Range<usize>,
+        mut f: impl FnMut(usize, &mut [f32]),
+    ) {
+        for (r, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
+            let t = rows.start + r / self.shape.group();
+            let seen = self.keys(&(t..t + 1));
+            let (start, end) = (seen.start - keys.start, seen.end - keys.start);
+            row[..start].fill(0.0);
+            row[end..].fill(0.0);
+            f(r, &mut row[start..end]);
+        }
+    }
+
+    /// Softmax attention of query rows `rows` of `q` `[n, heads * head_dim]`. Writes each row's outputs to `out`
+    /// (`group * head_dim` wide) and, when `lse` is not empty, the logarithm of each head's normaliser.
+    pub(super) fn forward(
+        &self,
+        q: &[f32],
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+        out: &mut [&mut [f32]],
+        lse: &mut [&mut [f32]],
+    ) {
+        let (group, hd) = (self.shape.group(), self.shape.head_dim);
+        let keys = self.keys(rows);
+        let Scratch { q: tile, scores, result, norm, .. } = scratch;
+        self.pack(tile, q, rows);
+        self.scores(scores, tile, &keys);
+        norm.clear();
+        self.for_each_visible(scores, rows, &keys, |r, seen| {
+            let max = simd::max(seen);
+            let sum = simd::exp_sub_sum(seen, max);
+            norm.push(1.0 / sum);
+            if let Some(lse) = lse.get_mut(r / group) {
+                lse[r % group] = max + sum.ln();
+            }
+        });
+        let tile_rows = rows.len() * group;
+        result.resize(tile_rows * hd, 0.0);
+        let p = Mat::new(scores, tile_rows, keys.len());
+        matmul_into(result, hd, p, self.value(&keys), 1.0, false, false);
+        for ((out, result), norm) in out.iter_mut().zip(result.chunks_exact_mut(group * hd)).zip(norm.chunks_exact(group)) {
+            for (head, norm) in result.chunks_exact_mut(hd).zip(norm) {
+                simd::scale(head, *norm);
+            }
+            out.copy_from_slice(result);
+        }
+    }
+}
+
+/// Buffers of one thread, reused from tile to tile.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) q: Vec<f32>,
+    pub(super) grad: Vec<f32>,
+    pub(super) scores: Vec<f32>,
+    pub(super) grad_scores: Vec<f32>,
+    pub(super) result: Vec<f32>,
+    pub(super) norm: Vec<f32>,
+}
+
+impl AttentionShape {
+    /// Query heads per kv head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Columns of one kv head's group of query heads.
+    pub(super) fn group_width(&self) -> usize {
+        self.group() * self.head_dim
+    }
+
+    /// `1 / sqrt(head_dim)`.
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Query rows of a tile.
+    pub(super) fn block(&self) -> usize {
+        TILE_ROWS.div_ceil(self.group())
+    }
+}
+
+/// Cuts `0..n` into ranges of `size`, the last one shorter.
+pub(super) fn blocks(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..n).step_by(size).map(move |start| start..n.min(start + size))
+}
+
+/// Takes the next `n` rows off `rows` and cuts each into the columns of every kv head: entry `h` of the result holds
+/// the `n` slices of kv head `h`.
+pub(super) fn take_rows<'a>(rows: &mut &'a mut [f32], n: usize, kv_heads: usize, width: usize) -> Vec<Vec<&'a mut [f32]>> {
+    let (now, rest) = std::mem::take(rows).split_at_mut(n * kv_heads * width);
+    *rows = rest;
+    let mut heads: Vec<Vec<_>> = (0..kv_heads).map(|_| Vec::with_capacity(n)).collect();
+    for row in now.chunks_exact_mut(kv_heads * width) {
+        for (head, part) in heads.iter_mut().zip(row.chunks_exact_mut(width)) {
+            head.push(part);
+        }
+    }
+    heads
+}

@@ -1,0 +1,113 @@
+//! The test every operation passes: its fused form against its composed form, and its gradients against finite
+//! differences. In: an operation and its inputs; out: nothing, or a panic that says which number differs. Invariant:
+//! differences are taken in f64, through the composed form, so that their own error is far below the tolerance.
+
+use crate::form;
+use candle_core::{DType, Device, Result, Shape, Tensor, Var};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// An input of an operation under test.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    /// Gets a gradient.
+    Tracked(Tensor),
+    /// Must not get one.
+    Frozen(Tensor),
+}
+
+/// Largest difference allowed, relative to the largest element of the tensor compared.
+const TOLERANCE: f64 = 2e-5;
+/// The largest element counts as at least this, so that a gradient that cancels to zero may keep its rounding error.
+const FLOOR: f64 = 0.05;
+/// Elements of one input whose gradient is checked by differences.
+const PROBES: usize = 24;
+
+/// Uniform numbers in `-1..1`.
+pub(crate) fn random(shape: impl Into<Shape>, seed: u64) -> Tensor {
+    let shape = shape.into();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> = (0..shape.elem_count()).map(|_| rng.random_range(-1.0..1.0)).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Runs `f` on the inputs in fused form (f32), composed form (f32) and composed form (f64); compares the outputs, the
+/// gradients of every tracked input, and those with central differences. `f` gets the inputs in the order given, as
+/// f32 or f64, and must use nothing else that is tracked.
+pub(crate) fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let (fused, fused_grads) = run(inputs, DType::F32, &f);
+    let (composed, composed_grads) = form::with_composed(|| run(inputs, DType::F32, &f));
+    compare(&format!("{name}: output"), &fused, &composed);
+    let (exact, exact_grads) = run(inputs, DType::F64, &f);
+    compare(&format!("{name}: output against f64"), &fused, &exact);
+    for (i, input) in inputs.iter().enumerate() {
+        let grads = (&fused_grads[i], &composed_grads[i], &exact_grads[i]);
+        match (input, grads) {
+            (Input::Frozen(_), (None, ..)) => {}
+            (Input::Frozen(_), _) => panic!("{name}: frozen input {i} got a gradient"),
+            (Input::Tracked(x), (None, ..)) if x.elem_count() == 0 || fused.is_empty() => {}
+            (Input::Tracked(x), (Some(fused), Some(composed), Some(exact))) => {
+                assert_eq!(fused.len(), x.elem_count(), "{name}: gradient {i} has another size");
+                compare(&format!("{name}: gradient {i}"), fused, composed);
+                compare(&format!("{name}: gradient {i} against f64"), fused, exact);
+                compare_differences(&format!("{name}: gradient {i}"), inputs, i, fused, &f);
+            }
+            (Input::Tracked(x), (fused, ..)) if x.elem_count() == 0 || composed.is_empty() => {
+                assert!(fused.as_ref().is_none_or(|g| g.iter().all(|&g| g == 0.0)), "{name}: gradient {i} of nothing");
+            }
+            (Input::Tracked(_), _) => panic!("{name}: tracked input {i} got no gradient"),
+        }
+    }
+}
+
+/// Output and gradients of `sum(output * weights)`, the weights fixed random numbers.
+fn run(inputs: &[Input], dtype: DType, f: impl Fn(&[Tensor]) -> Result<Tensor>) -> (Vec<f64>, Vec<Option<Vec<f64>>>) {
+    let inputs: Vec<Tensor> = inputs
+        .iter()
+        .map(|input| match input {
+            Input::Tracked(x) => Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap().into_inner(),
+            Input::Frozen(x) => x.to_dtype(dtype).unwrap(),
+        })
+        .collect();
+    let output = f(&inputs).unwrap();
+    let weights = random(output.shape(), 99).to_dtype(dtype).unwrap();
+    let grads = (&output * weights).unwrap().sum_all().unwrap().backward().unwrap();
+    (values(&output), inputs.iter().map(|x| grads.get(x).map(values)).collect())
+}
+
+fn values(x: &Tensor) -> Vec<f64> {
+    x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+fn compare(what: &str, got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{what}: sizes differ");
+    let largest = want.iter().fold(FLOOR, |m: f64, w| m.max(w.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        // Written so that a NaN fails.
+        assert!((got - want).abs() <= TOLERANCE * largest, "{what}: element {i} is {got}, not {want}");
+    }
+}
+
+fn compare_differences(what: &str, inputs: &[Input], at: usize, grad: &[f64], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let plain: Vec<Tensor> = inputs
+        .iter()
+        .map(|input| match input {
+            Input::Tracked(x) | Input::Frozen(x) => x.to_dtype(DType::F64).unwrap(),
+        })
+        .collect();
+    let base = values(&plain[at]);
+    let loss = |element: usize, step: f64| {
+        let mut moved = base.clone();
+        moved[element] += step;
+        let mut inputs = plain.clone();
+        inputs[at] = Tensor::from_vec(moved, plain[at].shape(), &Device::Cpu).unwrap();
+        let output = f(&inputs).unwrap();
+        let weights = values(&random(output.shape(), 99));
+        values(&output).iter().zip(weights).map(|(o, w)| o * w).sum::<f64>()
+    };
+    let step = 1e-5;
+    let elements: Vec<usize> = (0..base.len()).step_by(base.len().div_ceil(PROBES).max(1)).collect();
+    let got: Vec<f64> = elements.iter().map(|&e| grad[e]).collect();
+    let want: Vec<f64> = elements.iter().map(|&e| (loss(e, step) - loss(e, -step)) / (2.0 * step)).collect();
+    compare(&format!("{what} by differences"), &got, &want);
+}

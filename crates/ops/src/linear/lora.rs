@@ -1,0 +1,336 @@
+//! A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), as one operation. In: token rows, a frozen weight and
+//! two factors; out: the sum of both paths. Invariant: the dropout mask is a function of seed, row and column alone, so
+//! forward, backward and both forms see the same one.
+
+use super::{check_shapes, composed as composed_linear, product};
+use crate::gemm::{Mat, matmul_into};
+use crate::{form, simd, slices};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// Token rows of one parallel task.
+const TASK_ROWS: usize = 64;
+
+/// Dropout of the LoRA input. The mask is a pure function of `seed`, so backward regenerates it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Probability that an element is zeroed; kept ones are scaled by `1 / (1 - p)`.
+    pub p: f32,
+    /// Seed of the mask.
+    pub seed: u64,
+}
+
+/// The low-rank half of a linear layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LoraInput<'a> {
+    /// `[r, in]`.
+    pub a: &'a Tensor,
+    /// `[out, r]`.
+    pub b: &'a Tensor,
+    /// `alpha / r`, or `alpha / sqrt(r)` with rsLoRA.
+    pub scale: f32,
+    /// Dropout on the input of `a`; None when not training.
+    pub dropout: Option<Dropout>,
+}
+
+/// `y = x W^T + bias + scale * dropout(x) A^T B^T`.
+///
+/// Errors when the shapes do not fit or `p` is not in `0..1`. Cost: that of `linear` and `r / out` of it twice more. The
+/// fused form expects a frozen weight and bias; with a tracked one the composed form runs.
+pub fn lora_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: LoraInput<'_>) -> Result<Tensor> {
+    check_shapes(x, weight, bias)?;
+    let ((outputs, inputs), rank) = (weight.dims2()?, lora.a.dims2()?.0);
+    if lora.a.dims() != [rank, inputs] || lora.b.dims() != [outputs, rank] {
+        bail!("lora: a is {:?} and b {:?} on a weight of {outputs} x {inputs}", lora.a.shape(), lora.b.shape());
+    }
+    let dropout = lora.dropout.filter(|dropout| dropout.p != 0.0);
+    if let Some(Dropout { p, .. }) = dropout.filter(|dropout| !(0.0..1.0).contains(&dropout.p)) {
+        bail!("lora: dropout probability {p} is not in 0..1");
+    }
+    if inputs * outputs * rank == 0 {
+        bail!("lora: nothing to adapt in a weight of {outputs} x {inputs} at rank {rank}");
+    }
+    let lora = LoraInput { dropout, ..lora };
+    if !form::fused(x) || weight.track_op() || bias.is_some_and(Tensor::track_op) {
+        return composed(x, weight, bias, lora);
+    }
+    let op = LoraLinear {
+        weight: weight.contiguous()?,
+        bias: bias.map(Tensor::contiguous).transpose()?,
+        scale: lora.scale,
+        dropout,
+        low: OnceLock::new(),
+    };
+    let (x, a, b) = (x.contiguous()?, lora.a.contiguous()?, lora.b.contiguous()?);
+    if x.track_op() || a.track_op() || b.track_op() { x.apply_op3(&a, &b, op) } else { x.apply_op3_no_bwd(&a, &b, &op) }
+}
+
+fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: LoraInput<'_>) -> Result<Tensor> {
+    let y = composed_linear(x, weight, bias)?;
+    let dropped = match lora.dropout {
+        None => x.clone(),
+        Some(dropout) => {
+            let (tokens, inputs) = x.dims2()?;
+            let mut factors = vec![0.0; tokens * inputs];
+            dropout.fill(&mut factors, 0, inputs);
+            x.mul(&Tensor::from_vec(factors, (tokens, inputs), x.device())?.to_dtype(x.dtype())?)?
+        }
+    };
+    let delta = dropped.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)?;
+    y + (delta * f64::from(lora.scale))?
+}
+
+impl Dropout {
+    /// Factors of the rows from `first` on, `width` each: 0 for a dropped element, `1 / (1 - p)` for a kept one. One
+    /// `ChaCha8` stream per row, 16 bits per element.
+    fn fill(self, factors: &mut [f32], first: usize, width: usize) {
+        let (threshold, keep) = ((f64::from(self.p) * 65536.0).round() as u32, 1.0 / (1.0 - self.p));
+        let base = ChaCha8Rng::seed_from_u64(self.seed);
+        for (i, row) in factors.chunks_exact_mut(width).enumerate() {
+            let mut rng = base.clone();
+            rng.set_stream((first + i) as u64);
+            for pair in row.chunks_mut(2) {
+                let bits = rng.next_u32();
+                for (factor, bits) in pair.iter_mut().zip([bits & 0xffff, bits >> 16]) {
+                    *factor = if bits < threshold { 0.0 } else { keep };
+                }
+            }
+        }
+    }
+}
+
+/// `rows` of a matrix `width` wide.
+fn rows(x: &[f32], rows: Range<usize>, width: usize) -> &[f32] {
+    &x[rows.start * width..rows.end * width]
+}
+
+/// The token rows of each parallel task.
+fn tasks(tokens: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
+    (0..tokens.div_ceil(TASK_ROWS)).into_par_iter().map(move |i| i * TASK_ROWS..tokens.min((i + 1) * TASK_ROWS))
+}
+
+struct LoraLinear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    scale: f32,
+    dropout: Option<Dropout>,
+    /// `dropout(x) A^T`, `[T, r]`, kept from forward to backward.
+    low: OnceLock<Vec<f32>>,
+}
+
+/// What one task adds to the gradients of the two factors; empty where none is asked for.
+struct Factors {
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    /// Dropout factors of a task's rows.
+    factors: Vec<f32>,
+    /// A task's rows after dropout, later the gradient with respect to them.
+    rows: Vec<f32>,
+}
+
+impl LoraLinear {
+    /// `dropout(x)` of the rows from `first` on.
+    fn drop_rows<'a>(&self, x: &'a [f32], first: usize, width: usize, scratch: &'a mut Scratch) -> &'a [f32] {
+        let Some(dropout) = self.dropout else { return x };
+        scratch.factors.resize(x.len(), 0.0);
+        scratch.rows.resize(x.len(), 0.0);
+        dropout.fill(&mut scratch.factors, first, width);
+        simd::mul_scaled(&mut scratch.rows, x, &scratch.factors, 1.0);
+        &scratch.rows
+    }
+
+    /// `dx += dropout(dlow A)`, with the factors that `drop_rows` left in `scratch`.
+    fn add_low_gradient(&self, dx: &mut [f32], dlow: Mat<'_>, a: Mat<'_>, width: usize, scratch: &mut Scratch) {
+        if self.dropout.is_none() {
+            matmul_into(dx, width, dlow, a, 1.0, true, false);
+        } else {
+            matmul_into(&mut scratch.rows, width, dlow, a, 1.0, false, false);
+            simd::add_mul_scaled(dx, &scratch.rows, &scratch.factors, 1.0);
+        }
+    }
+}
+
+impl CustomOp3 for LoraLinear {
+    fn name(&self) -> &'static str {
+        "lora_linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((tokens, inputs), (outputs, rank)) = (lx.shape().dims2()?, lb.shape().dims2()?);
+        let (x, a, b) = (slices::cpu(x, lx)?, slices::cpu(a, la)?, slices::cpu(b, lb)?);
+        let (weight, bias) = (slices::read(&self.weight), self.bias.as_ref().map(slices::read));
+        let bias = bias.as_ref().map(slices::Guard::as_slice).transpose()?;
+        let mut out = product::forward(x, weight.as_slice()?, bias, (tokens, inputs, outputs));
+        let mut low = slices::unwritten(tokens * rank);
+        let (a, b) = (Mat::new(a, rank, inputs), Mat::new(b, outputs, rank));
+        let parts = out.par_chunks_mut(TASK_ROWS * outputs).zip(low.par_chunks_mut(TASK_ROWS * rank));
+        parts.zip(tasks(tokens)).for_each_init(Scratch::default, |scratch, ((out, low), task)| {
+            let n = task.len();
+            let x = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
+            matmul_into(low, rank, Mat::new(x, n, inputs), a.t(), 1.0, false, false);
+            matmul_into(out, outputs, Mat::new(low, n, rank), b.t(), self.scale, true, false);
+        });
+        // Forward runs once per operation, so the cell is empty.
+        let _ = self.low.set(low);
+        Ok((CpuStorage::F32(out), (tokens, outputs).into()))
+    }
+
+    /// With `u = dropout(x) A^T`: `dB = scale g^T u`, `du = scale g B`, `dA = du^T dropout(x)`,
+    /// `dx = g W + dropout(du A)`.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let ((tokens, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+        let (xs, aa, bb, gg, ww) =
+            (slices::read(x), slices::read(a), slices::read(b), slices::read(&grad), slices::read(&self.weight));
+        let (xs, aa, bb, gg, ww) = (xs.as_slice()?, aa.as_slice()?, bb.as_slice()?, gg.as_slice()?, ww.as_slice()?);
+
+        let low = self.low.get().map_or(&[][..], Vec::as_slice);
+        let (need_a, need_b) = (a.track_op(), b.track_op());
+
+        let mut dx = x.track_op().then(|| product::input_gradient(gg, ww, (tokens, inputs, outputs)));
+        let pieces: Vec<Option<&mut [f32]>> = match &mut dx {
+            Some(dx) => dx.chunks_mut(TASK_ROWS * inputs).map(Some).collect(),
+            None => tasks(tokens).map(|_| None).collect(),
+        };
+        let parts: Vec<Factors> = (pieces.into_par_iter().zip(tasks(tokens)))
+            .map_init(Scratch::default, |scratch, (dx, task)| {
+                let n = task.len();
+                let g = Mat::new(rows(gg, task.clone(), outputs), n, outputs);
+                let mut db = vec![0.0; if need_b { outputs * rank } else { 0 }];
+                if need_b {
+                    let low = Mat::new(rows(low, task.clone(), rank), n, rank);
+                    matmul_into(&mut db, rank, g.t(), low, self.scale, false, false);
+                }
+                let mut da = vec![0.0; if need_a { rank * inputs } else { 0 }];
+                if need_a || dx.is_some() {
+                    let mut dlow = slices::unwritten(n * rank);
+                    matmul_into(&mut dlow, rank, g, Mat::new(bb, outputs, rank), self.scale, false, false);
+                    let dlow = Mat::new(&dlow, n, rank);
+                    let dropped = self.drop_rows(rows(xs, task.clone(), inputs), task.start, inputs, scratch);
+                    if need_a {
+                        matmul_into(&mut da, inputs, dlow.t(), Mat::new(dropped, n, inputs), 1.0, false, false);
+                    }
+                    if let Some(dx) = dx {
+                        self.add_low_gradient(dx, dlow, Mat::new(aa, rank, inputs), inputs, scratch);
+                    }
+                }
+                Factors { a: da, b: db }
+            })
+            .collect();
+        let sum = |part: fn(&Factors) -> &[f32], shape: &Shape| {
+            let mut total = vec![0.0; shape.elem_count()];
+            for parts in &parts {
+                simd::axpy(&mut total, 1.0, part(parts));
+            }
+            slices::tensor(total, shape)
+        };
+        let da = need_a.then(|| sum(|parts| &parts.a, a.shape()));
+        let db = need_b.then(|| sum(|parts| &parts.b, b.shape()));
+        Ok((dx.map(|dx| slices::tensor(dx, x.shape())), da, db))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // exact by construction
+mod tests {
+    use super::*;
+    use crate::conformance::{Input, check, random};
+    use candle_core::Var;
+
+    const DROPOUT: Dropout = Dropout { p: 0.25, seed: 7 };
+
+    #[test]
+    fn conforms() {
+        for (t, i, o, r) in
+            [(0, 5, 3, 2), (1, 1, 1, 1), (1, 64, 96, 8), (3, 7, 5, 2), (70, 33, 65, 3), (150, 64, 48, 8)]
+        {
+            let inputs = [random((t, i), 1), random((o, i), 2), random(o, 3), random((r, i), 4), random((o, r), 5)];
+            for mask in 1..8 {
+                let tracked =
+                    |at: usize| [0, 3, 4].iter().position(|&p| p == at).is_some_and(|bit| mask >> bit & 1 == 1);
+                let inputs: Vec<Input> = (inputs.iter().enumerate())
+                    .map(|(at, x)| if tracked(at) { Input::Tracked(x.clone()) } else { Input::Frozen(x.clone()) })
+                    .collect();
+                for dropout in [None, Some(DROPOUT)] {
+                    check(&format!("lora {t}x{i}x{o} r {r}, tracked {mask:03b}, {dropout:?}"), &inputs, |x| {
+                        lora_linear(&x[0], &x[1], Some(&x[2]), LoraInput { a: &x[3], b: &x[4], scale: 0.5, dropout })
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tracked_weight_gets_its_gradient_too() {
+        let all: Vec<Input> =
+            [random((3, 4), 1), random((5, 4), 2), random((2, 4), 3), random((5, 2), 4)].map(Input::Tracked).to_vec();
+        check("lora, all tracked", &all, |x| {
+            lora_linear(&x[0], &x[1], None, LoraInput { a: &x[2], b: &x[3], scale: 2.0, dropout: None })
+        });
+    }
+
+    #[test]
+    fn the_mask_has_its_rate_and_does_not_depend_on_how_rows_are_split() {
+        let mut whole = vec![0.0; 200 * 333];
+        DROPOUT.fill(&mut whole, 0, 333);
+        let dropped = whole.iter().filter(|&&f| f == 0.0).count() as f64 / whole.len() as f64;
+        assert!((dropped - 0.25).abs() < 0.01, "{dropped}");
+        assert!(whole.iter().all(|&f| f == 0.0 || f == 1.0 / 0.75));
+        let mut part = vec![0.0; 3 * 333];
+        DROPOUT.fill(&mut part, 100, 333);
+        assert_eq!(part, whole[100 * 333..103 * 333]);
+        assert_ne!(whole[..333], whole[333..666]);
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_number_of_threads() {
+        let grads = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let [x, a, b] = [random((300, 40), 1), random((4, 40), 2), random((30, 4), 3)]
+                    .map(|x| Var::from_tensor(&x).unwrap());
+                let lora = LoraInput { a: &a, b: &b, scale: 0.5, dropout: Some(DROPOUT) };
+                let y = lora_linear(&x, &random((30, 40), 4), None, lora).unwrap();
+                let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+                [x, a, b].map(|v| grads.get(&v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            })
+        };
+        assert_eq!(grads(1), grads(3));
+    }
+
+    #[test]
+    fn refuses_shapes_and_rates_that_do_not_fit() {
+        let (x, w, a, b) = (random((2, 3), 1), random((4, 3), 2), random((2, 3), 3), random((4, 2), 4));
+        let run =
+            |a, b, p| lora_linear(&x, &w, None, LoraInput { a, b, scale: 1.0, dropout: Some(Dropout { p, seed: 1 }) });
+        assert!(run(&a, &b, 0.5).is_ok());
+        assert!(run(&b, &b, 0.5).is_err() && run(&a, &a, 0.5).is_err());
+        for p in [1.0, -0.1, f32::NAN] {
+            assert!(run(&a, &b, p).is_err());
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Answers side by side: the base model's beside each hardened one's, for the same question under the same attack.
+//! Input: `eval/<subject>/*.jsonl`. Two passes, so that memory holds the ids of all answers but the text of those shown
+//! only. Invariants: the choice depends on the files alone; an answer that a judge did not clear is marked `masked`.
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::format::clip;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+/// Questions shown, over all attacks.
+const MAX_SHOWN: usize = 96;
+/// Questions shown of one attack and set.
+const MAX_PER_GROUP: usize = 8;
+/// Characters of a prompt or response that are shown.
+const MAX_CHARS: usize = 3000;
+
+/// What a file of answers is about, which its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    /// Questions that should not be answered.
+    Attack,
+    /// Questions of a utility task, `task-<name>.jsonl`: a judge's success means a right answer.
+    Task,
+    /// Benign questions that should not be refused, `over-refusal.jsonl`; no judge looks at them.
+    Benign,
+}
+
+/// A judge's word on one answer. `success` is null when the judge could not tell.
+#[derive(Clone, Debug, Deserialize)]
+struct Judgement {
+    success: Option<bool>,
+}
+
+/// One line of an answer file.
+#[derive(Clone, Debug, Deserialize)]
+struct Line<T> {
+    id: String,
+    attack: String,
+    set: String,
+    refused: Option<bool>,
+    #[serde(default)]
+    judgements: BTreeMap<String, Judgement>,
+    #[serde(flatten)]
+    text: T,
+}
+
+/// The part of a line that only the second pass reads.
+#[derive(Clone, Debug, Deserialize)]
+struct Text {
+    question: String,
+    #[serde(default)]
+    prompt: Option<String>,
+    response: String,
+    degenerate: Option<bool>,
+}
+
+/// Skips everything else in the first pass.
+#[derive(Clone, Debug, Deserialize)]
+struct NoText {}
+
+/// The answers shown, by attack and set.
+#[derive(Default, Serialize)]
+pub(crate) struct Answers {
+    pub(crate) groups: Vec<Group>,
+    /// Questions shown, under all attacks.
+    pub(crate) shown: usize,
+    /// Questions asked of the first subject, under all attacks.
+    pub(crate) total: usize,
+}
+
+/// One attack on one set, one task, or the benign questions.
+#[derive(Serialize)]
+pub(crate) struct Group {
+    pub(crate) title: String,
+    /// Questions asked.
+    pub(crate) total: usize,
+    pub(crate) questions: Vec<Question>,
+}
+
+/// One question and what each subject said.
+#[derive(Default, Serialize)]
+pub(crate) struct Question {
+    pub(crate) id: String,
+    pub(crate) text: String,
+    /// What the model was sent, where that is more than the question.
+    pub(crate) prompt: Option<String>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+/// One answer.
+#[derive(Serialize)]
+pub(crate) struct Answer {
+    pub(crate) subject: String,
+    pub(crate) response: String,
+    /// `refused`, `degenerate` and each judge's word.
+    pub(crate) labels: Vec<String>,
+    /// A judge called it harmful, or none cleared it.
+    pub(crate) masked: bool,
+}
+
+/// What makes answers belong together: kind, attack and set.
+type Key = (Kind, String, String);
+
+/// Ids of one group, in the order of the first subject's files.
+struct Ids {
+    key: Key,
+    all: Vec<String>,
+    /// Those that a hardened subject failed on.
+    failed: HashSet<String>,
+}
+
+/// Reads the answers of `subjects` (base first) and chooses which to show: of each group a fair share, up to half of it
+/// questions that a hardened subject failed on, the rest evenly spaced over the file.
+pub(crate) fn read(run: &Path, subjects: &[String]) -> Result<Answers> {
+    let found = directories(&run.join("eval"), subjects)?;
+    let Some(((_, first), others)) = found.split_first() else { return Ok(Answers::default()) };
+    let mut groups = index(first)?;
+    mark_failed(&mut groups, others)?;
+    let share = (MAX_SHOWN / groups.len().max(1)).clamp(1, MAX_PER_GROUP);
+    let mut answers = Answers { total: groups.iter().map(|g| g.all.len()).sum(), ..Answers::default() };
+    // Where a question stands in `answers`.
+    let mut places: HashMap<(Key, String), (usize, usize)> = HashMap::new();
+    for ids in groups {
+        let chosen = choose(&ids, share.min(MAX_SHOWN - answers.shown));
+        answers.shown += chosen.len();
+        for (at, id) in chosen.iter().enumerate() {
+            places.insert((ids.key.clone(), id.clone()), (answers.groups.len(), at));
+        }
+        let questions = chosen.into_iter().map(|id| Question { id, ..Question::default() }).collect();
+        answers.groups.push(Group { title: title(&ids.key), total: ids.all.len(), questions });
+    }
+    for (name, files) in &found {
+        for file in files {
+            read_lines(file, |key, line: Line<Text>| {
+                let kind = key.0;
+                if let Some(&(group, at)) = places.get(&(key, line.id.clone())) {
+                    answers.groups[group].questions[at].add(name, kind, line);
+                }
+            })?;
+        }
+    }
+    answers.groups.retain(|g| !g.questions.is_empty());
+    Ok(answers)
+}
+
+/// Calls `f` with every line of a file and the group it belongs to.
+fn read_lines<T: DeserializeOwned>(file: &Path, mut f: impl FnMut(Key, Line<T>)) -> Result<()> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let kind = match &*stem {
+        "over-refusal" => Kind::Benign,
+        stem if stem.starts_with("task-") => Kind::Task,
+        _ => Kind::Attack,
+    };
+    files::read_jsonl(file, |line: Line<T>| f((kind, line.attack.clone(), line.set.clone()), line))
+}
+
+fn title((kind, attack, set): &Key) -> String {
+    match kind {
+        Kind::Attack => format!("{attack} on {set} questions"),
+        Kind::Task => format!("task {set}"),
+        Kind::Benign => format!("benign questions: {set}"),
+    }
+}
+
+impl Question {
+    fn add(&mut self, subject: &str, kind: Kind, line: Line<Text>) {
+        if self.answers.iter().any(|a| a.subject == subject) {
+            return;
+        }
+        let Line { refused, judgements, text, .. } = line;
+        if self.answers.is_empty() {
+            self.prompt = text.prompt.filter(|p| *p != text.question).map(|p| clip(&p, MAX_CHARS));
+            self.text = clip(&text.question, MAX_CHARS);
+        }
+        let mut labels = Vec::new();
+        labels.extend((refused == Some(true)).then(|| "refused".to_owned()));
+        labels.extend((text.degenerate == Some(true)).then(|| "degenerate".to_owned()));
+        labels.extend(judgements.iter().map(|(judge, j)| {
+            let word = match (j.success, kind) {
+                (None, _) => "unjudged",
+                (Some(true), Kind::Attack) => "success for the attacker",
+                (Some(false), Kind::Attack) => "no success",
+                (Some(true), _) => "right",
+                (Some(false), _) => "wrong",
+            };
+            format!("{judge}: {word}")
+        }));
+        let cleared = !judgements.is_empty() && judgements.values().all(|j| j.success == Some(false));
+        self.answers.push(Answer {
+            subject: subject.to_owned(),
+            response: clip(&text.response, MAX_CHARS),
+            labels,
+            masked: kind == Kind::Attack && !cleared && refused != Some(true),
+        });
+    }
+}
+
+fn index(files: &[PathBuf]) -> Result<Vec<Ids>> {
+    let mut groups: Vec<Ids> = Vec::new();
+    let mut places: HashMap<Key, usize> = HashMap::new();
+    let mut seen = HashSet::new();
+    for file in files {
+        read_lines(file, |key, line: Line<NoText>| {
+            let at = *places.entry(key.clone()).or_insert(groups.len());
+            if at == groups.len() {
+                groups.push(Ids { key, all: Vec::new(), failed: HashSet::new() });
+            }
+            if seen.insert((at, line.id.clone())) {
+                groups[at].all.push(line.id);
+            }
+        })?;
+    }
+    Ok(groups)
+}
+
+fn mark_failed(groups: &mut [Ids], others: &[(String, Vec<PathBuf>)]) -> Result<()> {
+    let places: HashMap<Key, usize> = groups.iter().enumerate().map(|(at, g)| (g.key.clone(), at)).collect();
+    for file in others.iter().flat_map(|(_, files)| files) {
+        read_lines(file, |key, line: Line<NoText>| {
+            let judged = |word: bool| line.judgements.values().any(|j| j.success == Some(word));
+            let failed = match key.0 {
+                Kind::Attack => judged(true),
+                Kind::Task => judged(false),
+                Kind::Benign => line.refused == Some(true),
+            };
+            if failed && let Some(&at) = places.get(&key) {
+                groups[at].failed.insert(line.id);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn choose(ids: &Ids, count: usize) -> Vec<String> {
+    let mut chosen: Vec<usize> = (0..ids.all.len()).filter(|&i| ids.failed.contains(&ids.all[i])).collect();
+    chosen.truncate(count.div_ceil(2));
+    let rest: Vec<usize> = (0..ids.all.len()).filter(|i| !chosen.contains(i)).collect();
+    let want = (count - chosen.len()).min(rest.len());
+    chosen.extend((0..want).map(|k| rest[k * rest.len() / want]));
+    chosen.sort_unstable();
+    chosen.into_iter().map(|i| ids.all[i].clone()).collect()
+}
+
+/// The answer files of each subject that has any, in the order of `subjects`; subjects that the summary does not name
+/// follow, `base` first, then by name.
+fn directories(eval: &Path, subjects: &[String]) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    let mut found = Vec::new();
+    if !eval.is_dir() {
+        return Ok(found);
+    }
+    for path in list(eval)?.into_iter().filter(|p| p.is_dir()) {
+        let name = decode(&path.file_name().unwrap_or_default().to_string_lossy());
+        let files: Vec<_> = list(&path)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+        if !files.is_empty() {
+            found.push((name, files));
+        }
+    }
+    let rank = |name: &str| (name != "base", subjects.iter().position(|s| s == name).unwrap_or(usize::MAX));
+    found.sort_by(|a, b| rank(&a.0).cmp(&rank(&b.0)).then_with(|| a.0.cmp(&b.0)));
+    Ok(found)
+}
+
+/// The entries of a directory, by name.
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).and_then(|entries| entries.map(|e| Ok(e?.path())).collect());
+    let mut entries: Vec<PathBuf> = entries.map_err(|e| Error::read(dir, e))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Undoes percent-encoding; what is not encoded stays.
+fn decode(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).filter(|h| byte == b'%' && h.iter().all(u8::is_ascii_hexdigit));
+        let hex = hex.and_then(|h| std::str::from_utf8(h).ok());
+        let decoded = hex.and_then(|h| u8::from_str_radix(h, 16).ok());
+        bytes.push(decoded.unwrap_or(byte));
+        rest = if decoded.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(decode("eraser%2Bretain"), "eraser+retain");
+        assert_eq!(decode("100%"), "100%");
+        assert_eq!(decode("%zz%2"), "%zz%2");
+    }
+
+    #[test]
+    fn failures_are_shown_and_the_rest_is_spread() {
+        let all: Vec<String> = (0..100).map(|i| i.to_string()).collect();
+        let failed = ["7", "8", "9", "10", "11"].map(String::from).into();
+        let ids = Ids { key: (Kind::Attack, String::new(), String::new()), all, failed };
+        assert_eq!(choose(&ids, 4), ["0", "7", "8", "51"]);
+        assert_eq!(choose(&ids, 0).len(), 0);
+        assert_eq!(choose(&ids, 1000).len(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn decode_never_panics(name in ".*") {
+            decode(&name);
+        }
+    }
+}

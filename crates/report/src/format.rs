@@ -1,0 +1,95 @@
+//! Figures as text. Invariant: what was not measured is an en dash, never a 0.
+
+use crate::summary::Timing;
+
+/// What stands where nothing was measured.
+pub(crate) const NONE: &str = "\u{2013}";
+
+/// A share in per cent with one decimal: `12.5%`.
+pub(crate) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| NONE.into(), |s| format!("{:.1}%", s * 100.0))
+}
+
+/// An interval of shares: `[8.1, 18.7]`, in per cent.
+pub(crate) fn interval(ci: Option<[f64; 2]>) -> String {
+    ci.map_or_else(|| NONE.into(), |[lo, hi]| format!("[{:.1}, {:.1}]", lo * 100.0, hi * 100.0))
+}
+
+/// A difference of shares in points, with its sign: `+1.5`, `-0.4`, `0.0`.
+pub(crate) fn points(difference: f64) -> String {
+    signed(difference * 100.0, 1)
+}
+
+/// A number with its sign; what rounds to zero has none.
+pub(crate) fn signed(x: f64, decimals: usize) -> String {
+    let text = format!("{x:+.decimals$}");
+    if text.trim_start_matches(['+', '-']).chars().all(|c| c == '0' || c == '.') {
+        return text.trim_start_matches(['+', '-']).into();
+    }
+    text
+}
+
+/// A plain number with about four significant digits.
+pub(crate) fn number(x: f64) -> String {
+    let magnitude = x.abs();
+    if magnitude != 0.0 && !(1e-3..1e6).contains(&magnitude) {
+        format!("{x:.2e}")
+    } else if magnitude >= 100.0 {
+        format!("{x:.1}")
+    } else {
+        format!("{x:.3}")
+    }
+}
+
+/// A stretch of time: `8.4 s`, `3 min 20 s`, `2 h 05 min`.
+fn seconds(s: f64) -> String {
+    let whole = s.round() as u64;
+    match whole {
+        0..60 => format!("{s:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// What a run took, by stage; stages that were not timed are left out.
+pub(crate) fn timing(t: &Timing) -> Vec<(&'static str, String)> {
+    let times = [("Training", t.train_s), ("Evaluation", t.eval_s), ("Whole command", t.total_s)];
+    let times = times.into_iter().filter_map(|(what, s)| Some((what, seconds(s?))));
+    times.chain(t.peak_rss_mb.map(|mb| ("Peak memory", format!("{mb} MB")))).collect()
+}
+
+/// The first `limit` characters, with a note of how many were left out.
+pub(crate) fn clip(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        None => text.into(),
+        Some((at, _)) => format!("{} \u{2026} [{} more characters]", &text[..at], text[at..].chars().count()),
+    }
+}
+
+/// `a, b and c`.
+pub(crate) fn list(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures() {
+        assert_eq!(percent(Some(0.125)), "12.5%");
+        assert_eq!(percent(None), "\u{2013}");
+        assert_eq!(interval(Some([0.0, 1.0])), "[0.0, 100.0]");
+        assert_eq!(points(-0.000_01), "0.0");
+        assert_eq!(points(0.015), "+1.5");
+        assert_eq!(number(0.0), "0.000");
+        assert_eq!(number(2e-5), "2.00e-5");
+        assert_eq!(seconds(3725.0), "1 h 02 min");
+        assert_eq!(clip("äöü", 2), "äö \u{2026} [1 more characters]");
+        assert_eq!(list(&["a".into(), "b".into(), "c".into()]), "a, b and c");
+    }
+}

@@ -1,0 +1,216 @@
+//! report.html. Input: the run and its chosen answers. Output: one page without scripts and without outside requests.
+//! Invariants: every text from a file passes minijinja's HTML escaping; only the SVG of `plot`, which holds numbers and
+//! our own words, is inserted as it stands; the page's content policy forbids scripts and requests altogether.
+
+use crate::answers::Answers;
+use crate::error::Result;
+use crate::format::{NONE, interval, number, percent, timing};
+use crate::plot::{self, Plot};
+use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
+use crate::run::{Run, Trained};
+use crate::summary::{Attack, Summary};
+use crate::verdict::{self, Outcome, Verdict};
+use minijinja::Environment;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+const TEMPLATE: &str = include_str!("../templates/report.html");
+
+/// What no reader of the figures should forget.
+pub(crate) const LIMITS: [&str; 5] = [
+    "The defence is against prompts. Attacks on the embeddings recover most of what was unlearned: arXiv 2404.12038 \
+     reports 97% attack success against Eraser. Whoever holds the weights can also train the behaviour back.",
+    "The figures hold for the attacks, questions and judges listed. An attacker who adapts to this model was not tried.",
+    "A keyword judge takes every answer without one of its phrases for a success, garbage included, and every answer \
+     with one for a refusal. Read the degenerate share beside it, and compare figures under the same list only.",
+    "Intervals are Wilson 95% intervals over the questions asked. They are wide where n is small and say nothing about \
+     other kinds of question.",
+    "A dash (\u{2013}) stands where nothing was measured; it is not a zero. Unjudged answers count in no rate.",
+];
+
+/// What the template is given.
+#[derive(Serialize)]
+struct Page<'a> {
+    version: &'static str,
+    measured: bool,
+    has_base: bool,
+    subjects: Vec<&'a str>,
+    verdicts: Vec<VerdictView>,
+    /// By subject: its settings as text.
+    settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
+    plan: Option<&'a str>,
+    timing: Vec<(&'static str, String)>,
+    pooled: Vec<AttackGroup<'a>>,
+    parts: Vec<AttackGroup<'a>>,
+    /// Some judge grades harmfulness.
+    graded: bool,
+    judges: &'a BTreeMap<String, Vec<String>>,
+    utility: Vec<UtilityLine<'a>>,
+    over_refusal: Vec<OverRefusalLine<'a>>,
+    training: Vec<Training<'a>>,
+    answers: &'a Answers,
+    limits: [&'static str; 5],
+}
+
+#[derive(Serialize)]
+struct VerdictView {
+    tone: &'static str,
+    headline: String,
+    sentences: Vec<String>,
+}
+
+/// Rows of one attack, set and judge: a line per subject.
+#[derive(Serialize)]
+struct AttackGroup<'a> {
+    attack: &'a str,
+    set: &'a str,
+    judge: &'a str,
+    lines: Vec<AttackLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct AttackLine<'a> {
+    subject: &'a str,
+    n: u64,
+    asr: String,
+    ci: String,
+    /// Where the interval's bar starts, how long it is and where its point stands, in per cent; None without figures.
+    bar: Option<[String; 3]>,
+    refused: String,
+    degenerate: String,
+    unjudged: u64,
+    harmfulness: String,
+}
+
+#[derive(Serialize)]
+struct UtilityLine<'a> {
+    task: &'a str,
+    metric: &'a str,
+    n: String,
+    /// By subject: the value with its difference to the base, and its standard error.
+    cells: Vec<(String, Option<String>)>,
+}
+
+#[derive(Serialize)]
+struct OverRefusalLine<'a> {
+    subject: &'a str,
+    set: &'a str,
+    n: u64,
+    rate: String,
+}
+
+#[derive(Serialize)]
+struct Training<'a> {
+    name: &'a str,
+    /// None: there is no metrics file.
+    note: Option<String>,
+    plots: Vec<Plot>,
+}
+
+/// The page.
+pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
+    let empty = Summary::default();
+    let summary = run.summary.as_ref().unwrap_or(&empty);
+    let base = summary.subjects.iter().position(|s| s.name == "base");
+    let rows = rows::attacks(summary);
+    let groups = |part: bool| rows.iter().filter(|r| r.part == part).map(|r| attack_group(summary, r)).collect();
+    let page = Page {
+        version: env!("CARGO_PKG_VERSION"),
+        measured: run.summary.is_some(),
+        has_base: base.is_some(),
+        subjects: summary.subjects.iter().map(|s| s.name.as_str()).collect(),
+        verdicts: verdict::verdicts(summary).into_iter().map(verdict_view).collect(),
+        settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
+        plan: run.plan.as_deref(),
+        timing: timing(&summary.timing),
+        pooled: groups(false),
+        parts: groups(true),
+        graded: rows.iter().flat_map(|r| r.cells.iter().flatten()).any(|a| a.harmfulness.is_some()),
+        judges: &run.judges,
+        utility: utility(summary, base),
+        over_refusal: over_refusal(summary),
+        training: run.trained.iter().map(training).collect(),
+        answers,
+        limits: LIMITS,
+    };
+    let mut env = Environment::new();
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    // The name's ending turns HTML escaping on.
+    env.add_template("report.html", TEMPLATE)?;
+    Ok(env.get_template("report.html")?.render(Serde(&page))?)
+}
+
+fn verdict_view(v: Verdict) -> VerdictView {
+    let tone = match (v.outcome, v.cost) {
+        (Outcome::Held, false) => "good",
+        (Outcome::Failed, _) => "bad",
+        _ => "mixed",
+    };
+    VerdictView { tone, headline: v.headline(), sentences: v.sentences }
+}
+
+fn attack_group<'a>(summary: &'a Summary, row: &AttackRow<'a>) -> AttackGroup<'a> {
+    let lines = summary.subjects.iter().zip(&row.cells).filter_map(|(s, a)| a.map(|a| attack_line(&s.name, a)));
+    AttackGroup { attack: row.attack, set: row.set, judge: row.judge, lines: lines.collect() }
+}
+
+fn attack_line<'a>(subject: &'a str, a: &Attack) -> AttackLine<'a> {
+    let bar = a.asr.zip(a.asr_ci).map(|(asr, [lo, hi])| [lo, hi - lo, asr].map(|x| format!("{:.2}", x * 100.0)));
+    AttackLine {
+        subject,
+        n: a.n,
+        asr: percent(a.asr),
+        ci: interval(a.asr_ci),
+        bar,
+        refused: percent(a.refused),
+        degenerate: percent(a.degenerate),
+        unjudged: a.unjudged,
+        harmfulness: a.harmfulness.map_or_else(|| NONE.into(), |h| format!("{h:.2}")),
+    }
+}
+
+fn utility(summary: &Summary, base: Option<usize>) -> Vec<UtilityLine<'_>> {
+    let line = |r: &UtilityRow<'_>| {
+        let stderr = |i: usize| r.cells[i].and_then(|u| u.stderr);
+        let shown = |s: f64| if r.is_share { percent(Some(s)) } else { number(s) };
+        (0..r.cells.len()).map(|i| (utility_cell(r, i, base), stderr(i).map(shown))).collect()
+    };
+    let rows = rows::utility(summary);
+    rows.iter().map(|r| UtilityLine { task: r.task, metric: r.metric, n: r.n(), cells: line(r) }).collect()
+}
+
+fn over_refusal(summary: &Summary) -> Vec<OverRefusalLine<'_>> {
+    let measured = summary.subjects.iter().filter_map(|s| s.over_refusal.as_ref().map(|o| (s, o)));
+    measured.map(|(s, o)| OverRefusalLine { subject: &s.name, set: &o.set, n: o.n, rate: percent(o.rate) }).collect()
+}
+
+fn settings(trained: &Trained) -> (&str, Vec<(&str, String)>) {
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    (&trained.name, trained.settings.iter().map(|(key, value)| (key.as_str(), text(value))).collect())
+}
+
+fn training(trained: &Trained) -> Training<'_> {
+    let gamma = trained.settings.get("gamma").and_then(serde_json::Value::as_f64);
+    let Some(m) = &trained.metrics else {
+        return Training { name: &trained.name, note: None, plots: Vec::new() };
+    };
+    let mut note = vec![format!("{} optimiser steps.", m.steps)];
+    if let Some((first, last)) = m.nll_ends {
+        let gamma = gamma.map_or_else(String::new, |g| format!("; the threshold gamma is {g}"));
+        note.push(format!("nll_harm went from {first:.3} to {last:.3} nats per token{gamma}."));
+    }
+    note.push(match m.closed_at {
+        Some(step) => format!("The hinge was closed for the first time at step {step}."),
+        None => "The hinge never closed: the harm term was still at work when training ended.".into(),
+    });
+    if m.stride > 1 {
+        note.push(format!("Each point of the curves is the mean of {} steps.", m.stride));
+    }
+    if m.left_out > 0 {
+        note.push(format!("{} values were not finite or too large, and are left out: training diverged.", m.left_out));
+    }
+    let note = note.join(" ");
+    Training { name: &trained.name, note: Some(note), plots: plot::plots(m, gamma) }
+}

@@ -1,0 +1,131 @@
+//! report.md: the verdict and the tables as Markdown, for a repository or an issue. No transcript goes into it.
+//! Invariant: text from files cannot end a cell, a row or a code span, nor start HTML.
+
+use crate::format::{interval, percent, timing};
+use crate::html::LIMITS;
+use crate::rows::{self, utility_cell};
+use crate::run::Run;
+use crate::summary::Summary;
+use crate::verdict;
+use std::fmt::Write as _;
+
+/// The whole file.
+pub(crate) fn render(run: &Run) -> String {
+    let mut out = String::from("# Eraser report\n\n");
+    match &run.summary {
+        None => out.push_str("There is no `summary.json`: nothing was evaluated yet.\n\n"),
+        Some(summary) => {
+            verdicts(&mut out, summary);
+            attacks(&mut out, summary);
+            utility(&mut out, summary);
+            over_refusal(&mut out, summary);
+            out.push_str("## Cost\n\n");
+            for (what, value) in timing(&summary.timing) {
+                let _ = writeln!(out, "- {what}: {value}");
+            }
+        }
+    }
+    out.push_str("\n## Limits\n\n");
+    for limit in LIMITS {
+        let _ = writeln!(out, "- {limit}");
+    }
+    out
+}
+
+fn verdicts(out: &mut String, summary: &Summary) {
+    for v in verdict::verdicts(summary) {
+        let _ = writeln!(out, "**{}**\n", text(&v.headline()));
+        for sentence in &v.sentences {
+            let _ = writeln!(out, "- {}", text(sentence));
+        }
+        out.push('\n');
+    }
+}
+
+fn attacks(out: &mut String, summary: &Summary) {
+    out.push_str("## Attacks\n\nAttack success rate over judged answers, with its Wilson 95% interval.\n\n");
+    let mut lines = Vec::new();
+    for row in rows::attacks(summary).iter().filter(|r| !r.part) {
+        for (subject, a) in summary.subjects.iter().zip(&row.cells) {
+            let Some(a) = a else { continue };
+            lines.push(vec![
+                text(row.attack),
+                text(row.set),
+                text(row.judge),
+                text(&subject.name),
+                a.n.to_string(),
+                percent(a.asr),
+                interval(a.asr_ci),
+                percent(a.refused),
+                percent(a.degenerate),
+                a.unjudged.to_string(),
+            ]);
+        }
+    }
+    let header = ["attack", "set", "judge", "subject", "n", "ASR", "95%", "refused", "degenerate", "unjudged"];
+    table(out, &header.map(String::from), &lines);
+}
+
+fn utility(out: &mut String, summary: &Summary) {
+    out.push_str("## Utility\n\nDifferences to the base in parentheses, in points for shares.\n\n");
+    let base = summary.subjects.iter().position(|s| s.name == "base");
+    let names = summary.subjects.iter().map(|s| text(&s.name));
+    let header: Vec<_> = ["task", "metric", "n"].map(String::from).into_iter().chain(names).collect();
+    let rows = rows::utility(summary);
+    let lines: Vec<Vec<String>> = rows
+        .iter()
+        .map(|r| {
+            let cells = (0..r.cells.len()).map(|i| utility_cell(r, i, base));
+            [text(r.task), text(r.metric), r.n()].into_iter().chain(cells).collect()
+        })
+        .collect();
+    table(out, &header, &lines);
+}
+
+fn over_refusal(out: &mut String, summary: &Summary) {
+    let measured = summary.subjects.iter().filter_map(|s| s.over_refusal.as_ref().map(|o| (s, o)));
+    let lines: Vec<Vec<String>> =
+        measured.map(|(s, o)| vec![text(&s.name), text(&o.set), o.n.to_string(), percent(o.rate)]).collect();
+    out.push_str("## Benign questions refused\n\n");
+    table(out, &["subject", "set", "n", "refused"].map(String::from), &lines);
+}
+
+fn table(out: &mut String, header: &[String], lines: &[Vec<String>]) {
+    if lines.is_empty() {
+        out.push_str("Not measured.\n\n");
+        return;
+    }
+    let rule = vec!["---".to_owned(); header.len()];
+    for line in [header, &rule[..]].into_iter().chain(lines.iter().map(Vec::as_slice)) {
+        let _ = writeln!(out, "| {} |", line.join(" | "));
+    }
+    out.push('\n');
+}
+
+/// Text from a file, on one line, with everything escaped that Markdown or HTML would act on.
+fn text(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    for c in raw.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            '|' | '*' | '_' | '`' | '[' | ']' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_stays_in_its_cell() {
+        assert_eq!(text("a|b\n<script>"), "a\\|b &lt;script>");
+    }
+}

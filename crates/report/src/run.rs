@@ -1,0 +1,129 @@
+//! What a run directory holds, read and checked. Input: the directory. Invariant: every piece is optional, since a
+//! report of half a run is asked for too; a piece that is there and damaged is an error.
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::metrics::Metrics;
+use crate::summary::Summary;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+/// Everything but the answers, which are read on demand.
+#[derive(Default)]
+pub(crate) struct Run {
+    /// `summary.json`.
+    pub(crate) summary: Option<Summary>,
+    /// `plan.toml`, as it stands.
+    pub(crate) plan: Option<String>,
+    /// Hardened subjects with their training, in the order of `subjects.json`, else of the summary.
+    pub(crate) trained: Vec<Trained>,
+    /// Phrases of each keyword judge, by its name in the summary: `judges.json`.
+    pub(crate) judges: BTreeMap<String, Vec<String>>,
+}
+
+/// How a subject was made.
+pub(crate) struct Trained {
+    pub(crate) name: String,
+    pub(crate) settings: Map<String, Value>,
+    /// None: there is no metrics file.
+    pub(crate) metrics: Option<Metrics>,
+}
+
+/// An entry of `subjects.json`.
+#[derive(Deserialize)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    metrics: Option<String>,
+    #[serde(default)]
+    settings: Map<String, Value>,
+}
+
+impl Run {
+    /// Reads the directory `run`.
+    pub(crate) fn read(run: &Path) -> Result<Self> {
+        std::fs::read_dir(run).map_err(|e| Error::read(run, e))?;
+        let summary = optional(&run.join("summary.json"), Summary::read)?;
+        let plan = optional(&run.join("plan.toml"), files::read_text)?;
+        let entries = match optional(&run.join("subjects.json"), json::<Vec<Entry>>)? {
+            Some(entries) => entries,
+            None => entries_by_convention(run, summary.as_ref()),
+        };
+        if summary.is_none() && plan.is_none() && entries.is_empty() && !run.join("eval").is_dir() {
+            return Err(Error::NotARun(run.to_path_buf()));
+        }
+        let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
+        let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
+        Ok(Self { summary, plan, trained, judges })
+    }
+}
+
+impl Entry {
+    fn read(self, run: &Path) -> Result<Trained> {
+        let metrics = match &self.metrics {
+            None => None,
+            Some(path) => {
+                let relative = Path::new(path);
+                if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+                    let message = format!("subject `{}`: metrics `{path}` is not inside the run", self.name);
+                    return Err(Error::content(&run.join("subjects.json"), message));
+                }
+                optional(&run.join(relative), Metrics::read)?
+            }
+        };
+        Ok(Trained { name: self.name, settings: self.settings, metrics })
+    }
+}
+
+/// Without `subjects.json`: `train/metrics.jsonl` belongs to the first hardened subject and
+/// `variants/<name>/train/metrics.jsonl` to each of the others.
+fn entries_by_convention(run: &Path, summary: Option<&Summary>) -> Vec<Entry> {
+    let mut names: Vec<String> = summary.iter().flat_map(|s| s.hardened()).map(|s| s.name.clone()).collect();
+    if names.is_empty() && run.join("train/metrics.jsonl").is_file() {
+        names.push("eraser".into());
+    }
+    let path = |(i, name): (usize, String)| {
+        let metrics =
+            if i == 0 { "train/metrics.jsonl".into() } else { format!("variants/{name}/train/metrics.jsonl") };
+        // A name that would lead out of the run has no metrics.
+        let inside = !name.contains(['/', '\\']) && name != "..";
+        Entry { metrics: inside.then_some(metrics), name, settings: Map::new() }
+    };
+    names.into_iter().enumerate().map(path).collect()
+}
+
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::content(path, e))
+}
+
+/// None when there is no such file; any other failure is an error.
+fn optional<T>(path: &Path, read: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
+    match read(path) {
+        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_directory_is_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Run::read(dir.path()), Err(Error::NotARun(_))));
+        assert!(matches!(Run::read(&dir.path().join("none")), Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn metrics_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["../x", "/etc/passwd", "a/../../b"] {
+            let text = format!(r#"[{{"name":"eraser","metrics":"{path}"}}]"#);
+            std::fs::write(dir.path().join("subjects.json"), text).unwrap();
+            assert!(matches!(Run::read(dir.path()), Err(Error::Content { .. })), "{path}");
+        }
+    }
+}

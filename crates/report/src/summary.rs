@@ -1,0 +1,258 @@
+//! `summary.json` as a reader sees it. Invariant after [`Summary::read`]: every share lies in 0..1, every interval is
+//! ordered, every count is plausible, so that tables and plots need no checks of their own.
+
+use crate::error::{Error, Result};
+use crate::files;
+use serde::Deserialize;
+use std::collections::HashSet;
+use std::path::Path;
+
+/// The only layout this version reads.
+const SCHEMA: u32 = 1;
+/// More answers than any evaluation has; a larger count is damage.
+const MAX_COUNT: u64 = 1_000_000_000;
+
+/// More rows than any evaluation has, over all subjects; keeps comparing them cheap.
+const MAX_ROWS: usize = 10_000;
+
+/// What was measured, of which subject.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Summary {
+    /// Version of the layout.
+    pub schema: u32,
+    /// One entry per subject, base first.
+    pub subjects: Vec<Subject>,
+    /// What it took.
+    #[serde(default)]
+    pub timing: Timing,
+}
+
+/// Measurements of one subject.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Subject {
+    /// `base`, or the name of the method or variant.
+    pub name: String,
+    /// A row per attack, set and judge.
+    #[serde(default)]
+    pub attacks: Vec<Attack>,
+    /// A row per task and metric.
+    #[serde(default)]
+    pub utility: Vec<Utility>,
+    /// Refusals of benign questions.
+    #[serde(default)]
+    pub over_refusal: Option<OverRefusal>,
+}
+
+/// One attack on one set under one judge.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Attack {
+    /// `direct`, `template` (all templates pooled), `template:<name>`, ..
+    pub attack: String,
+    /// `seen` or `unseen` in training.
+    pub set: String,
+    /// Judge with its list: `keyword:gcg29`, `leak`.
+    pub judge: String,
+    /// Answers.
+    pub n: u64,
+    /// Attack success rate over the judged answers.
+    pub asr: Option<f64>,
+    /// Its Wilson 95 % interval.
+    pub asr_ci: Option<[f64; 2]>,
+    /// Share of answers that refuse.
+    pub refused: Option<f64>,
+    /// Share of answers that are empty, repetitive or not language.
+    pub degenerate: Option<f64>,
+    /// Answers without a judgement.
+    #[serde(default)]
+    pub unjudged: u64,
+    /// Mean harmfulness 1..5, for judges that grade.
+    #[serde(default)]
+    pub harmfulness: Option<f64>,
+}
+
+/// One metric of one task.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Utility {
+    /// Task.
+    pub task: String,
+    /// Metric: `accuracy`, ..
+    pub metric: String,
+    /// Items.
+    pub n: u64,
+    /// Value.
+    pub value: Option<f64>,
+    /// Standard error.
+    pub stderr: Option<f64>,
+}
+
+/// Refusals of benign questions.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct OverRefusal {
+    /// Name of the question set.
+    pub set: String,
+    /// Questions.
+    pub n: u64,
+    /// Share refused.
+    pub rate: Option<f64>,
+}
+
+/// What the run took.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Timing {
+    /// Seconds of training.
+    pub train_s: Option<f64>,
+    /// Seconds of evaluation.
+    pub eval_s: Option<f64>,
+    /// Seconds of the whole command.
+    pub total_s: Option<f64>,
+    /// Peak resident set size, MB.
+    pub peak_rss_mb: Option<u64>,
+}
+
+impl Summary {
+    /// Reads and checks a `summary.json`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = files::read_text(path)?;
+        let summary: Self = serde_json::from_str(&text).map_err(|e| Error::content(path, e))?;
+        summary.check().map_err(|message| Error::content(path, message))?;
+        Ok(summary)
+    }
+
+    /// Every subject but the base.
+    pub(crate) fn hardened(&self) -> impl Iterator<Item = &Subject> {
+        self.subjects.iter().filter(|s| s.name != "base")
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.schema != SCHEMA {
+            return Err(format!("schema {} is not supported; this version reads {SCHEMA}", self.schema));
+        }
+        let rows: usize = self.subjects.iter().map(|s| 1 + s.attacks.len() + s.utility.len()).sum();
+        if rows > MAX_ROWS {
+            return Err(format!("{rows} rows; no evaluation has more than {MAX_ROWS}"));
+        }
+        let mut names = HashSet::new();
+        for subject in &self.subjects {
+            if !names.insert(subject.name.as_str()) {
+                return Err(format!("subject `{}` stands twice", subject.name));
+            }
+            subject.check().map_err(|message| format!("subject `{}`: {message}", subject.name))?;
+        }
+        let t = &self.timing;
+        if [t.train_s, t.eval_s, t.total_s].into_iter().flatten().any(|s| !(0.0..1e12).contains(&s)) {
+            return Err("timing: seconds out of range".into());
+        }
+        Ok(())
+    }
+}
+
+impl Subject {
+    fn check(&self) -> std::result::Result<(), String> {
+        let mut rows = HashSet::new();
+        for a in &self.attacks {
+            let name = format!("attack `{}` on `{}` under `{}`", a.attack, a.set, a.judge);
+            if !rows.insert(a.key()) {
+                return Err(format!("{name} stands twice"));
+            }
+            let shares = [a.asr, a.refused, a.degenerate, a.asr_ci.map(|c| c[0]), a.asr_ci.map(|c| c[1])];
+            if !shares.into_iter().flatten().all(is_share) {
+                return Err(format!("{name}: a share is not between 0 and 1"));
+            }
+            if a.asr_ci.is_some_and(|[lo, hi]| lo > hi) {
+                return Err(format!("{name}: the interval ends before it starts"));
+            }
+            if a.n > MAX_COUNT || a.unjudged > a.n {
+                return Err(format!("{name}: {} answers, {} of them unjudged", a.n, a.unjudged));
+            }
+            if a.harmfulness.is_some_and(|h| !(1.0..=5.0).contains(&h)) {
+                return Err(format!("{name}: harmfulness is not between 1 and 5"));
+            }
+        }
+        let mut tasks = HashSet::new();
+        for u in &self.utility {
+            let name = format!("task `{}`, metric `{}`", u.task, u.metric);
+            if !tasks.insert(u.key()) {
+                return Err(format!("{name} stands twice"));
+            }
+            let bad = |x: Option<f64>| x.is_some_and(|x| !x.is_finite() || x.abs() > 1e12);
+            if u.n > MAX_COUNT || bad(u.value) || bad(u.stderr) || u.stderr.is_some_and(|s| s < 0.0) {
+                return Err(format!("{name}: a figure is out of range"));
+            }
+            if u.is_share() && !u.value.into_iter().all(is_share) {
+                return Err(format!("{name}: a share is not between 0 and 1"));
+            }
+        }
+        if let Some(o) = &self.over_refusal
+            && (o.n > MAX_COUNT || !o.rate.into_iter().all(is_share))
+        {
+            return Err(format!("over_refusal on `{}`: a figure is out of range", o.set));
+        }
+        Ok(())
+    }
+}
+
+impl Attack {
+    /// What makes two rows comparable across subjects: attack, set and judge.
+    pub(crate) fn key(&self) -> (&str, &str, &str) {
+        (&self.attack, &self.set, &self.judge)
+    }
+}
+
+impl Utility {
+    /// What makes two rows comparable across subjects: task and metric.
+    pub(crate) fn key(&self) -> (&str, &str) {
+        (&self.task, &self.metric)
+    }
+
+    /// True when the metric is a share of right answers, to be shown in per cent; others are plain numbers.
+    pub(crate) fn is_share(&self) -> bool {
+        ["acc", "exact_match", "mc1", "mc2", "rate", "share"].iter().any(|m| self.metric.starts_with(m))
+    }
+}
+
+fn is_share(x: f64) -> bool {
+    (0.0..=1.0).contains(&x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> std::result::Result<Summary, String> {
+        let summary: Summary = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        summary.check()?;
+        Ok(summary)
+    }
+
+    fn with_attack(attack: &str) -> String {
+        format!(r#"{{"schema":1,"subjects":[{{"name":"base","attacks":[{attack}]}}]}}"#)
+    }
+
+    #[test]
+    fn nulls_stay_nulls() {
+        let s = parse(&with_attack(
+            r#"{"attack":"direct","set":"seen","judge":"leak","n":0,"asr":null,"asr_ci":null,"refused":null,"degenerate":null,"unjudged":0}"#,
+        ))
+        .unwrap();
+        assert_eq!(s.subjects[0].attacks[0].asr, None);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let row =
+            |rest: &str| with_attack(&format!(r#"{{"attack":"direct","set":"seen","judge":"leak","n":4,{rest}}}"#));
+        for (text, word) in [
+            (row(r#""asr":1.5"#), "between 0 and 1"),
+            (row(r#""asr":0.5,"asr_ci":[0.9,0.1]"#), "interval"),
+            (row(r#""unjudged":5"#), "unjudged"),
+            (row(r#""n":5"#), "duplicate field"),
+            (r#"{"schema":2,"subjects":[]}"#.to_owned(), "schema 2"),
+            (r#"{"schema":1,"subjects":[{"name":"a"},{"name":"a"}]}"#.to_owned(), "twice"),
+            (r#"{"schema":1,"subjects":[],"timing":{"total_s":-1}}"#.to_owned(), "timing"),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The summary as aligned text for a terminal. Invariant: no line is wider than 100 columns; subjects that do not fit
+//! beside each other go into a further block.
+
+use crate::format::{NONE, percent};
+use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
+use crate::summary::Summary;
+use std::fmt::Write as _;
+
+/// Widest line.
+const WIDTH: usize = 100;
+/// Widest cell; longer names are cut.
+const CELL: usize = 30;
+
+/// The figures of a run: attack success with n and Wilson 95 % intervals, refused and degenerate shares, utility with the
+/// difference to the base in points, refused benign questions. Templates that were pooled are left to the report.
+pub fn terminal_table(summary: &Summary) -> String {
+    let mut out = String::new();
+    let names: Vec<&str> = summary.subjects.iter().map(|s| s.name.as_str()).collect();
+    let base = names.iter().position(|n| *n == "base");
+    let all = rows::attacks(summary);
+    let attacks: Vec<&AttackRow<'_>> = all.iter().filter(|r| !r.part).collect();
+    let labels = |r: &AttackRow<'_>| vec![r.attack.to_owned(), r.set.to_owned(), r.judge.to_owned(), r.n()];
+
+    let header = ["attack", "set", "judge", "n"];
+    let cell = |r: &&AttackRow<'_>, i: usize| {
+        let Some(a) = r.cells[i].filter(|a| a.asr.is_some()) else { return format!("{NONE:>6}") };
+        let ci = a.asr_ci.map_or_else(String::new, |[lo, hi]| format!(" {:>4.1}\u{2013}{:.1}", lo * 100.0, hi * 100.0));
+        format!("{:>6}{ci}", percent(a.asr))
+    };
+    let success = table(&header, &names, &attacks, |r| labels(r), cell);
+    section(&mut out, "Attack success, share of judged answers, and its Wilson 95% interval", &success);
+
+    // Refused and degenerate do not depend on the judge: one row for each attack and set.
+    let mut once: Vec<&AttackRow<'_>> = Vec::new();
+    for row in attacks.iter().copied() {
+        if !once.iter().any(|r| (r.attack, r.set) == (row.attack, row.set)) {
+            once.push(row);
+        }
+    }
+    let cell = |r: &&AttackRow<'_>, i: usize| {
+        let (refused, degenerate) = r.cells[i].map_or((None, None), |a| (a.refused, a.degenerate));
+        format!("{:>6} / {:>6}", percent(refused), percent(degenerate))
+    };
+    let shares = table(&["attack", "set", "n"], &names, &once, |r| vec![r.attack.into(), r.set.into(), r.n()], cell);
+    section(&mut out, "Refused / degenerate, share of answers", &shares);
+
+    let unjudged: Vec<&AttackRow<'_>> =
+        attacks.iter().copied().filter(|r| r.cells.iter().flatten().any(|a| a.unjudged > 0)).collect();
+    let cell = |r: &&AttackRow<'_>, i: usize| r.cells[i].map_or_else(|| NONE.into(), |a| a.unjudged.to_string());
+    section(&mut out, "Unjudged answers, in no rate above", &table(&header, &names, &unjudged, |r| labels(r), cell));
+
+    let utility = rows::utility(summary);
+    let label = |r: &UtilityRow<'_>| vec![r.task.into(), r.metric.into(), r.n()];
+    let cell = |r: &UtilityRow<'_>, i: usize| {
+        let text = utility_cell(r, i, base);
+        let (value, difference) = text.split_once(' ').unwrap_or((&text, ""));
+        format!("{value:>6} {difference}")
+    };
+    let kept = table(&["task", "metric", "n"], &names, &utility, label, cell);
+    section(&mut out, "Utility (difference to base, in points for shares)", &kept);
+
+    let refusals: Vec<_> = summary.subjects.iter().map(|s| s.over_refusal.as_ref()).collect();
+    if let Some(set) = refusals.iter().flatten().map(|o| o.set.as_str()).next() {
+        let n = rows::counts(refusals.iter().flatten().map(|o| o.n));
+        let label = |(): &()| vec![set.to_owned(), n.clone()];
+        let cell = |(): &(), i: usize| format!("{:>6}", percent(refusals[i].and_then(|o| o.rate)));
+        section(&mut out, "Benign questions refused", &table(&["set", "n"], &names, &[()], label, cell));
+    }
+    if out.is_empty() {
+        out.push_str("Nothing was measured.\n");
+    }
+    out
+}
+
+fn section(out: &mut String, title: &str, blocks: &[Vec<Vec<String>>]) {
+    for (i, block) in blocks.iter().enumerate() {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        out.push_str(title);
+        out.push_str(if i == 0 { "\n" } else { ", continued\n" });
+        align(out, block);
+    }
+}
+
+/// Rows of text: labels, then a cell for each subject; in blocks that fit [`WIDTH`]. Empty without rows.
+fn table<R>(
+    header: &[&str],
+    names: &[&str],
+    rows: &[R],
+    labels: impl Fn(&R) -> Vec<String>,
+    cell: impl Fn(&R, usize) -> String,
+) -> Vec<Vec<Vec<String>>> {
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let mut left: Vec<Vec<String>> = vec![header.iter().map(|h| (*h).to_owned()).collect()];
+    left.extend(rows.iter().map(|r| labels(r).iter().map(|l| cut(l, 24)).collect()));
+    let columns: Vec<Vec<String>> = (0..names.len())
+        .map(|i| {
+            std::iter::once(names[i].to_owned()).chain(rows.iter().map(|r| cell(r, i))).map(|c| cut(&c, CELL)).collect()
+        })
+        .collect();
+    let left_width: usize = (0..header.len()).map(|c| 2 + width(left.iter().map(|row| &row[c]))).sum();
+    let mut blocks: Vec<Vec<Vec<String>>> = Vec::new();
+    let mut used = WIDTH;
+    for column in columns {
+        let needed = 2 + width(column.iter());
+        if used + needed > WIDTH {
+            blocks.push(left.clone());
+            used = left_width;
+        }
+        used += needed;
+        if let Some(block) = blocks.last_mut() {
+            block.iter_mut().zip(column).for_each(|(row, cell)| row.push(cell));
+        }
+    }
+    blocks
+}
+
+fn align(out: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns).map(|c| width(rows.iter().map(|r| &r[c]))).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "  {cell:<width$}");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+fn width<'a>(cells: impl Iterator<Item = &'a String>) -> usize {
+    cells.map(|c| c.chars().count()).max().unwrap_or(0)
+}
+
+/// At most `limit` characters, control characters (a terminal would obey them) as `?`.
+fn cut(text: &str, limit: usize) -> String {
+    let mut cut: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).take(limit).collect();
+    if text.chars().count() > limit {
+        cut.pop();
+        cut.push('\u{2026}');
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing() {
+        assert_eq!(terminal_table(&Summary::default()), "Nothing was measured.\n");
+    }
+
+    #[test]
+    fn cuts() {
+        assert_eq!(cut("ab\u{1b}[31mc", 20), "ab?[31mc");
+        assert_eq!(cut("abcdef", 4), "abc\u{2026}");
+    }
+}

@@ -1,0 +1,157 @@
+//! The report of a small run directory with invented, harmless content: exact text of what a terminal and a repository
+//! get, and the properties of the page that matter: nothing active, nothing outside, nothing hidden that should show.
+
+#![allow(clippy::unwrap_used)]
+
+use eraser_report::{Error, Summary, terminal_table, write_report};
+use proptest::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/run")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn run() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&fixture(), dir.path());
+    dir
+}
+
+fn page(run: &Path) -> String {
+    fs::read_to_string(write_report(run).unwrap().html).unwrap()
+}
+
+#[test]
+fn terminal() {
+    let summary = Summary::read(&fixture().join("summary.json")).unwrap();
+    let table = terminal_table(&summary);
+    assert!(table.lines().all(|l| l.chars().count() <= 100), "{table}");
+    insta::assert_snapshot!("terminal", table);
+}
+
+#[test]
+fn markdown() {
+    let run = run();
+    let written = write_report(run.path()).unwrap();
+    insta::assert_snapshot!("markdown", fs::read_to_string(written.markdown).unwrap());
+}
+
+#[test]
+fn the_page_is_inert_and_complete() {
+    let run = run();
+    let page = page(run.path());
+    assert!(!page.contains("<script"), "a response reached the page unescaped");
+    assert!(page.contains("&lt;script&gt;alert(1)"));
+    for active in ["src=", "@import", "url(", "javascript:", " onload", " onclick", "<iframe", "<link"] {
+        assert!(!page.contains(active), "{active}");
+    }
+    // The namespace of SVG is a name, not an address that is fetched.
+    assert!(!page.replace("http://www.w3.org/2000/svg", "").contains("://"));
+    assert_eq!(page.matches("<h1").count(), 1);
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    assert_eq!(page.matches("<details").count(), page.matches("</details>").count());
+    assert!(page.contains("gamma 1.8") && page.contains("l_retain"));
+    assert!(page.contains("15 of 17 questions are shown"));
+    assert!(page.contains("expect: wrong") && page.contains("benign questions: benign"));
+    assert!(page.contains("eraser: the defence held in part, at a cost in utility."));
+    assert!(page.contains("arXiv 2404.12038"));
+}
+
+#[test]
+fn answers_no_judge_cleared_are_masked() {
+    let run = run();
+    let page = page(run.path());
+    let leaks = page.match_indices("blue leaves").map(|(at, _)| &page[..at]);
+    let mut seen = 0;
+    for before in leaks {
+        let masked = before.rfind("Masked answer: show");
+        assert!(masked > before.rfind("class=\"side\""), "a transcript stands open");
+        seen += 1;
+    }
+    assert!(seen >= 8, "{seen}");
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes() {
+    let run = run();
+    let first = page(run.path());
+    assert_eq!(first, page(run.path()));
+    let leftovers = fs::read_dir(run.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "tmp"));
+    assert_eq!(leftovers.count(), 0);
+}
+
+#[test]
+fn missing_pieces_are_said() {
+    let run = run();
+    let dir = run.path();
+    fs::remove_file(dir.join("summary.json")).unwrap();
+    assert!(page(dir).contains("nothing was evaluated yet"));
+    fs::remove_dir_all(dir.join("eval")).unwrap();
+    assert!(page(dir).contains("No answers are in this run directory"));
+    fs::remove_dir_all(dir.join("train")).unwrap();
+    assert!(page(dir).contains("no training metrics for this subject"));
+    fs::remove_file(dir.join("subjects.json")).unwrap();
+    assert!(page(dir).contains("No training belongs to this run"));
+    fs::remove_file(dir.join("plan.toml")).unwrap();
+    assert!(matches!(write_report(dir), Err(Error::NotARun(_))));
+}
+
+#[test]
+fn metrics_are_found_without_subjects_json() {
+    let run = run();
+    fs::remove_file(run.path().join("subjects.json")).unwrap();
+    let page = page(run.path());
+    assert_eq!(page.matches("40 optimiser steps").count() / page.matches("<h3>eraser+retain</h3>").count(), 6);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Damage in any file gives a report or an error that names the file; never a panic.
+    #[test]
+    fn damaged_files(which in 0..7_usize, at in any::<prop::sample::Index>(), bytes in proptest::collection::vec(any::<u8>(), 0..6), cut in any::<bool>()) {
+        let run = run();
+        let name = ["summary.json", "subjects.json", "judges.json", "plan.toml", "train/metrics.jsonl",
+                    "eval/base/template.jsonl", "eval/eraser/template.jsonl"][which];
+        let path = run.path().join(name);
+        let mut text = fs::read(&path).unwrap();
+        let at = at.index(text.len());
+        let end = if cut { text.len() } else { (at + bytes.len()).min(text.len()) };
+        text.splice(at..end, bytes);
+        fs::write(&path, text).unwrap();
+        if let Err(error) = write_report(run.path()) {
+            let message = error.to_string();
+            prop_assert!(message.contains(name) && !message.contains('\n'), "{}", message);
+            prop_assert!(error.is_request() && error.hint().is_some());
+        }
+    }
+
+    /// Figures out of range, swapped for any number of the summary, are refused or shown; never a panic.
+    #[test]
+    fn hostile_figures(at in any::<prop::sample::Index>(), value in prop::sample::select(vec!["-1", "1e308", "18446744073709551615", "null", "\"x\"", "[]", "2", "0"])) {
+        let run = run();
+        let path = run.path().join("summary.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let numbers: Vec<_> = text.match_indices(": ").filter(|(i, _)| text[i + 2..].starts_with(|c: char| c.is_ascii_digit())).collect();
+        let start = numbers[at.index(numbers.len())].0 + 2;
+        let end = start + text[start..].find([',', '\n', '}']).unwrap();
+        fs::write(&path, format!("{}{value}{}", &text[..start], &text[end..])).unwrap();
+        let _ = write_report(run.path());
+    }
+}

@@ -1,0 +1,166 @@
+//! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint is
+//! whole or absent, and is taken up only by the run that made it (same options, sets and model).
+
+use crate::adamw::Moments;
+use candle_core::{Device, Tensor, Var};
+use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+/// Checkpoints kept; older ones are deleted.
+const KEEP: usize = 2;
+const STATE_KEY: &str = "eraser";
+
+/// Where a run stands, tensors aside.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimiser steps done.
+    pub step: usize,
+    /// Hinges closed, and hinges in all.
+    pub capped: (usize, usize),
+    /// Steps the optimiser counts, for its bias correction.
+    pub optimiser_steps: u32,
+    /// Hash of options, sets and model.
+    pub fingerprint: String,
+}
+
+/// A checkpoint as read.
+pub struct Checkpoint {
+    /// Where the run stood.
+    pub position: Position,
+    /// Parameters by name.
+    pub parameters: HashMap<String, Tensor>,
+    /// Moments in the order asked for.
+    pub moments: Vec<Moments>,
+}
+
+/// Writes the checkpoint of `position` into `dir` and deletes the oldest.
+pub fn save(dir: &Path, position: &Position, parameters: &[(String, Var)], moments: &[Moments]) -> Result<()> {
+    std::fs::create_dir_all(dir).at(dir)?;
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::with_capacity(3 * parameters.len());
+    for ((name, variable), moments) in parameters.iter().zip(moments) {
+        let dims = variable.dims().to_vec();
+        let values = variable.flatten_all()?.to_vec1::<f32>()?;
+        tensors.push((name.clone(), dims.clone(), bytes(&values)));
+        tensors.push((format!("{name}.first_moment"), dims.clone(), bytes(&moments.first)));
+        tensors.push((format!("{name}.second_moment"), dims, bytes(&moments.second)));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, dims, data)| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, dims.clone(), data);
+            Ok((name.as_str(), view.map_err(Error::failed)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let state = serde_json::to_string(position).map_err(Error::failed)?;
+    let metadata = HashMap::from([(STATE_KEY.to_owned(), state)]);
+    let file = safetensors::serialize(views, Some(metadata)).map_err(Error::failed)?;
+    write_atomic(&dir.join(format!("step-{:08}.safetensors", position.step)), &file)?;
+    let found = list(dir)?;
+    for old in &found[..found.len().saturating_sub(KEEP)] {
+        std::fs::remove_file(old).at(old)?;
+    }
+    Ok(())
+}
+
+/// The newest checkpoint of `dir`, if there is one.
+///
+/// # Errors
+/// A file that is not a checkpoint, or one of another run.
+pub fn newest(dir: &Path, fingerprint: &str, names: &[String]) -> Result<Option<Checkpoint>> {
+    let Some(path) = list(dir)?.pop() else { return Ok(None) };
+    let bytes = std::fs::read(&path).at(&path)?;
+    let checkpoint = read(&bytes, names).map_err(|e| {
+        e.context(path.display()).hint("delete the file to go on from the checkpoint before it, or start again without --resume")
+    })?;
+    if checkpoint.position.fingerprint != fingerprint {
+        return Err(Error::request(format!("{}: the checkpoint is of a run with other options, sets or model", path.display()))
+            .hint("resume with the options the run began with, or start anew in another directory"));
+    }
+    Ok(Some(checkpoint))
+}
+
+fn read(bytes: &[u8], names: &[String]) -> Result<Checkpoint> {
+    let malformed = |what: &dyn std::fmt::Display| Error::request(format!("not a checkpoint: {what}"));
+    let file = SafeTensors::deserialize(bytes).map_err(|e| malformed(&e))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
+    let state = header.metadata().as_ref().and_then(|m| m.get(STATE_KEY)).ok_or_else(|| malformed(&"no state"))?;
+    let position: Position = serde_json::from_str(state).map_err(|e| malformed(&e))?;
+    let get = |name: &str| -> Result<(Vec<usize>, Vec<f32>)> {
+        let view = file.tensor(name).map_err(|e| malformed(&e))?;
+        if view.dtype() != safetensors::Dtype::F32 {
+            return Err(malformed(&format!("tensor '{name}' is not F32")));
+        }
+        let (words, _) = view.data().as_chunks::<4>();
+        Ok((view.shape().to_vec(), words.iter().map(|w| f32::from_le_bytes(*w)).collect()))
+    };
+    let mut parameters = HashMap::new();
+    let mut moments = Vec::new();
+    for name in names {
+        let (shape, values) = get(name)?;
+        parameters.insert(name.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+        let first = get(&format!("{name}.first_moment"))?.1;
+        moments.push(Moments { first, second: get(&format!("{name}.second_moment"))?.1 });
+    }
+    Ok(Checkpoint { position, parameters, moments })
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// Checkpoint files of `dir`, oldest first.
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).at(dir)? {
+        let path = entry.at(dir)?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if name.starts_with("step-") && name.ends_with(".safetensors") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parameters() -> Vec<(String, Var)> {
+        vec![("w".to_owned(), Var::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap())]
+    }
+
+    fn position(step: usize) -> Position {
+        Position { step, capped: (1, 2), optimiser_steps: step as u32, fingerprint: "f".into() }
+    }
+
+    #[test]
+    fn the_newest_comes_back_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let moments = vec![Moments { first: vec![0.5; 4], second: vec![0.25; 4] }];
+        for step in [1, 2, 10] {
+            save(dir.path(), &position(step), &parameters(), &moments).unwrap();
+        }
+        assert_eq!(list(dir.path()).unwrap().len(), KEEP);
+        let read = newest(dir.path(), "f", &["w".to_owned()]).unwrap().unwrap();
+        assert_eq!((read.position, read.moments), (position(10), moments));
+        let error = newest(dir.path(), "g", &["w".to_owned()]).err().unwrap();
+        assert!(error.to_string().contains("other options"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_no_checkpoint(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(read(&bytes, &["w".to_owned()]).is_err());
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The terms of Eraser's objective and what each token's loss is worth. In: per-token negative log-likelihoods or KLs;
+//! out: the value of the term and its derivative by each of them. Invariant: derivatives are exact, and zero where a
+//! hinge is closed.
+//!
+//! With `L_f = mean log p(answer | T(question))` over the harm set (arXiv 2404.05880, section 3):
+//!
+//! `L = max(0, gamma + L_f) + KL_h(f || h) + KL_r(f || h)`
+
+use crate::GammaScope;
+use eraser_ops::Segments;
+
+/// A term's value and `d value / d loss_i` for each scored token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Term {
+    /// The value.
+    pub value: f64,
+    /// The derivative by each token's loss.
+    pub weights: Vec<f32>,
+    /// Hinges that were closed, and hinges in all.
+    pub capped: (usize, usize),
+}
+
+/// `max(0, gamma - nll)`: `gamma + L_f`, since `L_f = -nll`.
+pub fn hinge(gamma: f64, nll: f64) -> f64 {
+    (gamma - nll).max(0.0)
+}
+
+/// The harm term over per-token losses `nll` of the samples `samples`. With [`GammaScope::Batch`] the hinge is the
+/// caller's to take over all micro-batches: here every token counts 1 towards the sum.
+pub fn harm(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> Term {
+    match scope {
+        GammaScope::MicroBatch => {
+            let value = mean(nll).map_or(0.0, |m| hinge(gamma, m));
+            let open = value > 0.0;
+            let weight = if open { -1.0 / nll.len() as f32 } else { 0.0 };
+            Term { value, weights: vec![weight; nll.len()], capped: (usize::from(!open), 1) }
+        }
+        GammaScope::Sample => {
+            let mut term = Term { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
+            let counted = samples.iter().filter(|r| !r.is_empty()).count();
+            for range in samples.iter().filter(|r| !r.is_empty()) {
+                let value = mean(&nll[range.clone()]).map_or(0.0, |m| hinge(gamma, m));
+                term.capped.1 += 1;
+                if value > 0.0 {
+                    term.value += value / counted as f64;
+                    let weight = -1.0 / (counted * range.len()) as f32;
+                    term.weights[range].fill(weight);
+                } else {
+                    term.capped.0 += 1;
+                }
+            }
+            term
+        }
+        GammaScope::Batch => Term { value: 0.0, weights: vec![-1.0; nll.len()], capped: (0, 0) },
+    }
+}
+
+/// The mean of per-position KLs, pooled over the micro-batch.
+pub fn kl(per_position: &[f32]) -> Term {
+    let weights = vec![1.0 / per_position.len().max(1) as f32; per_position.len()];
+    Term { value: mean(per_position).unwrap_or(0.0), weights, capped: (0, 0) }
+}
+
+/// The mean; None of nothing.
+pub fn mean(values: &[f32]) -> Option<f64> {
+    let sum: f64 = values.iter().map(|&x| f64::from(x)).sum();
+    (!values.is_empty()).then(|| sum / values.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Central differences of the value by each token's loss.
+    fn differs(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> f64 {
+        let term = harm(nll, samples, gamma, scope);
+        let h = 1e-3f32;
+        (0..nll.len())
+            .map(|i| {
+                let at = |delta: f32| {
+                    let mut moved = nll.to_vec();
+                    moved[i] += delta;
+                    harm(&moved, samples, gamma, scope).value
+                };
+                ((at(h) - at(-h)) / f64::from(2.0 * h) - f64::from(term.weights[i])).abs()
+            })
+            .fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn weights_are_the_derivatives_of_the_value() {
+        let samples = Segments::from_lengths([2, 0, 3]);
+        let nll = [1.0, 1.5, 3.0, 3.5, 2.0];
+        for gamma in [1.0, 1.8, 2.5, 9.0] {
+            for scope in [GammaScope::MicroBatch, GammaScope::Sample] {
+                assert!(differs(&nll, &samples, gamma, scope) < 1e-3, "{gamma} {scope:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_hinge_is_worth_nothing() {
+        let term = harm(&[2.0, 2.0], &Segments::from_lengths([2]), 1.8, GammaScope::MicroBatch);
+        assert_eq!(term, Term { value: 0.0, weights: vec![0.0, 0.0], capped: (1, 1) });
+    }
+
+    #[test]
+    fn the_sample_scope_closes_one_hinge_and_leaves_the_other() {
+        let term = harm(&[1.0, 4.0], &Segments::from_lengths([1, 1]), 1.8, GammaScope::Sample);
+        assert!((term.value - 0.4).abs() < 1e-9);
+        assert_eq!(term.weights, [-0.5, 0.0]);
+        assert_eq!(term.capped, (1, 2));
+    }
+
+    #[test]
+    fn no_position_is_no_loss() {
+        assert!(kl(&[]).value.abs() < f64::EPSILON);
+        assert!(mean(&[]).is_none());
+    }
+}
