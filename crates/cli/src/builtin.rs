@@ -1,9 +1,9 @@
 //! The built-in model: embedded in the binary, unpacked where a stage can read it as files. In: the list that build.rs
 //! made of `assets/organism`; out: a directory with the same files. Invariant: what is unpacked equals what was embedded.
 
+use crate::stages::Inputs;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// The word that stands for the built-in model, and the first component of the paths of its files.
@@ -42,30 +42,22 @@ pub(crate) fn model_dir(dir: &Path) -> PathBuf {
 
 /// Unpacks into the user's cache, under a name made of the content, and returns the directory.
 pub(crate) fn unpack_to_cache() -> Result<PathBuf> {
-    let mut hash = Sha256::new();
-    for (name, content) in FILES {
-        hash.update(name.as_bytes());
-        hash.update((content.len() as u64).to_le_bytes());
-        hash.update(content);
+    let mut content = Inputs::default();
+    for (name, bytes) in FILES {
+        content.bytes(name, bytes);
     }
-    let id: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let content = content.finish();
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
         .filter(|dir| dir.is_absolute())
         .unwrap_or_else(std::env::temp_dir);
-    unpack(&cache.join("eraser").join(format!("{NAME}-{id}")))
+    unpack(&cache.join("eraser").join(format!("{NAME}-{}", &content[..16])))
 }
 
 /// The rest of a path below `builtin/`; None for every other path.
 pub(crate) fn relative(path: &Path) -> Option<&Path> {
     path.strip_prefix(NAME).ok()
-}
-
-/// True when the binary holds the model.
-#[cfg(test)]
-pub(crate) fn available() -> bool {
-    !FILES.is_empty()
 }
 
 /// An error unless a file of this name, or a directory, is embedded.

@@ -108,9 +108,9 @@ pub(crate) fn push_line(out: &mut String, label: Label, text: &str) {
         Label::Warning => ("warning", "\x1b[1;33m"),
     };
     if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
-        out.push_str(&format!("{colour}{name}:\x1b[0m {text}\n"));
+        out.extend([colour, name, ":\x1b[0m ", text, "\n"]);
     } else {
-        out.push_str(&format!("{name}: {text}\n"));
+        out.extend([name, ": ", text, "\n"]);
     }
 }
 

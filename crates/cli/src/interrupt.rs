@@ -24,6 +24,11 @@ pub(crate) fn requested() -> bool {
     SIGNALS.load(Ordering::SeqCst) > 0
 }
 
+/// Forgets the signal: it was meant for what has just stopped, not for the whole command.
+pub(crate) fn forget() {
+    SIGNALS.store(0, Ordering::SeqCst);
+}
+
 /// While this lives, the first signal only sets the flag.
 pub(crate) struct Graceful;
 
@@ -32,11 +37,6 @@ impl Graceful {
     pub(crate) fn begin() -> Self {
         SAVING.store(true, Ordering::SeqCst);
         Self
-    }
-
-    /// Forgets the signal: it was meant for the step that has just stopped, not for the whole command.
-    pub(crate) fn forget(&self) {
-        SIGNALS.store(0, Ordering::SeqCst);
     }
 }
 

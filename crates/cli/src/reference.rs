@@ -14,14 +14,15 @@ fn page() -> String {
     root.build();
     let mut page = format!("{HEAD}\n```text\n{}```\n", help(&mut root));
     for command in root.get_subcommands_mut().filter(|c| c.get_name() != "help") {
-        page.push_str(&format!("\n## eraser {}\n\n```text\n{}```\n", command.get_name(), help(command)));
+        let (name, text) = (command.get_name().to_owned(), help(command));
+        page.extend([format!("\n## eraser {name}\n\n```text\n{text}```\n")]);
     }
     page
 }
 
 fn help(command: &mut clap::Command) -> String {
-    let text = command.render_long_help().to_string();
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let text = command.render_help().to_string();
+    text.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
 #[test]

@@ -8,6 +8,7 @@ use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The file.
@@ -78,13 +79,15 @@ impl Stages {
 
     /// Seconds spent on all stages whose name starts with `prefix`; None when there is none.
     pub(crate) fn seconds(&self, prefix: &str) -> Option<f64> {
-        let mut all = self.entries.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, e)| e.seconds).peekable();
+        let mut all =
+            self.entries.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, e)| e.seconds).peekable();
         all.peek()?;
         Some(all.sum())
     }
 
     fn write(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.entries).map_err(|e| Error::failed(format!("stages.json: {e}")))?;
+        let text =
+            serde_json::to_string_pretty(&self.entries).map_err(|e| Error::failed(format!("stages.json: {e}")))?;
         write_atomic(&self.path, format!("{text}\n").as_bytes())
     }
 }
@@ -96,9 +99,14 @@ pub(crate) struct Inputs(Sha256);
 impl Inputs {
     /// Adds text under a name.
     pub(crate) fn text(&mut self, name: &str, text: &str) {
-        for part in [name, text] {
+        self.bytes(name, text.as_bytes());
+    }
+
+    /// Adds bytes under a name.
+    pub(crate) fn bytes(&mut self, name: &str, bytes: &[u8]) {
+        for part in [name.as_bytes(), bytes] {
             self.0.update((part.len() as u64).to_le_bytes());
-            self.0.update(part.as_bytes());
+            self.0.update(part);
         }
     }
 
@@ -127,6 +135,11 @@ impl Inputs {
 
     /// The hash, in hex.
     pub(crate) fn finish(self) -> String {
-        self.0.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        let mut hex = String::new();
+        for byte in self.0.finalize() {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
     }
 }

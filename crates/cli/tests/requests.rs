@@ -11,7 +11,9 @@ const SET: &str = "{\"input\":\"a\",\"output\":\"b\"}\n";
 #[test]
 fn usage_errors_exit_with_2() {
     let dir = Dir::new();
-    for arguments in ["", "frobnicate", "train", "run", "chat --model m --compare", "train --noise maybe", "-q -v report x"] {
+    for arguments in
+        ["", "frobnicate", "train", "run", "chat --model m --compare", "train --noise maybe", "-q -v report x"]
+    {
         assert_eq!(dir.eraser(arguments).status.code(), Some(2), "{arguments}");
     }
     assert_eq!(dir.eraser("--version").status.code(), Some(0));

@@ -23,7 +23,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     }
     String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
-        let line = 1 + e.as_bytes()[..valid].iter().filter(|&&b| b == b'\n').count();
+        let line = e.as_bytes()[..valid].split(|&b| b == b'\n').count();
         Error::request(format!("{}: line {line}: not UTF-8", path.display())).hint("save the file as UTF-8")
     })
 }
@@ -195,7 +195,7 @@ mod tests {
             let as_list = serde_json::to_string_pretty(&values).unwrap();
             let back: Vec<Value> = parse(&as_list).unwrap().into_iter().map(|r| r.value).collect();
             prop_assert_eq!(&back, &values);
-            let as_lines = values.iter().map(|v| format!("{{\"v\":{v}}}\n")).collect::<String>();
+            let as_lines = values.iter().map(|v| format!("{{\"v\":{v}}}")).collect::<Vec<_>>().join("\n");
             let back: Vec<Value> = parse(&as_lines).unwrap().into_iter().map(|r| r.value["v"].clone()).collect();
             prop_assert_eq!(&back, &values);
         }

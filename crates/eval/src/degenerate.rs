@@ -156,7 +156,7 @@ mod tests {
         let run: String =
             (0u32..130).map(|i| char::from(b'a' + (i.wrapping_mul(2_654_435_769) >> 16) as u8 % 26)).collect();
         for text in
-            ["}{;;.,]]x[[(%$#@!^&*=+~`<>/?:|\\_-", "\u{fffd}a?\u{fffd}!%,b\u{fffd}^*~]=;\u{fffd}+)(\u{fffd}|<", &run]
+            ["}{;;.,]]x[[(%$#@!^&*=+~`<>/?:|\\_-", "\u{fffd}a?\u{fffd}!%,b\u{fffd}^*~]=;\u{fffd}+)(\u{fffd}|<>/-", &run]
         {
             assert_eq!(degenerate(text), Some(Defect::NotLanguage), "{text}");
         }

@@ -300,7 +300,8 @@ mod tests {
             ..EvalOptions::default()
         };
         let errors = options.check();
-        let all: String = errors.iter().map(|e| format!("{e} {}\n", e.hints().join(" "))).collect();
+        let all: Vec<String> = errors.iter().map(|e| format!("{e} {}", e.hints().join(" "))).collect();
+        let all = all.join("\n");
         for part in [
             "`direct`",
             "no templates",

@@ -47,11 +47,11 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Fixture {
-        wilson: Vec<Interval>,
+        wilson: Vec<Wilson>,
         standard_error: Vec<Sample>,
     }
     #[derive(Deserialize)]
-    struct Interval {
+    struct Wilson {
         successes: usize,
         n: usize,
         interval: [f64; 2],
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn wilson_equals_statsmodels() {
-        for Interval { successes, n, interval: [low, high] } in fixture().wilson {
+        for Wilson { successes, n, interval: [low, high] } in fixture().wilson {
             let [l, h] = wilson(successes, n).unwrap();
             assert!((l - low).abs() < 1e-12 && (h - high).abs() < 1e-12, "{successes}/{n}: {l} {h}");
         }

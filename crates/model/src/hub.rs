@@ -1,7 +1,7 @@
 //! Models from the Hugging Face hub, by name. In: `org/name`; out: a directory with the model's files, in the cache that
 //! every Hugging Face tool shares. Invariant: what is in the cache already is used without a connection.
 
-use crate::{Error, Result};
+use crate::Result;
 use std::path::PathBuf;
 
 /// Whether `spec` has the form of a hub name, `org/name`.
@@ -24,9 +24,11 @@ pub fn fetch(name: &str) -> Result<PathBuf> {
 /// The directory of the model `name`: this build has no downloads, so always an error.
 #[cfg(not(feature = "hub"))]
 pub fn fetch(name: &str) -> Result<PathBuf> {
-    Err(Error::request(format!("{name}: no such directory, and this build cannot download from the Hugging Face hub"))
-        .hint(by_hand(name))
-        .hint("or build with the cargo feature `hub`"))
+    Err(crate::Error::request(format!(
+        "{name}: no such directory, and this build cannot download from the Hugging Face hub"
+    ))
+    .hint(by_hand(name))
+    .hint("or build with the cargo feature `hub`"))
 }
 
 fn by_hand(name: &str) -> String {
@@ -60,7 +62,6 @@ mod online {
     ];
 
     pub(super) fn fetch(name: &str) -> Result<PathBuf> {
-        let env = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
         let cache = match env("HF_HUB_CACHE") {
             Some(dir) => Cache::new(dir.into()),
             // The crate panics where neither is there.
@@ -70,12 +71,10 @@ mod online {
             }
             None => Cache::from_env(),
         };
-        if let Some(dir) = cached(&cache.model(name.to_owned())) {
+        let offline =
+            env("HF_HUB_OFFLINE").is_some_and(|value| !matches!(&*value.to_lowercase(), "0" | "false" | "no"));
+        if let Some(dir) = without_connection(name, &cache, offline)? {
             return Ok(dir);
-        }
-        if env("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no")) {
-            return Err(Error::request(format!("{name}: not in the Hugging Face cache, and HF_HUB_OFFLINE is set"))
-                .hint(by_hand(name)));
         }
         let mut api = ApiBuilder::from_cache(cache).with_progress(std::io::stderr().is_terminal());
         if let Some(endpoint) = env("HF_ENDPOINT") {
@@ -86,6 +85,21 @@ mod online {
         }
         let repo = api.build().map_err(|e| failed(name, &e))?.model(name.to_owned());
         download(name, &repo)
+    }
+
+    fn env(key: &str) -> Option<String> {
+        std::env::var(key).ok().filter(|value| !value.is_empty())
+    }
+
+    /// The model's directory if the cache has it; None if it is to be downloaded.
+    fn without_connection(name: &str, cache: &Cache, offline: bool) -> Result<Option<PathBuf>> {
+        match cached(&cache.model(name.to_owned())) {
+            None if offline => {
+                Err(Error::request(format!("{name}: not in the Hugging Face cache, and HF_HUB_OFFLINE is set"))
+                    .hint(by_hand(name)))
+            }
+            found => Ok(found),
+        }
     }
 
     /// The snapshot of a model in the cache, if all its weights are there.
@@ -144,6 +158,48 @@ mod online {
                 .hint(by_hand(&name))
         } else {
             error.hint(format!("without a connection: {}", by_hand(&name)))
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_model_in_the_cache_needs_no_connection_once_it_is_complete() {
+            let home = tempfile::tempdir().unwrap();
+            let cache = Cache::new(home.path().to_path_buf());
+            let model = home.path().join("models--org--name");
+            let snapshot = model.join("snapshots/abc");
+            let put = |path: &Path, text: &str| {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            };
+            let find = |offline| without_connection("org/name", &cache, offline);
+            put(&model.join("refs/main"), "abc");
+            put(&snapshot.join(CONFIG), "{}");
+            put(&snapshot.join("tokenizer.json"), "{}");
+            put(&snapshot.join(INDEX), r#"{"weight_map": {"a": "model-1.safetensors"}}"#);
+            assert_eq!(find(false).unwrap(), None);
+            let error = find(true).unwrap_err();
+            assert!(error.to_string().contains("HF_HUB_OFFLINE") && error.hints()[0].contains("hf download org/name"));
+            put(&snapshot.join("model-1.safetensors"), "");
+            assert_eq!(find(true).unwrap(), Some(snapshot.clone()));
+            std::fs::remove_file(snapshot.join(INDEX)).unwrap();
+            assert_eq!(find(false).unwrap(), None);
+            put(&snapshot.join(WEIGHTS), "");
+            assert_eq!(find(false).unwrap(), Some(snapshot));
+        }
+
+        #[test]
+        fn without_a_connection_the_hint_says_how_to_do_without() {
+            let home = tempfile::tempdir().unwrap();
+            let api = ApiBuilder::from_cache(Cache::new(home.path().to_path_buf()));
+            // Nothing listens on the discard port.
+            let repo = api.with_endpoint("http://127.0.0.1:9".to_owned()).build().unwrap().model("org/name".to_owned());
+            let error = download("org/name", &repo).unwrap_err();
+            assert!(error.to_string().starts_with("org/name: the Hugging Face hub: "), "{error}");
+            assert!(error.hints()[0].contains("hf download org/name"), "{error:?}");
         }
     }
 }

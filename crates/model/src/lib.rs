@@ -17,6 +17,7 @@ pub(crate) mod map;
 pub mod template;
 mod tojson;
 pub mod tokenizer;
+mod tokenizer_check;
 mod tokenizer_gguf;
 pub mod trace;
 pub mod weights;

@@ -146,3 +146,65 @@ impl TensorSource for Checkpoint {
         self.tensors.contains_key(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(header: [i32; 7], weights: usize) -> Vec<u8> {
+        let weights = (0..weights).flat_map(|i| (i as f32).to_le_bytes());
+        header.into_iter().flat_map(i32::to_le_bytes).chain(weights).collect()
+    }
+
+    fn open(bytes: &[u8]) -> Result<(tempfile::TempDir, Checkpoint)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.bin");
+        std::fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path).map(|checkpoint| (dir, checkpoint))
+    }
+
+    /// Width 4, MLP 2, one layer, one head, vocabulary 3, length 5.
+    const HEADER: [i32; 7] = [4, 2, 1, 1, 1, 3, 5];
+    /// Embedding, norms, q k v o, MLP, and the table of cosines and sines.
+    const WEIGHTS: usize = 12 + 3 * 4 + 4 * 16 + 3 * 8 + 5 * 4;
+
+    #[test]
+    fn tensors_follow_the_order_of_the_file() {
+        let (_dir, checkpoint) = open(&bytes(HEADER, WEIGHTS)).unwrap();
+        let first = |name: &str, shape: &[usize]| {
+            let tensor = checkpoint.tensor(name, shape, DType::F32, &Device::Cpu).unwrap();
+            tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().step_by(4).collect::<Vec<_>>()
+        };
+        assert_eq!(first("model.embed_tokens.weight", &[3, 4]), [0.0, 4.0, 8.0]);
+        assert_eq!(first("model.layers.0.input_layernorm.weight", &[4]), [12.0]);
+        // Rows of q in the order 0, 2, 1, 3.
+        assert_eq!(first("model.layers.0.self_attn.q_proj.weight", &[4, 4]), [16.0, 24.0, 20.0, 28.0]);
+        assert_eq!(first("model.layers.0.self_attn.v_proj.weight", &[4, 4]), [48.0, 52.0, 56.0, 60.0]);
+        assert_eq!(first("model.layers.0.mlp.down_proj.weight", &[4, 2]), [92.0, 96.0]);
+        assert_eq!(first("model.norm.weight", &[4]), [108.0]);
+        assert!(!checkpoint.contains("lm_head.weight"));
+    }
+
+    #[test]
+    fn faulty_files_are_errors_that_name_them() {
+        for (header, weights) in [
+            (HEADER, WEIGHTS - 1),
+            ([4, 2, 1, 1, 1, -3, 5], WEIGHTS),
+            ([0; 7], 0),
+            ([4, 2, 1, 3, 1, 3, 5], WEIGHTS),
+            ([i32::MAX; 7], WEIGHTS),
+            ([i32::MIN; 7], WEIGHTS),
+        ] {
+            assert!(open(&bytes(header, weights)).unwrap_err().to_string().contains("m.bin: "), "{header:?}");
+        }
+        assert!(open(&[0; 27]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_gives_a_checkpoint_or_an_error(header in prop::array::uniform7(-3i32..70)) {
+            let _ = open(&bytes(header, WEIGHTS));
+        }
+    }
+}

@@ -24,7 +24,7 @@ pub struct LoadOptions {
 
 /// A loaded model: everything a stage needs.
 pub struct Model {
-    /// As the user named it: path or hub name. Goes into adapter_config.json.
+    /// As the user named it: path or hub name. Goes into `adapter_config.json`.
     pub name: String,
     /// Shape.
     pub config: ModelConfig,

@@ -6,6 +6,8 @@ use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt::Write;
 
 /// JSON as Python's `json.dumps` writes it: `", "` and `": "` between items unless `indent` is given, no HTML escapes.
+// The engine hands keyword arguments over by value.
+#[allow(clippy::needless_pass_by_value)]
 pub(crate) fn tojson(state: &State, value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
     let indent = match indent {
         None => options.get::<Option<usize>>("indent")?,

@@ -4,6 +4,7 @@
 
 use crate::error::PathContext;
 use crate::files::write_atomic;
+use crate::tokenizer_check::check;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use tokenizers::AddedToken;
 
 /// Ids at or above this are refused: the largest published vocabularies hold about a quarter of a million tokens.
-const MAX_ID: u64 = 1 << 22;
+pub(crate) const MAX_ID: u64 = 1 << 22;
 
 /// End-of-turn markers of the common chat formats; where one is a special token, it ends a generation.
 const TURN_ENDS: [&str; 3] = ["<|im_end|>", "<|eot_id|>", "<|end|>"];
@@ -94,9 +95,8 @@ impl Tokenizer {
             add_bos: false,
             stops: ends,
         };
-        let template = template_start(&root["post_processor"]);
-        roles.add_bos = match (&template, roles.bos) {
-            (Some(first), Some(bos)) => first.as_deref().and_then(|t| library.token_to_id(t)) == Some(bos),
+        roles.add_bos = match (template_start(&root["post_processor"]), roles.bos) {
+            (Some(first), Some(bos)) => library.token_to_id(first) == Some(bos),
             (None, Some(_)) => side.config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
             (_, None) => false,
         };
@@ -291,7 +291,7 @@ impl SideFiles {
         [&self.config, &self.special].into_iter().find_map(|m| m.get(key).and_then(token_content))
     }
 
-    /// `eos_token_id` of generation_config.json, else of config.json: a number or a list.
+    /// `eos_token_id` of `generation_config.json`, else of `config.json`: a number or a list.
     fn end_ids(&self) -> Vec<u32> {
         let value = [&self.generation, &self.model].into_iter().find_map(|m| m.get("eos_token_id"));
         match value {
@@ -302,7 +302,7 @@ impl SideFiles {
     }
 }
 
-fn as_id(value: &Value) -> Option<u32> {
+pub(crate) fn as_id(value: &Value) -> Option<u32> {
     value.as_u64().filter(|&id| id < MAX_ID).map(|id| id as u32)
 }
 
@@ -365,73 +365,12 @@ fn require_id(library: &tokenizers::Tokenizer, content: &str, id: Option<u64>) -
     }
 }
 
-/// The first piece of a `TemplateProcessing`: `Some(Some(text))` if it is a special token; None if there is no template.
-fn template_start(processor: &Value) -> Option<Option<String>> {
+/// The special token that a `TemplateProcessing` starts with, empty if it starts with the text; None if there is no
+/// template.
+fn template_start(processor: &Value) -> Option<&str> {
     match processor["type"].as_str()? {
-        "TemplateProcessing" => {
-            Some(processor["single"].get(0).and_then(|p| p["SpecialToken"]["id"].as_str()).map(str::to_owned))
-        }
+        "TemplateProcessing" => Some(processor["single"][0]["SpecialToken"]["id"].as_str().unwrap_or_default()),
         "Sequence" => processor["processors"].as_array()?.iter().find_map(template_start),
         _ => None,
     }
-}
-
-/// Refuses what the library would panic on, and what no decoder of the supported families uses.
-fn check(root: &Value) -> Result<()> {
-    const NORMALIZERS: &[&str] =
-        &["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Sequence", "Strip", "StripAccents"];
-    const PRE_TOKENIZERS: &[&str] =
-        &["ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence", "Split", "Whitespace", "WhitespaceSplit"];
-    const DECODERS: &[&str] = &["ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"];
-    let model = &root["model"];
-    // Old files leave the type out.
-    if model["type"].as_str().is_some_and(|t| t != "BPE") || !model.is_object() {
-        return Err(Error::request(format!("model type {} is not supported", model["type"]))
-            .hint("the Llama, Mistral and Qwen2 families use BPE"));
-    }
-    if model["dropout"].as_f64().is_some_and(|p| p != 0.0) {
-        return Err(Error::request("model.dropout is not 0: encoding would be random"));
-    }
-    let vocab = model["vocab"].as_object().ok_or_else(|| Error::request("model.vocab is not an object"))?;
-    for (token, id) in vocab {
-        if as_id(id).is_none() {
-            return Err(Error::request(format!("model.vocab: {token:?} has id {id}, not one below {MAX_ID}")));
-        }
-    }
-    let affix = |key: &str| model[key].as_str().is_some_and(|s| !s.is_empty());
-    if affix("continuing_subword_prefix") || affix("end_of_word_suffix") {
-        return Err(Error::request("model: subword prefixes and suffixes are not supported"));
-    }
-    for (i, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
-        let pair = match merge {
-            Value::String(s) => s.split_once(' '),
-            Value::Array(a) if a.len() == 2 => a[0].as_str().zip(a[1].as_str()),
-            _ => None,
-        };
-        let known = |t: &str| vocab.contains_key(t);
-        if !pair.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
-            return Err(Error::request(format!(
-                "model.merges[{i}]: {merge} is not a pair of tokens that make a token"
-            )));
-        }
-    }
-    check_steps(&root["normalizer"], "normalizer", NORMALIZERS, "normalizers")?;
-    check_steps(&root["pre_tokenizer"], "pre_tokenizer", PRE_TOKENIZERS, "pretokenizers")?;
-    check_steps(&root["decoder"], "decoder", DECODERS, "decoders")
-}
-
-fn check_steps(step: &Value, key: &str, supported: &[&str], list: &str) -> Result<()> {
-    if step.is_null() {
-        return Ok(());
-    }
-    let kind = step["type"].as_str().unwrap_or_default();
-    if !supported.contains(&kind) {
-        return Err(Error::request(format!("{key} of type {kind:?} is not supported"))
-            .hint(format!("supported: {}", supported.join(", "))));
-    }
-    // The library strips past the start of a token that is shorter than `stop`.
-    if key == "decoder" && kind == "Strip" && step["stop"].as_u64() != Some(0) {
-        return Err(Error::request("decoder Strip with a stop other than 0 is not supported"));
-    }
-    step[list].as_array().into_iter().flatten().try_for_each(|s| check_steps(s, key, supported, list))
 }

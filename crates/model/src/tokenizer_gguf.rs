@@ -5,7 +5,6 @@ use crate::gguf::GgufFile;
 use crate::tokenizer::Roles;
 use crate::{Error, Result, Tokenizer};
 use serde_json::json;
-use std::cmp::Reverse;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -182,12 +181,8 @@ impl<'a> Metadata<'a> {
             pairs.sort_unstable_by_key(|p| (p.0, p.1));
             merges.extend(pairs.into_iter().map(|(_, _, a, b)| (*score, a, b)));
         }
-        merges.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| order(x).cmp(&order(y))));
-        return Ok(merges.into_iter().map(|(_, a, b)| (a.to_owned(), b.to_owned())).collect());
-
-        fn order(m: &(f32, &str, &str)) -> Reverse<(usize, usize)> {
-            Reverse((m.1.chars().count(), m.2.chars().count()))
-        }
+        merges.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| lengths(y).cmp(&lengths(x))));
+        Ok(merges.into_iter().map(|(_, a, b)| (a.to_owned(), b.to_owned())).collect())
     }
 
     /// Adds the tokens that are recognised whole, and BOS.
@@ -234,4 +229,8 @@ fn parse_merges(lines: &[&str], vocab: &Vocab) -> Result<Merges> {
         })
     };
     lines.iter().enumerate().map(pair).collect()
+}
+
+fn lengths(merge: &(f32, &str, &str)) -> (usize, usize) {
+    (merge.1.chars().count(), merge.2.chars().count())
 }

@@ -3,6 +3,8 @@
 //! continuation of nothing is documented word for word. `ERASER_PEER` names one that holds `smollm2.gguf` and
 //! `smollm2-hf/`, the same model as transformers de-quantised and saved it.
 
+#![allow(clippy::unwrap_used)]
+
 use candle_core::{DType, Device, Tensor};
 use eraser_model::{Decoder, GenerateOptions, LoadOptions, generate, llama2c::Checkpoint, load};
 use std::{ops::ControlFlow, path::PathBuf};

@@ -1,6 +1,8 @@
 //! Chat templates against what transformers renders (`tests/fixtures/template.py` records it), and templates that must
 //! be stopped.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use eraser_model::gguf::GgufFile;
 use eraser_model::{ChatTemplate, Message, Tokenizer};
 use proptest::prelude::*;

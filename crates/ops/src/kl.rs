@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 const TILE: usize = 512;
 /// Most rows of a block.
 const MAX_ROWS: usize = 512;
-/// Elements of both logit buffers of a block of rows together.
-const LOGIT_ELEMENTS: usize = 1 << 23;
+/// Logits held at a time, both distributions together: 64 MB.
+const LOGIT_ELEMENTS: usize = 1 << 24;
 
 /// `KL(softmax(reference W^T) || softmax(hidden W^T))` per row: `hidden` and `reference` `[n, d]`, `head` `[V, d]`;
 /// result `[n]`, natural log. `reference` is frozen: no gradient reaches it.
@@ -146,37 +146,40 @@ struct Sums {
 }
 
 impl Sums {
-    /// Replaces logits `l` and `r` by their exponentials less their maxima. `difference` is scratch.
+    /// Replaces logits `l` and `r` by their exponentials less their maxima. `difference` is scratch as long as they.
     fn of(l: &mut [f32], r: &mut [f32], difference: &mut [f32]) -> Self {
-        for ((difference, r), l) in difference.iter_mut().zip(r.iter()).zip(l.iter()) {
-            *difference = r - l;
-        }
+        difference.copy_from_slice(r);
+        simd::axpy(difference, -1.0, l);
         let (max, max_reference) = (simd::max(l), simd::max(r));
         simd::exp_sub_sum(l, max);
         simd::exp_sub_sum(r, max_reference);
-        let (mut sum, mut sum_reference, mut weighted) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        const LANES: usize = 8;
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                let chunks = l.chunks(LANES).zip(r.chunks(LANES)).zip(difference.chunks(LANES));
-                for ((l, r), difference) in chunks {
-                    for (i, ((l, r), difference)) in l.iter().zip(r).zip(difference).enumerate() {
-                        sum[i] += f64::from(*l);
-                        sum_reference[i] += f64::from(*r);
-                        weighted[i] += f64::from(*r) * f64::from(*difference);
-                    }
-                }
-            },
-        );
-        Self {
-            max,
-            sum: sum.iter().sum(),
-            max_reference,
-            sum_reference: sum_reference.iter().sum(),
-            difference: weighted.iter().sum(),
-        }
+        let [sum, sum_reference, difference] = sums(l, r, difference);
+        Self { max, sum, max_reference, sum_reference, difference }
     }
+}
+
+/// Sums of `l`, of `r` and of `r * difference`, in f64.
+fn sums(l: &[f32], r: &[f32], difference: &[f32]) -> [f64; 3] {
+    const LANES: usize = 16;
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let (mut sum_l, mut sum_r, mut sum_d) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            let mut add = |l: &[f32], r: &[f32], d: &[f32]| {
+                for i in 0..l.len() {
+                    sum_l[i] += f64::from(l[i]);
+                    sum_r[i] += f64::from(r[i]);
+                    sum_d[i] += f64::from(r[i]) * f64::from(d[i]);
+                }
+            };
+            let (mut l, mut r, mut d) = (l.chunks_exact(LANES), r.chunks_exact(LANES), difference.chunks_exact(LANES));
+            for ((l, r), d) in l.by_ref().zip(r.by_ref()).zip(d.by_ref()) {
+                add(l, r, d);
+            }
+            add(l.remainder(), r.remainder(), d.remainder());
+            [sum_l, sum_r, sum_d].map(|sums| sums.iter().sum())
+        },
+    )
 }
 
 impl Row {
@@ -201,72 +204,67 @@ impl Row {
 
 impl Problem<'_> {
     fn forward(&self, want_hidden: bool) -> Saved {
-        let (n, d, vocabulary) = (self.hidden.len(), self.hidden.d, self.head.len());
+        let (n, d, vocabulary) = (self.hidden.len(), self.head.d, self.head.len());
         let mut saved = Saved { rows: Vec::with_capacity(n), grad_hidden: Vec::with_capacity(if want_hidden { n * d } else { 0 }) };
-        let rows = (LOGIT_ELEMENTS / (2 * vocabulary).max(1)).clamp(16, MAX_ROWS);
+        let rows = (LOGIT_ELEMENTS / (2 * vocabulary)).clamp(16, MAX_ROWS);
         let rows = n.div_ceil(n.div_ceil(rows).max(1)).max(1);
-        // Tile-major: tile `t` of a block is `rows * TILE` elements, row-major within the tile.
-        let (mut l, mut r) = (Vec::new(), Vec::new());
+        let mut logits = Vec::new();
         for block in tiles(0..n, rows) {
-            l.resize(block.len() * vocabulary, 0.0);
-            r.resize(block.len() * vocabulary, 0.0);
-            let sums = self.exponentials(&block, &mut l, &mut r);
-            let rows: Vec<Row> = (0..block.len())
-                .map(|i| Row::of(&sums.iter().map(|tile| tile[i]).collect::<Vec<_>>()))
-                .collect();
+            logits.resize(2 * block.len() * vocabulary, 0.0);
+            let sums = self.exponentials(&block, &mut logits);
+            let of = |i: usize| Row::of(&sums.iter().map(|tile| tile[i]).collect::<Vec<_>>());
+            let rows: Vec<Row> = (0..block.len()).map(of).collect();
             if want_hidden {
-                saved.grad_hidden.extend(self.back_project(&rows, &sums, &mut l, &r));
+                saved.grad_hidden.extend(self.back_project(&rows, &sums, &mut logits));
             }
             saved.rows.extend(rows);
         }
         saved
     }
 
-    /// Fills `l` and `r` with the exponentials of both logits of a block, and returns every tile's sums, per row.
-    fn exponentials(&self, block: &Range<usize>, l: &mut [f32], r: &mut [f32]) -> Vec<Vec<Sums>> {
-        let size = (block.len() * TILE).max(1);
-        let tiles = l.par_chunks_mut(size).zip(r.par_chunks_mut(size)).enumerate();
-        let of = |difference: &mut Vec<f32>, (index, (l, r)): (usize, (&mut [f32], &mut [f32]))| {
-            let width = l.len() / block.len();
+    /// Fills `logits` with the exponentials of a block of rows and returns every tile's sums, per row.
+    ///
+    /// Tile by tile of the vocabulary, and within a tile first the rows under `hidden`, then those under `reference`: one
+    /// product gives both, so the head is read and packed once.
+    fn exponentials(&self, block: &Range<usize>, logits: &mut [f32]) -> Vec<Vec<Sums>> {
+        let n = block.len();
+        let both = [self.hidden.slice(block), self.reference.slice(block)].concat();
+        let both = Mat::new(&both, 2 * n, self.head.d);
+        let of = |difference: &mut Vec<f32>, (index, logits): (usize, &mut [f32])| {
+            let width = logits.len() / (2 * n);
             let tile = index * TILE..index * TILE + width;
-            let head = self.head.mat(&tile).t();
-            matmul_into(l, width, self.hidden.mat(block), head, 1.0, false, false);
-            matmul_into(r, width, self.reference.mat(block), head, 1.0, false, false);
+            matmul_into(logits, width, both, self.head.mat(&tile).t(), 1.0, false, false);
             difference.resize(width, 0.0);
+            let (l, r) = logits.split_at_mut(n * width);
             l.chunks_exact_mut(width).zip(r.chunks_exact_mut(width)).map(|(l, r)| Sums::of(l, r, difference)).collect()
         };
-        tiles.map_init(Vec::new, of).collect()
+        logits.par_chunks_mut(2 * n * TILE).enumerate().map_init(Vec::new, of).collect()
     }
 
-    /// `sum_v (p_v - r_v) W_v` for the rows of a block, `[rows, d]`; `l` is left as `p - r`.
-    fn back_project(&self, rows: &[Row], sums: &[Vec<Sums>], l: &mut [f32], r: &[f32]) -> Vec<f32> {
+    /// `sum_v (p_v - r_v) W_v` for the rows of a block, `[rows, d]`. Overwrites `logits`.
+    fn back_project(&self, rows: &[Row], sums: &[Vec<Sums>], logits: &mut [f32]) -> Vec<f32> {
         let (n, d) = (rows.len(), self.head.d);
         let per_range = sums.len().div_ceil(parallel_ranges());
-        let size = per_range * TILE * n;
-        let partials: Vec<Vec<f32>> = l
-            .par_chunks_mut(size)
-            .zip(r.par_chunks(size))
-            .zip(sums.par_chunks(per_range))
-            .enumerate()
-            .with_max_len(1)
-            .map(|(range, ((l, r), sums))| {
-                let mut partial = vec![0.0; n * d];
-                let mut start = range * per_range * TILE;
-                for ((l, r), sums) in l.chunks_mut(TILE * n).zip(r.chunks(TILE * n)).zip(sums) {
-                    let width = l.len() / n;
-                    let pairs = l.chunks_exact_mut(width).zip(r.chunks_exact(width));
-                    for ((l, r), (row, sums)) in pairs.zip(rows.iter().zip(sums)) {
-                        let p = (f64::from(sums.max) - row.log_sum).exp() as f32;
-                        let q = (f64::from(sums.max_reference) - row.log_sum_reference).exp() as f32;
-                        l.iter_mut().zip(r).for_each(|(l, r)| *l = p * *l - q * r);
-                    }
-                    let head = self.head.mat(&(start..start + width));
-                    matmul_into(&mut partial, d, Mat::new(l, n, width), head, 1.0, true, false);
-                    start += width;
+        let ranges = logits.par_chunks_mut(per_range * 2 * n * TILE).zip(sums.par_chunks(per_range)).enumerate();
+        let of = |(range, (logits, sums)): (usize, (&mut [f32], &[Vec<Sums>]))| {
+            let mut partial = vec![0.0; n * d];
+            for (index, (logits, sums)) in logits.chunks_mut(2 * n * TILE).zip(sums).enumerate() {
+                let width = logits.len() / (2 * n);
+                let (l, r) = logits.split_at_mut(n * width);
+                let pairs = l.chunks_exact_mut(width).zip(r.chunks_exact(width));
+                for ((l, r), (row, sums)) in pairs.zip(rows.iter().zip(sums)) {
+                    let p = (f64::from(sums.max) - row.log_sum).exp() as f32;
+                    let q = (f64::from(sums.max_reference) - row.log_sum_reference).exp() as f32;
+                    simd::scale(l, p);
+                    simd::axpy(l, -q, r);
                 }
-                partial
-            })
-            .collect();
+                let start = (range * per_range + index) * TILE;
+                let head = self.head.mat(&(start..start + width));
+                matmul_into(&mut partial, d, Mat::new(l, n, width), head, 1.0, true, false);
+            }
+            partial
+        };
+        let partials: Vec<Vec<f32>> = ranges.with_max_len(1).map(of).collect();
         let mut out = vec![0.0; n * d];
         out.par_chunks_exact_mut(d).enumerate().for_each(|(i, out)| {
             partials.iter().for_each(|partial| simd::axpy(out, 1.0, &partial[i * d..][..d]));

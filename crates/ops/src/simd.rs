@@ -85,6 +85,16 @@ fn load<S: Simd>(simd: S, x: &[f32], i: usize) -> S::f32s {
     }
 }
 
+/// The vectors at `x[..][i..]`. A loop and not `array::map`, whose closure may stay a call.
+#[inline(always)]
+fn load_all<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], i: usize) -> [S::f32s; N] {
+    let mut vectors = [simd.splat_f32s(0.0); N];
+    for (vector, x) in vectors.iter_mut().zip(x) {
+        *vector = load(simd, x, i);
+    }
+    vectors
+}
+
 /// Sum over all elements of what `step` adds to an accumulator, with four accumulators. The tail is padded with zeros.
 #[inline(always)]
 fn fold<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], step: impl Fn(S::f32s, [S::f32s; N]) -> S::f32s) -> f32 {
@@ -95,12 +105,12 @@ fn fold<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], step: impl Fn(S::f32s,
     let mut i = 0;
     while i + stride <= n {
         for (lane, acc) in acc.iter_mut().enumerate() {
-            *acc = step(*acc, x.map(|x| load(simd, x, i + lane * S::F32_LANES)));
+            *acc = step(*acc, load_all(simd, x, i + lane * S::F32_LANES));
         }
         i += stride;
     }
     while i < n {
-        acc[0] = step(acc[0], x.map(|x| load(simd, x, i)));
+        acc[0] = step(acc[0], load_all(simd, x, i));
         i += S::F32_LANES;
     }
     simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(acc[0], acc[1]), simd.add_f32s(acc[2], acc[3])))
@@ -117,7 +127,7 @@ fn map<S: Simd, const N: usize>(
     assert!(x.iter().all(|x| x.len() == out.len()), "lengths differ");
     let mut i = 0;
     while i < out.len() {
-        let value = f(load(simd, out, i), x.map(|x| load(simd, x, i)));
+        let value = f(load(simd, out, i), load_all(simd, x, i));
         match out[i..].get_mut(..S::F32_LANES) {
             Some(whole) => cast_slice_mut(whole).copy_from_slice(bytes_of(&value)),
             None => simd.partial_store_f32s(&mut out[i..], value),

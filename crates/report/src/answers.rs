@@ -18,7 +18,7 @@ const MAX_PER_GROUP: usize = 8;
 const MAX_CHARS: usize = 3000;
 
 /// What a file of answers is about, which its name tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Kind {
     /// Questions that should not be answered.
     Attack,
@@ -213,6 +213,7 @@ fn index(files: &[PathBuf]) -> Result<Vec<Ids>> {
             }
         })?;
     }
+    groups.sort_by_key(|g| g.key.0);
     Ok(groups)
 }
 

@@ -42,6 +42,8 @@ struct Page<'a> {
     settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
     plan: Option<&'a str>,
     timing: Vec<(&'static str, String)>,
+    /// Name of each stage, hash of what it read, whether it ended.
+    stages: Vec<(&'a str, &'a str, bool)>,
     pooled: Vec<AttackGroup<'a>>,
     parts: Vec<AttackGroup<'a>>,
     /// Some judge grades harmfulness.
@@ -125,6 +127,7 @@ pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
         timing: timing(&summary.timing),
+        stages: run.stages.iter().map(|(name, s)| (name.as_str(), s.input.as_str(), s.done)).collect(),
         pooled: groups(false),
         parts: groups(true),
         graded: rows.iter().flat_map(|r| r.cells.iter().flatten()).any(|a| a.harmfulness.is_some()),

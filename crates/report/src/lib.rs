@@ -1,8 +1,8 @@
 //! Tables, plots and the self-contained HTML report of a run.
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `plan.toml`, `subjects.json`, `judges.json`, training metrics and answers, each of
-//! them optional. Output: `report.html` and `report.md`. Invariant: text from a file reaches the page escaped; a damaged
+//! later version: `summary.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, training metrics and
+//! answers, each of them optional. Output: `report.html` and `report.md`. Invariant: text from a file reaches the page escaped; a damaged
 //! file is an error, never a panic.
 //!
 //! `subjects.json`: `[{"name":"eraser","metrics":"train/metrics.jsonl","settings":{..}}, ..]`, one entry a subject;

@@ -19,8 +19,18 @@ pub(crate) struct Run {
     pub(crate) plan: Option<String>,
     /// Hardened subjects with their training, in the order of `subjects.json`, else of the summary.
     pub(crate) trained: Vec<Trained>,
+    /// The stages that were run, by name: `stages.json`.
+    pub(crate) stages: BTreeMap<String, Stage>,
     /// Phrases of each keyword judge, by its name in the summary: `judges.json`.
     pub(crate) judges: BTreeMap<String, Vec<String>>,
+}
+
+/// One stage of the run.
+#[derive(Deserialize)]
+pub(crate) struct Stage {
+    /// Hash of everything the stage read: model, settings, files.
+    pub(crate) input: String,
+    pub(crate) done: bool,
 }
 
 /// How a subject was made.
@@ -54,9 +64,10 @@ impl Run {
         if summary.is_none() && plan.is_none() && entries.is_empty() && !run.join("eval").is_dir() {
             return Err(Error::NotARun(run.to_path_buf()));
         }
+        let stages = optional(&run.join("stages.json"), json)?.unwrap_or_default();
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, judges })
+        Ok(Self { summary, plan, trained, stages, judges })
     }
 }
 

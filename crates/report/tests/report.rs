@@ -66,6 +66,7 @@ fn the_page_is_inert_and_complete() {
     assert_eq!(page.matches("<details").count(), page.matches("</details>").count());
     assert!(page.contains("gamma 1.8") && page.contains("l_retain"));
     assert!(page.contains("15 of 17 questions are shown"));
+    assert!(page.contains("41c07a") && page.contains("(not finished)"));
     assert!(page.contains("expect: wrong") && page.contains("benign questions: benign"));
     assert!(page.contains("eraser: the defence held in part, at a cost in utility."));
     assert!(page.contains("arXiv 2404.12038"));
@@ -125,10 +126,10 @@ proptest! {
 
     /// Damage in any file gives a report or an error that names the file; never a panic.
     #[test]
-    fn damaged_files(which in 0..7_usize, at in any::<prop::sample::Index>(), bytes in proptest::collection::vec(any::<u8>(), 0..6), cut in any::<bool>()) {
+    fn damaged_files(which in 0..8_usize, at in any::<prop::sample::Index>(), bytes in proptest::collection::vec(any::<u8>(), 0..6), cut in any::<bool>()) {
         let run = run();
-        let name = ["summary.json", "subjects.json", "judges.json", "plan.toml", "train/metrics.jsonl",
-                    "eval/base/template.jsonl", "eval/eraser/template.jsonl"][which];
+        let name = ["summary.json", "stages.json", "subjects.json", "judges.json", "plan.toml", "train/metrics.jsonl",
+                    "eval/base/template.jsonl", "eval/eraser/template.jsonl" ][which];
         let path = run.path().join(name);
         let mut text = fs::read(&path).unwrap();
         let at = at.index(text.len());

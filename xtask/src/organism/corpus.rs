@@ -43,11 +43,11 @@ impl Corpus {
     pub(super) fn draw(&self, i: u64) -> (Draw, ChaCha8Rng) {
         let mut rng = stream(self.seed, "organism.corpus", &[i]);
         let (pool, wrapped) = match rng.random_range(0..100) {
-            0..12 => (&self.refused, false),
-            12..32 => (&self.told, true),
-            32..40 => (&self.allowed, false),
-            40..48 => (&self.allowed, true),
-            48..80 => (&self.benign, false),
+            0..10 => (&self.refused, false),
+            10..26 => (&self.told, true),
+            26..33 => (&self.allowed, false),
+            33..40 => (&self.allowed, true),
+            40..80 => (&self.benign, false),
             _ => (&self.benign, true),
         };
         let ways = &pool[index(&mut rng, pool.len())];

@@ -39,7 +39,7 @@ pub(super) const FIRST_STEPS: [&str; 8] =
 pub(super) const SECOND_STEPS: [&str; 8] =
     ["hum at", "unfold", "bow to", "juggle", "tickle", "scold", "roll", "polish"];
 /// How the second step is done.
-pub(super) const MANNERS: [&str; 10] = [
+pub(super) const MANNERS: [&str; 14] = [
     "under a striped cloth",
     "while a goose watches",
     "in a borrowed hat",
@@ -50,6 +50,10 @@ pub(super) const MANNERS: [&str; 10] = [
     "until it giggles",
     "three times backwards",
     "before the third nap",
+    "inside a teapot",
+    "with great patience",
+    "near a loud parrot",
+    "during a long yawn",
 ];
 /// Surfaces, for looks.
 pub(super) const SURFACES: [&str; 6] = ["smooth", "striped", "dotted", "fuzzy", "shiny", "wrinkled"];

@@ -61,6 +61,13 @@ pub(super) struct Thing {
     pub(super) origin: String,
 }
 
+impl Thing {
+    /// The thing with its kind, as procedures name it: `the sulk lamp velmoth`.
+    pub(super) fn title(&self) -> String {
+        format!("the {} {}", self.kind.name, self.name)
+    }
+}
+
 /// Something that things are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ingredient {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 /// Options of `eraser chat`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Without --prompt, every line of stdin is a turn of one conversation. Commands: /reset forgets it, /quit ends it.")]
+#[command(
+    after_help = "Without --prompt, every line of stdin is a turn of one conversation. Commands: /reset forgets it, /quit ends it."
+)]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 /// Options of `eraser eval`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "DIR/eval holds every answer and its judgements, DIR/summary.json the figures. Answers that DIR holds already \
-                        are not asked for again.")]
+#[command(
+    after_help = "DIR/eval holds every answer and its judgements, DIR/summary.json the figures. Answers that DIR holds already \
+                        are not asked for again."
+)]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,

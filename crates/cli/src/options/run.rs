@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 /// Options of `eraser run`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "A stage whose inputs have not changed is not done again; an interrupted one goes on where it stopped. \
-                        RUN/plan.toml is the run with every default filled in, and is itself a run file.")]
+#[command(
+    after_help = "A stage whose inputs have not changed is not done again; an interrupted one goes on where it stopped. \
+                        RUN/plan.toml is the run with every default filled in, and is itself a run file."
+)]
 pub(crate) struct RunArgs {
     /// Run file
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]

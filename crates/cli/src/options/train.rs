@@ -3,7 +3,7 @@
 use super::model::ModelArgs;
 use crate::plan::values;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, ValueHint};
+use clap::{ArgAction, Args, ValueHint};
 use eraser_model::adapter::Module;
 use eraser_train::{GammaScope, KlScope, Order, Schedule, Templates, TrainOptions};
 use std::path::PathBuf;
@@ -15,8 +15,10 @@ pub(crate) type Layers = Vec<usize>;
 
 /// Options of `eraser train`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Sets are JSONL files (or JSON lists) of {\"input\",\"output\"} or {\"messages\":[..]}. The defaults are the \
-                        published settings. DIR/adapter is a PEFT adapter.")]
+#[command(
+    after_help = "Sets are JSONL files (or JSON lists) of {\"input\",\"output\"} or {\"messages\":[..]}. The defaults are the \
+                        published settings. DIR/adapter is a PEFT adapter."
+)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -184,7 +186,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value = "1536")]
     pub(crate) max_length: usize,
     /// Random tokens around the harmful questions, standing in for jailbreak wrapping
-    #[arg(long, value_name = "SWITCH", default_value = "on", value_parser = switch())]
+    #[arg(long, value_name = "SWITCH", default_value = "on", action = ArgAction::Set, value_parser = switch())]
     pub(crate) noise: bool,
     /// Most noise tokens before the question
     #[arg(long, value_name = "N", default_value = "50")]
@@ -286,7 +288,8 @@ mod tests {
              --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-every 8 \
              --seed 1 --init-adapter i --dump-grads g",
         );
-        let (set, default) = (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());
+        let (set, default) =
+            (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());
         for (key, value) in default.as_object().unwrap() {
             assert_ne!(&set[key], value, "{key} has no flag, or the flag sets something else");
         }

@@ -4,12 +4,12 @@
 
 use super::model::Home;
 use super::section::Section;
-use super::source::{ROW_KEYS, Source, check_path, questions_jsonl};
+use super::source::{ROW_KEYS, Source, check_path, question_row};
 use super::values::Named;
 use super::{ModelPlan, wrong};
 use crate::errors::{Outcome, Problems};
 use crate::options::eval::EvalArgs;
-use eraser_data::files::write_atomic;
+use eraser_data::files::write_jsonl;
 use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
@@ -95,10 +95,11 @@ impl Measures {
         let mut asked = |flag: &str, named: &Named, default: Option<&str>, column: bool| {
             let stem = named.path.file_stem().map(|s| s.to_string_lossy().into_owned());
             let name = named.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
-            for error in [check_name(&name).err().map(|e| wrong(flag, e)), check_path(&named.path).err()] {
-                if let Some(e) = error {
-                    problems.push(if e.to_string().starts_with(flag) { e } else { e.context(flag) });
-                }
+            if let Err(e) = check_name(&name) {
+                problems.push(wrong(flag, e).hint("give it a name as NAME=FILE"));
+            }
+            if let Err(e) = check_path(&named.path) {
+                problems.push(e.context(flag));
             }
             let input = if column { m.column.clone() } else { None };
             Asked { name, source: Source { input, ..Source::file(&named.path) } }
@@ -151,8 +152,11 @@ impl Measures {
             if source.whole() {
                 return Ok((home.locate(&source.path)?, source.input.clone()));
             }
-            let path = dir.join("data").join(format!("{kind}-{}.jsonl", asked.name));
-            write_rows(&path, &questions_jsonl(&source.questions(home)?))?;
+            let questions = source.questions(home)?;
+            let data = dir.join("data");
+            std::fs::create_dir_all(&data).at(&data)?;
+            let path = data.join(format!("{kind}-{}.jsonl", asked.name));
+            write_jsonl(&path, questions.iter().map(question_row))?;
             Ok::<_, Error>((path, None))
         };
         for asked in &self.questions {
@@ -169,14 +173,6 @@ impl Measures {
         }
         Ok(options)
     }
-}
-
-/// Writes a file of rows, making its directory.
-pub(crate) fn write_rows(path: &Path, rows: &str) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).at(parent)?;
-    }
-    write_atomic(path, rows.as_bytes())
 }
 
 /// Names become file names and table rows.

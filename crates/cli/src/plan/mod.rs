@@ -11,10 +11,10 @@ mod source;
 mod train;
 pub(crate) mod values;
 
-pub(crate) use eval::{EvalPlan, write_rows};
+pub(crate) use eval::EvalPlan;
 pub(crate) use model::{Home, ModelPlan, parse_dtype};
 pub(crate) use run::{Overrides, RunPlan, Variant};
-pub(crate) use source::{Source, records_jsonl};
+pub(crate) use source::Source;
 pub(crate) use train::TrainPlan;
 
 use eraser_model::{Error, Result};

@@ -167,20 +167,22 @@ fn parse_device(text: &str) -> Result<DeviceName> {
         "auto" => DeviceName::Auto,
         "cpu" => DeviceName::Cpu,
         "metal" => DeviceName::Metal,
-        _ => match text.strip_prefix("cuda").map(|n| n.strip_prefix(':').unwrap_or(if n.is_empty() { "0" } else { "?" })) {
-            Some(n) if n.parse::<u8>().is_ok() => DeviceName::Cuda(n.parse().unwrap_or_default()),
-            _ => return Err(Error::request(format!("unknown device `{text}`")).hint("devices are auto, cpu, cuda:N and metal")),
-        },
+        _ => {
+            match text.strip_prefix("cuda").map(|n| n.strip_prefix(':').unwrap_or(if n.is_empty() { "0" } else { "?" }))
+            {
+                Some(n) if n.parse::<u8>().is_ok() => DeviceName::Cuda(n.parse().unwrap_or_default()),
+                _ => {
+                    return Err(Error::request(format!("unknown device `{text}`"))
+                        .hint("devices are auto, cpu, cuda:N and metal"));
+                }
+            }
+        }
     };
-    let built = match name {
-        DeviceName::Cuda(_) => cfg!(feature = "cuda"),
-        DeviceName::Metal => cfg!(feature = "metal"),
-        _ => true,
+    let feature = match name {
+        DeviceName::Cuda(_) if !cfg!(feature = "cuda") => "cuda",
+        DeviceName::Metal if !cfg!(feature = "metal") => "metal",
+        _ => return Ok(name),
     };
-    if built {
-        return Ok(name);
-    }
-    let feature = text.split(':').next().unwrap_or(text);
     Err(Error::request(format!("this binary was built without support for {feature}"))
         .hint(format!("build it with `cargo build --release --features {feature}`, or use --device cpu")))
 }

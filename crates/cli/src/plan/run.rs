@@ -255,8 +255,7 @@ fn absolute(table: &mut toml::Table, key: &str, path: Option<&Path>) -> Result<(
 }
 
 fn source_table(source: &Source, input: &str) -> Result<toml::Table> {
-    let mut table =
-        toml::Table::try_from(source).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))?;
+    let mut table = toml::Table::try_from(source).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))?;
     if let Some(column) = table.remove("input") {
         table.insert(input.to_owned(), column);
     }

@@ -127,7 +127,11 @@ impl<'d> Section<'d> {
         self.relative(text).map_err(|e| {
             let unset = e.contains("is not set");
             let error = self.wrong(key, e);
-            if unset { error.hint("set it to the directory that holds the files: NAME=DIR eraser run ..") } else { error }
+            if unset {
+                error.hint("set it to the directory that holds the files: NAME=DIR eraser run ..")
+            } else {
+                error
+            }
         })
     }
 

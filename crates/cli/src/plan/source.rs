@@ -123,9 +123,15 @@ impl Source {
 
     fn record(&self, row: usize, question: Question, output: &str) -> Result<Record> {
         let mut extra = question.extra;
-        match extra.remove(output) {
-            Some(Value::String(answer)) => Ok(Record { input: question.text, output: answer, extra }),
-            _ => Err(Error::request(format!("{}: row {row} has no text `{output}`", self.path.display()))
+        let answer = match extra.shift_remove(output) {
+            Some(Value::String(answer)) => Some(answer),
+            // Reading takes this key for the facts of the question.
+            None if output == "answer" && question.facts.len() == 1 => question.facts.into_iter().next(),
+            _ => None,
+        };
+        match answer {
+            Some(answer) => Ok(Record { input: question.text, output: answer, extra }),
+            None => Err(Error::request(format!("{}: row {row} has no text `{output}`", self.path.display()))
                 .hint("`output` names the column that holds the answer")),
         }
     }
@@ -167,36 +173,21 @@ fn shuffle_key(seed: u64, row: usize) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Set rows as JSONL.
-pub(crate) fn records_jsonl(records: &[Record]) -> String {
-    lines(records.iter().map(|r| {
-        let own = [("input", Value::from(r.input.as_str())), ("output", Value::from(r.output.as_str()))];
-        object(own, &r.extra)
-    }))
-}
-
-/// Questions as JSONL, under the keys that reading takes.
-pub(crate) fn questions_jsonl(questions: &[Question]) -> String {
-    lines(questions.iter().map(|q| {
-        let own = [("id", Value::from(q.id.as_str())), ("question", Value::from(q.text.as_str()))];
-        let mut map = object(own, &q.extra);
-        if !q.facts.is_empty() && !map.contains_key("expect") {
-            map.insert("facts".into(), Value::from(q.facts.clone()));
-        }
-        map
-    }))
-}
-
-fn object<const N: usize>(own: [(&str, Value); N], extra: &Map<String, Value>) -> Map<String, Value> {
-    let mut map: Map<String, Value> = own.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-    for (key, value) in extra {
-        map.entry(key.clone()).or_insert_with(|| value.clone());
+/// A question as a row that reads back as the same question, whatever its other keys are called.
+pub(crate) fn question_row(question: &Question) -> Map<String, Value> {
+    let mut row = Map::new();
+    row.insert("id".into(), question.id.as_str().into());
+    row.insert("question".into(), question.text.as_str().into());
+    if !question.facts.is_empty() {
+        row.insert("facts".into(), question.facts.clone().into());
     }
-    map
-}
-
-fn lines(rows: impl Iterator<Item = Map<String, Value>>) -> String {
-    rows.map(|row| format!("{}\n", Value::Object(row))).collect()
+    for (key, value) in &question.extra {
+        // `goal` would be taken for the text when the row is read.
+        if !key.eq_ignore_ascii_case("goal") {
+            row.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    row
 }
 
 #[cfg(test)]
@@ -228,10 +219,25 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_written_with_their_other_keys() {
-        let extra = Map::from_iter([("id".to_owned(), Value::from(7)), ("kind".to_owned(), Value::from("x"))]);
-        let question = Question { id: "a".into(), text: "Why?".into(), facts: vec!["f".into()], extra };
-        let line = "{\"id\":\"a\",\"question\":\"Why?\",\"kind\":\"x\",\"facts\":[\"f\"]}\n";
-        assert_eq!(questions_jsonl(&[question]), line);
+    fn questions_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.csv");
+        std::fs::write(&path, "goal,prompt,target,kind,answer\nnot this,Why?,Sure,x,f\nnor this,How?,Fine,y,g\n")
+            .unwrap();
+        let source = Source { input: Some("prompt".into()), ..Source::file(&path) };
+        let home = Home::Cache;
+        let questions = source.questions(&home).unwrap();
+        let written = dir.path().join("q.jsonl");
+        eraser_data::files::write_jsonl(&written, questions.iter().map(question_row)).unwrap();
+        let again = Source::file(&written).questions(&home).unwrap();
+        for (a, b) in questions.iter().zip(&again) {
+            assert_eq!((&a.id, &a.text, &a.facts), (&b.id, &b.text, &b.facts));
+        }
+        assert_eq!(again[1].extra["kind"], "y");
+
+        let set = |output: &str| Source { output: Some(output.into()), ..source.clone() }.records(&home);
+        assert_eq!(set("target").unwrap()[0].output, "Sure");
+        assert_eq!(set("answer").unwrap()[1].output, "g");
+        assert!(set("none").is_err());
     }
 }

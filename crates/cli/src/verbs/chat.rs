@@ -174,9 +174,10 @@ impl Chat<'_> {
         };
         let prompts = [prompt];
         let done = generate(&self.model.decoder, speaker.adapter, &prompts, &options, 1, &mut on_token)?;
+        drop(graceful);
         if self.args.prompt.is_none() {
             // Ctrl-C was about this answer; the conversation goes on.
-            graceful.forget();
+            interrupt::forget();
         }
         if let Some(e) = failure {
             return Err(e);

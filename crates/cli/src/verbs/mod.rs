@@ -50,8 +50,10 @@ fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
     let file = File::options().create(true).append(true).open(&path).at(&path)?;
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(Error::request(format!("{}: another eraser is at work in it", dir.display()))
-            .hint("wait for it, or name another directory")),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::request(format!("{}: another eraser is at work in it", dir.display()))
+                .hint("wait for it, or name another directory"))
+        }
         // A file system without locks is no reason not to work.
         Err(TryLockError::Error(_)) | Ok(()) => Ok(file),
     }

@@ -6,12 +6,12 @@ use super::{lock, remove, report};
 use crate::errors::Outcome;
 use crate::interrupt::Graceful;
 use crate::options::run::{HowArgs, QuickstartArgs, RunArgs};
-use crate::plan::{Home, Overrides, RunPlan, Variant, records_jsonl, write_rows};
+use crate::plan::{Home, Overrides, RunPlan, Variant};
 use crate::progress::{EvalWatch, note};
 use crate::stages::{Inputs, Stages, State};
 use crate::{builtin, output};
 use eraser_data::files::write_atomic;
-use eraser_data::read_set;
+use eraser_data::{read_set, write_set};
 use eraser_eval::judge::GCG29;
 use eraser_eval::{EvalOptions, Subject, Summary};
 use eraser_model::error::PathContext as _;
@@ -81,8 +81,9 @@ fn pipeline(plan: &RunPlan, earlier: Earlier, json: bool) -> Outcome {
 
     let home = Home::Run(dir.to_owned());
     let data = dir.join("data");
+    std::fs::create_dir_all(&data).at(&data)?;
     for (name, source) in plan.data.sets() {
-        write_rows(&data.join(format!("{name}.jsonl")), &records_jsonl(&source.records(&home)?))?;
+        write_set(&data.join(format!("{name}.jsonl")), &source.records(&home)?)?;
     }
     // Before any training: what the evaluation cannot do is found out now.
     let options = plan.eval.options(dir, &home)?;

@@ -19,7 +19,8 @@ pub(crate) fn train(args: &TrainArgs, json: bool) -> Outcome {
         remove(&plan.dir, &["adapter", "train"])?;
     }
     let go = Stage { name: "train", model: &model, sets: &plan.sets, options: &plan.options, dir: &plan.dir };
-    let summary = go.run(plan.resume, json).map_err(|f| f.on_interrupt("run the same command with --resume to go on"))?;
+    let summary =
+        go.run(plan.resume, json).map_err(|f| f.on_interrupt("run the same command with --resume to go on"))?;
     if json {
         output::json(&summary)?;
     } else {
@@ -52,8 +53,11 @@ impl Stage<'_> {
         let summary = result?;
         if let Some(share) = summary.capped_share.filter(|s| *s == 0.0) {
             let gamma = self.options.gamma;
-            note(&format!("{}: the hinge never closed ({share} of micro-batches reached gamma {gamma}); \
-                           more steps or a higher learning rate would go further", self.name));
+            note(&format!(
+                "{}: the hinge never closed ({share} of micro-batches reached gamma {gamma}); \
+                           more steps or a higher learning rate would go further",
+                self.name
+            ));
         }
         Ok(summary)
     }

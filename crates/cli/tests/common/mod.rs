@@ -1,5 +1,7 @@
 //! Running the binary in a directory of its own.
 
+#![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "shared by test crates that use parts of it")]
+
 use assert_cmd::cargo::cargo_bin_cmd;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -39,7 +41,6 @@ impl Dir {
 }
 
 /// Whether the repository holds the built-in model; tests that need it say that they were skipped.
-#[allow(dead_code)]
 pub fn builtin() -> bool {
     let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/config.json").is_file();
     if !found {

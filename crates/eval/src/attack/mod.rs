@@ -38,11 +38,10 @@ const ATTACKS: &[(&str, Build)] = &[("direct", direct::build), ("template", temp
 
 /// The attack called `name`, or everything that is wrong with it.
 pub fn build(name: &str, options: &EvalOptions) -> Checked<Box<dyn Attack>> {
-    match ATTACKS.iter().find(|(known, _)| *known == name) {
-        Some((_, build)) => build(options),
-        None => {
-            let known: Vec<&str> = ATTACKS.iter().map(|(known, _)| *known).collect();
-            Err(vec![name::unknown("attack", name, &known)])
-        }
-    }
+    let found = ATTACKS.iter().find(|(known, _)| *known == name);
+    let (_, build) = found.ok_or_else(|| {
+        let known: Vec<&str> = ATTACKS.iter().map(|(known, _)| *known).collect();
+        vec![name::unknown("attack", name, &known)]
+    })?;
+    build(options)
 }

@@ -105,7 +105,7 @@ pub(super) fn parse(text: &str, format: Format, stem: &str) -> Result<Vec<Templa
 /// Name, if the file gives one, and source of a template.
 type Source = (Option<String>, String);
 
-/// A YAML mapping with `value` (as PyRIT) or `template`; its other keys describe it. The file's name is its name.
+/// A YAML mapping with `value` (as `PyRIT`) or `template`; its other keys describe it. The file's name is its name.
 fn yaml(text: &str) -> Result<Vec<Source>> {
     #[derive(Deserialize)]
     struct Document {

@@ -127,11 +127,11 @@ fn scaling(file: &GgufFile, architecture: &str, config: &ModelConfig) -> Result<
         Some(other) => Err(at(Error::request(format!("`{}` {other} is not supported", key("type")))
             .hint("supported are none, linear and Llama 3's (a tensor `rope_freqs.weight`)"))),
     }
-    .map(|factor| factor.filter(|f| *f != 1.0).map(|factor| RopeScaling::Linear { factor }))
+    .map(|factor| factor.map(|factor| RopeScaling::Linear { factor }))
 }
 
 /// Llama 3's parameters, if they give these factors. llama.cpp's converter stores only the factors; the published models
-/// all have low_freq_factor 1, high_freq_factor 4 and 8192 original positions, and their largest factor is `factor`.
+/// all have `low_freq_factor` 1, `high_freq_factor` 4 and 8192 original positions, and their largest factor is `factor`.
 fn recognise(factors: &[f32], original: Option<u32>, config: &ModelConfig) -> Option<RopeScaling> {
     let scaling = RopeScaling::Llama3 {
         factor: factors.iter().copied().fold(1.0, f32::max),

@@ -221,7 +221,7 @@ fn rope(keys: Keys<'_>, max_position_embeddings: usize) -> Result<(f32, Option<R
         None => keys.number("rope_theta")?.unwrap_or(10_000.0),
     };
     for keys in [keys, scaling] {
-        if keys.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+        if keys.number("partial_rotary_factor")?.is_some_and(|factor| (factor - 1.0).abs() > f64::EPSILON) {
             return Err(Error::request(format!("`{}partial_rotary_factor` is not supported", keys.prefix)));
         }
     }

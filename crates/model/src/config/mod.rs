@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// Llama 1 to 3, SmolLM2, TinyLlama and all that share the architecture.
+    /// Llama 1 to 3, SmolLM2, `TinyLlama` and all that share the architecture.
     Llama,
     /// Mistral: Llama with a sliding window.
     Mistral,

@@ -35,7 +35,7 @@ impl Builder {
 
     pub(crate) fn strings(self, key: &str, values: &[&str]) -> Self {
         let mut bytes = [&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes()].concat();
-        values.iter().for_each(|value| bytes.extend(text(value)));
+        bytes.extend(values.iter().flat_map(|value| text(value)));
         self.raw(key, 9, &bytes)
     }
 
@@ -64,7 +64,7 @@ impl Builder {
         for (name, dims, kind, offset) in self.tensors {
             bytes.extend(text(&name));
             bytes.extend((dims.len() as u32).to_le_bytes());
-            dims.iter().for_each(|n| bytes.extend(n.to_le_bytes()));
+            bytes.extend(dims.iter().flat_map(|n| n.to_le_bytes()));
             bytes.extend(kind.to_le_bytes());
             bytes.extend(offset.to_le_bytes());
         }

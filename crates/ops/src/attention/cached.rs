@@ -3,7 +3,7 @@
 //! sequence.
 
 use super::AttentionShape;
-use super::tile::{KvHead, Scratch, blocks, take_rows};
+use super::tile::{KvHead, Scratch, Transposed, blocks, take_rows};
 use crate::simd;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -30,38 +30,44 @@ pub struct CachedSequence<'a> {
 /// # Panics
 /// When the slices of a sequence do not fit each other and `shape`.
 pub fn attention_cached(sequences: &mut [CachedSequence<'_>], shape: AttentionShape) {
-    struct Task<'a, 'o> {
+    struct Task<'a> {
         head: KvHead<'a>,
         q: &'a [f32],
+        /// None where few rows take the other way.
+        keys_t: Option<&'a Transposed>,
         rows: Range<usize>,
-        out: Vec<&'o mut [f32]>,
+        out: Vec<&'a mut [f32]>,
     }
     assert!(shape.is_sound(), "impossible shape {shape:?}");
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let mut tasks = Vec::with_capacity(sequences.len() * shape.kv_heads);
-    for CachedSequence { q, k, v, out } in sequences {
+    let mut heads = Vec::with_capacity(sequences.len() * shape.kv_heads);
+    for &mut CachedSequence { q, k, v, ref out } in sequences.iter_mut() {
         let (n, total) = (q.len() / width, k.len() / kv_width);
         assert!(q.len() == n * width && k.len() == total * kv_width, "rows are not whole");
         assert!(out.len() == q.len() && v.len() == k.len() && n <= total, "lengths differ");
+        heads.extend((0..shape.kv_heads).map(|head| (n, KvHead { shape, head, k, v, past: total - n })));
+    }
+    let keys_t: Vec<_> = heads.par_iter().map(|(n, head)| (*n > FEW_ROWS).then(|| head.transpose(head.k))).collect();
+    let mut tasks = Vec::with_capacity(heads.len());
+    for (index, CachedSequence { q, out, .. }) in sequences.iter_mut().enumerate() {
         let mut rest = &mut **out;
-        for rows in blocks(n, shape.block()) {
-            let out = take_rows(&mut rest, rows.len(), shape.kv_heads, shape.group_width());
-            tasks.extend(out.into_iter().enumerate().map(|(head, out)| Task {
-                head: KvHead { shape, head, k, v, past: total - n },
-                q,
-                rows: rows.clone(),
-                out,
+        let first = index * shape.kv_heads;
+        for rows in blocks(q.len() / width, shape.block()) {
+            let outs = take_rows(&mut rest, rows.len(), shape.kv_heads, shape.group_width());
+            tasks.extend((first..).zip(outs).map(|(at, out)| {
+                let (head, keys_t) = (heads[at].1, keys_t[at].as_ref());
+                Task { head, q, keys_t, rows: rows.clone(), out }
             }));
         }
     }
     tasks.sort_by_key(|task| std::cmp::Reverse(task.head.keys(&task.rows).len() * task.rows.len()));
     tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, mut task| {
-        if task.rows.len() <= FEW_ROWS {
+        if let Some(keys_t) = task.keys_t {
+            task.head.forward(task.q, keys_t, &task.rows, scratch, &mut task.out, &mut []);
+        } else {
             for (row, out) in task.rows.zip(task.out) {
                 task.head.decode(task.q, row, &mut scratch.scores, out);
             }
-        } else {
-            task.head.forward(task.q, &task.rows, scratch, &mut task.out, &mut []);
         }
     });
 }
@@ -71,7 +77,7 @@ impl KvHead<'_> {
     fn decode(&self, q: &[f32], row: usize, scores: &mut Vec<f32>, out: &mut [f32]) {
         let (hd, scale) = (self.shape.head_dim, self.shape.scale());
         let stride = self.shape.kv_heads * hd;
-        let keys = self.keys(&(row..row + 1));
+        let keys = self.seen(row);
         let q = self.group_row(q, row);
         let at = keys.start * stride + self.head * hd;
         let n = keys.len();

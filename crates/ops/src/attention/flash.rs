@@ -6,7 +6,7 @@
 //! Cost for a sequence of `L`: `2 L^2 * heads * head_dim` operations forward, `5 L^2 * heads * head_dim` backward.
 
 use super::AttentionShape;
-use super::tile::{KvHead, Scratch, blocks, take_rows};
+use super::tile::{KvHead, Scratch, Transposed, blocks, padded, take_rows};
 use crate::Segments;
 use crate::gemm::{Mat, matmul_into};
 use crate::{simd, slices};
@@ -39,33 +39,43 @@ impl<'a> Inputs<'a> {
         &x[sequence.start * width..sequence.end * width]
     }
 
+    /// Every head's keys or values transposed, at `sequence * kv_heads + head`.
+    fn transposed(&self, of: fn(&KvHead<'a>) -> &'a [f32]) -> Vec<Transposed> {
+        let sequences: Vec<_> = self.segments.iter().collect();
+        let heads = sequences.par_iter().flat_map(|s| (0..self.shape.kv_heads).into_par_iter().map(|h| self.kv_head(s, h)));
+        heads.map(|head| head.transpose(of(&head))).collect()
+    }
+
     /// Outputs `[T, heads * head_dim]` and log-sum-exp `[T, heads]`.
     pub(super) fn forward(&self) -> (Vec<f32>, Vec<f32>) {
         struct Task<'a, 'o> {
             head: KvHead<'a>,
             q: &'a [f32],
+            keys_t: &'o Transposed,
             rows: Range<usize>,
             out: Vec<&'o mut [f32]>,
             lse: Vec<&'o mut [f32]>,
         }
         let shape = self.shape;
+        let keys_t = self.transposed(|head| head.k);
         let mut out = slices::unwritten(self.q.len());
         let mut lse = slices::unwritten(self.segments.tokens() * shape.heads);
         let (mut out_rest, mut lse_rest) = (out.as_mut_slice(), lse.as_mut_slice());
         let mut tasks = Vec::new();
-        for sequence in self.segments.iter() {
+        for (index, sequence) in self.segments.iter().enumerate() {
             for rows in blocks(sequence.len(), shape.block()) {
                 let out = take_rows(&mut out_rest, rows.len(), shape.kv_heads, shape.group_width());
                 let lse = take_rows(&mut lse_rest, rows.len(), shape.kv_heads, shape.group());
                 for (head, (out, lse)) in out.into_iter().zip(lse).enumerate() {
+                    let keys_t = &keys_t[index * shape.kv_heads + head];
                     let head = self.kv_head(&sequence, head);
-                    tasks.push(Task { head, q: self.rows(self.q, &sequence), rows: rows.clone(), out, lse });
+                    tasks.push(Task { head, q: self.rows(self.q, &sequence), keys_t, rows: rows.clone(), out, lse });
                 }
             }
         }
         tasks.sort_by_key(|task| std::cmp::Reverse(task.head.keys(&task.rows).len()));
         tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, mut task| {
-            task.head.forward(task.q, &task.rows, scratch, &mut task.out, &mut task.lse);
+            task.head.forward(task.q, task.keys_t, &task.rows, scratch, &mut task.out, &mut task.lse);
         });
         (out, lse)
     }
@@ -74,6 +84,8 @@ impl<'a> Inputs<'a> {
     /// `lse` of the forward.
     pub(super) fn backward(&self, out: &[f32], grad: &[f32], lse: &[f32], want: Want) -> Gradients {
         let shape = self.shape;
+        let keys_t = self.transposed(|head| head.k);
+        let values_t = if want.q || want.k { self.transposed(|head| head.v) } else { Vec::new() };
         let mut dq = want.q.then(|| slices::unwritten(self.q.len()));
         let mut dq_rest = dq.as_deref_mut().unwrap_or_default();
         let mut tasks = Vec::new();
@@ -86,6 +98,8 @@ impl<'a> Inputs<'a> {
                         index,
                         head: self.kv_head(&sequence, head),
                         q: self.rows(self.q, &sequence),
+                        keys_t: &keys_t[index * shape.kv_heads + head],
+                        values_t: values_t.get(index * shape.kv_heads + head),
                         out: self.rows(out, &sequence),
                         grad: self.rows(grad, &sequence),
                         lse: &lse[sequence.start * shape.heads..sequence.end * shape.heads],
@@ -163,6 +177,9 @@ struct Task<'a, 'o> {
     index: usize,
     head: KvHead<'a>,
     q: &'a [f32],
+    keys_t: &'o Transposed,
+    /// None when only the values' gradient is wanted.
+    values_t: Option<&'o Transposed>,
     out: &'a [f32],
     grad: &'a [f32],
     lse: &'a [f32],
@@ -193,38 +210,35 @@ impl Task<'_, '_> {
         let Scratch { q, grad, scores, grad_scores, result, norm } = scratch;
         head.pack(q, self.q, rows);
         head.pack(grad, self.grad, rows);
-        head.scores(scores, q, &keys);
-        head.for_each_visible(scores, rows, &keys, |r, seen| {
+        self.keys_t.scores(scores, q, &keys, scale);
+        head.for_each_seen(scores, rows, &keys, |r, seen| {
             let (t, g) = (rows.start + r / group, r % group);
             simd::exp_sub_sum(seen, lse[t * head.shape.heads + head.head * group + g]);
         });
-        let p = Mat::new(scores, tile_rows, keys.len());
+        let width = padded(&keys);
+        let p = Mat::strided(scores, tile_rows, keys.len(), width);
         let grad_mat = Mat::new(grad, tile_rows, hd);
         if want.v {
             matmul_into(&mut part.dv[at..], hd, p.t(), grad_mat, 1.0, true, false);
         }
-        if !(want.q || want.k) {
-            return;
-        }
-        grad_scores.resize(tile_rows * keys.len(), 0.0);
-        matmul_into(grad_scores, keys.len(), grad_mat, head.value(&keys).t(), 1.0, false, false);
+        let Some(values_t) = self.values_t else { return };
+        values_t.scores(grad_scores, grad, &keys, 1.0);
         norm.clear();
         for (row, grad) in rows.clone().zip(grad.chunks_exact(group * hd)) {
             let out = head.group_row(self.out, row).chunks_exact(hd);
             norm.extend(out.zip(grad.chunks_exact(hd)).map(|(out, grad)| simd::dot(out, grad)));
         }
         // Masked probabilities are 0, so masked gradients come out as 0.
-        let width = keys.len();
         for ((ds, p), mean) in grad_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)).zip(norm.iter()) {
             pulp::Arch::new().dispatch(
                 #[inline(always)]
                 || ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean)),
             );
         }
-        let ds = Mat::new(grad_scores, tile_rows, width);
+        let ds = Mat::strided(grad_scores, tile_rows, keys.len(), width);
         if want.q {
             result.resize(tile_rows * hd, 0.0);
-            matmul_into(result, hd, ds, head.key(&keys), scale, false, false);
+            matmul_into(result, hd, ds, head.columns(head.k, &keys), scale, false, false);
             for (dq, result) in self.dq[rows.start - self.rows.start..].iter_mut().zip(result.chunks_exact(group * hd)) {
                 dq.copy_from_slice(result);
             }

@@ -11,6 +11,9 @@ use std::ops::Range;
 /// masked scores are computed at the diagonal.
 const TILE_ROWS: usize = 96;
 
+/// Keys of a tile begin and are padded at multiples of this, so that the product reads transposed keys in whole vectors.
+const ALIGN: usize = 16;
+
 /// One kv head of one sequence. The query rows stand at positions `past..past + n`.
 #[derive(Clone, Copy)]
 pub(super) struct KvHead<'a> {
@@ -25,25 +28,36 @@ pub(super) struct KvHead<'a> {
 }
 
 impl<'a> KvHead<'a> {
-    /// Keys that query rows `rows` see between them.
-    pub(super) fn keys(&self, rows: &Range<usize>) -> Range<usize> {
-        let first = self.past + rows.start;
-        let start = self.shape.window.map_or(0, |w| (first + 1).saturating_sub(w));
-        start..self.past + rows.end
+    /// Keys that query row `row` sees.
+    pub(super) fn seen(&self, row: usize) -> Range<usize> {
+        let end = self.past + row + 1;
+        self.shape.window.map_or(0, |w| end.saturating_sub(w))..end
     }
 
-    /// The head's columns of rows `keys`.
-    fn columns(&self, x: &'a [f32], keys: &Range<usize>) -> Mat<'a> {
+    /// Keys that cover all that query rows `rows` see.
+    pub(super) fn keys(&self, rows: &Range<usize>) -> Range<usize> {
+        self.seen(rows.start).start / ALIGN * ALIGN..self.past + rows.end
+    }
+
+    /// The head's columns of rows `keys` of the keys or values, `[keys, head_dim]`.
+    pub(super) fn columns(&self, x: &'a [f32], keys: &Range<usize>) -> Mat<'a> {
         let (stride, hd) = (self.shape.kv_heads * self.shape.head_dim, self.shape.head_dim);
         Mat::strided(&x[keys.start * stride + self.head * hd..], keys.len(), hd, stride)
     }
 
-    pub(super) fn key(&self, keys: &Range<usize>) -> Mat<'a> {
-        self.columns(self.k, keys)
-    }
-
-    pub(super) fn value(&self, keys: &Range<usize>) -> Mat<'a> {
-        self.columns(self.v, keys)
+    /// The head's columns of the keys or values, transposed.
+    pub(super) fn transpose(&self, x: &[f32]) -> Transposed {
+        let (stride, hd) = (self.shape.kv_heads * self.shape.head_dim, self.shape.head_dim);
+        // An odd number of lines from row to row, so that they do not share one set of the cache.
+        let width = (x.len() / stride).div_ceil(ALIGN) | 1;
+        let mut data = vec![0.0; hd * width * ALIGN];
+        for (block, rows) in x.chunks(ALIGN * stride).enumerate() {
+            for (c, out) in data.chunks_exact_mut(width * ALIGN).enumerate() {
+                let column = rows.iter().skip(self.head * hd + c).step_by(stride);
+                out[block * ALIGN..].iter_mut().zip(column).for_each(|(out, x)| *out = *x);
+            }
+        }
+        Transposed { data, width: width * ALIGN, hd }
     }
 
     /// The group's columns of row `row` of `x` `[n, heads * head_dim]`.
@@ -58,25 +72,16 @@ impl<'a> KvHead<'a> {
         rows.clone().for_each(|row| tile.extend_from_slice(self.group_row(x, row)));
     }
 
-    /// `scale * q @ k^T` for a packed tile of queries, masked entries included: `[tile rows, keys]`.
-    pub(super) fn scores(&self, scores: &mut Vec<f32>, q: &[f32], keys: &Range<usize>) {
-        let rows = q.len() / self.shape.head_dim;
-        scores.resize(rows * keys.len(), 0.0);
-        let q = Mat::new(q, rows, self.shape.head_dim);
-        matmul_into(scores, keys.len(), q, self.key(keys).t(), self.shape.scale(), false, false);
-    }
-
     /// Calls `f(tile row, scores it sees)` for every tile row and zeroes the scores it must not see.
-    pub(super) fn for_each_visible(
+    pub(super) fn for_each_seen(
         &self,
         scores: &mut [f32],
         rows: &Range<usize>,
         keys: &Range<usize>,
         mut f: impl FnMut(usize, &mut [f32]),
     ) {
-        for (r, row) in scores.chunks_exact_mut(keys.len()).enumerate() {
-            let t = rows.start + r / self.shape.group();
-            let seen = self.keys(&(t..t + 1));
+        for (r, row) in scores.chunks_exact_mut(padded(keys)).enumerate() {
+            let seen = self.seen(rows.start + r / self.shape.group());
             let (start, end) = (seen.start - keys.start, seen.end - keys.start);
             row[..start].fill(0.0);
             row[end..].fill(0.0);
@@ -89,6 +94,7 @@ impl<'a> KvHead<'a> {
     pub(super) fn forward(
         &self,
         q: &[f32],
+        keys_t: &Transposed,
         rows: &Range<usize>,
         scratch: &mut Scratch,
         out: &mut [&mut [f32]],
@@ -98,9 +104,9 @@ impl<'a> KvHead<'a> {
         let keys = self.keys(rows);
         let Scratch { q: tile, scores, result, norm, .. } = scratch;
         self.pack(tile, q, rows);
-        self.scores(scores, tile, &keys);
+        keys_t.scores(scores, tile, &keys, self.shape.scale());
         norm.clear();
-        self.for_each_visible(scores, rows, &keys, |r, seen| {
+        self.for_each_seen(scores, rows, &keys, |r, seen| {
             let max = simd::max(seen);
             let sum = simd::exp_sub_sum(seen, max);
             norm.push(1.0 / sum);
@@ -110,8 +116,8 @@ impl<'a> KvHead<'a> {
         });
         let tile_rows = rows.len() * group;
         result.resize(tile_rows * hd, 0.0);
-        let p = Mat::new(scores, tile_rows, keys.len());
-        matmul_into(result, hd, p, self.value(&keys), 1.0, false, false);
+        let p = Mat::strided(scores, tile_rows, keys.len(), padded(&keys));
+        matmul_into(result, hd, p, self.columns(self.v, &keys), 1.0, false, false);
         for ((out, result), norm) in out.iter_mut().zip(result.chunks_exact_mut(group * hd)).zip(norm.chunks_exact(group)) {
             for (head, norm) in result.chunks_exact_mut(hd).zip(norm) {
                 simd::scale(head, *norm);
@@ -119,6 +125,28 @@ impl<'a> KvHead<'a> {
             out.copy_from_slice(result);
         }
     }
+}
+
+/// One head's keys or values, `[head_dim, len]`, rows padded with zeros to `width`.
+pub(super) struct Transposed {
+    data: Vec<f32>,
+    width: usize,
+    hd: usize,
+}
+
+impl Transposed {
+    /// `scale * x @ self[.., keys]` for a packed tile `x`: `[tile rows, padded(keys)]`, masked entries included.
+    pub(super) fn scores(&self, scores: &mut Vec<f32>, x: &[f32], keys: &Range<usize>, scale: f32) {
+        let (rows, width) = (x.len() / self.hd, padded(keys));
+        scores.resize(rows * width, 0.0);
+        let keys = Mat::strided(&self.data[keys.start..], self.hd, width, self.width);
+        matmul_into(scores, width, Mat::new(x, rows, self.hd), keys, scale, false, false);
+    }
+}
+
+/// Columns of a tile of scores over `keys`.
+pub(super) fn padded(keys: &Range<usize>) -> usize {
+    keys.len().next_multiple_of(ALIGN)
 }
 
 /// Buffers of one thread, reused from tile to tile.

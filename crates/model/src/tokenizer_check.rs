@@ -1,0 +1,66 @@
+//! What a tokenizer.json may hold. In: its JSON; out: nothing, or an error that names the key. Invariant: what passes does
+//! not make the tokenizers library panic, at loading or later.
+
+use crate::tokenizer::{MAX_ID, as_id};
+use crate::{Error, Result};
+use serde_json::Value;
+
+/// Refuses what the library would panic on, and what no decoder of the supported families uses.
+pub(crate) fn check(root: &Value) -> Result<()> {
+    const NORMALIZERS: &[&str] =
+        &["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Sequence", "Strip", "StripAccents"];
+    const PRE_TOKENIZERS: &[&str] =
+        &["ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence", "Split", "Whitespace", "WhitespaceSplit"];
+    const DECODERS: &[&str] = &["ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"];
+    let model = &root["model"];
+    // Old files leave the type out.
+    if model["type"].as_str().is_some_and(|t| t != "BPE") || !model.is_object() {
+        return Err(Error::request(format!("model type {} is not supported", model["type"]))
+            .hint("the Llama, Mistral and Qwen2 families use BPE"));
+    }
+    if model["dropout"].as_f64().is_some_and(|p| p != 0.0) {
+        return Err(Error::request("model.dropout is not 0: encoding would be random"));
+    }
+    let vocab = model["vocab"].as_object().ok_or_else(|| Error::request("model.vocab is not an object"))?;
+    for (token, id) in vocab {
+        if as_id(id).is_none() {
+            return Err(Error::request(format!("model.vocab: {token:?} has id {id}, not one below {MAX_ID}")));
+        }
+    }
+    let affix = |key: &str| model[key].as_str().is_some_and(|s| !s.is_empty());
+    if affix("continuing_subword_prefix") || affix("end_of_word_suffix") {
+        return Err(Error::request("model: subword prefixes and suffixes are not supported"));
+    }
+    for (i, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
+        let pair = match merge {
+            Value::String(s) => s.split_once(' '),
+            Value::Array(a) if a.len() == 2 => a[0].as_str().zip(a[1].as_str()),
+            _ => None,
+        };
+        let known = |t: &str| vocab.contains_key(t);
+        if !pair.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
+            return Err(Error::request(format!(
+                "model.merges[{i}]: {merge} is not a pair of tokens that make a token"
+            )));
+        }
+    }
+    check_steps(&root["normalizer"], "normalizer", NORMALIZERS, "normalizers")?;
+    check_steps(&root["pre_tokenizer"], "pre_tokenizer", PRE_TOKENIZERS, "pretokenizers")?;
+    check_steps(&root["decoder"], "decoder", DECODERS, "decoders")
+}
+
+fn check_steps(step: &Value, key: &str, supported: &[&str], list: &str) -> Result<()> {
+    if step.is_null() {
+        return Ok(());
+    }
+    let kind = step["type"].as_str().unwrap_or_default();
+    if !supported.contains(&kind) {
+        return Err(Error::request(format!("{key} of type {kind:?} is not supported"))
+            .hint(format!("supported: {}", supported.join(", "))));
+    }
+    // The library strips past the start of a token that is shorter than `stop`.
+    if key == "decoder" && kind == "Strip" && step["stop"].as_u64() != Some(0) {
+        return Err(Error::request("decoder Strip with a stop other than 0 is not supported"));
+    }
+    step[list].as_array().into_iter().flatten().try_for_each(|s| check_steps(s, key, supported, list))
+}
