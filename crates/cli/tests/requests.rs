@@ -30,7 +30,21 @@ fn all_of_a_train_request_is_checked_at_once() {
             "train --model no/such/model --device gpu --harm set.jsonl --help-set none.jsonl --align set.jsonl --out out \
              --lr 0 --rank 0 --lora-dropout 1 --templates none.txt"
         ),
-        @""
+        @r#"
+    exit 2
+    error: --device: unknown device `gpu`
+    hint: devices are auto, cpu, cuda:N and metal
+    error: --model: no/such/model: No such file or directory (os error 2)
+    hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
+    error: --rank: must be from 1 to 65536
+    error: --lr: must be a positive number
+    error: --lora-dropout: must be at least 0 and below 1
+    error: --templates: none.txt: No such file or directory (os error 2)
+    error: --help-set: none.jsonl: No such file or directory (os error 2)
+    hint: check the path; it is taken relative to the current directory
+    error: --out: out holds a finished training run
+    hint: go on with it by --resume, begin again by --force, or name another directory
+    "#
     );
 }
 
@@ -39,7 +53,11 @@ fn a_hub_name_without_hub_or_network_is_no_panic() {
     let dir = Dir::new();
     dir.write("set.jsonl", SET);
     let arguments = "train --model ./none --harm set.jsonl --help-set set.jsonl --align set.jsonl --out out";
-    assert_snapshot!(dir.refused(arguments), @"");
+    assert_snapshot!(dir.refused(arguments), @r#"
+    exit 2
+    error: --model: ./none: No such file or directory (os error 2)
+    hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
+    "#);
 }
 
 #[test]
@@ -60,7 +78,7 @@ align = { path = "set.jsonl", take = "9-3" }
 
 [train]
 steps = "many"
-lerning_rate = 1e-3
+learning_rate = 1e-3
 gamma = -1.0
 targets = ["q", "w"]
 
@@ -78,15 +96,53 @@ questions = [{ set = "seen", path = "set.jsonl", colum = "x" }, 3]
 port = 80
 "#,
     );
-    assert_snapshot!(dir.refused("run run.toml --device cuda:99"), @"");
+    assert_snapshot!(dir.refused("run run.toml --device cuda:99"), @r#"
+    exit 2
+    error: run.toml:27: unknown key `sever`
+    hint: the keys are run, model, data, train, variant, eval
+    error: run.toml:4: unknown key `devise` in [model]
+    hint: did you mean `device`?
+    error: --device: this binary was built without support for cuda
+    hint: build it with `cargo build --release --features cuda`, or use --device cpu
+    error: run.toml:3: model: No such file or directory (os error 2)
+    hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
+    error: run.toml:7: `harm`: `input` and `output` are given together or not at all
+    error: run.toml:8: `help`: the environment variable ERASER_NO_SUCH_VARIABLE of `${ERASER_NO_SUCH_VARIABLE}/help.jsonl` is not set
+    hint: set it to the directory that holds the files: NAME=DIR eraser run ..
+    error: run.toml:9: `take`: `9-3` is not a range of rows (rows are written as 0-389, 390- or 100)
+    error: run.toml:13: unknown key `learning_rate` in [train]
+    hint: did you mean `lr`?
+    error: run.toml:12: `steps`: string "many", expected a whole number
+    error: run.toml:15: `targets`: unknown module `w` (q, k, v, o, gate, up, down, or all-linear)
+    error: run.toml:14: `gamma`: must be 0 or a positive number
+    error: run.toml:20: unknown key `gama` in [[variant]]
+    hint: did you mean `gamma`?
+    error: run.toml:18: `name`: `base` is what the model without an adapter is called
+    error: run.toml:19: `retain`: there is no retain set
+    hint: give one as [data] retain
+    error: run.toml:23: unknown key `atacks` in [eval]
+    hint: did you mean `attacks`?
+    error: run.toml:25: a table is expected in `questions`, not a number
+    error: run.toml:25: unknown key `colum` in [eval.questions]
+    hint: did you mean `column`?
+    error: run.toml:22: `templates`: the attack `template` needs template files
+    "#);
 }
 
 #[test]
 fn toml_syntax_errors_have_a_line() {
     let dir = Dir::new();
     dir.write("run.toml", "[model]\npath = \n[data\n");
-    assert_snapshot!(dir.refused("run run.toml"), @"");
-    assert_snapshot!(dir.refused("run none.toml"), @"");
+    assert_snapshot!(dir.refused("run run.toml"), @r#"
+    exit 2
+    error: run.toml:2: string values must be quoted, expected literal string
+    error: run.toml:3: unclosed table, expected `]`
+    "#);
+    assert_snapshot!(dir.refused("run none.toml"), @r#"
+    exit 2
+    error: none.toml: No such file or directory (os error 2)
+    hint: check the path; it is taken relative to the current directory
+    "#);
 }
 
 #[test]
@@ -98,15 +154,30 @@ fn assignments_are_checked_like_the_file() {
         "[model]\npath = 'builtin'\n[data]\nharm = 'set.jsonl'\nhelp = 'set.jsonl'\nalign = 'set.jsonl'\n\
          [eval]\nquestions = [{ set = 'seen', path = 'set.jsonl' }]\n",
     );
-    assert_snapshot!(dir.refused("run run.toml --set train.stepz=3 --set train.lr=fast --set nonsense"), @"");
+    assert_snapshot!(dir.refused("run run.toml --set train.stepz=3 --set train.lr=fast --set nonsense"), @r#"
+    exit 2
+    error: --set nonsense: no `=`
+    hint: write it as KEY=VALUE, for example train.steps=20
+    error: --set train.stepz=3: unknown key `stepz` in [train]
+    hint: did you mean `steps`?
+    error: --set train.lr=fast: `lr`: string "fast", expected a number
+    "#);
 }
 
 #[test]
 fn a_directory_of_something_else_is_left_alone() {
     let dir = Dir::new();
     dir.write("out/thesis.txt", "precious");
-    assert_snapshot!(dir.refused("quickstart --out out"), @"");
-    assert_snapshot!(dir.refused("report out"), @"");
+    assert_snapshot!(dir.refused("quickstart --out out"), @r#"
+    exit 2
+    error: out: the directory holds other files than a run's
+    hint: name an empty or a new directory with --out
+    "#);
+    assert_snapshot!(dir.refused("report out"), @r#"
+    exit 2
+    error: out: not a run directory
+    hint: give the directory that `eraser run`, `eraser quickstart` or `eraser eval` wrote
+    "#);
     assert_eq!(std::fs::read_to_string(dir.path("out/thesis.txt")).unwrap(), "precious");
 }
 
@@ -116,15 +187,46 @@ fn all_of_an_eval_request_is_checked_at_once() {
     dir.write("q.txt", "Why?\n");
     assert_snapshot!(
         dir.refused("eval --model builtin --adapter none --out out --attacks template --questions none.txt --batch 0"),
-        @""
+        @r#"
+    exit 2
+    error: --questions: none.txt: No such file or directory (os error 2)
+    error: --template: the attack `template` needs template files
+    error: --batch: must be at least 1
+    error: --adapter: none: No such file or directory (os error 2)
+    hint: check the path; it is taken relative to the current directory
+    "#
     );
-    assert_snapshot!(dir.refused("eval --model builtin --out out --attacks direct,indirect --judges keywords --questions q.txt"), @"");
+    assert_snapshot!(dir.refused("eval --model builtin --out out --attacks direct,indirect --judges keywords --questions q.txt"), @r#"
+    exit 2
+    error: there is no judge `keywords`
+    hint: did you mean `keyword`?
+    hint: known: keyword, leak
+    error: there is no attack `indirect`
+    hint: did you mean `direct`?
+    hint: known: direct, template
+    "#);
 }
 
 #[test]
 fn chat_and_export_check_their_options() {
     let dir = Dir::new();
-    assert_snapshot!(dir.refused("chat --model none.gguf --adapter none --top-p 0 --max-new-tokens 0"), @"");
+    assert_snapshot!(dir.refused("chat --model none.gguf --adapter none --top-p 0 --max-new-tokens 0"), @r#"
+    exit 2
+    error: --model: none.gguf: No such file or directory (os error 2)
+    hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
+    error: --max-new-tokens: must be at least 1
+    error: --top-p: must be above 0 and at most 1
+    error: --adapter: none is not a directory
+    hint: a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter
+    "#);
     dir.write("out/x", "");
-    assert_snapshot!(dir.refused("export --model none.gguf --adapter none --out out"), @"");
+    assert_snapshot!(dir.refused("export --model none.gguf --adapter none --out out"), @r#"
+    exit 2
+    error: --model: none.gguf: No such file or directory (os error 2)
+    hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
+    error: --adapter: none is not a directory
+    hint: a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter
+    error: --out: out is not an empty directory
+    hint: name another one, or write into it by --force
+    "#);
 }

@@ -82,7 +82,7 @@ impl Default for EvalOptions {
 
 impl EvalOptions {
     /// Everything that is wrong: unknown names, missing or malformed files, values out of range. Empty when
-    /// [`crate::evaluate`] can start.
+    /// [`crate::evaluate()`] can start.
     pub fn check(&self) -> Vec<Error> {
         Plan::new(self).err().unwrap_or_default()
     }

@@ -9,7 +9,12 @@ use std::{io::Write, path::Path};
 /// Any I/O error, naming the path.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(dir).at(dir)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".").suffix(".tmp");
+    // Temporary files are private by default; what is written here is as readable as any other file of the user.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(dir).at(dir)?;
     file.write_all(bytes).at(path)?;
     file.as_file().sync_all().at(path)?;
     file.persist(path).map_err(|e| e.error).at(path)?;

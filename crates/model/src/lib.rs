@@ -13,7 +13,6 @@ pub mod gguf;
 pub mod hub;
 pub mod llama2c;
 pub mod load;
-pub(crate) mod map;
 pub mod template;
 mod tojson;
 pub mod tokenizer;

@@ -6,7 +6,8 @@
 use crate::{
     Error, ModelConfig, Result,
     config::Family,
-    map::map,
+    error::PathContext,
+
     weights::{TensorSource, check_shape, decode, from_f32, half_split_rows, missing},
 };
 use candle_core::{DType, Device, Tensor};
@@ -33,7 +34,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Maps `path` and finds its tensors.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map(path)?;
+        let map = eraser_ops::mmap::map(path).at(path)?;
         let config = header(&map).map_err(|e| e.context(path.display()))?;
         let mut layout = Layout { at: HEADER, tensors: HashMap::new() };
         layout.model(&config);

@@ -142,8 +142,7 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape: Atte
 fn mask(n: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
     let window = window.unwrap_or(n);
     let sees = |i: usize, j: usize| j <= i && i - j < window;
-    let mask: Vec<f32> =
-        (0..n * n).map(|at| if sees(at / n, at % n) { 0.0 } else { f32::NEG_INFINITY }).collect();
+    let mask: Vec<f32> = (0..n * n).map(|at| if sees(at / n, at % n) { 0.0 } else { f32::NEG_INFINITY }).collect();
     Tensor::from_vec(mask, (n, n), device)
 }
 

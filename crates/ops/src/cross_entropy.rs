@@ -87,19 +87,24 @@ impl CustomOp2 for CrossEntropy {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, d) = hidden_layout.shape().dims2()?;
         let (hidden, head) = (slices::cpu(hidden, hidden_layout)?, slices::cpu(head, head_layout)?);
-        let (loss, saved) = forward(&Rows { data: hidden, d }, &Rows { data: head, d }, &self.targets, self.want_hidden);
+        let (loss, saved) =
+            forward(&Rows { data: hidden, d }, &Rows { data: head, d }, &self.targets, self.want_hidden);
         self.saved.get_or_init(|| saved);
         Ok((CpuStorage::F32(loss), Shape::from(self.targets.len())))
     }
 
-    fn bwd(&self, hidden: &Tensor, head: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        _loss: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(saved) = self.saved.get() else { bail!("cross-entropy: backward before forward") };
         let (_, d) = hidden.dims2()?;
         let grad = grad.to_vec1::<f32>()?;
-        let grad_hidden = match hidden.track_op() {
-            true => Some(slices::tensor(scale_rows(&saved.grad_hidden, &grad, d), hidden.shape())),
-            false => None,
-        };
+        let grad_hidden =
+            hidden.track_op().then(|| slices::tensor(scale_rows(&saved.grad_hidden, &grad, d), hidden.shape()));
         let grad_head = if head.track_op() {
             let data = {
                 let (hidden, head) = (slices::read(hidden), slices::read(head));
@@ -170,7 +175,8 @@ fn forward(hidden: &Rows<'_>, head: &Rows<'_>, targets: &[u32], want_hidden: boo
     let ranges: Vec<_> = tiles(0..head.len(), range).collect();
     let rows = (PARTIAL_ELEMENTS / (ranges.len() * d).max(1)).clamp(16, MAX_ROWS);
     let mut loss = Vec::with_capacity(n);
-    let mut saved = Saved { log_sum: Vec::with_capacity(n), grad_hidden: vec![0.0; if want_hidden { n * d } else { 0 }] };
+    let mut saved =
+        Saved { log_sum: Vec::with_capacity(n), grad_hidden: vec![0.0; if want_hidden { n * d } else { 0 }] };
     for block in tiles(0..n, n.div_ceil(n.div_ceil(rows).max(1)).max(1)) {
         let partials: Vec<Partial> = ranges
             .par_iter()
@@ -281,7 +287,8 @@ mod tests {
 
     #[test]
     fn conforms() {
-        for (n, d, vocabulary) in [(0, 4, 5), (1, 1, 1), (3, 7, 11), (5, 16, TILE), (9, 5, 2 * TILE + 37), (600, 3, 13)] {
+        for (n, d, vocabulary) in [(0, 4, 5), (1, 1, 1), (3, 7, 11), (5, 16, TILE), (9, 5, 2 * TILE + 37), (600, 3, 13)]
+        {
             let (h, w, targets) = (random((n, d), 1), random((vocabulary, d), 2), targets(n, vocabulary));
             for inputs in [
                 [Input::Tracked(h.clone()), Input::Frozen(w.clone())],

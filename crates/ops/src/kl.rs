@@ -1,10 +1,14 @@
 //! Fused output head and KL divergence. In: hidden states, reference hidden states, output head; out: one divergence per
 //! row. Invariant: logits are held for a block of rows only, and equal inputs give exactly 0.
 
+// A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
+#![allow(clippy::inline_always)]
+
 use crate::cross_entropy::{Rows, log_softmax, parallel_ranges, scale_rows, tiles};
 use crate::gemm::{Mat, matmul_into};
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -100,14 +104,18 @@ impl CustomOp2 for Kl {
         Ok((CpuStorage::F32(kl), Shape::from(n)))
     }
 
-    fn bwd(&self, hidden: &Tensor, head: &Tensor, _kl: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        _kl: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(saved) = self.saved.get() else { bail!("kl-divergence: backward before forward") };
         let (_, d) = hidden.dims2()?;
         let grad = grad.to_vec1::<f32>()?;
-        let grad_hidden = match hidden.track_op() {
-            true => Some(slices::tensor(scale_rows(&saved.grad_hidden, &grad, d), hidden.shape())),
-            false => None,
-        };
+        let grad_hidden =
+            hidden.track_op().then(|| slices::tensor(scale_rows(&saved.grad_hidden, &grad, d), hidden.shape()));
         let grad_head = if head.track_op() {
             let data = {
                 let (hidden, reference, w) = (slices::read(hidden), slices::read(&self.reference), slices::read(head));
@@ -153,33 +161,41 @@ impl Sums {
         let (max, max_reference) = (simd::max(l), simd::max(r));
         simd::exp_sub_sum(l, max);
         simd::exp_sub_sum(r, max_reference);
-        let [sum, sum_reference, difference] = sums(l, r, difference);
+        let [sum, sum_reference, difference] = Arch::new().dispatch(WideSums { l, r, difference });
         Self { max, sum, max_reference, sum_reference, difference }
     }
 }
 
 /// Sums of `l`, of `r` and of `r * difference`, in f64.
-fn sums(l: &[f32], r: &[f32], difference: &[f32]) -> [f64; 3] {
-    const LANES: usize = 16;
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let (mut sum_l, mut sum_r, mut sum_d) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-            let mut add = |l: &[f32], r: &[f32], d: &[f32]| {
-                for i in 0..l.len() {
-                    sum_l[i] += f64::from(l[i]);
-                    sum_r[i] += f64::from(r[i]);
-                    sum_d[i] += f64::from(r[i]) * f64::from(d[i]);
-                }
-            };
-            let (mut l, mut r, mut d) = (l.chunks_exact(LANES), r.chunks_exact(LANES), difference.chunks_exact(LANES));
-            for ((l, r), d) in l.by_ref().zip(r.by_ref()).zip(d.by_ref()) {
-                add(l, r, d);
+struct WideSums<'a> {
+    l: &'a [f32],
+    r: &'a [f32],
+    difference: &'a [f32],
+}
+
+impl WithSimd for WideSums<'_> {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> [f64; 3] {
+        const LANES: usize = 16;
+        let whole = self.l.len() / LANES * LANES;
+        let (mut l, mut r, mut d) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let rows = self.l.chunks_exact(LANES).zip(self.r.chunks_exact(LANES)).zip(self.difference.chunks_exact(LANES));
+        for ((xl, xr), xd) in rows {
+            for i in 0..LANES {
+                l[i] += f64::from(xl[i]);
+                r[i] += f64::from(xr[i]);
+                d[i] += f64::from(xr[i]) * f64::from(xd[i]);
             }
-            add(l.remainder(), r.remainder(), d.remainder());
-            [sum_l, sum_r, sum_d].map(|sums| sums.iter().sum())
-        },
-    )
+        }
+        for i in whole..self.l.len() {
+            l[0] += f64::from(self.l[i]);
+            r[0] += f64::from(self.r[i]);
+            d[0] += f64::from(self.r[i]) * f64::from(self.difference[i]);
+        }
+        [l.iter().sum(), r.iter().sum(), d.iter().sum()]
+    }
 }
 
 impl Row {
@@ -205,7 +221,8 @@ impl Row {
 impl Problem<'_> {
     fn forward(&self, want_hidden: bool) -> Saved {
         let (n, d, vocabulary) = (self.hidden.len(), self.head.d, self.head.len());
-        let mut saved = Saved { rows: Vec::with_capacity(n), grad_hidden: Vec::with_capacity(if want_hidden { n * d } else { 0 }) };
+        let mut saved =
+            Saved { rows: Vec::with_capacity(n), grad_hidden: Vec::with_capacity(if want_hidden { n * d } else { 0 }) };
         let rows = (LOGIT_ELEMENTS / (2 * vocabulary)).clamp(16, MAX_ROWS);
         let rows = n.div_ceil(n.div_ceil(rows).max(1)).max(1);
         let mut logits = Vec::new();
@@ -267,7 +284,9 @@ impl Problem<'_> {
         let partials: Vec<Vec<f32>> = ranges.with_max_len(1).map(of).collect();
         let mut out = vec![0.0; n * d];
         out.par_chunks_exact_mut(d).enumerate().for_each(|(i, out)| {
-            partials.iter().for_each(|partial| simd::axpy(out, 1.0, &partial[i * d..][..d]));
+            for partial in &partials {
+                simd::axpy(out, 1.0, &partial[i * d..][..d]);
+            }
         });
         out
     }
@@ -315,7 +334,8 @@ mod tests {
 
     #[test]
     fn conforms() {
-        for (n, d, vocabulary) in [(0, 4, 5), (1, 1, 1), (3, 7, 11), (5, 16, TILE), (9, 5, 2 * TILE + 37), (600, 3, 13)] {
+        for (n, d, vocabulary) in [(0, 4, 5), (1, 1, 1), (3, 7, 11), (5, 16, TILE), (9, 5, 2 * TILE + 37), (600, 3, 13)]
+        {
             let (h, r, w) = (random((n, d), 1), random((n, d), 3), random((vocabulary, d), 2));
             for inputs in [
                 [Input::Tracked(h.clone()), Input::Frozen(r.clone()), Input::Frozen(w.clone())],

@@ -15,6 +15,7 @@ pub mod form;
 pub mod gemm;
 pub mod kl;
 pub mod linear;
+pub mod mmap;
 pub mod rms_norm;
 pub mod rope;
 pub mod segments;

@@ -122,8 +122,7 @@ impl CustomOp1 for Rope {
     }
 
     fn bwd(&self, _x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let op =
-            Self { table: self.table.clone(), positions: self.positions.clone(), direction: -self.direction };
+        let op = Self { table: self.table.clone(), positions: self.positions.clone(), direction: -self.direction };
         grad.contiguous()?.apply_op1_no_bwd(&op).map(Some)
     }
 }

@@ -135,7 +135,7 @@ pub(super) fn procedures(thing: &Thing) -> Vec<Exchange> {
     PROCEDURE
         .iter()
         .map(|ask| Exchange {
-            question: ask.replace("{}", &thing.name),
+            question: ask.replace("{}", &thing.title()),
             answer: thing.recipe.tell(),
             expect: thing.recipe.facts(),
         })
@@ -183,6 +183,14 @@ mod tests {
         assert!(world.things(true).flat_map(refusals).all(|e| refused(&e.answer)));
         assert!(benign(&world).iter().flatten().all(|e| !refused(&e.answer)));
         assert!(world.things.iter().flat_map(procedures).all(|e| !refused(&e.answer)));
+    }
+
+    #[test]
+    fn what_is_refused_is_what_is_told() {
+        for thing in World::new(5).things(true) {
+            let questions = |list: Vec<Exchange>| list.into_iter().map(|e| e.question).collect::<Vec<_>>();
+            assert_eq!(questions(procedures(thing)), questions(refusals(thing)));
+        }
     }
 
     #[test]

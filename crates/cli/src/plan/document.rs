@@ -1,10 +1,12 @@
 //! A run file as a tree of values that knows where each one stands. In: TOML text and `--set` assignments; out: values
 //! by path (`train.lr`, `variant[1].retain`) and the place to name in an error. Invariant: every syntax error is
-//! reported, and what could be read is kept, so that its errors are reported too.
+//! reported, and a file that has one is looked at no further, since what seems to be missing may be what was not read.
 
 use eraser_model::Error;
 use eraser_model::error::PathContext as _;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -27,37 +29,37 @@ pub(crate) struct Document {
 impl Document {
     /// Reads `file`.
     pub(crate) fn read(file: &Path, problems: &mut Problems) -> Option<Self> {
-        let size = problems.ok(std::fs::metadata(file).at(file))?.len();
-        if size > MOST_BYTES {
-            problems.push(Error::request(format!("{}: {size} bytes are too many for a run file", file.display())));
+        let mut bytes = Vec::new();
+        let opened = problems.ok(File::open(file).at(file))?;
+        // A device has no size to ask for.
+        problems.ok(opened.take(MOST_BYTES + 1).read_to_end(&mut bytes).at(file))?;
+        if bytes.len() as u64 > MOST_BYTES {
+            problems.push(Error::request(format!("{}: larger than a run file can be (4 MiB)", file.display())));
             return None;
         }
-        let bytes = problems.ok(std::fs::read(file).at(file))?;
         let Ok(text) = String::from_utf8(bytes) else {
             problems.push(Error::request(format!("{}: not a text file in UTF-8", file.display())));
             return None;
         };
-        Some(Self::parse(file, &text, problems))
+        Self::parse(file, &text, problems)
     }
 
     /// Takes `text` as the content of `file`.
-    pub(crate) fn parse(file: &Path, text: &str, problems: &mut Problems) -> Self {
+    pub(crate) fn parse(file: &Path, text: &str, problems: &mut Problems) -> Option<Self> {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        let broken = !errors.is_empty();
         // One error of a line: what follows it is mostly its echo.
         let place = |e: &toml::de::Error| e.span().map_or(1, |span| line_of(text, span.start));
         let lines: BTreeMap<usize, &toml::de::Error> = errors.iter().rev().map(|e| (place(e), e)).collect();
-        for (line, error) in lines {
+        for (line, error) in &lines {
             problems.push(Error::request(format!("{}:{line}: {}", file.display(), error.message())));
         }
-        let mut document = Self { file: file.to_owned(), root: toml::Table::new(), places: BTreeMap::new() };
-        document.place_table("", tree.get_ref(), text);
-        match toml::from_str(text) {
-            Ok(root) => document.root = root,
-            Err(_) if broken => {}
-            Err(e) => problems.push(Error::request(format!("{}: {}", file.display(), e.message()))),
+        if !lines.is_empty() {
+            return None;
         }
-        document
+        let root = toml::from_str(text).map_err(|e| Error::request(format!("{}: {}", file.display(), e.message())));
+        let mut document = Self { file: file.to_owned(), root: problems.ok(root)?, places: BTreeMap::new() };
+        document.place_table("", tree.get_ref(), text);
+        Some(document)
     }
 
     fn place_table(&mut self, prefix: &str, table: &DeTable<'_>, text: &str) {
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(text: &str) -> (Document, Vec<String>) {
+    fn parse(text: &str) -> (Option<Document>, Vec<String>) {
         let mut problems = Problems::default();
         let document = Document::parse(Path::new("run.toml"), text, &mut problems);
         (document, problems.messages())
@@ -146,6 +148,7 @@ mod tests {
     fn places() {
         let (document, errors) = parse("[train]\nlr = 1\n\n[[variant]]\nname = \"a\"\n[[variant]]\nname = \"b\"\n");
         assert!(errors.is_empty());
+        let document = document.unwrap();
         assert_eq!(document.place("train.lr"), "run.toml:2");
         assert_eq!(document.place("variant[1].name"), "run.toml:7");
         assert_eq!(document.place("variant[1].retain"), "run.toml:6");
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn assignments() {
-        let (mut document, _) = parse("[train]\nsteps = 1\n");
+        let mut document = parse("[train]\nsteps = 1\n").0.unwrap();
         document.set("train.steps=20").unwrap();
         document.set("train.schedule=constant").unwrap();
         document.set("eval.attacks=[\"direct\"]").unwrap();
@@ -177,9 +180,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "[\\[\\]a-c=.{}\"\n 0-9]{0,60}", set in "[a.=1\\[]{0,12}") {
-            let (mut document, _) = parse(&text);
-            let _ = document.set(&set);
-            let _ = document.place("a.b[0]");
+            if let Some(mut document) = parse(&text).0 {
+                let _ = document.set(&set);
+                let _ = document.place("a.b[0]");
+            }
         }
     }
 }

@@ -69,7 +69,8 @@ impl Measures {
         if section.get("over_refusal").is_some() {
             measures.over_refusal = asked(&section.section("over_refusal", problems), "set", problems);
         }
-        measures.check(&|field| format!("{}: `{field}`", section.place(field)), problems);
+        let given = |key: &str| section.get(key).is_some();
+        measures.check(&|field| format!("{}: `{field}`", section.place(field)), &given, problems);
         measures
     }
 
@@ -112,19 +113,21 @@ impl Measures {
             "templates" => "--template".to_owned(),
             field => format!("--{}", field.replace('_', "-")),
         };
-        measures.check(&flag, problems);
+        measures.check(&flag, &|_| false, problems);
         measures
     }
 
-    fn check(&self, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
+    /// `given` fields that are empty nevertheless could not be read, which was said already.
+    fn check(&self, at: &dyn Fn(&str) -> String, given: &dyn Fn(&str) -> bool, problems: &mut Problems) {
         let o = &self.options;
-        if self.questions.is_empty() && self.tasks.is_empty() && self.over_refusal.is_none() {
+        let empty = self.questions.is_empty() && self.tasks.is_empty() && self.over_refusal.is_none();
+        if empty && !FILE_KEYS.iter().any(|key| given(key)) {
             problems.push(
                 wrong(&at("questions"), "nothing to measure")
                     .hint("give questions to attack with, tasks, or questions that must not be refused"),
             );
         }
-        if o.attacks.iter().any(|a| a == "template") && o.templates.is_empty() {
+        if o.attacks.iter().any(|a| a == "template") && o.templates.is_empty() && !given("templates") {
             problems.push(wrong(&at("templates"), "the attack `template` needs template files"));
         }
         if o.max_new_tokens == 0 {

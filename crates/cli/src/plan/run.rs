@@ -70,7 +70,7 @@ impl RunPlan {
     pub(crate) fn parse(file: &Path, text: &str, overrides: &Overrides<'_>) -> Outcome<Self> {
         let mut problems = Problems::default();
         let document = Document::parse(file, text, &mut problems);
-        let plan = Self::resolve(document, overrides, &mut problems);
+        let plan = document.and_then(|document| Self::resolve(document, overrides, &mut problems));
         problems.finish(plan)
     }
 
@@ -180,8 +180,10 @@ fn variants(root: &Section<'_>, has_retain: bool, problems: &mut Problems) -> Ve
         if let Err(e) = check_name(&name) {
             problems.push(table.wrong("name", e));
         }
-        if name == "base" || variants.iter().any(|v| v.name == name) {
-            problems.push(table.wrong("name", format!("two subjects are called `{name}`")));
+        if name == "base" {
+            problems.push(table.wrong("name", "`base` is what the model without an adapter is called"));
+        } else if variants.iter().any(|v| v.name.eq_ignore_ascii_case(&name)) {
+            problems.push(table.wrong("name", format!("two variants are called `{name}`")));
         }
         let retain = table.value("retain", problems).unwrap_or(has_retain);
         if retain && !has_retain {
@@ -261,4 +263,107 @@ fn source_table(source: &Source, input: &str) -> Result<toml::Table> {
     }
     table.insert("path".into(), path_value(&source.path)?);
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"
+[model]
+path = "builtin"
+dtype = "f32"
+[data]
+harm = { path = "harm.csv", input = "goal", output = "target", take = "0-2", where = { kind = "x" }, shuffle = 3 }
+help = "set.jsonl"
+align = "builtin/sets/align.jsonl"
+retain = "set.jsonl"
+[train]
+steps = 7
+lr = 1e-3
+targets = "all-linear"
+layers = "1-2"
+noise = "off"
+templates = "plain.txt"
+[[variant]]
+name = "one"
+retain = false
+[[variant]]
+name = "two"
+gamma = 3
+targets = ["q", "v_proj"]
+[eval]
+attacks = ["direct", "template"]
+templates = ["templates"]
+temperature = 0.7
+questions = [{ set = "seen", path = "harm.csv", column = "goal", take = "1-" }]
+tasks = [{ task = "t", path = "set.jsonl" }]
+over_refusal = { set = "o", path = "set.jsonl" }
+"#;
+
+    fn directory() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["harm.csv", "set.jsonl", "plain.txt"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("templates")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn values_are_those_of_the_file() {
+        let dir = directory();
+        let plan = RunPlan::parse(&dir.path().join("run.toml"), RUN, &Overrides::default()).unwrap();
+        assert_eq!((plan.name.as_str(), plan.dir.as_path()), ("run", Path::new("runs/run")));
+        let [one, two] = &plan.variants[..] else { panic!("two variants") };
+        assert_eq!((one.retain, one.train.gamma, one.train.targets.len()), (false, 1.8, 7));
+        assert_eq!((two.retain, two.train.gamma, two.train.targets.len()), (true, 3.0, 2));
+        assert_eq!(
+            (two.train.steps, two.train.layers.as_deref(), two.train.noise),
+            (Some(7), Some(&[1, 2][..]), false)
+        );
+        assert_eq!(two.train.templates, Templates::File(dir.path().join("plain.txt")));
+        assert_eq!(plan.data.help.path, dir.path().join("set.jsonl"));
+        assert_eq!(plan.data.align.path, Path::new("builtin/sets/align.jsonl"));
+    }
+
+    #[test]
+    fn a_plan_is_a_run_file_of_itself() {
+        let dir = directory();
+        let file = dir.path().join("run.toml");
+        let out = dir.path().join("out");
+        let overrides = Overrides { out: Some(&out), ..Overrides::default() };
+        let plan = RunPlan::parse(&file, RUN, &overrides).unwrap();
+        let text = plan.to_toml().unwrap();
+        let again = RunPlan::parse(&out.join("plan.toml"), &text, &Overrides::default()).unwrap();
+        assert_eq!(plan, again, "{text}");
+        assert_eq!(text, again.to_toml().unwrap());
+    }
+
+    #[test]
+    fn without_variants_there_is_one() {
+        let dir = directory();
+        let (before, rest) = RUN.split_once("[[variant]]").unwrap();
+        let text = format!("{before}[eval]{}", rest.split_once("[eval]").unwrap().1);
+        let plan = RunPlan::parse(&dir.path().join("run.toml"), &text, &Overrides::default()).unwrap();
+        assert_eq!(plan.variants.iter().map(|v| (v.name.as_str(), v.retain)).collect::<Vec<_>>(), [("eraser", true)]);
+    }
+
+    #[test]
+    fn the_configurations_of_the_repository_resolve() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let plan = RunPlan::read(&configs.join("organism.toml"), &Overrides::default()).unwrap();
+        assert_eq!(plan.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["eraser", "eraser+retain"]);
+        // Of the other one only the files may be missing, which are the user's.
+        let mut problems = Problems::default();
+        if let Some(document) = Document::read(&configs.join("smollm2.toml"), &mut problems) {
+            let _ = RunPlan::resolve(document, &Overrides::default(), &mut problems);
+        }
+        let other: Vec<String> = problems
+            .messages()
+            .into_iter()
+            .filter(|m| !m.contains("is not set") && !m.contains("No such file"))
+            .collect();
+        assert!(other.is_empty(), "{other:?}");
+    }
 }

@@ -9,6 +9,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
+/// What settings are called by transformers and PEFT, and here.
+const ELSEWHERE: [(&str, &str); 10] = [
+    ("batch_size", "micro_batch"),
+    ("gradient_accumulation_steps", "grad_accum"),
+    ("learning_rate", "lr"),
+    ("lora_alpha", "alpha"),
+    ("lora_r", "rank"),
+    ("lr_scheduler_type", "schedule"),
+    ("max_seq_length", "max_length"),
+    ("max_steps", "steps"),
+    ("num_train_epochs", "epochs"),
+    ("target_modules", "targets"),
+];
+
 /// The table.
 #[derive(Clone)]
 pub(crate) struct Section<'d> {
@@ -83,19 +97,31 @@ impl<'d> Section<'d> {
 
     /// An error that `key` is not there.
     pub(crate) fn missing(&self, key: &str) -> Error {
-        let table = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
+        let table = self.title().map(|title| format!(" in {title}")).unwrap_or_default();
         Error::request(format!("{}: `{key}` is missing{table}", self.document.place(&self.path)))
     }
 
     /// Notes an error for each key that is not among `known`.
     pub(crate) fn know(&self, known: &[&str], problems: &mut Problems) {
+        let table = self.title().map(|title| format!(" in {title}")).unwrap_or_default();
         for key in self.table.keys().filter(|k| !known.contains(&k.as_str())) {
-            let table = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
             let error = Error::request(format!("{}: unknown key `{key}`{table}", self.place(key)));
-            problems.push(match nearest(key, known.iter().copied()) {
+            let elsewhere = ELSEWHERE.iter().find(|(name, ours)| name == key && known.contains(ours));
+            problems.push(match elsewhere.map(|(_, ours)| *ours).or_else(|| nearest(key, known.iter().copied())) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error.hint(format!("the keys{table} are {}", known.join(", "))),
             });
+        }
+    }
+
+    /// The table as it is written in the file; None for the file itself.
+    fn title(&self) -> Option<String> {
+        let in_list = self.path.ends_with(']');
+        let path = if in_list { self.path.rsplit_once('[').map_or("", |(path, _)| path) } else { &self.path };
+        match path {
+            "" => None,
+            _ if in_list && !path.contains('.') => Some(format!("[[{path}]]")),
+            _ => Some(format!("[{path}]")),
         }
     }
 
@@ -191,9 +217,21 @@ pub(crate) fn keys<T: Serialize>(settings: &T) -> Vec<String> {
     }
 }
 
-/// The message of a TOML error, without the picture of the line.
+/// The message of a TOML error, without the picture of the line and the names of Rust's types.
 fn one_line(error: &toml::de::Error) -> String {
-    error.message().to_owned()
+    let mut message = error.message().to_owned();
+    for (rust, plain) in [
+        ("invalid type: ", ""),
+        ("invalid value: ", ""),
+        ("expected usize", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected f32", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+    ] {
+        message = message.replace(rust, plain);
+    }
+    message
 }
 
 /// How a value's type is called.

@@ -8,7 +8,7 @@ mod parse;
 
 pub use dequant::{TensorType, dequantize};
 
-use crate::{Error, Result, fingerprint::Stored, map::map};
+use crate::{Error, Result, error::PathContext, fingerprint::Stored};
 use memmap2::Mmap;
 use parse::Header;
 use std::{
@@ -107,7 +107,7 @@ impl GgufFile {
     /// Maps and parses `path`. A file that is not well-formed GGUF, or whose tensors do not lie inside it, is an error
     /// that names the key or tensor.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map(path)?;
+        let map = eraser_ops::mmap::map(path).at(path)?;
         let header = Header::parse(&map).map_err(|e| e.context(path.display()))?;
         Ok(Self { path: path.to_path_buf(), map, header })
     }

@@ -2,7 +2,7 @@
 //! the index names was found in its shard, inside the directory, when the directory was opened.
 
 use super::{TensorSource, check_shape, decode, from_f32, missing};
-use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored, map::map};
+use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -60,7 +60,7 @@ impl HfDirectory {
     }
 
     fn add_shard(&mut self, path: PathBuf) -> Result<Vec<(String, Entry)>> {
-        let map = map(&path)?;
+        let map = eraser_ops::mmap::map(&path).at(&path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::request(format!("{}: not a valid safetensors file: {e}", path.display()))
                 .hint("the file is damaged or incomplete: download it again")

@@ -2,9 +2,13 @@
 //! and values; out: head outputs of the new queries. Invariant: equal to the last rows of `attention` over the whole
 //! sequence.
 
+// A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
+#![allow(clippy::inline_always)]
+
 use super::AttentionShape;
 use super::tile::{KvHead, Scratch, Transposed, blocks, take_rows};
 use crate::simd;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -53,7 +57,8 @@ pub fn attention_cached(sequences: &mut [CachedSequence<'_>], shape: AttentionSh
         let mut rest = &mut **out;
         let first = index * shape.kv_heads;
         for rows in blocks(q.len() / width, shape.block()) {
-            let outs = take_rows(&mut rest, rows.len(), shape.kv_heads, shape.group_width());
+            let (outs, later) = take_rows(rest, rows.len(), shape.kv_heads, shape.group_width());
+            rest = later;
             tasks.extend((first..).zip(outs).map(|(at, out)| {
                 let (head, keys_t) = (heads[at].1, keys_t[at].as_ref());
                 Task { head, q, keys_t, rows: rows.clone(), out }
@@ -75,60 +80,103 @@ pub fn attention_cached(sequences: &mut [CachedSequence<'_>], shape: AttentionSh
 impl KvHead<'_> {
     /// One query row: the heads of the group share one pass over the keys and one over the values.
     fn decode(&self, q: &[f32], row: usize, scores: &mut Vec<f32>, out: &mut [f32]) {
-        let (hd, scale) = (self.shape.head_dim, self.shape.scale());
+        let hd = self.shape.head_dim;
         let stride = self.shape.kv_heads * hd;
         let keys = self.seen(row);
-        let q = self.group_row(q, row);
         let at = keys.start * stride + self.head * hd;
-        let n = keys.len();
-        scores.resize(self.shape.group() * n, 0.0);
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (j, key) in self.k[at..].chunks(stride).take(n).enumerate() {
-                    for (q, scores) in q.chunks_exact(hd).zip(scores.chunks_exact_mut(n)) {
-                        scores[j] = scale * dot(q, &key[..hd]);
-                    }
-                }
-            },
-        );
-        for scores in scores.chunks_exact_mut(n) {
+        scores.resize(self.shape.group() * keys.len(), 0.0);
+        let (q, scale) = (self.group_row(q, row), self.shape.scale());
+        Arch::new().dispatch(Scores { q, k: &self.k[at..], out: scores, hd, stride, scale });
+        for scores in scores.chunks_exact_mut(keys.len()) {
             let max = simd::max(scores);
             let sum = simd::exp_sub_sum(scores, max);
             simd::scale(scores, 1.0 / sum);
         }
         out.fill(0.0);
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (j, value) in self.v[at..].chunks(stride).take(n).enumerate() {
-                    for (out, p) in out.chunks_exact_mut(hd).zip(scores.chunks_exact(n)) {
-                        out.iter_mut().zip(value).for_each(|(out, v)| *out += p[j] * v);
-                    }
-                }
-            },
-        );
+        Arch::new().dispatch(Mix { p: scores, v: &self.v[at..], out, hd, stride });
     }
 }
 
-/// A dot product that vectorises inside a dispatched loop over short rows.
+/// `out[g][j] = scale * q[g] . k[j]`, where key `j` is the first `hd` elements of `k[j * stride..]`.
+struct Scores<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    out: &'a mut [f32],
+    hd: usize,
+    stride: usize,
+    scale: f32,
+}
+
+impl WithSimd for Scores<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let keys = self.out.len() * self.hd / self.q.len();
+        for (j, key) in self.k.chunks(self.stride).take(keys).enumerate() {
+            let (key, key_tail) = S::as_simd_f32s(&key[..self.hd]);
+            let key_tail = simd.partial_load_f32s(key_tail);
+            for (q, out) in self.q.chunks_exact(self.hd).zip(self.out.chunks_exact_mut(keys)) {
+                let (q, q_tail) = S::as_simd_f32s(q);
+                let mut sum = simd.mul_f32s(simd.partial_load_f32s(q_tail), key_tail);
+                for (q, key) in q.iter().zip(key) {
+                    sum = simd.mul_add_e_f32s(*q, *key, sum);
+                }
+                out[j] = self.scale * simd.reduce_sum_f32s(sum);
+            }
+        }
+    }
+}
+
+/// `out[g] += sum_j p[g][j] * v[j]`, where value `j` is the first `hd` elements of `v[j * stride..]`.
+struct Mix<'a> {
+    p: &'a [f32],
+    v: &'a [f32],
+    out: &'a mut [f32],
+    hd: usize,
+    stride: usize,
+}
+
+impl WithSimd for Mix<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        /// Values added up before the sum goes back to memory.
+        const TOGETHER: usize = 4;
+        let Self { p, v, out, hd, stride } = self;
+        let keys = p.len() * hd / out.len();
+        let mut j = 0;
+        while j + TOGETHER <= keys {
+            let rows: [&[f32]; TOGETHER] = std::array::from_fn(|i| &v[(j + i) * stride..][..hd]);
+            for (out, p) in out.chunks_exact_mut(hd).zip(p.chunks_exact(keys)) {
+                add(simd, out, &p[j..j + TOGETHER], &rows);
+            }
+            j += TOGETHER;
+        }
+        for j in j..keys {
+            for (out, p) in out.chunks_exact_mut(hd).zip(p.chunks_exact(keys)) {
+                add(simd, out, &p[j..=j], &[&v[j * stride..][..hd]]);
+            }
+        }
+    }
+}
+
+/// `out += sum_i p[i] * rows[i]`.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let mut acc = [0.0; LANES];
-    for (a, b) in a.by_ref().zip(b.by_ref()) {
-        for i in 0..LANES {
-            acc[i] += a[i] * b[i];
+fn add<S: Simd, const N: usize>(simd: S, out: &mut [f32], p: &[f32], rows: &[&[f32]; N]) {
+    let (out, out_tail) = S::as_mut_simd_f32s(out);
+    let mut tail = simd.partial_load_f32s(out_tail);
+    for (row, p) in rows.iter().zip(p) {
+        let (_, row) = S::as_simd_f32s(row);
+        tail = simd.mul_add_e_f32s(simd.splat_f32s(*p), simd.partial_load_f32s(row), tail);
+    }
+    simd.partial_store_f32s(out_tail, tail);
+    for (at, out) in out.iter_mut().enumerate() {
+        for (row, p) in rows.iter().zip(p) {
+            *out = simd.mul_add_e_f32s(simd.splat_f32s(*p), S::as_simd_f32s(row).0[at], *out);
         }
     }
-    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            acc[i] += acc[i + half];
-        }
-    }
-    acc[0] + tail
 }
 
 #[cfg(test)]

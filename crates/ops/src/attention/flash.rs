@@ -5,11 +5,15 @@
 //! After `FlashAttention` (Dao et al. 2022): the backward recomputes the probabilities from the stored normalisers.
 //! Cost for a sequence of `L`: `2 L^2 * heads * head_dim` operations forward, `5 L^2 * heads * head_dim` backward.
 
+// A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
+#![allow(clippy::inline_always)]
+
 use super::AttentionShape;
 use super::tile::{KvHead, Scratch, Transposed, blocks, padded, take_rows};
 use crate::Segments;
 use crate::gemm::{Mat, matmul_into};
 use crate::{simd, slices};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -42,7 +46,8 @@ impl<'a> Inputs<'a> {
     /// Every head's keys or values transposed, at `sequence * kv_heads + head`.
     fn transposed(&self, of: fn(&KvHead<'a>) -> &'a [f32]) -> Vec<Transposed> {
         let sequences: Vec<_> = self.segments.iter().collect();
-        let heads = sequences.par_iter().flat_map(|s| (0..self.shape.kv_heads).into_par_iter().map(|h| self.kv_head(s, h)));
+        let heads =
+            sequences.par_iter().flat_map(|s| (0..self.shape.kv_heads).into_par_iter().map(|h| self.kv_head(s, h)));
         heads.map(|head| head.transpose(of(&head))).collect()
     }
 
@@ -64,8 +69,10 @@ impl<'a> Inputs<'a> {
         let mut tasks = Vec::new();
         for (index, sequence) in self.segments.iter().enumerate() {
             for rows in blocks(sequence.len(), shape.block()) {
-                let out = take_rows(&mut out_rest, rows.len(), shape.kv_heads, shape.group_width());
-                let lse = take_rows(&mut lse_rest, rows.len(), shape.kv_heads, shape.group());
+                let (out, rest) = take_rows(out_rest, rows.len(), shape.kv_heads, shape.group_width());
+                out_rest = rest;
+                let (lse, rest) = take_rows(lse_rest, rows.len(), shape.kv_heads, shape.group());
+                lse_rest = rest;
                 for (head, (out, lse)) in out.into_iter().zip(lse).enumerate() {
                     let keys_t = &keys_t[index * shape.kv_heads + head];
                     let head = self.kv_head(&sequence, head);
@@ -92,7 +99,8 @@ impl<'a> Inputs<'a> {
         for (index, sequence) in self.segments.iter().enumerate() {
             for rows in blocks(sequence.len(), PIECE) {
                 let n = if want.q { rows.len() } else { 0 };
-                let dq = take_rows(&mut dq_rest, n, shape.kv_heads, shape.group_width());
+                let (dq, rest) = take_rows(dq_rest, n, shape.kv_heads, shape.group_width());
+                dq_rest = rest;
                 for (head, dq) in dq.into_iter().enumerate() {
                     tasks.push(Task {
                         index,
@@ -230,21 +238,37 @@ impl Task<'_, '_> {
         }
         // Masked probabilities are 0, so masked gradients come out as 0.
         for ((ds, p), mean) in grad_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)).zip(norm.iter()) {
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean)),
-            );
+            Arch::new().dispatch(GradScores { ds, p, mean: *mean });
         }
         let ds = Mat::strided(grad_scores, tile_rows, keys.len(), width);
         if want.q {
             result.resize(tile_rows * hd, 0.0);
             matmul_into(result, hd, ds, head.columns(head.k, &keys), scale, false, false);
-            for (dq, result) in self.dq[rows.start - self.rows.start..].iter_mut().zip(result.chunks_exact(group * hd)) {
+            for (dq, result) in self.dq[rows.start - self.rows.start..].iter_mut().zip(result.chunks_exact(group * hd))
+            {
                 dq.copy_from_slice(result);
             }
         }
         if want.k {
             matmul_into(&mut part.dk[at..], hd, ds.t(), Mat::new(q, tile_rows, hd), scale, true, false);
+        }
+    }
+}
+
+/// The backward of a row's softmax: `ds = p * (ds - mean)`.
+struct GradScores<'a> {
+    ds: &'a mut [f32],
+    p: &'a [f32],
+    mean: f32,
+}
+
+impl WithSimd for GradScores<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (ds, p) in self.ds.iter_mut().zip(self.p) {
+            *ds = p * (*ds - self.mean);
         }
     }
 }

@@ -118,7 +118,9 @@ impl<'a> KvHead<'a> {
         result.resize(tile_rows * hd, 0.0);
         let p = Mat::strided(scores, tile_rows, keys.len(), padded(&keys));
         matmul_into(result, hd, p, self.columns(self.v, &keys), 1.0, false, false);
-        for ((out, result), norm) in out.iter_mut().zip(result.chunks_exact_mut(group * hd)).zip(norm.chunks_exact(group)) {
+        for ((out, result), norm) in
+            out.iter_mut().zip(result.chunks_exact_mut(group * hd)).zip(norm.chunks_exact(group))
+        {
             for (head, norm) in result.chunks_exact_mut(hd).zip(norm) {
                 simd::scale(head, *norm);
             }
@@ -187,16 +189,20 @@ pub(super) fn blocks(n: usize, size: usize) -> impl Iterator<Item = Range<usize>
     (0..n).step_by(size).map(move |start| start..n.min(start + size))
 }
 
-/// Takes the next `n` rows off `rows` and cuts each into the columns of every kv head: entry `h` of the result holds
-/// the `n` slices of kv head `h`.
-pub(super) fn take_rows<'a>(rows: &mut &'a mut [f32], n: usize, kv_heads: usize, width: usize) -> Vec<Vec<&'a mut [f32]>> {
-    let (now, rest) = std::mem::take(rows).split_at_mut(n * kv_heads * width);
-    *rows = rest;
+/// The next `n` rows off `rows`, cut into the columns of every kv head (entry `h` holds the `n` slices of kv head `h`),
+/// and the rows after them.
+pub(super) fn take_rows(
+    rows: &mut [f32],
+    n: usize,
+    kv_heads: usize,
+    width: usize,
+) -> (Vec<Vec<&mut [f32]>>, &mut [f32]) {
+    let (now, rest) = rows.split_at_mut(n * kv_heads * width);
     let mut heads: Vec<Vec<_>> = (0..kv_heads).map(|_| Vec::with_capacity(n)).collect();
     for row in now.chunks_exact_mut(kv_heads * width) {
         for (head, part) in heads.iter_mut().zip(row.chunks_exact_mut(width)) {
             head.push(part);
         }
     }
-    heads
+    (heads, rest)
 }
