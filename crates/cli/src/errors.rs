@@ -42,8 +42,9 @@ impl Failure {
         Self(self.0.into_iter().map(|e| if e.kind() == ErrorKind::Interrupted { e.hint(hint) } else { e }).collect())
     }
 
-    /// Prints every error with its hints to stderr. A hint shared by several errors is printed once, after the last.
-    pub(crate) fn print(&self) {
+    /// Prints every error with its hints to stderr. A hint shared by several errors is printed once, after the last; a
+    /// wrong request that nobody has a hint for is sent to the help of its verb.
+    pub(crate) fn print(&self, verb: &str) {
         let mut text = String::new();
         for (i, error) in self.0.iter().enumerate() {
             push_line(&mut text, Label::Error, &error.to_string());
@@ -52,6 +53,9 @@ impl Failure {
                     push_line(&mut text, Label::Hint, hint);
                 }
             }
+        }
+        if self.exit_code() == 2 && self.0.iter().all(|e| e.hints().is_empty()) {
+            push_line(&mut text, Label::Hint, &format!("see `eraser {verb} --help`"));
         }
         // Nothing can be done about a stderr that is gone.
         let _ = std::io::stderr().write_all(text.as_bytes());

@@ -34,7 +34,7 @@ fn start() -> ExitCode {
     match interrupt::install().map_err(Into::into).and_then(|()| verbs::run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print();
+            failure.print(cli.verb.name());
             ExitCode::from(failure.exit_code())
         }
     }

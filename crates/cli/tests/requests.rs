@@ -1,6 +1,8 @@
 //! Wrong requests: what is said, and the exit code. Every message is one line that names the flag, file or key, and all
 //! that is wrong is said at once.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::Dir;

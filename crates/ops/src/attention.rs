@@ -3,6 +3,7 @@
 //! sequence; with a sliding window only the last `window` of them.
 
 mod cached;
+mod decode;
 mod flash;
 mod tile;
 

@@ -5,7 +5,6 @@
 // A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
 #![allow(clippy::inline_always)]
 
-use pulp::bytemuck::{bytes_of, cast_slice, cast_slice_mut, pod_read_unaligned};
 use pulp::{Arch, Simd, WithSimd};
 
 /// Declares a public function that dispatches to the kernel body of the same arguments.
@@ -71,26 +70,42 @@ kernels! {
     /// `out += x * w * a`.
     fn add_mul_scaled<'a>(out: &'a mut [f32], x: &'a [f32], w: &'a [f32], a: f32) = add_mul_scaled_body;
 
-    /// Four dot products that share one pass over `w`: `[dot(w, x0), .., dot(w, x3)]`.
-    fn dot4<'a>(w: &'a [f32], x: [&'a [f32]; 4]) -> [f32; 4] = dot4_body;
+    /// Dot products of every row of `w` with every row of `x`, both `width` wide:
+    /// `out[r * tokens + t] = dot(w row r, x row t)`. Meant for few rows of `x`, of which blocks stay in the first-level
+    /// cache while `w`, which should fit the second level, passes by.
+    fn dots<'a>(out: &'a mut [f32], w: &'a [f32], x: &'a [f32], width: usize) = dots_body;
 }
 
-/// The vector at `x[i..]`, zeros past the end.
+/// Slices of one length, split into whole vectors and the rest.
 #[inline(always)]
-fn load<S: Simd>(simd: S, x: &[f32], i: usize) -> S::f32s {
-    let rest = &x[i..];
-    match rest.get(..S::F32_LANES) {
-        Some(whole) => pod_read_unaligned(cast_slice(whole)),
-        None => simd.partial_load_f32s(rest),
+fn split<S: Simd, const N: usize>(x: [&[f32]; N], len: usize) -> ([&[S::f32s]; N], [&[f32]; N]) {
+    let (mut whole, mut rest): ([&[S::f32s]; N], [&[f32]; N]) = ([&[]; N], [&[]; N]);
+    for ((whole, rest), x) in whole.iter_mut().zip(&mut rest).zip(&x) {
+        assert_eq!(x.len(), len, "lengths differ");
+        let (vectors, tail) = S::as_simd_f32s(x);
+        // Says to the compiler that all are of one length, so that one bound check serves them all.
+        *whole = &vectors[..len / S::F32_LANES];
+        *rest = tail;
     }
+    (whole, rest)
 }
 
-/// The vectors at `x[..][i..]`. A loop and not `array::map`, whose closure may stay a call.
+/// The vectors `i` of some slices.
 #[inline(always)]
-fn load_all<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], i: usize) -> [S::f32s; N] {
-    let mut vectors = [simd.splat_f32s(0.0); N];
+fn at<V: Copy, const N: usize>(x: &[&[V]; N], i: usize) -> [V; N] {
+    let mut vectors = [x[0][i]; N];
     for (vector, x) in vectors.iter_mut().zip(x) {
-        *vector = load(simd, x, i);
+        *vector = x[i];
+    }
+    vectors
+}
+
+/// What is left of some slices as one vector each, padded with zeros.
+#[inline(always)]
+fn padded<S: Simd, const N: usize>(simd: S, rest: &[&[f32]; N]) -> [S::f32s; N] {
+    let mut vectors = [simd.splat_f32s(0.0); N];
+    for (vector, rest) in vectors.iter_mut().zip(rest) {
+        *vector = simd.partial_load_f32s(rest);
     }
     vectors
 }
@@ -98,22 +113,26 @@ fn load_all<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], i: usize) -> [S::f
 /// Sum over all elements of what `step` adds to an accumulator, with four accumulators. The tail is padded with zeros.
 #[inline(always)]
 fn fold<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], step: impl Fn(S::f32s, [S::f32s; N]) -> S::f32s) -> f32 {
-    let n = x[0].len();
-    assert!(x.iter().all(|x| x.len() == n), "lengths differ");
-    let mut acc = [simd.splat_f32s(0.0); 4];
-    let stride = 4 * S::F32_LANES;
+    let (whole, rest) = split::<S, N>(x, x[0].len());
+    let n = whole[0].len();
+    let zero = simd.splat_f32s(0.0);
+    let (mut acc0, mut acc1, mut acc2, mut acc3) = (zero, zero, zero, zero);
     let mut i = 0;
-    while i + stride <= n {
-        for (lane, acc) in acc.iter_mut().enumerate() {
-            *acc = step(*acc, load_all(simd, x, i + lane * S::F32_LANES));
-        }
-        i += stride;
+    while i + 4 <= n {
+        acc0 = step(acc0, at(&whole, i));
+        acc1 = step(acc1, at(&whole, i + 1));
+        acc2 = step(acc2, at(&whole, i + 2));
+        acc3 = step(acc3, at(&whole, i + 3));
+        i += 4;
     }
     while i < n {
-        acc[0] = step(acc[0], load_all(simd, x, i));
-        i += S::F32_LANES;
+        acc0 = step(acc0, at(&whole, i));
+        i += 1;
     }
-    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(acc[0], acc[1]), simd.add_f32s(acc[2], acc[3])))
+    if !rest[0].is_empty() {
+        acc1 = step(acc1, padded(simd, &rest));
+    }
+    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(acc0, acc1), simd.add_f32s(acc2, acc3)))
 }
 
 /// Replaces every element of `out` by `f(its old value, the elements of x)`.
@@ -124,15 +143,18 @@ fn map<S: Simd, const N: usize>(
     x: [&[f32]; N],
     mut f: impl FnMut(S::f32s, [S::f32s; N]) -> S::f32s,
 ) {
-    assert!(x.iter().all(|x| x.len() == out.len()), "lengths differ");
-    let mut i = 0;
-    while i < out.len() {
-        let value = f(load(simd, out, i), load_all(simd, x, i));
-        match out[i..].get_mut(..S::F32_LANES) {
-            Some(whole) => cast_slice_mut(whole).copy_from_slice(bytes_of(&value)),
-            None => simd.partial_store_f32s(&mut out[i..], value),
+    let (whole, rest) = split::<S, N>(x, out.len());
+    let (out, out_rest) = S::as_mut_simd_f32s(out);
+    for (i, out) in out.iter_mut().enumerate() {
+        let mut vectors = [*out; N];
+        for (vector, x) in vectors.iter_mut().zip(&whole) {
+            *vector = x[i];
         }
-        i += S::F32_LANES;
+        *out = f(*out, vectors);
+    }
+    if !out_rest.is_empty() {
+        let value = f(simd.partial_load_f32s(out_rest), padded(simd, &rest));
+        simd.partial_store_f32s(out_rest, value);
     }
 }
 
@@ -178,14 +200,18 @@ fn sum_squares_body<S: Simd>(simd: S, x: &[f32]) -> f32 {
 
 #[inline(always)]
 fn max_body<S: Simd>(simd: S, x: &[f32]) -> f32 {
-    let mut acc = simd.splat_f32s(f32::NEG_INFINITY);
-    let whole = x.len() / S::F32_LANES * S::F32_LANES;
-    let mut i = 0;
-    while i < whole {
-        acc = simd.max_f32s(load(simd, x, i), acc);
-        i += S::F32_LANES;
+    let (whole, rest) = S::as_simd_f32s(x);
+    let lowest = simd.splat_f32s(f32::NEG_INFINITY);
+    let (mut acc0, mut acc1) = (lowest, lowest);
+    let (pairs, last) = whole.as_chunks::<2>();
+    for &[a, b] in pairs {
+        acc0 = simd.max_f32s(a, acc0);
+        acc1 = simd.max_f32s(b, acc1);
     }
-    x[whole..].iter().fold(simd.reduce_max_f32s(acc), |m, &v| m.max(v))
+    if let [a] = *last {
+        acc0 = simd.max_f32s(a, acc0);
+    }
+    rest.iter().fold(simd.reduce_max_f32s(simd.max_f32s(acc0, acc1)), |m, &v| m.max(v))
 }
 
 #[inline(always)]
@@ -336,19 +362,83 @@ fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 }
 
 #[inline(always)]
-fn dot4_body<S: Simd>(simd: S, w: &[f32], x: [&[f32]; 4]) -> [f32; 4] {
-    let n = w.len();
-    assert!(x.iter().all(|x| x.len() == n), "lengths differ");
-    let mut acc = [simd.splat_f32s(0.0); 4];
-    let mut i = 0;
-    while i < n {
-        let w = load(simd, w, i);
-        for (acc, x) in acc.iter_mut().zip(x) {
-            *acc = simd.mul_add_e_f32s(w, load(simd, x, i), *acc);
+fn dots_body<S: Simd>(simd: S, out: &mut [f32], w: &[f32], x: &[f32], width: usize) {
+    let tokens = x.len() / width;
+    assert_eq!(out.len() * width, w.len() * tokens, "lengths differ");
+    let (blocks, x_rest) = x.split_at(tokens / 4 * 4 * width);
+    for (block, x) in blocks.chunks_exact(4 * width).enumerate() {
+        let x = rows::<4>(x, width);
+        for (out, w) in out.chunks_mut(2 * tokens).zip(w.chunks(2 * width)) {
+            if w.len() == 2 * width {
+                let sums = tile(simd, rows::<2>(w, width), x);
+                put(out, &sums, tokens, 4 * block);
+            } else {
+                put(out, &tile(simd, [w], x), tokens, 4 * block);
+            }
         }
-        i += S::F32_LANES;
     }
-    acc.map(|acc| simd.reduce_sum_f32s(acc))
+    for (t, x) in x_rest.chunks_exact(width).enumerate() {
+        let first = blocks.len() / width + t;
+        for (out, w) in out.chunks_mut(4 * tokens).zip(w.chunks(4 * width)) {
+            if w.len() == 4 * width {
+                put(out, &tile(simd, rows::<4>(w, width), [x]), tokens, first);
+            } else {
+                for (out, w) in out.chunks_exact_mut(tokens).zip(w.chunks_exact(width)) {
+                    out[first] = dot_body(simd, w, x);
+                }
+            }
+        }
+    }
+}
+
+/// The first `N` rows of a matrix.
+#[inline(always)]
+fn rows<const N: usize>(x: &[f32], width: usize) -> [&[f32]; N] {
+    std::array::from_fn(|i| &x[i * width..(i + 1) * width])
+}
+
+/// Writes the sums of `R` rows of `w` and `T` rows of `x`, the latter from `first` on.
+#[inline(always)]
+fn put<const R: usize, const T: usize>(out: &mut [f32], sums: &[[f32; T]; R], tokens: usize, first: usize) {
+    for (out, sums) in out.chunks_exact_mut(tokens).zip(sums) {
+        out[first..first + T].copy_from_slice(sums);
+    }
+}
+
+/// `R * T` dot products of whole rows, held in registers.
+#[inline(always)]
+fn tile<S: Simd, const R: usize, const T: usize>(simd: S, w: [&[f32]; R], x: [&[f32]; T]) -> [[f32; T]; R] {
+    let len = w[0].len();
+    let ((w, w_rest), (x, x_rest)) = (split::<S, R>(w, len), split::<S, T>(x, len));
+    let mut acc = [[simd.splat_f32s(0.0); T]; R];
+    for i in 0..len / S::F32_LANES {
+        step(simd, &mut acc, &at(&w, i), &at(&x, i));
+    }
+    if !w_rest[0].is_empty() {
+        step(simd, &mut acc, &padded(simd, &w_rest), &padded(simd, &x_rest));
+    }
+    let mut sums = [[0.0; T]; R];
+    for (sums, acc) in sums.iter_mut().zip(&acc) {
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            *sum = simd.reduce_sum_f32s(*acc);
+        }
+    }
+    sums
+}
+
+/// `acc += w x^T`.
+#[inline(always)]
+fn step<S: Simd, const R: usize, const T: usize>(
+    simd: S,
+    acc: &mut [[S::f32s; T]; R],
+    w: &[S::f32s; R],
+    x: &[S::f32s; T],
+) {
+    for (acc, w) in acc.iter_mut().zip(w) {
+        for (acc, x) in acc.iter_mut().zip(x) {
+            *acc = simd.mul_add_e_f32s(*w, *x, *acc);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -372,10 +462,21 @@ mod tests {
             close(sum_squares(&a), a.iter().map(|&a| (a * a) as f64).sum());
             close(dot(&a, &b), a.iter().zip(&b).map(|(&a, &b)| (a * b) as f64).sum());
             close(dot3(&a, &b, &c), (0..n).map(|i| (a[i] * b[i] * c[i]) as f64).sum());
-            for (got, x) in dot4(&a, [&a, &b, &c, &a]).into_iter().zip([&a, &b, &c, &a]) {
-                close(got, a.iter().zip(x).map(|(&a, &b)| (a * b) as f64).sum());
-            }
             assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+
+    #[test]
+    fn dots_agree_for_any_number_of_rows_and_tokens() {
+        for (outputs, tokens, width) in [(1, 1, 1), (3, 4, 7), (4, 1, 64), (5, 3, 33), (9, 11, 17), (8, 16, 100)] {
+            let (w, x) = (numbers(outputs * width, 1), numbers(tokens * width, 2));
+            let mut out = vec![f32::NAN; outputs * tokens];
+            dots(&mut out, &w, &x, width);
+            for (i, &got) in out.iter().enumerate() {
+                let (r, t) = (i / tokens, i % tokens);
+                let want: f64 = (0..width).map(|k| (w[r * width + k] * x[t * width + k]) as f64).sum();
+                assert!((got as f64 - want).abs() < 1e-4, "{outputs} {tokens} {width}: {i}");
+            }
         }
     }
 

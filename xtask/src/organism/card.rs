@@ -1,4 +1,4 @@
-//! The model card. In: what was made and what was measured; out: MODEL_CARD.md. Invariant: every figure in it was measured
+//! The model card. In: what was made and what was measured; out: the card. Invariant: every figure in it was measured
 //! on the files beside it.
 
 use super::check::{Bound, Property};

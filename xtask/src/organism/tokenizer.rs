@@ -1,4 +1,4 @@
-//! The model's tokenizer. In: the corpus; out: tokenizer.json, tokenizer_config.json and chat_template.jinja. Invariant:
+//! The model's tokenizer. In: the corpus; out: the files of a Hugging Face tokenizer. Invariant:
 //! byte-level, so every text has tokens and decodes to itself; the special tokens are the first ids.
 
 use super::corpus::Corpus;
@@ -64,7 +64,7 @@ pub(super) fn train(corpus: &Corpus) -> Result<Tokenizer> {
     tokenizer.to_string(true).and_then(|json| json.parse()).map_err(failed)
 }
 
-/// tokenizer_config.json.
+/// The content of `tokenizer_config.json`.
 pub(super) fn config() -> serde_json::Value {
     serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",

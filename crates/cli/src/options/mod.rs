@@ -65,3 +65,18 @@ pub(crate) enum Verb {
     /// Talk to a model, with or without its adapter
     Chat(chat::ChatArgs),
 }
+
+impl Verb {
+    /// As it is typed.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Quickstart(_) => "quickstart",
+            Self::Run(_) => "run",
+            Self::Train(_) => "train",
+            Self::Eval(_) => "eval",
+            Self::Report(_) => "report",
+            Self::Export(_) => "export",
+            Self::Chat(_) => "chat",
+        }
+    }
+}

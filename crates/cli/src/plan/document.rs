@@ -51,12 +51,14 @@ impl Document {
         let place = |e: &toml::de::Error| e.span().map_or(1, |span| line_of(text, span.start));
         let lines: BTreeMap<usize, &toml::de::Error> = errors.iter().rev().map(|e| (place(e), e)).collect();
         for (line, error) in &lines {
-            problems.push(Error::request(format!("{}:{line}: {}", file.display(), error.message())));
+            let error = Error::request(format!("{}:{line}: {}", file.display(), error.message()));
+            problems.push(error.hint("a run file is TOML: [table], key = value, strings in quotes"));
         }
         if !lines.is_empty() {
             return None;
         }
-        let root = toml::from_str(text).map_err(|e| Error::request(format!("{}: {}", file.display(), e.message())));
+        let wrong = |e: &toml::de::Error| Error::request(format!("{}:{}: {}", file.display(), place(e), e.message()));
+        let root = toml::from_str(text).map_err(|e| wrong(&e));
         let mut document = Self { file: file.to_owned(), root: problems.ok(root)?, places: BTreeMap::new() };
         document.place_table("", tree.get_ref(), text);
         Some(document)

@@ -151,10 +151,15 @@ impl Source {
             rows = keyed.into_iter().map(|(_, row)| row).collect();
         }
         if let Some(take) = self.take {
-            rows = take.of(rows).map_err(|e| Error::request(format!("{}: {e}", self.path.display())))?;
+            let last = rows.len().saturating_sub(1);
+            rows = take.of(rows).map_err(|e| {
+                let error = Error::request(format!("{}: {e}", self.path.display()));
+                error.hint(format!("rows count from 0, after `where`: the last one is {last}"))
+            })?;
         }
         if rows.is_empty() {
-            return Err(Error::request(format!("{}: no row is left of it", self.path.display())));
+            return Err(Error::request(format!("{}: no row is left of it", self.path.display()))
+                .hint("`where` and `take` choose among the rows of the file"));
         }
         Ok(rows)
     }

@@ -15,8 +15,8 @@ use eraser_data::{read_set, write_set};
 use eraser_eval::judge::GCG29;
 use eraser_eval::{EvalOptions, Subject, Summary};
 use eraser_model::error::PathContext as _;
-use eraser_model::{Adapter, Error, Model, Result};
-use eraser_train::Sets;
+use eraser_model::{Adapter, ChatTemplate, Error, Model, Result};
+use eraser_train::{Sets, Templates};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -37,6 +37,9 @@ const FILES: [&str; 13] = [
     "train",
     "variants",
 ];
+
+/// The sets, in the order of the plan.
+const SETS: [&str; 4] = ["harm", "help", "align", "retain"];
 
 /// What the directory may hold already.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,18 +155,7 @@ impl Run<'_> {
     /// Trains a variant unless that was done; true when it was not.
     fn train(&mut self, index: usize, variant: &Variant) -> Outcome<bool> {
         let dir = self.dir.join(variant_dir(index, variant));
-        let data = self.dir.join("data");
-        let mut inputs = Inputs::default();
-        inputs.text("model", &self.model.fingerprint);
-        inputs.settings("dtype", &self.plan.model.dtype)?;
-        inputs.settings("train", &variant.train)?;
-        let names = ["harm", "help", "align", "retain"];
-        let used = if variant.retain { &names[..] } else { &names[..3] };
-        for name in used {
-            inputs.path(name, &data.join(format!("{name}.jsonl")))?;
-        }
-        let input = inputs.finish();
-
+        let input = self.train_input(variant)?;
         let stage = stage_name(variant);
         let state = self.stages.state(&stage, &input, &[dir.join("adapter/adapter_model.safetensors")]);
         if state == State::Done {
@@ -174,7 +166,7 @@ impl Run<'_> {
             remove(&dir, &["adapter", "train"])?;
         }
         self.stages.begin(&stage, &input)?;
-        let read = |name: &str| read_set(&data.join(format!("{name}.jsonl")));
+        let read = |name: &str| read_set(&self.set(name));
         let retain = if variant.retain { Some(read("retain")?) } else { None };
         let sets = Sets { harm: read("harm")?, help: read("help")?, align: read("align")?, retain };
         std::fs::create_dir_all(&dir).at(&dir)?;
@@ -232,24 +224,62 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// Everything the evaluation reads: files by their content, so that a run may move.
     fn eval_input(&self, options: &EvalOptions) -> Result<String> {
-        let mut inputs = Inputs::default();
-        inputs.text("model", &self.model.fingerprint);
-        inputs.settings("dtype", &self.plan.model.dtype)?;
-        inputs.settings("eval", options)?;
-        for path in &options.templates {
-            inputs.path("templates", path)?;
-        }
-        for set in options.questions.iter().chain(&options.over_refusal) {
+        let mut inputs = self.model_input()?;
+        let questions: Vec<_> = options.questions.iter().chain(&options.over_refusal).collect();
+        for set in &questions {
+            inputs.settings("column", &set.column)?;
             inputs.path(&set.set, &set.path)?;
         }
         for task in &options.tasks {
             inputs.path(&task.task, &task.path)?;
         }
+        for path in &options.templates {
+            inputs.text("template", &path.file_name().unwrap_or_default().to_string_lossy());
+            inputs.path("template", path)?;
+        }
+        let (templates, questions, tasks) = Default::default();
+        let over_refusal = options.over_refusal.is_some();
+        inputs.settings("over_refusal", &over_refusal)?;
+        inputs.settings("eval", &EvalOptions { templates, questions, tasks, over_refusal: None, ..options.clone() })?;
         for (i, variant) in self.plan.variants.iter().enumerate() {
             inputs.path(&variant.name, &self.dir.join(variant_dir(i, variant)).join("adapter"))?;
         }
         Ok(inputs.finish())
+    }
+
+    /// What both stages read: the model.
+    fn model_input(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::default();
+        inputs.text("version", env!("CARGO_PKG_VERSION"));
+        inputs.text("model", &self.model.fingerprint);
+        inputs.settings("dtype", &self.plan.model.dtype)?;
+        inputs.settings("template", &self.model.template.as_ref().map(ChatTemplate::source))?;
+        Ok(inputs)
+    }
+
+    /// Everything the training of a variant reads.
+    fn train_input(&self, variant: &Variant) -> Result<String> {
+        let mut inputs = self.model_input()?;
+        let mut options = variant.train.clone();
+        if let Templates::File(file) = &mut options.templates {
+            inputs.path("templates", file)?;
+            *file = PathBuf::new();
+        }
+        if let Some(dir) = options.init_adapter.take() {
+            inputs.path("init_adapter", &dir)?;
+        }
+        inputs.settings("train", &options)?;
+        for name in SETS.iter().filter(|name| variant.retain || **name != "retain") {
+            inputs.path(name, &self.set(name))?;
+        }
+        Ok(inputs.finish())
+    }
+
+    /// The file of a set.
+    fn set(&self, name: &str) -> PathBuf {
+        self.dir.join("data").join(format!("{name}.jsonl"))
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "shared by test crates that use parts of it")]
 
-use assert_cmd::cargo::cargo_bin_cmd;
+pub mod tiny;
+
+use assert_cmd::cargo::{cargo_bin, cargo_bin_cmd};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
 
 /// A scratch directory, removed when dropped.
 pub struct Dir(tempfile::TempDir);
@@ -22,6 +24,12 @@ impl Dir {
         std::fs::write(&path, text).unwrap();
         path
     }
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+    pub fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
     /// Runs `eraser` with these arguments in the directory.
     pub fn eraser(&self, arguments: &str) -> Output {
         cargo_bin_cmd!("eraser")
@@ -31,6 +39,36 @@ impl Dir {
             .env_remove("RUST_BACKTRACE")
             .output()
             .unwrap()
+    }
+    /// As [`Self::eraser`], which must succeed; gives stdout.
+    pub fn done(&self, arguments: &str) -> String {
+        let output = self.eraser(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "eraser {arguments}\n{stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+    /// Starts `eraser`, its stdout piped.
+    pub fn start(&self, arguments: &str) -> Child {
+        let mut command = Command::new(cargo_bin!("eraser"));
+        command.args(arguments.split_whitespace()).current_dir(self.0.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+    /// A model, a set of eight rows and a question file.
+    pub fn with_model() -> Self {
+        let dir = Self::new();
+        tiny::write(&dir.path("model"));
+        let rows = |what: &str| -> String {
+            (0..8)
+                .map(|i| format!("{{\"input\":\"{what} {i}?\",\"output\":\"{what} of number {i}.\"}}\n"))
+                .collect::<Vec<_>>()
+                .concat()
+        };
+        dir.write("harm.jsonl", &rows("how"));
+        dir.write("help.jsonl", &rows("what"));
+        dir.write("align.jsonl", &rows("why"));
+        dir.write("ask.csv", "goal,kind\nhow 0?,a\nhow 1?,b\nhow 2?,a\n");
+        dir.write("wrap.txt", "Listen: {prompt} Now!");
+        dir
     }
     /// Exit code and stderr of a command that must print nothing to stdout.
     pub fn refused(&self, arguments: &str) -> String {

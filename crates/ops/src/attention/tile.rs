@@ -30,8 +30,7 @@ pub(super) struct KvHead<'a> {
 impl<'a> KvHead<'a> {
     /// Keys that query row `row` sees.
     pub(super) fn seen(&self, row: usize) -> Range<usize> {
-        let end = self.past + row + 1;
-        self.shape.window.map_or(0, |w| end.saturating_sub(w))..end
+        self.shape.seen(self.past + row)
     }
 
     /// Keys that cover all that query rows `rows` see.
@@ -163,6 +162,12 @@ pub(super) struct Scratch {
 }
 
 impl AttentionShape {
+    /// Keys that a query at `position` sees.
+    pub(super) fn seen(&self, position: usize) -> Range<usize> {
+        let end = position + 1;
+        self.window.map_or(0, |w| end.saturating_sub(w))..end
+    }
+
     /// Query heads per kv head.
     pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads

@@ -1,0 +1,216 @@
+//! One tiny random checkpoint of each family against logits that transformers and PEFT computed for it (recorded by
+//! tests/fixtures/families.py), in every way the decoder can be run; and what training differentiates.
+
+#![allow(clippy::unwrap_used)]
+
+use candle_core::{DType, Device, Tensor, Var};
+use eraser_model::{
+    Adapter, Decoder, ModelConfig,
+    cache::KvCache,
+    trace::{Gradients, TraceOptions},
+    weights::{HfDirectory, TensorSource},
+};
+use eraser_ops::{Segments, backward_from, cross_entropy, form::with_composed};
+use std::path::{Path, PathBuf};
+
+const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
+/// Logits are of order 10 and recorded to six digits.
+const TOLERANCE: f32 = 2e-4;
+
+struct Fixture {
+    decoder: Decoder,
+    adapter: Adapter,
+    ids: Vec<Vec<u32>>,
+    base: Vec<Vec<f32>>,
+    adapted: Vec<Vec<f32>>,
+}
+
+fn home(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family)
+}
+
+fn fixture(family: &str) -> Fixture {
+    let dir = home(family);
+    let config = ModelConfig::from_hf_dir(&dir).unwrap();
+    let source = HfDirectory::open(&dir).unwrap();
+    let decoder = Decoder::load(&config, &source, DType::F32, &Device::Cpu).unwrap();
+    let adapter = Adapter::load(&dir.join("adapter"), &config, &Device::Cpu).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("logits.json")).unwrap()).unwrap();
+    let rows = |key: &str| {
+        let sequences: Vec<Vec<Vec<f32>>> = serde_json::from_value(json[key].clone()).unwrap();
+        sequences.into_iter().flatten().collect()
+    };
+    let ids = serde_json::from_value(json["ids"].clone()).unwrap();
+    Fixture { decoder, adapter, ids, base: rows("base"), adapted: rows("adapted") }
+}
+
+impl Fixture {
+    fn pack(&self) -> (Vec<u32>, Segments) {
+        (self.ids.concat(), Segments::from_lengths(self.ids.iter().map(Vec::len)))
+    }
+
+    fn logits(&self, adapter: Option<&Adapter>) -> Vec<Vec<f32>> {
+        let (ids, segments) = self.pack();
+        let hidden = self.decoder.hidden(&ids, &segments, adapter).unwrap();
+        self.decoder.logits(&hidden).unwrap().to_vec2().unwrap()
+    }
+}
+
+fn assert_close(ours: &[Vec<f32>], theirs: &[Vec<f32>], what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let apart = ours.iter().flatten().zip(theirs.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart < TOLERANCE, "{what}: {apart} apart");
+}
+
+#[test]
+fn packed_logits_equal_transformers_and_peft() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        assert_close(&f.logits(None), &f.base, &format!("{family}, base"));
+        assert_close(&f.logits(Some(&f.adapter)), &f.adapted, &format!("{family}, adapted"));
+    }
+}
+
+#[test]
+fn the_composed_form_gives_the_same_logits() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        let composed = with_composed(|| f.logits(Some(&f.adapter)));
+        assert_close(&composed, &f.adapted, family);
+    }
+}
+
+#[test]
+fn a_merged_adapter_is_the_adapter_and_can_be_taken_out_again() {
+    for family in FAMILIES {
+        let mut f = fixture(family);
+        f.decoder.merge(&f.adapter, 1.0).unwrap();
+        assert_close(&f.logits(None), &f.adapted, &format!("{family}, merged"));
+        f.decoder.merge(&f.adapter, -1.0).unwrap();
+        assert_close(&f.logits(None), &f.base, &format!("{family}, un-merged"));
+    }
+}
+
+/// Token by token after a prompt of several, with other sequences in the call.
+fn cached(f: &Fixture) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let start = 7;
+    let long: Vec<&Vec<u32>> = f.ids.iter().filter(|ids| ids.len() > start).collect();
+    let mut caches: Vec<KvCache> = long.iter().map(|_| KvCache::new(&f.decoder)).collect();
+    let prompt: Vec<u32> = long.iter().flat_map(|ids| &ids[..start]).copied().collect();
+    let segments = Segments::from_lengths(long.iter().map(|_| start));
+    f.decoder.extend(&prompt, &segments, &mut caches, Some(&f.adapter)).unwrap();
+    let common = long.iter().map(|ids| ids.len()).min().unwrap();
+    let first_row = |which: usize| {
+        let at = f.ids.iter().position(|ids| ids == long[which]).unwrap();
+        f.ids[..at].iter().map(Vec::len).sum::<usize>()
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for at in start..common {
+        let ids: Vec<u32> = long.iter().map(|ids| ids[at]).collect();
+        let segments = Segments::from_lengths(long.iter().map(|_| 1));
+        let hidden = f.decoder.extend(&ids, &segments, &mut caches, Some(&f.adapter)).unwrap();
+        ours.extend(f.decoder.logits(&hidden).unwrap().to_vec2::<f32>().unwrap());
+        theirs.extend((0..long.len()).map(|which| f.adapted[first_row(which) + at].clone()));
+    }
+    (ours, theirs)
+}
+
+#[test]
+fn decoding_with_a_cache_equals_the_whole_pass() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        let (ours, theirs) = cached(&f);
+        assert_close(&ours, &theirs, family);
+        let (ours, theirs) = with_composed(|| cached(&f));
+        assert_close(&ours, &theirs, &format!("{family}, composed"));
+    }
+}
+
+/// Gradients of a cross-entropy on every position, by parameter.
+fn gradients(f: &Fixture, checkpoint: bool) -> Vec<(String, Vec<f32>)> {
+    let (ids, segments) = f.pack();
+    let options = TraceOptions { checkpoint, ..TraceOptions::default() };
+    let trace = f.decoder.trace(&ids, &segments, Some(&f.adapter), options).unwrap();
+    let rows: Vec<u32> = (0..ids.len() as u32).collect();
+    let hidden = f.decoder.final_hidden(trace.output(), &rows).unwrap();
+    let nll = cross_entropy(&hidden, f.decoder.head(), &ids).unwrap();
+    let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
+    let mut store = backward_from(&nll, &ones).unwrap();
+    let mut gradients = Gradients::default();
+    let grad = store.remove(trace.output()).unwrap();
+    trace.backward(&grad, &mut gradients).unwrap();
+    for (name, frozen) in f.decoder.named_tensors() {
+        assert!(gradients.get(&frozen).is_none(), "{name} is frozen");
+    }
+    let flat = |v: &Var| gradients.get(v).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    f.adapter.parameters().iter().map(|(name, v)| (name.clone(), flat(v))).collect()
+}
+
+#[test]
+fn every_trainable_tensor_has_a_gradient_and_no_frozen_one_has() {
+    for family in FAMILIES {
+        let plain = gradients(&fixture(family), false);
+        assert_eq!(plain.len(), 3 * 7 * 2);
+        for (name, gradient) in &plain {
+            assert!(gradient.iter().any(|&g| g != 0.0), "{family}, {name}");
+        }
+    }
+}
+
+#[test]
+fn gradients_are_the_same_from_checkpoints_and_in_the_composed_form() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        let plain = gradients(&f, false);
+        assert_eq!(gradients(&f, true), plain, "{family}, checkpointed");
+        for ((name, a), (_, b)) in plain.iter().zip(with_composed(|| gradients(&f, false))) {
+            let size = a.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+            let apart = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            assert!(apart < 2e-4 * size, "{family}, {name}: {apart} of {size}");
+        }
+    }
+}
+
+/// Weights as variables: training from scratch.
+struct Trained(HfDirectory);
+
+impl TensorSource for Trained {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> eraser_model::Result<Tensor> {
+        Ok(Var::from_tensor(&self.0.tensor(name, shape, dtype, device)?)?.into_inner())
+    }
+    fn contains(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+}
+
+#[test]
+fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        let source = Trained(HfDirectory::open(&home(family)).unwrap());
+        let decoder = Decoder::load(f.decoder.config(), &source, DType::F32, &Device::Cpu).unwrap();
+        let run = || {
+            let (ids, segments) = f.pack();
+            let trace = decoder.trace(&ids, &segments, None, TraceOptions::default()).unwrap();
+            let rows: Vec<u32> = (0..ids.len() as u32).collect();
+            let hidden = decoder.final_hidden(trace.output(), &rows).unwrap();
+            let nll = cross_entropy(&hidden, decoder.head(), &ids).unwrap();
+            let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
+            let mut store = backward_from(&nll, &ones).unwrap();
+            let mut gradients = Gradients::default();
+            gradients.collect(&mut store, decoder.outer_variables().iter()).unwrap();
+            let grad = store.remove(trace.output()).unwrap();
+    trace.backward(&grad, &mut gradients).unwrap();
+            let flat = |(name, t): (String, Tensor)| {
+                let gradient = gradients.get(&t).unwrap_or_else(|| panic!("{family}, {name}")).flatten_all().unwrap();
+                (name, gradient.to_vec1::<f32>().unwrap())
+            };
+            decoder.named_tensors().into_iter().map(flat).collect::<Vec<_>>()
+        };
+        for ((name, a), (_, b)) in run().iter().zip(with_composed(run)) {
+            let size = a.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let apart = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-3 * size.max(1e-3), "{family}, {name}: {apart} of {size}");
+        }
+    }
+}
