@@ -131,6 +131,7 @@ fn a_row_range_beyond_the_file_is_found_before_training() {
     insta::assert_snapshot!(dir.refused("run run.toml --out a"), @r#"
     exit 2
     error: ask.csv: rows 0-7 were asked for, but there are 3
+    hint: rows count from 0, after `where`: the last one is 2
     "#);
     assert!(!dir.path("a/adapter").exists());
 }

@@ -139,6 +139,7 @@ fn toml_syntax_errors_have_a_line() {
     exit 2
     error: run.toml:2: string values must be quoted, expected literal string
     error: run.toml:3: unclosed table, expected `]`
+    hint: a run file is TOML: [table], key = value, strings in quotes
     "#);
     assert_snapshot!(dir.refused("run none.toml"), @r#"
     exit 2

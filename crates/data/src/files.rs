@@ -5,11 +5,10 @@ use eraser_model::error::PathContext;
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-pub use eraser_model::files::write_atomic;
+pub use eraser_model::files::{hex, write_atomic};
 
 /// Hex SHA-256 of a file's content.
 pub fn hash_file(path: &Path) -> Result<String> {
@@ -32,14 +31,6 @@ pub fn write_jsonl<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>)
         bytes.push(b'\n');
     }
     write_atomic(path, &bytes)
-}
-
-/// Lower-case hex digits of `bytes`.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 #[cfg(test)]

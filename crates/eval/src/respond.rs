@@ -4,9 +4,9 @@
 use crate::evaluate::Subject;
 use candle_core::DType;
 use eraser_data::PromptTemplate;
+use eraser_model::files::hex;
 use eraser_model::{Adapter, GenerateOptions, Generation, Result, generate};
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
 /// How answers are drawn.
@@ -157,13 +157,6 @@ fn hash_adapter(adapter: &Adapter, hash: &mut Sha256) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 #[cfg(test)]

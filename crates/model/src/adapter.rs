@@ -149,7 +149,9 @@ impl Adapter {
         config.targets.sort_unstable();
         config.targets.dedup();
         if config.targets.is_empty() {
-            return Err(Error::request("the adapter has no target modules").hint("for example: --targets q_proj,v_proj"));
+            return Err(
+                Error::request("the adapter has no target modules").hint("for example: --targets q_proj,v_proj")
+            );
         }
         if config.r == 0 {
             return Err(Error::request("the adapter's rank is 0").hint("usual ranks are 4 to 64"));
@@ -203,7 +205,8 @@ impl Adapter {
     pub fn save(&self, dir: &Path, base: &str) -> Result<()> {
         std::fs::create_dir_all(dir).at(dir)?;
         let parameters = self.parameters();
-        let tensors: Vec<(String, Tensor)> = parameters.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor())).collect();
+        let tensors: Vec<(String, Tensor)> =
+            parameters.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor())).collect();
         crate::weights::save_safetensors(&dir.join(WEIGHTS_FILE), &tensors, DType::F32)?;
         let mut text = serde_json::to_string_pretty(&self.peft_config(base)).map_err(Error::failed)?;
         text.push('\n');
@@ -235,7 +238,7 @@ impl Adapter {
         Ok(true)
     }
 
-    /// adapter_config.json with every key that PEFT writes, sorted.
+    /// `adapter_config.json` with every key that PEFT writes, sorted.
     fn peft_config(&self, base: &str) -> Value {
         let c = &self.config;
         let mut targets: Vec<&str> = c.targets.iter().map(|m| m.name()).collect();
@@ -273,7 +276,7 @@ fn number(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) }
 }
 
-/// The parts of adapter_config.json that decide what the tensors mean.
+/// The parts of `adapter_config.json` that decide what the tensors mean.
 #[derive(Deserialize)]
 struct PeftConfig {
     peft_type: Option<String>,
@@ -294,17 +297,22 @@ struct PeftConfig {
 }
 
 fn read_config(text: &str) -> Result<LoraConfig> {
-    let c: PeftConfig = serde_json::from_str(text).map_err(|e| Error::request(format!("not a PEFT configuration: {e}")))?;
+    let c: PeftConfig =
+        serde_json::from_str(text).map_err(|e| Error::request(format!("not a PEFT configuration: {e}")))?;
     let refuse = |key: &str, value: &str| {
         Err(Error::request(format!("key '{key}' is {value}: only plain LoRA adapters are supported"))
             .hint("merge such an adapter into its base with PEFT and give the merged model"))
     };
     match () {
-        () if c.peft_type.as_deref().is_some_and(|t| t != "LORA") => refuse("peft_type", c.peft_type.as_deref().unwrap_or("")),
+        () if c.peft_type.as_deref().is_some_and(|t| t != "LORA") => {
+            refuse("peft_type", c.peft_type.as_deref().unwrap_or(""))
+        }
         () if c.use_dora => refuse("use_dora", "true"),
         () if c.fan_in_fan_out => refuse("fan_in_fan_out", "true"),
         () if c.bias.as_deref().is_some_and(|b| b != "none") => refuse("bias", c.bias.as_deref().unwrap_or("")),
-        () if c.modules_to_save.is_some_and(|m| m.as_array().is_none_or(|a| !a.is_empty())) => refuse("modules_to_save", "set"),
+        () if c.modules_to_save.is_some_and(|m| m.as_array().is_none_or(|a| !a.is_empty())) => {
+            refuse("modules_to_save", "set")
+        }
         () if c.rank_pattern.is_some_and(|p| !p.is_empty()) => refuse("rank_pattern", "set"),
         () if c.alpha_pattern.is_some_and(|p| !p.is_empty()) => refuse("alpha_pattern", "set"),
         () if c.r == 0 || c.r > 65_536 => Err(Error::request(format!("key 'r' is {}: it must be 1 to 65536", c.r))),
@@ -328,8 +336,9 @@ fn read_pairs(
     model: &ModelConfig,
     device: &Device,
 ) -> Result<Vec<[Option<Lora>; 7]>> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::request(format!("not a safetensors file: {e}")).hint("the file may be truncated: copy it again"))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| {
+        Error::request(format!("not a safetensors file: {e}")).hint("the file may be truncated: copy it again")
+    })?;
     let mut halves: Vec<[[Option<Var>; 2]; 7]> = (0..model.num_layers).map(|_| Default::default()).collect();
     for (name, view) in file.tensors() {
         let (layer, module, half) = parse_name(&name).ok_or_else(|| {
@@ -337,8 +346,11 @@ fn read_pairs(
                 .hint("expected names like base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
         })?;
         let slot = halves.get_mut(layer).ok_or_else(|| {
-            Error::request(format!("tensor '{name}' adapts layer {layer}, but the model has {} layers", model.num_layers))
-                .hint("the adapter was made for another model")
+            Error::request(format!(
+                "tensor '{name}' adapts layer {layer}, but the model has {} layers",
+                model.num_layers
+            ))
+            .hint("the adapter was made for another model")
         })?;
         let (out, input) = module.shape(model);
         let shape = if half == 0 { [config.r, input] } else { [out, config.r] };
@@ -396,7 +408,9 @@ fn to_f32(name: &str, view: &TensorView<'_>, device: &Device) -> Result<Tensor> 
         safetensors::Dtype::F32 => DType::F32,
         safetensors::Dtype::F16 => DType::F16,
         safetensors::Dtype::BF16 => DType::BF16,
-        other => return Err(Error::request(format!("tensor '{name}' has type {other:?}; F32, F16 and BF16 are supported"))),
+        other => {
+            return Err(Error::request(format!("tensor '{name}' has type {other:?}; F32, F16 and BF16 are supported")));
+        }
     };
     let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?.to_dtype(DType::F32)?;
     Ok(tensor.to_device(device)?)
@@ -428,7 +442,14 @@ mod tests {
     }
 
     fn config(layers: Option<Vec<usize>>) -> LoraConfig {
-        LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, targets: vec![Module::V, Module::Down, Module::Q], layers, rslora: false }
+        LoraConfig {
+            r: 2,
+            alpha: 4.0,
+            dropout: 0.0,
+            targets: vec![Module::V, Module::Down, Module::Q],
+            layers,
+            rslora: false,
+        }
     }
 
     #[test]

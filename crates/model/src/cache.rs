@@ -77,7 +77,8 @@ impl Decoder {
         for layer in 0..self.blocks.len() {
             let lora = adapter.map(|a| &a.layers[layer]);
             let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
-            x = self.block_with(layer, &x, context, |q, k, v| attend(layer, q, k, v, segments, caches, self.shape()))?;
+            x =
+                self.block_with(layer, &x, context, |q, k, v| attend(layer, q, k, v, segments, caches, self.shape()))?;
         }
         for (range, cache) in segments.iter().zip(caches.iter_mut()) {
             cache.len += range.len();

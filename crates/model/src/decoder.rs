@@ -288,7 +288,8 @@ impl Block {
     /// A linear module with its adapter pair, if it has one.
     fn project(&self, module: Module, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
         let own = &self.linears[module as usize];
-        let (weight, bias) = (tracked(&own.weight, context.track), own.bias.as_ref().map(|b| tracked(b, context.track)));
+        let (weight, bias) =
+            (tracked(&own.weight, context.track), own.bias.as_ref().map(|b| tracked(b, context.track)));
         let Some(lora) = context.lora.and_then(|pairs| pairs[module as usize].as_ref()) else {
             return Ok(linear(x, &weight, bias.as_ref())?);
         };

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all. Invariant: a reader never sees a half-written file under its final name.
 
 use crate::{Result, error::PathContext};
-use std::{io::Write, path::Path};
+use std::{fmt::Write as _, io::Write, path::Path};
 
 /// Writes `bytes` to a temporary file beside `path`, flushes it to disk, and renames it into place.
 ///
@@ -19,6 +19,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     file.as_file().sync_all().at(path)?;
     file.persist(path).map_err(|e| e.error).at(path)?;
     sync_dir(dir).at(dir)
+}
+
+/// Lower-case hex digits of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
+        // Writing into a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }
 
 /// Makes a rename in `dir` durable.

@@ -4,7 +4,6 @@
 use crate::{Error, ModelConfig, Result, Tokenizer};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 
 /// A tensor as it stands in its file.
 pub(crate) struct Stored<'a> {
@@ -54,10 +53,7 @@ impl Fingerprint {
 
     /// The fingerprint in hexadecimal.
     pub(crate) fn finish(self) -> String {
-        self.0.finalize().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        crate::files::hex(&self.0.finalize())
     }
 
     fn field(&mut self, bytes: &[u8]) {

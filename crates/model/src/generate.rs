@@ -100,17 +100,13 @@ pub fn generate(
                 let mut sequence = Active { index: admitted.index, last: 0, rng };
                 let id = sample(&admitted.logits, &prompts[sequence.index], &[], options, &mut sequence.rng);
                 sequence.last = id;
-                match accept(&mut done[sequence.index], id, options) {
-                    Fate::Stopped => continue,
-                    fate => {
-                        if on_token(sequence.index, id).is_break() {
-                            return Ok(done);
-                        }
-                        if fate == Fate::Goes {
-                            active.push(sequence);
-                            caches.push(admitted.cache);
-                        }
-                    }
+                let fate = accept(&mut done[sequence.index], id, options);
+                if fate != Fate::Stopped && on_token(sequence.index, id).is_break() {
+                    return Ok(done);
+                }
+                if fate == Fate::Goes {
+                    active.push(sequence);
+                    caches.push(admitted.cache);
                 }
             }
             continue;

@@ -2,8 +2,8 @@
 //! template, generation.
 
 pub mod adapter;
-pub mod config;
 pub mod cache;
+pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod files;

@@ -7,7 +7,6 @@ use crate::{
     Error, ModelConfig, Result,
     config::Family,
     error::PathContext,
-
     weights::{TensorSource, check_shape, decode, from_f32, half_split_rows, missing},
 };
 use candle_core::{DType, Device, Tensor};

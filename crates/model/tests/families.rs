@@ -200,7 +200,7 @@ fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
             let mut gradients = Gradients::default();
             gradients.collect(&mut store, decoder.outer_variables().iter()).unwrap();
             let grad = store.remove(trace.output()).unwrap();
-    trace.backward(&grad, &mut gradients).unwrap();
+            trace.backward(&grad, &mut gradients).unwrap();
             let flat = |(name, t): (String, Tensor)| {
                 let gradient = gradients.get(&t).unwrap_or_else(|| panic!("{family}, {name}")).flatten_all().unwrap();
                 (name, gradient.to_vec1::<f32>().unwrap())

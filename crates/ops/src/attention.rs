@@ -186,9 +186,10 @@ mod tests {
 
     #[test]
     fn sequences_longer_than_a_tile_and_a_piece_conform() {
-        for window in [None, Some(50)] {
-            conforms(&[50, 260], AttentionShape { heads: 2, kv_heads: 1, head_dim: 6, window }, [true; 3]);
-        }
+        // 96 rows make a tile, 256 a piece.
+        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None };
+        conforms(&[100], AttentionShape { window: Some(50), ..shape }, [true; 3]);
+        conforms(&[258], shape, [false, true, true]);
     }
 
     #[test]

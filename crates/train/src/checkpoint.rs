@@ -75,11 +75,15 @@ pub fn newest(dir: &Path, fingerprint: &str, names: &[String]) -> Result<Option<
     let Some(path) = list(dir)?.pop() else { return Ok(None) };
     let bytes = std::fs::read(&path).at(&path)?;
     let checkpoint = read(&bytes, names).map_err(|e| {
-        e.context(path.display()).hint("delete the file to go on from the checkpoint before it, or start again without --resume")
+        e.context(path.display())
+            .hint("delete the file to go on from the checkpoint before it, or start again without --resume")
     })?;
     if checkpoint.position.fingerprint != fingerprint {
-        return Err(Error::request(format!("{}: the checkpoint is of a run with other options, sets or model", path.display()))
-            .hint("resume with the options the run began with, or start anew in another directory"));
+        return Err(Error::request(format!(
+            "{}: the checkpoint is of a run with other options, sets or model",
+            path.display()
+        ))
+        .hint("resume with the options the run began with, or start anew in another directory"));
     }
     Ok(Some(checkpoint))
 }

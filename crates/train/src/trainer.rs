@@ -305,9 +305,7 @@ impl KlContext<'_> {
         let drawn = set.feed.draw(self.from, self.options.micro_batch)?;
         let batch = pack(&drawn);
         let (rows, counts): (Vec<u32>, Vec<usize>) = match self.options.kl_scope {
-            KlScope::Response => {
-                (batch.scored_rows.clone(), batch.scored_segments.iter().map(|r| r.len()).collect())
-            }
+            KlScope::Response => (batch.scored_rows.clone(), batch.scored_segments.iter().map(|r| r.len()).collect()),
             KlScope::All => ((0..batch.ids.len() as u32).collect(), batch.segments.iter().map(|r| r.len()).collect()),
         };
         if rows.is_empty() {
@@ -398,7 +396,7 @@ fn fingerprint(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<Str
             }
         }
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(eraser_data::files::hex(&hash.finalize()))
 }
 
 impl TrainOptions {

@@ -38,7 +38,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Training steps
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1300)]
     steps: usize,
 }
 

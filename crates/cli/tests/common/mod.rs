@@ -80,7 +80,7 @@ impl Dir {
 
 /// Whether the repository holds the built-in model; tests that need it say that they were skipped.
 pub fn builtin() -> bool {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/config.json").is_file();
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/model/config.json").is_file();
     if !found {
         eprintln!("skipped: assets/organism is not there");
     }
