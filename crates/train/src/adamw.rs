@@ -69,15 +69,17 @@ impl AdamW {
         let size = (lr / (1.0 - beta1.powf(steps))) as f32;
         let correction = (1.0 - beta2.powf(steps)).sqrt() as f32;
         let keep = (1.0 - lr * weight_decay) as f32;
-        let (b1, b2, eps) = (beta1 as f32, beta2 as f32, epsilon as f32);
+        let (b2, eps) = (beta2 as f32, epsilon as f32);
+        // In f64: 1 - 0.999 in f32 is off by a hundred thousandth.
+        let (one_less_b1, one_less_b2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         for ((variable, moments), gradient) in self.variables.iter().zip(&mut self.moments).zip(gradients) {
             let Some(gradient) = gradient else { continue };
             let g = gradient.flatten_all()?.to_vec1::<f32>()?;
             let mut theta = variable.flatten_all()?.to_vec1::<f32>()?;
             let state = moments.first.iter_mut().zip(&mut moments.second);
             for ((theta, (m, v)), &g) in theta.iter_mut().zip(state).zip(&g) {
-                *m += (g - *m) * (1.0 - b1);
-                *v = *v * b2 + g * g * (1.0 - b2);
+                *m += (g - *m) * one_less_b1;
+                *v = *v * b2 + g * g * one_less_b2;
                 *theta = *theta * keep - size * *m / (v.sqrt() / correction + eps);
             }
             variable.set(&Tensor::from_vec(theta, variable.shape(), variable.device())?)?;

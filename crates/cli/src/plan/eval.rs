@@ -1,4 +1,4 @@
-//! What to measure, resolved. In: the table [eval] of a run file, or flags; out: `EvalOptions` whose files exist.
+//! What to measure, resolved. In: the table `[eval]` of a run file, or flags; out: `EvalOptions` whose files exist.
 //! Invariant: a file of which only some rows are meant is written into the run directory, so that the evaluation reads
 //! whole files only.
 
@@ -15,7 +15,7 @@ use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The keys of [eval] that are lists of files.
+/// The keys of `[eval]` that are lists of files.
 const FILE_KEYS: [&str; 3] = ["questions", "tasks", "over_refusal"];
 
 /// Questions, with the name of their set or task.
@@ -36,7 +36,7 @@ pub(crate) struct Measures {
 }
 
 impl Measures {
-    /// From the table [eval].
+    /// From the table `[eval]`.
     pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Self {
         let options = section.settings(&EvalOptions::default(), &FILE_KEYS, |_, _| None, problems);
         let mut measures = Self { options, questions: Vec::new(), tasks: Vec::new(), over_refusal: None };

@@ -51,7 +51,7 @@ impl ModelPlan {
         plan
     }
 
-    /// From the table [model] of a run file; `device` overrides.
+    /// From the table `[model]` of a run file; `device` overrides.
     pub(crate) fn from_section(section: &Section<'_>, device: Option<&str>, problems: &mut Problems) -> Self {
         section.know(&["path", "device", "dtype", "chat_template"], problems);
         let spec: Option<String> = section.value("path", problems);

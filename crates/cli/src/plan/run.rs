@@ -162,7 +162,7 @@ fn data(section: &Section<'_>, problems: &mut Problems) -> Option<Data> {
     Some(Data { harm: harm?, help: help?, align: align?, retain })
 }
 
-/// The table [train], and every [[variant]] on top of it.
+/// The table `[train]`, and every `[[variant]]` on top of it.
 fn variants(root: &Section<'_>, has_retain: bool, problems: &mut Problems) -> Vec<Variant> {
     let base = root.section("train", problems);
     let shared = train_options(&base, &TrainOptions::default(), &[], problems);
