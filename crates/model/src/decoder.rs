@@ -207,20 +207,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Block `layer` on `x` `[T, d]`.
+    /// Block `layer` on `x` `[T, d]`, each sequence attending to itself.
     pub(crate) fn block(&self, layer: usize, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
-        let block = &self.blocks[layer];
-        let n = rms_norm(x, &tracked(&block.attention_norm, context.track), self.config.rms_norm_eps)?;
-        let q = rope(&block.project(Module::Q, &n, context)?, &self.rope, context.positions)?;
-        let k = rope(&block.project(Module::K, &n, context)?, &self.rope, context.positions)?;
-        let v = block.project(Module::V, &n, context)?;
-        let a = attention(&q, &k, &v, context.segments, self.shape)?;
-        let x = (x + block.project(Module::O, &a, context)?)?;
-        let m = block.mlp(&x, context, self.config.rms_norm_eps)?;
-        Ok((x + m)?)
+        self.block_with(layer, x, context, |q, k, v| Ok(attention(q, k, v, context.segments, self.shape)?))
     }
 
-    /// The block with attention left to `attend`, for cached decoding.
+    /// Block `layer` with attention left to `attend`, for cached decoding.
     pub(crate) fn block_with(
         &self,
         layer: usize,
@@ -229,7 +221,7 @@ impl Decoder {
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let block = &self.blocks[layer];
-        let n = rms_norm(x, &block.attention_norm.detach(), self.config.rms_norm_eps)?;
+        let n = rms_norm(x, &tracked(&block.attention_norm, context.track), self.config.rms_norm_eps)?;
         let q = rope(&block.project(Module::Q, &n, context)?, &self.rope, context.positions)?;
         let k = rope(&block.project(Module::K, &n, context)?, &self.rope, context.positions)?;
         let v = block.project(Module::V, &n, context)?;

@@ -48,12 +48,7 @@ pub struct Gradients {
 impl Gradients {
     /// Adds to the gradient of `of`.
     pub fn add(&mut self, of: &Tensor, grad: Tensor) -> Result<()> {
-        let sum = match self.map.remove(&of.id()) {
-            Some(before) => (before + grad)?,
-            None => grad,
-        };
-        self.map.insert(of.id(), sum);
-        Ok(())
+        self.add_by_id(of.id(), grad)
     }
 
     /// The gradient of `of`, if anything was added.
@@ -64,13 +59,17 @@ impl Gradients {
     /// Adds `scale` times every gradient of `other`.
     pub fn merge(&mut self, other: Gradients, scale: f64) -> Result<()> {
         for (id, grad) in other.map {
-            let grad = grad.affine(scale, 0.0)?;
-            let sum = match self.map.remove(&id) {
-                Some(before) => (before + grad)?,
-                None => grad,
-            };
-            self.map.insert(id, sum);
+            self.add_by_id(id, grad.affine(scale, 0.0)?)?;
         }
+        Ok(())
+    }
+
+    fn add_by_id(&mut self, id: TensorId, grad: Tensor) -> Result<()> {
+        let sum = match self.map.remove(&id) {
+            Some(before) => (before + grad)?,
+            None => grad,
+        };
+        self.map.insert(id, sum);
         Ok(())
     }
 
@@ -137,9 +136,20 @@ impl Trace<'_> {
         &self.output
     }
 
+    /// Carries the gradient of `sum_i weights[i] * losses[i]` through the head's own tape, from [`Self::output`] to
+    /// `losses` `[n]`, and then through the blocks; adds the gradient of every trainable tensor to `gradients`.
+    pub fn backward_losses(self, losses: &Tensor, weights: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let mut store = backward_from(losses, weights)?;
+        gradients.collect(&mut store, self.decoder.outer_variables().iter())?;
+        match store.remove(&self.output) {
+            Some(grad) => self.backward(&grad, gradients),
+            None => Ok(()),
+        }
+    }
+
     /// Carries `grad` (of the loss with respect to [`Self::output`]) through the blocks, last to first, and adds the
     /// gradient of every trainable tensor to `gradients`.
-    pub fn backward(mut self, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
+    fn backward(mut self, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let mut grad = grad.clone();
         while let Some(BlockTape { layer, input, output }) = self.blocks.pop() {
             let output = match output {

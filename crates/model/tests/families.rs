@@ -10,7 +10,7 @@ use eraser_model::{
     trace::{Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
-use eraser_ops::{Segments, backward_from, cross_entropy, form::with_composed};
+use eraser_ops::{Segments, cross_entropy, form::with_composed};
 use std::path::{Path, PathBuf};
 
 const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
@@ -135,10 +135,8 @@ fn gradients(f: &Fixture, checkpoint: bool) -> Vec<(String, Vec<f32>)> {
     let hidden = f.decoder.final_hidden(trace.output(), &rows).unwrap();
     let nll = cross_entropy(&hidden, f.decoder.head(), &ids).unwrap();
     let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
-    let mut store = backward_from(&nll, &ones).unwrap();
     let mut gradients = Gradients::default();
-    let grad = store.remove(trace.output()).unwrap();
-    trace.backward(&grad, &mut gradients).unwrap();
+    trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
     for (name, frozen) in f.decoder.named_tensors() {
         assert!(gradients.get(&frozen).is_none(), "{name} is frozen");
     }
@@ -196,11 +194,8 @@ fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
             let hidden = decoder.final_hidden(trace.output(), &rows).unwrap();
             let nll = cross_entropy(&hidden, decoder.head(), &ids).unwrap();
             let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
-            let mut store = backward_from(&nll, &ones).unwrap();
             let mut gradients = Gradients::default();
-            gradients.collect(&mut store, decoder.outer_variables().iter()).unwrap();
-            let grad = store.remove(trace.output()).unwrap();
-            trace.backward(&grad, &mut gradients).unwrap();
+            trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
             let flat = |(name, t): (String, Tensor)| {
                 let gradient = gradients.get(&t).unwrap_or_else(|| panic!("{family}, {name}")).flatten_all().unwrap();
                 (name, gradient.to_vec1::<f32>().unwrap())

@@ -20,7 +20,7 @@ use eraser_model::{
     files::write_atomic,
     trace::{Gradients, TraceOptions},
 };
-use eraser_ops::{Dropout, backward_from, cross_entropy, kl_divergence};
+use eraser_ops::{Dropout, cross_entropy, kl_divergence};
 use sha2::{Digest, Sha256};
 use std::{path::Path, time::Instant};
 
@@ -280,10 +280,7 @@ impl<'a> Run<'a> {
         let term = objective::harm(&values, &batch.scored_segments, self.options.gamma, self.options.gamma_scope);
         if term.weights.iter().any(|&w| w != 0.0) {
             let weights = Tensor::from_slice(&term.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
-            let mut store = backward_from(&nll, &weights)?;
-            if let Some(grad) = store.remove(trace.output()) {
-                trace.backward(&grad, gradients)?;
-            }
+            trace.backward_losses(&nll, &weights, gradients)?;
         }
         Ok((values, term, batch.ids.len()))
     }
@@ -320,10 +317,7 @@ impl KlContext<'_> {
         let term = objective::kl(&divergence.to_vec1::<f32>()?);
         let weights = Tensor::from_slice(&term.weights, term.weights.len(), decoder.device())?
             .affine(set.weight * self.share, 0.0)?;
-        let mut store = backward_from(&divergence, &weights)?;
-        if let Some(grad) = store.remove(trace.output()) {
-            trace.backward(&grad, gradients)?;
-        }
+        trace.backward_losses(&divergence, &weights, gradients)?;
         Ok((term.value, batch.ids.len()))
     }
 }

@@ -10,7 +10,7 @@ use eraser_model::config::Family;
 use eraser_model::trace::{Gradients, TraceOptions};
 use eraser_model::weights::{TensorSource, save_safetensors};
 use eraser_model::{ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer};
-use eraser_ops::{backward_from, cross_entropy};
+use eraser_ops::cross_entropy;
 use eraser_train::Schedule;
 use eraser_train::adamw::{AdamW, AdamWConfig};
 use eraser_train::schedule::learning_rate;
@@ -96,11 +96,7 @@ fn backward(decoder: &Decoder, batch: &Batch, gradients: &mut Gradients) -> Resu
     let values = nll.to_vec1::<f32>()?;
     let count = values.len().max(1) as f32;
     let weights = Tensor::full(1.0 / count, values.len(), decoder.device())?;
-    let mut store = backward_from(&nll, &weights)?;
-    gradients.collect(&mut store, decoder.outer_variables().iter())?;
-    if let Some(grad) = store.remove(trace.output()) {
-        trace.backward(&grad, gradients)?;
-    }
+    trace.backward_losses(&nll, &weights, gradients)?;
     Ok(values.iter().sum::<f32>() / count)
 }
 
