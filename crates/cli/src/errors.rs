@@ -37,9 +37,13 @@ impl Failure {
         }
     }
 
-    /// Adds a hint to every interruption: how to go on differs from verb to verb.
+    /// Gives every interruption this hint alone: how to go on differs from verb to verb, which a stage does not know.
     pub(crate) fn on_interrupt(self, hint: &str) -> Self {
-        Self(self.0.into_iter().map(|e| if e.kind() == ErrorKind::Interrupted { e.hint(hint) } else { e }).collect())
+        let told = |e: Error| match e.kind() {
+            ErrorKind::Interrupted => Error::new(ErrorKind::Interrupted, e).hint(hint),
+            _ => e,
+        };
+        Self(self.0.into_iter().map(told).collect())
     }
 
     /// Prints every error with its hints to stderr. A hint shared by several errors is printed once, after the last; a

@@ -4,8 +4,6 @@
 mod builtin;
 mod errors;
 mod interrupt;
-// Doc comments there are help texts, in which brackets mean what they say.
-#[allow(rustdoc::broken_intra_doc_links)]
 mod options;
 mod output;
 mod plan;

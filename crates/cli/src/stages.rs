@@ -2,13 +2,12 @@
 //! to be done, gone on with, or begun. Invariant: a stage counts as done only if the inputs it recorded are the present
 //! ones and its outputs are there.
 
-use eraser_data::files::{hash_file, write_atomic};
+use eraser_data::files::{hash_file, hex, write_atomic};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The file.
@@ -77,12 +76,9 @@ impl Stages {
         self.write()
     }
 
-    /// Seconds spent on all stages whose name starts with `prefix`; None when there is none.
-    pub(crate) fn seconds(&self, prefix: &str) -> Option<f64> {
-        let mut all =
-            self.entries.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, e)| e.seconds).peekable();
-        all.peek()?;
-        Some(all.sum())
+    /// Seconds spent on a stage so far; None when it was never begun.
+    pub(crate) fn seconds(&self, stage: &str) -> Option<f64> {
+        self.entries.get(stage).map(|entry| entry.seconds)
     }
 
     fn write(&self) -> Result<()> {
@@ -135,11 +131,56 @@ impl Inputs {
 
     /// The hash, in hex.
     pub(crate) fn finish(self) -> String {
-        let mut hex = String::new();
-        for byte in self.0.finalize() {
-            // Writing to a string cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
+        hex(&self.0.finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn done_means_these_inputs_and_outputs() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("output");
+        let outputs = std::slice::from_ref(&output);
+        let mut stages = Stages::read(dir.path());
+        assert_eq!(stages.state("train", "a", outputs), State::New);
+        stages.begin("train", "a").unwrap();
+        stages.spent("train", 2.0, false).unwrap();
+        assert_eq!(stages.state("train", "a", outputs), State::Begun);
+        assert_eq!(stages.state("train", "b", outputs), State::New);
+
+        let mut stages = Stages::read(dir.path());
+        stages.begin("train", "a").unwrap();
+        stages.spent("train", 3.0, true).unwrap();
+        assert_eq!(stages.seconds("train"), Some(5.0));
+        assert_eq!(stages.state("train", "a", outputs), State::New);
+        std::fs::write(&output, "").unwrap();
+        assert_eq!(stages.state("train", "a", outputs), State::Done);
+        stages.begin("train", "b").unwrap();
+        assert_eq!(stages.seconds("train"), Some(0.0));
+        assert_eq!(stages.seconds("eval"), None);
+    }
+
+    #[test]
+    fn a_damaged_file_only_costs_work() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("stages.json"), "{\"train\":").unwrap();
+        assert_eq!(Stages::read(dir.path()).state("train", "a", &[]), State::New);
+    }
+
+    #[test]
+    fn names_and_contents_do_not_run_together() {
+        let hash = |pairs: &[(&str, &str)]| {
+            let mut inputs = Inputs::default();
+            for (name, text) in pairs {
+                inputs.text(name, text);
+            }
+            inputs.finish()
+        };
+        assert_ne!(hash(&[("a", "bc")]), hash(&[("ab", "c")]));
+        assert_ne!(hash(&[("a", ""), ("b", "")]), hash(&[("a", "b")]));
+        assert_eq!(hash(&[]).len(), 64);
     }
 }

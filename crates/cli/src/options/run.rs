@@ -13,7 +13,7 @@ pub(crate) struct RunArgs {
     /// Run file
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// Run directory [default: the file's [run] dir, else runs/NAME]
+    /// Run directory [default: `dir` of the file's `[run]`, else runs/NAME]
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(crate) struct QuickstartArgs {
 /// Options of both.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HowArgs {
-    /// Where to compute: auto, cpu, cuda:N or metal; in place of the run file's [model] device
+    /// Where to compute: auto, cpu, cuda:N or metal; in place of `device` in the run file
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// Set a key of the run file, as train.steps=20 or eval.limit=10; repeatable
