@@ -3,10 +3,9 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-mod dequant;
 mod parse;
 
-pub use dequant::{TensorType, dequantize};
+pub use eraser_ops::quant::{TensorType, dequantize};
 
 use crate::{Error, Result, error::PathContext, fingerprint::Stored};
 use memmap2::Mmap;
