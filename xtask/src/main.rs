@@ -2,6 +2,7 @@
 //! that a command writes can be made again by the same command.
 
 mod organism;
+mod peer;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -23,6 +24,10 @@ struct Cli {
 enum Command {
     /// Make the built-in model organism from a seed
     Organism(organism::Options),
+    /// Compare training with PyTorch + PEFT, in turn
+    Peer(peer::train::Options),
+    /// Compare generation with Hugging Face's, in turn
+    PeerGenerate(peer::generate::Options),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
     let result = match cli.command {
         Command::Organism(options) => organism::run(&options),
+        Command::Peer(options) => peer::train::run(&options),
+        Command::PeerGenerate(options) => peer::generate::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,6 +26,6 @@ pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateOptions, Generation, generate};
-pub use load::{LoadOptions, Model, load};
+pub use load::{BaseDtype, LoadOptions, Model, load};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -125,9 +125,7 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape: Atte
             continue;
         }
         let (n, total) = (rows.len(), past.len() + rows.len());
-        let split = |x: &Tensor, heads: usize| {
-            x.reshape((x.dims()[0], heads, head_dim))?.transpose(0, 1)?.contiguous()
-        };
+        let split = |x: &Tensor, heads: usize| x.reshape((x.dims()[0], heads, head_dim))?.transpose(0, 1)?.contiguous();
         let repeat = |x: &Tensor| {
             let own = x.narrow(0, rows.start, n)?;
             let x = match past.len() {

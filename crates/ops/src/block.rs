@@ -101,17 +101,19 @@ impl Block<'_> {
         let (tokens, d) = x.dims2()?;
         let (q, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim);
         let f = self.linears[GATE].weight.dims()?.0;
-        for (linear, shape) in
-            self.linears.iter().zip([(q, d), (kv, d), (kv, d), (d, q), (f, d), (f, d), (d, f)])
-        {
+        for (linear, shape) in self.linears.iter().zip([(q, d), (kv, d), (kv, d), (d, q), (f, d), (f, d), (d, f)]) {
             let biased = linear.bias.is_none_or(|bias| bias.dims() == [shape.0]);
             let adapted = linear.lora.is_none_or(|lora| {
-                lora.a.dims().first().is_some_and(|&r| {
-                    r > 0 && lora.a.dims() == [r, shape.1] && lora.b.dims() == [shape.0, r]
-                })
+                lora.a
+                    .dims()
+                    .first()
+                    .is_some_and(|&r| r > 0 && lora.a.dims() == [r, shape.1] && lora.b.dims() == [shape.0, r])
             });
             if linear.weight.dims()? != shape || !biased || !adapted {
-                bail!("block: a linear layer of {:?} does not fit {shape:?}, its bias or its pair", linear.weight.dims()?);
+                bail!(
+                    "block: a linear layer of {:?} does not fit {shape:?}, its bias or its pair",
+                    linear.weight.dims()?
+                );
             }
         }
         if self.segments.tokens() != tokens || self.positions.len() != tokens || d == 0 || f == 0 {

@@ -4,8 +4,8 @@
 mod lora;
 pub(crate) mod product;
 
-pub use lora::{Dropout, LoraInput, lora_linear};
 pub(crate) use lora::{Columns, Pair};
+pub use lora::{Dropout, LoraInput, lora_linear};
 
 use crate::gemm::{Mat, matmul_into};
 use crate::weight::Rows;

@@ -15,6 +15,12 @@ pub struct Segments {
     beginnings: Arc<[Option<usize>]>,
 }
 
+impl Default for Segments {
+    fn default() -> Self {
+        Self::from_lengths([])
+    }
+}
+
 impl Segments {
     /// Boundaries of sequences with these lengths, in order. A length may be 0.
     pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Self {

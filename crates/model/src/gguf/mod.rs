@@ -111,6 +111,11 @@ impl GgufFile {
         Ok(Self { path: path.to_path_buf(), map, header })
     }
 
+    /// Gives the memory of what was read from the file back.
+    pub fn release(&self) {
+        eraser_ops::mmap::release(&self.map);
+    }
+
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -229,7 +234,7 @@ impl GgufFile {
     }
 
     /// Every tensor as it is stored.
-    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+    pub(crate) fn fingerprinted(&self) -> Vec<Stored<'_>> {
         self.tensors()
             .iter()
             .map(|t| Stored { name: &t.name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.data(t) })

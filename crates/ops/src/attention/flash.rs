@@ -122,8 +122,7 @@ impl<'a> Inputs<'a> {
         let shape = self.shape;
         let contexts = self.contexts();
         let keys_t = Self::transposed(&contexts, |head| head.k);
-        let values_t =
-            if want.q || want.k { Self::transposed(&contexts, |head| head.v) } else { Vec::new() };
+        let values_t = if want.q || want.k { Self::transposed(&contexts, |head| head.v) } else { Vec::new() };
         let mut dq = want.q.then(|| slices::unwritten(self.q.len()));
         let mut dq_rest = dq.as_deref_mut().unwrap_or_default();
         let mut tasks = Vec::new();

@@ -3,7 +3,9 @@ use crate::conformance::random;
 use crate::linear::{Dropout, LoraInput};
 use crate::quant::TensorType;
 use crate::weight::{Stored, Weight};
-use crate::{AttentionShape, RopeTable, Segments, attention, backward_from, linear, lora_linear, rms_norm, rope, swiglu};
+use crate::{
+    AttentionShape, RopeTable, Segments, attention, backward_from, linear, lora_linear, rms_norm, rope, swiglu,
+};
 use candle_core::{DType, Device, Tensor, Var};
 
 const D: usize = 24;
@@ -71,7 +73,8 @@ impl Parts {
     fn agrees(&self, stack: bool, want_input: bool) {
         let positions = self.segments.positions();
         let t = positions.len();
-        let x = if want_input { Var::from_tensor(&random((t, D), 60)).unwrap().into_inner() } else { random((t, D), 60) };
+        let x =
+            if want_input { Var::from_tensor(&random((t, D), 60)).unwrap().into_inner() } else { random((t, D), 60) };
         let grad = random((t, D), 61);
         let want = self.composed(&x, &positions);
         let want_grads = backward_from(&want, &grad).unwrap();
@@ -165,8 +168,7 @@ fn a_pair_that_does_not_fit_is_refused() {
     let [attention_norm, mlp_norm] = &parts.norms;
     let (qkv, gate_up, rope, segments) = (None, None, &parts.rope, &parts.segments);
     let (eps, shape, positions) = (EPS, SHAPE, &[0, 1][..]);
-    let block =
-        Block { attention_norm, mlp_norm, linears, qkv, gate_up, eps, shape, rope, positions, segments };
+    let block = Block { attention_norm, mlp_norm, linears, qkv, gate_up, eps, shape, rope, positions, segments };
     assert!(forward(&block, &random((2, D), 1), false, None).is_err());
     assert!(forward(&block, &random((3, D), 1), false, None).is_err());
 }

@@ -2,7 +2,7 @@
 //! Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
 use super::Columns;
-use crate::gemm::{Mat, matmul_into};
+use crate::gemm::{Mat, count, matmul_into};
 use crate::weight::Rows;
 use crate::{simd, slices};
 use rayon::prelude::*;
@@ -27,14 +27,7 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
 }
 
 /// Writes or, with `add`, adds `x W^T` to `columns` of `out`.
-pub(crate) fn forward_into(
-    x: &[f32],
-    weight: Rows<'_>,
-    tokens: usize,
-    out: &mut [f32],
-    columns: Columns,
-    add: bool,
-) {
+pub(crate) fn forward_into(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
     let (outputs, inputs) = weight.dims();
     if inputs > 0 && outputs > 0 && (1..=FEW_TOKENS).contains(&tokens) {
         return few_tokens(x, weight, tokens, out, columns, add);
@@ -67,6 +60,7 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
 /// Dot products, parallel over the rows of the weight.
 fn few_tokens(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
     let (outputs, inputs) = weight.dims();
+    count(tokens, inputs, outputs);
     // Output-major, so that a task writes one contiguous piece.
     let mut products = slices::unwritten(outputs * tokens);
     let task = TASK_ELEMENTS.div_ceil(inputs);
