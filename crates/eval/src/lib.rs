@@ -5,6 +5,7 @@ pub mod attack;
 pub mod degenerate;
 pub mod evaluate;
 mod facts;
+pub mod figures;
 pub mod judge;
 mod name;
 pub mod options;
@@ -16,5 +17,6 @@ mod task;
 
 pub use answers::Answer;
 pub use evaluate::{Progress, Subject, evaluate};
+pub use figures::{Choice, Figure, Figures};
 pub use options::{EvalOptions, QuestionSet, TaskFile};
 pub use summary::Summary;

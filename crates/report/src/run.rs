@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::files;
 use crate::metrics::Metrics;
+use crate::study::Study;
 use crate::summary::Summary;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -23,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) stages: BTreeMap<String, Stage>,
     /// Phrases of each keyword judge, by its name in the summary: `judges.json`.
     pub(crate) judges: BTreeMap<String, Vec<String>>,
+    /// `study.json`, if the run is one.
+    pub(crate) study: Option<Study>,
 }
 
 /// One stage of the run.
@@ -66,8 +69,9 @@ impl Run {
         }
         let stages = optional(&run.join("stages.json"), json)?.unwrap_or_default();
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
+        let study = optional(&run.join("study.json"), Study::read)?;
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, judges })
+        Ok(Self { summary, plan, trained, stages, judges, study })
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod model;
 pub(crate) mod run;
+pub(crate) mod study;
 pub(crate) mod train;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -54,6 +55,10 @@ pub(crate) enum Verb {
     Quickstart(run::QuickstartArgs),
     /// Do what a run file says: train, evaluate, report; goes on where it stopped
     Run(run::RunArgs),
+    /// Train and measure several methods on one run file: one table, one report
+    Compare(study::CompareArgs),
+    /// Train and measure one variant under several values of its settings
+    Sweep(study::SweepArgs),
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
     /// Attack a model and measure what it tells, keeps and refuses
@@ -72,6 +77,8 @@ impl Verb {
         match self {
             Self::Quickstart(_) => "quickstart",
             Self::Run(_) => "run",
+            Self::Compare(_) => "compare",
+            Self::Sweep(_) => "sweep",
             Self::Train(_) => "train",
             Self::Eval(_) => "eval",
             Self::Report(_) => "report",

@@ -4,14 +4,17 @@
 mod check;
 mod document;
 mod eval;
+mod jailbreak;
 mod model;
 mod run;
 mod section;
 mod source;
+pub(crate) mod study;
 mod train;
 pub(crate) mod values;
 
 pub(crate) use eval::EvalPlan;
+pub(crate) use jailbreak::Jailbreaks;
 pub(crate) use model::{Home, ModelPlan, parse_dtype};
 pub(crate) use run::{Overrides, RunPlan, Variant};
 pub(crate) use source::Source;

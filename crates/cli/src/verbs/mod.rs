@@ -5,6 +5,7 @@ mod eval;
 mod export;
 mod report;
 mod run;
+mod study;
 mod train;
 
 use crate::errors::Outcome;
@@ -23,6 +24,8 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
     match &cli.verb {
         Verb::Quickstart(args) => run::quickstart(args, json),
         Verb::Run(args) => run::run(args, json),
+        Verb::Compare(args) => study::compare(args, json),
+        Verb::Sweep(args) => study::sweep(args, json),
         Verb::Train(args) => train::train(args, json),
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Report(args) => report::report(args, json),

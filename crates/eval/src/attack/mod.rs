@@ -7,6 +7,9 @@ mod template;
 
 use crate::EvalOptions;
 use crate::name;
+pub use parse::Template;
+pub use template::read as read_templates;
+
 use eraser_data::Question;
 use eraser_model::Error;
 
