@@ -58,7 +58,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // One token a byte, less a few of the template and the end.
     let text = "the lamp of the third gate is kept by the seven keepers of the hill and no other ".repeat(9);
     let answer: String = text.chars().take(options.tokens / 3).collect();
-    let question: String = text.chars().skip(5).take((options.tokens - options.tokens / 3).saturating_sub(175)).collect();
+    let question: String =
+        text.chars().skip(5).take((options.tokens - options.tokens / 3).saturating_sub(175)).collect();
     for name in ["harm", "help", "align"] {
         let row = json!([{"input": format!("{name} {question}"), "output": answer}]);
         std::fs::write(options.out.join(format!("{name}.json")), row.to_string()).map_err(Error::failed)?;

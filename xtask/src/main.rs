@@ -29,6 +29,8 @@ enum Command {
     Giant(giant::Options),
     /// Compare training with PyTorch + PEFT, in turn
     Peer(peer::train::Options),
+    /// Time and memory of a training step by its tokens
+    Scaling(peer::scaling::Options),
     /// Compare generation with Hugging Face's, in turn
     PeerGenerate(peer::generate::Options),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Organism(options) => organism::run(&options),
         Command::Giant(options) => giant::run(&options),
         Command::Peer(options) => peer::train::run(&options),
+        Command::Scaling(options) => peer::scaling::run(&options),
         Command::PeerGenerate(options) => peer::generate::run(&options),
     };
     match result {
