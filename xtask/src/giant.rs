@@ -152,12 +152,14 @@ fn header(o: &Options, tensors: &[Tensor]) -> Vec<u8> {
     h.u32("tokenizer.ggml.eos_token_id", 2);
     h.u32("tokenizer.ggml.unknown_token_id", 0);
     h.u32("general.alignment", ALIGN);
-    // Three special tokens, 256 bytes, and places without a token.
+    // Three special tokens, 256 bytes, a space, and places without a token.
     h.array("tokenizer.ggml.tokens", 8, o.vocabulary);
     for id in 0..o.vocabulary {
         match id {
             0..3 => h.string(["<unk>", "<s>", "</s>"][id]),
             3..259 => h.string(&format!("<0x{:02X}>", id - 3)),
+            // What SentencePiece writes for a space.
+            259 => h.string("\u{2581}"),
             _ => h.string(&format!("<unused{id}>")),
         }
     }
@@ -169,6 +171,7 @@ fn header(o: &Options, tensors: &[Tensor]) -> Vec<u8> {
             0 => 2,
             1 | 2 => 3,
             3..259 => 6,
+            259 => 1,
             _ => 5,
         };
         h.0.extend(kind.to_le_bytes());
