@@ -1,6 +1,7 @@
 //! The development commands: `cargo xtask COMMAND`. In: arguments; out: files in the repository. Invariant: every file
 //! that a command writes can be made again by the same command.
 
+mod giant;
 mod organism;
 mod peer;
 
@@ -24,8 +25,12 @@ struct Cli {
 enum Command {
     /// Make the built-in model organism from a seed
     Organism(organism::Options),
+    /// Make a GGUF file of random weights with the shape of a 7B model
+    Giant(giant::Options),
     /// Compare training with PyTorch + PEFT, in turn
     Peer(peer::train::Options),
+    /// Time and memory of a training step by its tokens
+    Scaling(peer::scaling::Options),
     /// Compare generation with Hugging Face's, in turn
     PeerGenerate(peer::generate::Options),
 }
@@ -36,7 +41,9 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
     let result = match cli.command {
         Command::Organism(options) => organism::run(&options),
+        Command::Giant(options) => giant::run(&options),
         Command::Peer(options) => peer::train::run(&options),
+        Command::Scaling(options) => peer::scaling::run(&options),
         Command::PeerGenerate(options) => peer::generate::run(&options),
     };
     match result {

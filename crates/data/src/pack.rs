@@ -116,17 +116,16 @@ impl Batch {
         for (sample, place) in self.places.iter().enumerate() {
             let rows: Vec<u32> = range(sample).map(|token| place.row(token)).collect();
             for (at, &row) in rows.iter().enumerate() {
-                match seen.get(&row) {
-                    Some(&known) => scored.counts[known] += 1.0,
-                    None => {
-                        if place.beginning.contains(&(row as usize)) {
-                            seen.insert(row, scored.rows.len());
-                        }
-                        scored.rows.push(row);
-                        scored.counts.push(1.0);
-                        scored.origins.push((sample, at));
-                    }
+                if let Some(&known) = seen.get(&row) {
+                    scored.counts[known] += 1.0;
+                    continue;
                 }
+                if place.beginning.contains(&(row as usize)) {
+                    seen.insert(row, scored.rows.len());
+                }
+                scored.rows.push(row);
+                scored.counts.push(1.0);
+                scored.origins.push((sample, at));
             }
             scored.samples.push(rows);
         }

@@ -60,7 +60,7 @@ enum Kept {
     /// Nothing: it runs again.
     Input,
     /// What the fused operation needs.
-    Fused(Saved),
+    Fused(Box<Saved>),
     /// Its output, with the tape behind it.
     Tape(Tensor),
 }
@@ -159,7 +159,7 @@ impl Decoder {
             let (input, output, kept) = if self.is_fused(layer, &x, true) {
                 let fused = self.fused(layer, trace.context(layer, true));
                 let (output, saved) = block::forward(&fused, &x, keep, None)?;
-                (x, output, saved.map_or(Kept::Input, Kept::Fused))
+                (x, output, saved.map_or(Kept::Input, |saved| Kept::Fused(Box::new(saved))))
             } else {
                 let input = if want_input { Var::from_tensor(&x)?.into_inner() } else { x };
                 let output = self.block(layer, &input, trace.context(layer, keep))?;
@@ -234,7 +234,7 @@ impl Trace<'_> {
         let BlockTape { layer, input, want_input, kept } = tape;
         let fused = self.decoder.fused(layer, self.context(layer, true));
         let saved = match kept {
-            Kept::Fused(saved) => Some(saved),
+            Kept::Fused(saved) => Some(*saved),
             Kept::Input | Kept::Tape(_) => block::forward(&fused, &input, true, None)?.1,
         };
         let Some(saved) = saved else { return Err(Error::failed("a block kept nothing for its backward")) };

@@ -79,8 +79,8 @@ pub fn matmul_into(
     assert!(dst.len() >= (m - 1) * dst_stride + n, "product does not fit its slice");
     count(m, k, n);
     let threads = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: `Mat` and the assertion above prove that every element addressed by (rows, cols, strides) lies inside
-    // its slice; `dst` is borrowed mutably, so it cannot overlap `a` or `b`.
+    // SAFETY: `Mat` and the assertions of above prove that every element addressed by (rows, cols, strides)
+    // lies inside its slice; `dst` is borrowed mutably, so it cannot overlap `a` or `b`.
     #[allow(unsafe_code)]
     unsafe {
         gemm::gemm(

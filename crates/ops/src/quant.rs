@@ -75,7 +75,7 @@ pub fn dequantize_into(dtype: TensorType, bytes: &[u8], values: &mut [f32]) {
             y[0] = f32::from_le_bytes([*a, *b, *c, *d]);
         }),
         TensorType::F16 => {
-            blocks(bytes, values, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = f16::from_le_bytes(*b).to_f32())
+            blocks(bytes, values, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = f16::from_le_bytes(*b).to_f32());
         }
         TensorType::BF16 => {
             blocks(bytes, values, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = bf16::from_le_bytes(*b).to_f32());

@@ -67,7 +67,7 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckpointActivations {
-    /// The first blocks of a pass run again as far as it takes to keep at most 400 MB of activations.
+    /// The first blocks of a pass run again as far as it takes to keep at most 340 MB of activations.
     #[default]
     Auto,
     /// Every block runs again: the least memory, up to a third more time.

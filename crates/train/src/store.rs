@@ -30,7 +30,9 @@ pub(crate) fn key(kind: &str, ids: &[u32]) -> Key {
     let mut hash = Sha256::new();
     hash.update((kind.len() as u64).to_le_bytes());
     hash.update(kind);
-    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    for id in ids {
+        hash.update(id.to_le_bytes());
+    }
     first_half(hash)
 }
 

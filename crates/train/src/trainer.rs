@@ -28,7 +28,7 @@ use std::{path::Path, time::Instant};
 pub use crate::metrics::{StepMetrics, TrainSummary};
 
 /// Bytes of activations that a pass keeps before its first blocks are run again instead.
-const ACTIVATIONS: usize = 400 << 20;
+const ACTIVATIONS: usize = 340 << 20;
 
 /// The sets of a run.
 #[derive(Clone, Debug, Default)]

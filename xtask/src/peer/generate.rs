@@ -7,7 +7,7 @@ use eraser_data::question::read_questions;
 use eraser_eval::{EvalOptions, attack::build};
 use eraser_model::{BaseDtype, Error, GenerateOptions, LoadOptions, Message, Result, generate, load};
 use serde_json::Value;
-use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fmt::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
 
 /// Options of `cargo xtask peer-generate`.
 #[derive(Debug, Args)]
@@ -70,11 +70,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ours.show(1),
     );
     for (batch, figures) in options.batch.iter().zip(&theirs) {
-        entry.push_str(&format!(
-            "| Hugging Face generate, batch {batch} | {} | {} |\n",
-            figures.show(1),
-            ours.ratios(figures).show(1)
-        ));
+        let (rate, ratio) = (figures.show(1), ours.ratios(figures).show(1));
+        let _ = writeln!(entry, "| Hugging Face generate, batch {batch} | {rate} | {ratio} |");
     }
     entry.push('\n');
     println!("{entry}");

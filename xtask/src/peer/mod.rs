@@ -5,6 +5,7 @@
 pub(crate) mod generate;
 mod machine;
 mod process;
+pub(crate) mod scaling;
 pub(crate) mod train;
 
 use clap::Args;

@@ -172,7 +172,7 @@ pub(crate) struct OptimiserArgs {
     /// Stop once the hinge has been closed and the KL terms flat for N steps [default: never]
     #[arg(long, value_name = "N")]
     pub(crate) early_stop: Option<usize>,
-    /// Keep activations for backward, or run blocks again; auto keeps up to 400 MB. Changes no result
+    /// Keep activations for backward, or run blocks again; auto keeps up to 340 MB. Changes no result
     #[arg(long, value_name = "WHEN", default_value = "auto",
           value_parser = named::<CheckpointActivations>(&["auto", "on", "off"]))]
     pub(crate) checkpoint_activations: CheckpointActivations,
