@@ -56,6 +56,19 @@ impl KvCache {
             .collect::<Result<_>>()?;
         Ok(Self { layers, len })
     }
+
+    /// Keys and values of the first `len` tokens of a layer, where they are kept on the host.
+    pub(crate) fn host(&self, layer: usize, len: usize) -> Option<(&[f32], &[f32])> {
+        let Layer::Host { k, v } = self.layers.get(layer)? else { return None };
+        let end = k.len() / self.len.max(1) * len.min(self.len);
+        Some((&k[..end], &v[..end]))
+    }
+
+    /// As [`Self::host`], where they are kept as tensors.
+    pub(crate) fn device(&self, layer: usize, len: usize) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(Layer::Device(Some((k, v)))) = self.layers.get(layer) else { return Ok(None) };
+        Ok(Some((k.narrow(0, 0, len)?, v.narrow(0, 0, len)?)))
+    }
 }
 
 impl Decoder {
@@ -146,7 +159,7 @@ fn attend_host(
 }
 
 /// `n` queries against `total` keys and values of one sequence, by candle's primitives.
-fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
+pub(crate) fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
     let ((n, _), (total, _)) = (q.dims2()?, k.dims2()?);
     let (h, kv, hd) = (shape.heads, shape.kv_heads, shape.head_dim);
     let group = h / kv;
