@@ -13,7 +13,7 @@ mod testing;
 
 pub use encode::{PromptTemplate, Sample, encode};
 pub use noise::Noise;
-pub use pack::Batch;
+pub use pack::{Batch, Scored};
 pub use question::{Question, read_questions};
 pub use record::{Record, read_set, write_set};
 pub use rows::{Row, read_rows, read_text};

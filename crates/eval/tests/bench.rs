@@ -7,7 +7,7 @@ use candle_core::Device;
 use eraser_eval::bench::{ItemScore, TaskRows, TextFile};
 use eraser_eval::{BenchOptions, BenchSummary, Progress, Subject, bench};
 use eraser_model::adapter::Module;
-use eraser_model::{Adapter, ErrorKind, LoadOptions, LoraConfig, Model, load};
+use eraser_model::{Adapter, BaseDtype, ErrorKind, LoadOptions, LoraConfig, Model, load};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ fn model() -> Option<Model> {
         eprintln!("skipped: assets/organism is not there");
         return None;
     }
-    let options = LoadOptions { device: Device::Cpu, dtype: None, chat_template: None };
+    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
     Some(load(path.to_str().unwrap(), &options).unwrap())
 }
 

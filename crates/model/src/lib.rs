@@ -28,7 +28,7 @@ pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateOptions, Generation, generate};
-pub use load::{LoadOptions, Model, load};
+pub use load::{BaseDtype, LoadOptions, Model, load};
 pub use score::{ScoreRequest, score};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};

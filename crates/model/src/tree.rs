@@ -8,7 +8,7 @@
 use crate::cache::{KvCache, attend_device};
 use crate::{Adapter, Decoder, Result, decoder::BlockContext};
 use candle_core::Tensor;
-use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, form};
+use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, block};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -121,13 +121,15 @@ impl Decoder {
             let lora = adapter.map(|a| &a.layers[layer]);
             let context =
                 BlockContext { segments: &segments, positions: &tree.positions, lora, dropout: None, track: false };
-            x = self.block_with(layer, &x, context, |q, k, v| {
-                if form::fused(q) {
-                    attend_host(tree, base, layer, [q, k, v], self.shape())
-                } else {
+            x = if self.is_fused(layer, &x, false) {
+                let mut attend =
+                    |q: &[f32], k: &[f32], v: &[f32]| Ok(attend_host(tree, base, layer, [q, k, v], self.shape()));
+                block::forward(&self.fused(layer, context), &x, false, Some(&mut attend))?.0
+            } else {
+                self.block_with(layer, &x, context, |q, k, v| {
                     attend_on_device(tree, base, layer, [q, k, v], self.shape())
-                }
-            })?;
+                })?
+            };
         }
         Ok(x)
     }
@@ -137,11 +139,9 @@ fn attend_host(
     tree: &Tree,
     base: Option<Base<'_>>,
     layer: usize,
-    qkv: [&Tensor; 3],
+    [q, k, v]: [&[f32]; 3],
     shape: AttentionShape,
-) -> Result<Tensor> {
-    let [q, k, v] = qkv.map(|t| t.flatten_all().and_then(|t| t.to_vec1::<f32>()));
-    let (q, k, v) = (q?, k?, v?);
+) -> Vec<f32> {
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let before = base.and_then(|b| b.cache.host(layer, b.len)).unwrap_or_default();
     // What a node sees, one after the other; a root without a base sees its own rows, where they stand.
@@ -159,7 +159,7 @@ fn attend_host(
         .map(|node| {
             let chain = tree.chain(Some(node));
             (chain.len() > 1 || !before.0.is_empty())
-                .then(|| (gather(&k, before.0, &chain), gather(&v, before.1, &chain)))
+                .then(|| (gather(k, before.0, &chain), gather(v, before.1, &chain)))
         })
         .collect();
     let mut out = vec![0f32; q.len()];
@@ -174,7 +174,7 @@ fn attend_host(
     }
     attention_cached(&mut sequences, shape);
     drop(sequences);
-    Ok(Tensor::from_vec(out, (tree.tokens(), width), qkv[0].device())?)
+    out
 }
 
 fn attend_on_device(
@@ -184,7 +184,7 @@ fn attend_on_device(
     [q, k, v]: [&Tensor; 3],
     shape: AttentionShape,
 ) -> Result<Tensor> {
-    let before = base.map(|b| b.cache.device(layer, b.len)).transpose()?.flatten();
+    let before = base.map(|b| b.cache.tensors(layer, b.len, q)).transpose()?.flatten();
     let mut outs = Vec::with_capacity(tree.nodes.len());
     for (node, Node { rows, .. }) in tree.nodes.iter().enumerate() {
         let chain = tree.chain(Some(node));

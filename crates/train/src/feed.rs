@@ -45,6 +45,11 @@ impl<'a> Feed<'a> {
         Ok(Self { name, model, records, templates, noise, options, pass: None })
     }
 
+    /// Whether a row is the same each time it is drawn.
+    pub fn repeats(&self) -> bool {
+        self.noise.is_none()
+    }
+
     /// Rows of one pass: records times templates.
     pub fn rows(&self) -> usize {
         self.records.len() * self.templates.len()

@@ -37,6 +37,9 @@ pub struct StepMetrics {
     pub tokens: usize,
     /// Wall seconds of the step.
     pub seconds: f64,
+    /// Operations of its matrix products, in billions, a multiply and an add counted as two.
+    #[serde(default)]
+    pub gflop: f64,
 }
 
 /// The last line of `train --json`.
@@ -146,6 +149,7 @@ mod tests {
             grad_norm: 1.0,
             tokens: 10,
             seconds: 0.5,
+            gflop: 1.0,
         }
     }
 

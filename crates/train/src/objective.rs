@@ -55,10 +55,13 @@ pub fn harm(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> T
     }
 }
 
-/// The mean of per-position KLs, pooled over the micro-batch.
-pub fn kl(per_position: &[f32]) -> Term {
-    let weights = vec![1.0 / per_position.len().max(1) as f32; per_position.len()];
-    Term { value: mean(per_position).unwrap_or(0.0), weights, capped: (0, 0) }
+/// The mean of per-position KLs, pooled over the micro-batch. A position counts as often as samples have it in common:
+/// `counts`.
+pub fn kl(per_position: &[f32], counts: &[f32]) -> Term {
+    let total: f64 = counts.iter().map(|&c| f64::from(c)).sum::<f64>().max(1.0);
+    let sum: f64 = per_position.iter().zip(counts).map(|(&x, &c)| f64::from(x) * f64::from(c)).sum();
+    let weights = counts.iter().map(|&c| (f64::from(c) / total) as f32).collect();
+    Term { value: sum / total, weights, capped: (0, 0) }
 }
 
 /// The mean; None of nothing.
@@ -113,8 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_position_counts_for_all_that_share_it() {
+        let term = kl(&[1.0, 4.0], &[3.0, 1.0]);
+        assert!((term.value - 7.0 / 4.0).abs() < 1e-9);
+        assert_eq!(term.weights, [0.75, 0.25]);
+    }
+
+    #[test]
     fn no_position_is_no_loss() {
-        assert!(kl(&[]).value.abs() < f64::EPSILON);
+        assert!(kl(&[], &[]).value.abs() < f64::EPSILON);
         assert!(mean(&[]).is_none());
     }
 }

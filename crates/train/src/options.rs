@@ -51,6 +51,19 @@ pub enum Order {
     File,
 }
 
+/// Whether blocks keep their activations for backward or run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckpointActivations {
+    /// The first blocks of a pass run again as far as it takes to keep at most 400 MB of activations.
+    #[default]
+    Auto,
+    /// Every block runs again: the least memory, up to a third more time.
+    On,
+    /// None does.
+    Off,
+}
+
 /// Under which prompt templates each sample is seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -134,6 +147,8 @@ pub struct TrainOptions {
     pub order: Order,
     /// Stop when the hinge has been closed and the KL terms flat for this many steps; None = never.
     pub early_stop: Option<usize>,
+    /// Which activations are kept for backward; changes no result.
+    pub checkpoint_activations: CheckpointActivations,
     /// Write a checkpoint every this many steps; 0 = only at the end and on interruption.
     pub checkpoint_every: usize,
     /// Seed of every random stream.
@@ -179,6 +194,7 @@ impl Default for TrainOptions {
             templates: Templates::Both,
             order: Order::Shuffled,
             early_stop: None,
+            checkpoint_activations: CheckpointActivations::Auto,
             checkpoint_every: 50,
             seed: 42,
             init_adapter: None,

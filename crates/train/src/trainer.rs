@@ -3,7 +3,7 @@
 //! resumed at any step writes the same adapter as one that was not.
 
 use crate::{
-    AdamW, GammaScope, KlScope, TrainOptions,
+    AdamW, CheckpointActivations, GammaScope, KlScope, TrainOptions,
     adamw::AdamWConfig,
     checkpoint::{self, Position},
     feed::{Drawn, Feed, templates},
@@ -18,13 +18,16 @@ use eraser_model::{
     Adapter, Error, ErrorKind, LoraConfig, Model, Result,
     error::PathContext,
     files::write_atomic,
-    trace::{Gradients, TraceOptions},
+    trace::{Checkpoint, Gradients, TraceOptions},
 };
-use eraser_ops::{Dropout, cross_entropy, kl_divergence};
+use eraser_ops::{Dropout, cross_entropy, gemm::operations, kl_divergence};
 use sha2::{Digest, Sha256};
 use std::{path::Path, time::Instant};
 
 pub use crate::metrics::{StepMetrics, TrainSummary};
+
+/// Bytes of activations that a pass keeps before its first blocks are run again instead.
+const ACTIVATIONS: usize = 400 << 20;
 
 /// The sets of a run.
 #[derive(Clone, Debug, Default)]
@@ -71,10 +74,10 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
     let templates = templates(model, options)?;
-    let mut run = Run::new(model, sets, options, &templates)?;
-    let total = options.total_steps(run.help.feed.rows());
     let home = dir.join("train");
     std::fs::create_dir_all(&home).at(&home)?;
+    let mut run = Run::new(model, sets, options, &templates, &home)?;
+    let total = options.total_steps(run.help.feed.rows());
     let checkpoints = home.join("checkpoints");
     let fingerprint = fingerprint(model, sets, options)?;
     let mut position = Position { fingerprint, ..Position::default() };
@@ -117,10 +120,9 @@ pub fn train(
     Ok(summary)
 }
 
-/// A set with the base model's states for it.
+/// A set that the adapted model stays close to the base model on.
 struct KlSet<'a> {
     feed: Feed<'a>,
-    reference: Reference<'a>,
     weight: f64,
 }
 
@@ -131,6 +133,7 @@ struct Run<'a> {
     adapter: Adapter,
     parameters: Vec<(String, Var)>,
     optimiser: AdamW,
+    reference: Reference<'a>,
     harm: Feed<'a>,
     help: KlSet<'a>,
     align: KlSet<'a>,
@@ -143,6 +146,7 @@ impl<'a> Run<'a> {
         sets: &'a Sets,
         options: &'a TrainOptions,
         templates: &'a [PromptTemplate],
+        home: &Path,
     ) -> Result<Self> {
         let adapter = match &options.init_adapter {
             Some(dir) => {
@@ -162,13 +166,12 @@ impl<'a> Run<'a> {
         let optimiser = AdamW::new(parameters.iter().map(|(_, v)| v.clone()).collect(), config);
         let noise = options.noise.then_some(Noise { before: options.noise_before, after: options.noise_after });
         let feed = |name, records, noise| Feed::new(name, model, records, templates, noise, options);
-        let kl_set = |name, records, weight| {
-            Ok::<_, Error>(KlSet { feed: feed(name, records, None)?, reference: Reference::new(model), weight })
-        };
+        let kl_set = |name, records, weight| Ok::<_, Error>(KlSet { feed: feed(name, records, None)?, weight });
         let retain = sets.retain.as_deref().map(|r| kl_set("retain", r, options.retain_weight)).transpose()?;
         Ok(Self {
             model,
             options,
+            reference: Reference::open(model, adapter.first_block(), &home.join("reference").join("states.bin"))?,
             adapter,
             parameters,
             optimiser,
@@ -187,7 +190,7 @@ impl<'a> Run<'a> {
 
     /// One optimiser step; its metrics, and the hinges that were closed of those there were.
     fn step(&mut self, step: usize, total: usize) -> Result<(StepMetrics, (usize, usize))> {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), operations());
         let options = self.options;
         let share = 1.0 / options.grad_accum as f64;
         let mut sum = Sums::default();
@@ -207,10 +210,11 @@ impl<'a> Run<'a> {
             sum.harm += term.value * share;
             sum.capped = (sum.capped.0 + term.capped.0, sum.capped.1 + term.capped.1);
             let context = KlContext { model: self.model, adapter: &self.adapter, options, from, share };
-            sum.add_kl(0, context.term(&mut self.help, 1, &mut gradients)?, share);
-            sum.add_kl(1, context.term(&mut self.align, 2, &mut gradients)?, share);
+            let reference = &mut self.reference;
+            sum.add_kl(0, context.term(&mut self.help, reference, 1, &mut gradients)?, share);
+            sum.add_kl(1, context.term(&mut self.align, reference, 2, &mut gradients)?, share);
             if let Some(retain) = &mut self.retain {
-                sum.add_kl(2, context.term(retain, 3, &mut gradients)?, share);
+                sum.add_kl(2, context.term(retain, reference, 3, &mut gradients)?, share);
             }
         }
         if options.gamma_scope == GammaScope::Batch && sum.nll_count > 0 {
@@ -257,13 +261,14 @@ impl<'a> Run<'a> {
             grad_norm: norm,
             tokens: sum.tokens,
             seconds: started.elapsed().as_secs_f64(),
+            gflop: (operations() - before) as f64 / 1e9,
         };
         Ok((metrics, sum.capped))
     }
 
     /// Forward and, where a hinge is open, backward of the harm term, with `weight`.
     fn harm_term(
-        &self,
+        &mut self,
         drawn: &[Drawn],
         from: usize,
         weight: f64,
@@ -271,18 +276,20 @@ impl<'a> Run<'a> {
     ) -> Result<(Vec<f32>, Term, usize)> {
         let decoder = &self.model.decoder;
         let batch = pack(drawn);
-        let dropout = dropout(self.options, from, 0);
-        let trace_options = TraceOptions { dropout, ..TraceOptions::default() };
-        let trace = decoder.trace(&batch.ids, &batch.segments, Some(&self.adapter), trace_options)?;
-        let hidden = decoder.final_hidden(trace.output(), &batch.scored_rows)?;
-        let nll = cross_entropy(&hidden, decoder.head(), &batch.targets)?;
+        let scored = batch.supervised();
+        let lower = self.reference.lower(drawn, &batch, self.harm.repeats())?;
+        let trace_options = trace_options(self.options, from, 0);
+        let first = self.adapter.first_block();
+        let trace = decoder.trace_from(first, lower, &batch.segments, Some(&self.adapter), trace_options)?;
+        let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
+        let nll = cross_entropy(&hidden, decoder.head(), &batch.targets())?;
         let values = nll.to_vec1::<f32>()?;
-        let term = objective::harm(&values, &batch.scored_segments, self.options.gamma, self.options.gamma_scope);
+        let term = objective::harm(&values, &scored.segments(), self.options.gamma, self.options.gamma_scope);
         if term.weights.iter().any(|&w| w != 0.0) {
             let weights = Tensor::from_slice(&term.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
             trace.backward_losses(&nll, &weights, gradients)?;
         }
-        Ok((values, term, batch.ids.len()))
+        Ok((values, term, batch.tokens))
     }
 }
 
@@ -297,28 +304,35 @@ struct KlContext<'a> {
 
 impl KlContext<'_> {
     /// Forward and backward of one KL term; its value and tokens.
-    fn term(&self, set: &mut KlSet<'_>, stream: u64, gradients: &mut Gradients) -> Result<(f64, usize)> {
+    fn term(
+        &self,
+        set: &mut KlSet<'_>,
+        reference: &mut Reference<'_>,
+        stream: u64,
+        gradients: &mut Gradients,
+    ) -> Result<(f64, usize)> {
         let decoder = &self.model.decoder;
         let drawn = set.feed.draw(self.from, self.options.micro_batch)?;
         let batch = pack(&drawn);
-        let (rows, counts): (Vec<u32>, Vec<usize>) = match self.options.kl_scope {
-            KlScope::Response => (batch.scored_rows.clone(), batch.scored_segments.iter().map(|r| r.len()).collect()),
-            KlScope::All => ((0..batch.ids.len() as u32).collect(), batch.segments.iter().map(|r| r.len()).collect()),
+        let scored = match self.options.kl_scope {
+            KlScope::Response => batch.supervised(),
+            KlScope::All => batch.all(),
         };
-        if rows.is_empty() {
-            return Ok((0.0, batch.ids.len()));
+        if scored.rows.is_empty() {
+            return Ok((0.0, batch.tokens));
         }
-        let reference = set.reference.states(&drawn, &batch, &rows, &counts)?;
-        let trace_options =
-            TraceOptions { dropout: dropout(self.options, self.from, stream), ..TraceOptions::default() };
-        let trace = decoder.trace(&batch.ids, &batch.segments, Some(self.adapter), trace_options)?;
-        let hidden = decoder.final_hidden(trace.output(), &rows)?;
-        let divergence = kl_divergence(&hidden, &reference, decoder.head())?;
-        let term = objective::kl(&divergence.to_vec1::<f32>()?);
+        let lower = reference.lower(&drawn, &batch, set.feed.repeats())?;
+        let states = reference.states(&drawn, &batch, &scored, &lower)?;
+        let options = trace_options(self.options, self.from, stream);
+        let first = self.adapter.first_block();
+        let trace = decoder.trace_from(first, lower, &batch.segments, Some(self.adapter), options)?;
+        let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
+        let divergence = kl_divergence(&hidden, &states, decoder.head())?;
+        let term = objective::kl(&divergence.to_vec1::<f32>()?, &scored.counts);
         let weights = Tensor::from_slice(&term.weights, term.weights.len(), decoder.device())?
             .affine(set.weight * self.share, 0.0)?;
         trace.backward_losses(&divergence, &weights, gradients)?;
-        Ok((term.value, batch.ids.len()))
+        Ok((term.value, batch.tokens))
     }
 }
 
@@ -343,13 +357,20 @@ impl Sums {
 
 fn pack(drawn: &[Drawn]) -> Batch {
     let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
-    Batch::new(&samples)
+    Batch::shared(&samples)
 }
 
-/// The dropout of one forward pass: its seed is of the run, the draw and the set.
-fn dropout(options: &TrainOptions, from: usize, set: u64) -> Option<Dropout> {
+/// How one pass runs. The seed of its dropout is of the run, the draw and the set; a token that samples share is dropped for
+/// all of them or none.
+fn trace_options(options: &TrainOptions, from: usize, set: u64) -> TraceOptions {
     let mix = options.seed.wrapping_mul(0xD129_0DDF_53E4_3C9B) ^ ((from as u64) << 8 | set << 4);
-    (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix })
+    let dropout = (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix });
+    let checkpoint = match options.checkpoint_activations {
+        CheckpointActivations::Auto => Checkpoint::Beyond(ACTIVATIONS),
+        CheckpointActivations::On => Checkpoint::Always,
+        CheckpointActivations::Off => Checkpoint::Never,
+    };
+    TraceOptions { dropout, checkpoint }
 }
 
 /// The Euclidean norm of all gradients together.
@@ -377,7 +398,8 @@ fn dump(path: &Path, parameters: &[(String, Var)], grads: &[Option<Tensor>]) -> 
 
 /// A hash of all that decides what a run does.
 fn fingerprint(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<String> {
-    let deciding = TrainOptions { checkpoint_every: 0, dump_grads: None, ..options.clone() };
+    let checkpoint_activations = CheckpointActivations::Auto;
+    let deciding = TrainOptions { checkpoint_every: 0, dump_grads: None, checkpoint_activations, ..options.clone() };
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(&deciding).map_err(Error::failed)?);
     hash.update(&model.fingerprint);

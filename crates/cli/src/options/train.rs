@@ -5,7 +5,7 @@ use crate::plan::values;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
 use eraser_model::adapter::Module;
-use eraser_train::{GammaScope, KlScope, Order, Schedule, Templates, TrainOptions};
+use eraser_train::{CheckpointActivations, GammaScope, KlScope, Order, Schedule, Templates, TrainOptions};
 use std::path::PathBuf;
 
 /// Adapted modules; a type of its own, because clap reads a `Vec` as a repeated option.
@@ -158,6 +158,10 @@ pub(crate) struct OptimiserArgs {
     /// Stop once the hinge has been closed and the KL terms flat for N steps [default: never]
     #[arg(long, value_name = "N")]
     pub(crate) early_stop: Option<usize>,
+    /// Keep activations for backward, or run blocks again; auto keeps up to 400 MB. Changes no result
+    #[arg(long, value_name = "WHEN", default_value = "auto",
+          value_parser = named::<CheckpointActivations>(&["auto", "on", "off"]))]
+    pub(crate) checkpoint_activations: CheckpointActivations,
     /// Clip the gradient to this norm [default: no clipping]
     #[arg(long, value_name = "X")]
     pub(crate) max_grad_norm: Option<f64>,
@@ -252,6 +256,7 @@ impl TrainArgs {
             templates: sam.templates,
             order: sam.order,
             early_stop: opt.early_stop,
+            checkpoint_activations: opt.checkpoint_activations,
             checkpoint_every: out.checkpoint_every,
             seed: opt.seed,
             init_adapter: ada.init_adapter,
@@ -285,7 +290,7 @@ mod tests {
              --warmup-steps 3 --weight-decay 0.1 --adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --max-grad-norm 1 \
              --epochs 1 --steps 9 --micro-batch 2 --grad-accum 3 --max-length 99 --gamma 3.5 --gamma-scope sample \
              --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --noise off \
-             --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-every 8 \
+             --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on --checkpoint-every 8 \
              --seed 1 --init-adapter i --dump-grads g",
         );
         let (set, default) =

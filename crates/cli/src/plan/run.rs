@@ -272,7 +272,7 @@ mod tests {
     const RUN: &str = r#"
 [model]
 path = "builtin"
-dtype = "f32"
+base_dtype = "f32"
 [data]
 harm = { path = "harm.csv", input = "goal", output = "target", take = "0-2", where = { kind = "x" }, shuffle = 3 }
 help = "set.jsonl"

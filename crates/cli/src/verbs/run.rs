@@ -258,7 +258,7 @@ impl Run<'_> {
         let mut inputs = Inputs::default();
         inputs.text("version", env!("CARGO_PKG_VERSION"));
         inputs.text("model", &self.model.fingerprint);
-        inputs.settings("dtype", &self.plan.model.dtype)?;
+        inputs.settings("base_dtype", &self.plan.model.base_dtype)?;
         inputs.settings("template", &self.model.template.as_ref().map(ChatTemplate::source))?;
         Ok(inputs)
     }
