@@ -174,7 +174,7 @@ fn a_beginning_kept_for_several_packs_changes_no_score() {
     // Sequences that need more than one pack, all with the same head.
     let requests: Vec<ScoreRequest> = (0..150u32)
         .map(|i| {
-            let ids: Vec<u32> = head.iter().copied().chain((0..20).map(|j| (i * 11 + j * j) % 61)).collect();
+            let ids: Vec<u32> = head.iter().copied().chain((0..50).map(|j| (i * 11 + j * j) % 61)).collect();
             ScoreRequest { ids, scored: 3 }
         })
         .collect();
