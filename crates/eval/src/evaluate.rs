@@ -61,7 +61,7 @@ pub fn evaluate(
 }
 
 /// Subjects' names are names of directories.
-fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
+pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = HashSet::new();
     for name in names {
         name::check("subject", name)?;
@@ -74,7 +74,7 @@ fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
 }
 
 /// The first error, which is as many as one result can carry.
-fn first(errors: Vec<Error>) -> Error {
+pub(crate) fn first(errors: Vec<Error>) -> Error {
     errors.into_iter().next().unwrap_or_else(|| Error::failed("the evaluation could not be planned"))
 }
 
@@ -171,7 +171,7 @@ fn answer(
 
 /// The answers in the file that are asked for now, by key. Others are dropped from it.
 fn resume(path: &Path, rounds: &[&[Request<'_>]]) -> Result<HashMap<String, Answer>> {
-    let (lines, torn) = answers::read(path)?;
+    let (lines, torn) = answers::read::<Answer>(path)?;
     let mut found: HashMap<String, Answer> = lines.into_iter().map(|a| (a.fingerprint.clone(), a)).collect();
     let mut kept = HashMap::new();
     for round in rounds {
@@ -211,8 +211,8 @@ fn judged(item: &Item, judges: &[&dyn Judge], response: Response, key: &str) -> 
     }
 }
 
-fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "the evaluation was stopped; answers so far are kept")
+pub(crate) fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "the evaluation was stopped; results so far are kept")
         .hint("the same command again goes on from there")
 }
 

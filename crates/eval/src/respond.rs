@@ -60,13 +60,18 @@ impl<'a> Loaded<'a> {
     /// The subject under its own chat template, or the plain form when it brings none.
     pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
         let template = subject.model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
-        let mut hash = Sha256::new();
-        hash.update(&subject.model.fingerprint);
-        if let Some(adapter) = subject.adapter {
-            hash_adapter(adapter, &mut hash)?;
-        }
-        Ok(Self { subject, template, fingerprint: hex(&hash.finalize()) })
+        Ok(Self { subject, template, fingerprint: subject_fingerprint(subject)? })
     }
+}
+
+/// Hex SHA-256 of model and adapter.
+pub(crate) fn subject_fingerprint(subject: &Subject<'_>) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(&subject.model.fingerprint);
+    if let Some(adapter) = subject.adapter {
+        hash_adapter(adapter, &mut hash)?;
+    }
+    Ok(hex(&hash.finalize()))
 }
 
 impl Respond for Loaded<'_> {

@@ -5,13 +5,17 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_model::{
-    Adapter, Decoder, ModelConfig,
+    Adapter, Decoder, ModelConfig, ScoreRequest,
     cache::KvCache,
+    score,
     trace::{Checkpoint, Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
 use eraser_ops::{Segments, cross_entropy, form::with_composed};
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
 /// Logits are of order 10 and recorded to six digits.
@@ -124,6 +128,84 @@ fn decoding_with_a_cache_equals_the_whole_pass() {
         let (ours, theirs) = with_composed(|| cached(&f));
         assert_close(&ours, &theirs, &format!("{family}, composed"));
     }
+}
+
+/// Scores of the fixture's sequences, and of more that share their beginnings, each from token 5 on.
+fn scores(f: &Fixture, alone: bool) -> Vec<Vec<f32>> {
+    let long = f.ids.iter().filter(|ids| ids.len() > 8);
+    let forks = long.clone().flat_map(|ids| (6..9).map(|at| [&ids[..at], &[1, 2, 3, 4]].concat()));
+    let sequences = long.cloned().chain(forks);
+    let requests: Vec<ScoreRequest> = sequences.map(|ids| ScoreRequest { scored: ids.len() - 5, ids }).collect();
+    let mut on_pack = |_: usize| ControlFlow::Continue(());
+    let mut run =
+        |requests: &[ScoreRequest]| score(&f.decoder, Some(&f.adapter), requests, &mut on_pack).unwrap().unwrap();
+    if alone { requests.chunks(1).flat_map(run).collect() } else { run(&requests) }
+}
+
+#[test]
+fn scores_equal_the_log_softmax_of_logits_whatever_else_is_scored() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        let found = scores(&f, false);
+        let (mut row, mut at) = (0, 0);
+        for ids in &f.ids {
+            if ids.len() > 8 {
+                let expected: Vec<f32> = (5..ids.len())
+                    .map(|token| {
+                        let logits = &f.adapted[row + token - 1];
+                        let sum: f64 = logits.iter().map(|&z| f64::from(z).exp()).sum();
+                        (f64::from(logits[ids[token] as usize]) - sum.ln()) as f32
+                    })
+                    .collect();
+                assert_close(&found[at..=at], &[expected], family);
+                at += 1;
+            }
+            row += ids.len();
+        }
+        assert_close(&scores(&f, true), &found, &format!("{family}, one by one"));
+        assert_close(&with_composed(|| scores(&f, false)), &found, &format!("{family}, composed"));
+    }
+}
+
+#[test]
+fn a_beginning_kept_for_several_packs_changes_no_score() {
+    let f = fixture("llama");
+    let head: Vec<u32> = (0..70).map(|i| i * 7 % 61).collect();
+    // Sequences that need more than one pack, all with the same head.
+    let requests: Vec<ScoreRequest> = (0..150u32)
+        .map(|i| {
+            let ids: Vec<u32> = head.iter().copied().chain((0..50).map(|j| (i * 11 + j * j) % 61)).collect();
+            ScoreRequest { ids, scored: 3 }
+        })
+        .collect();
+    let run = |requests: &[ScoreRequest]| {
+        let mut packs = 0;
+        let mut on_pack = |_: usize| {
+            packs += 1;
+            ControlFlow::Continue(())
+        };
+        let found = score(&f.decoder, None, requests, &mut on_pack).unwrap().unwrap();
+        (found, packs)
+    };
+    let (together, packs) = run(&requests);
+    assert!(packs > 1);
+    let alone: Vec<Vec<f32>> = requests.chunks(1).step_by(30).flat_map(|r| run(r).0).collect();
+    assert_close(&together.into_iter().step_by(30).collect::<Vec<_>>(), &alone, "kept beginning");
+}
+
+#[test]
+fn what_cannot_be_scored_is_refused() {
+    let f = fixture("llama");
+    for (ids, scored) in
+        [(vec![1, 2], 0), (vec![1, 2], 2), (vec![], 0), (vec![1, 61], 1), (vec![61, 1], 1), (vec![1; 200], 1)]
+    {
+        let request = ScoreRequest { ids, scored };
+        let result = score(&f.decoder, None, std::slice::from_ref(&request), &mut |_| ControlFlow::Continue(()));
+        assert!(result.is_err(), "{request:?}");
+    }
+    let request = ScoreRequest { ids: vec![1, 2, 3], scored: 2 };
+    let stopped = score(&f.decoder, None, &[request], &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!(stopped, None);
 }
 
 /// Gradients of a cross-entropy on every position, by parameter.
