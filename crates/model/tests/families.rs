@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use eraser_model::{
     Adapter, Decoder, ModelConfig, ScoreRequest,
     cache::KvCache,
-    score,
+    score, token_gradient,
     trace::{Checkpoint, Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
@@ -292,4 +292,59 @@ fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
             assert!(apart < 1e-3 * size.max(1e-3), "{family}, {name}: {apart} of {size}");
         }
     }
+}
+
+/// The gradient with respect to one-hot tokens that PyTorch's autograd gives (recorded by tests/fixtures/gradient.py).
+#[derive(serde::Deserialize)]
+struct TokenGradient {
+    ids: Vec<u32>,
+    places: [usize; 2],
+    scored: usize,
+    loss: f32,
+    gradient: Vec<Vec<f32>>,
+}
+
+fn token_gradients() -> std::collections::BTreeMap<String, TokenGradient> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gradient.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_gradient_of_one_hot_tokens_equals_pytorch() {
+    for (family, expected) in token_gradients() {
+        let f = fixture(&family);
+        let TokenGradient { ids, places: [first, end], scored, loss, gradient } = expected;
+        let run = || token_gradient(&f.decoder, Some(&f.adapter), &ids, first..end, scored).unwrap();
+        for (form, (found, ours)) in [("fused", run()), ("composed", with_composed(run))] {
+            assert!((found - loss).abs() < 1e-4, "{family}, {form}: {found} {loss}");
+            assert_close(&ours, &gradient, &format!("{family}, {form}"));
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_one_hot_tokens_equals_finite_differences() {
+    let f = fixture("llama");
+    let TokenGradient { ids, scored, .. } = token_gradients().remove("llama").unwrap();
+    let input = &ids[..ids.len() - 1];
+    let segments = Segments::from_lengths([input.len()]);
+    let table = f.decoder.named_tensors().unwrap().remove(0).1;
+    let (place, token, step) = (4, 17, 1e-2f64);
+    let (_, gradient) = token_gradient(&f.decoder, Some(&f.adapter), &ids, place..place + 1, scored).unwrap();
+    // The loss with `by` of the one-hot vector of `token` added at `place`.
+    let loss = |by: f64| {
+        let x = f.decoder.embed(input, false).unwrap();
+        let moved = (x.narrow(0, place, 1).unwrap() + (table.narrow(0, token, 1).unwrap() * by).unwrap()).unwrap();
+        let x = x.slice_assign(&[place..place + 1, 0..x.dim(1).unwrap()], &moved).unwrap();
+        let x = f.decoder.run(x, 0..f.decoder.config().num_layers, &segments, Some(&f.adapter)).unwrap();
+        let rows: Vec<u32> = (input.len() - scored..input.len()).map(|r| r as u32).collect();
+        let hidden = f.decoder.final_hidden(&x, &rows).unwrap();
+        let nll = cross_entropy(&hidden, f.decoder.head(), &ids[ids.len() - scored..]).unwrap();
+        f64::from(nll.mean_all().unwrap().to_scalar::<f32>().unwrap())
+    };
+    let difference = (loss(step) - loss(-step)) / (2.0 * step);
+    let ours = f64::from(gradient[0][token]);
+    assert!((difference - ours).abs() < 2e-3 * ours.abs().max(1.0), "{difference} {ours}");
+    assert!(token_gradient(&f.decoder, None, &ids, 0..ids.len(), 1).is_err());
+    assert!(token_gradient(&f.decoder, None, &[1], 0..0, 1).is_err());
 }

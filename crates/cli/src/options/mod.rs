@@ -63,7 +63,7 @@ pub(crate) enum Verb {
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
     /// Attack a model and measure what it tells, keeps and refuses
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
     /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
     Bench(Box<bench::BenchArgs>),
     /// Write report.html and report.md of a run directory again

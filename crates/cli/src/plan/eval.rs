@@ -84,6 +84,14 @@ impl Measures {
             limit: m.limit,
             ..EvalOptions::default()
         };
+        if let Some(target) = &m.target {
+            options.target.clone_from(target);
+        }
+        let gcg = &mut options.gcg;
+        gcg.steps = m.gcg_steps.unwrap_or(gcg.steps);
+        gcg.candidates = m.gcg_candidates.unwrap_or(gcg.candidates);
+        gcg.suffix = m.gcg_suffix.unwrap_or(gcg.suffix);
+        gcg.seconds = m.gcg_seconds.or(gcg.seconds);
         options.max_new_tokens = s.max_new_tokens.unwrap_or(options.max_new_tokens);
         options.batch = s.batch.unwrap_or(options.batch);
         options.temperature = s.temperature.unwrap_or(options.temperature);

@@ -1,10 +1,11 @@
 //! The whole pipeline over canned answers.
 
 use super::*;
+use crate::attack::search::Search;
 use crate::options::{QuestionSet, TaskFile};
 use proptest::prelude::*;
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Answers a prompt with itself; its tokens are its bytes.
 struct Canned {
@@ -23,8 +24,18 @@ impl Respond for Canned {
         self.fingerprint
     }
 
-    fn encode(&self, user: &str) -> Result<Vec<u32>> {
-        Ok(user.bytes().map(u32::from).collect())
+    fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>> {
+        Ok(user.bytes().chain(opening.bytes()).map(u32::from).collect())
+    }
+
+    fn search(
+        &self,
+        _: &dyn Search,
+        questions: &[&Question],
+        _: &Path,
+        _: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Vec<String>>> {
+        Ok(Some(questions.iter().map(|q| q.text.clone()).collect()))
     }
 
     fn respond(
