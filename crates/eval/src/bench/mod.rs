@@ -2,7 +2,7 @@
 //! log-likelihoods, accuracies with their errors, paired differences to the base. Invariant: an item's figures depend on
 //! the subject, the item and its examples only, not on what else is scored.
 //!
-//! Adding a task is one file (a function from a row to an [`Item`]) and one line in `TASKS`.
+//! Adding a task is one file (a function from a row to an `Item`) and one line in `TASKS`.
 
 mod arc;
 mod boolq;
