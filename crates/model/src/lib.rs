@@ -25,7 +25,7 @@ pub use adapter::{Adapter, LoraConfig};
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{GenerateOptions, Generation, generate};
+pub use generate::{GenerateOptions, Generation, generate, generate_each};
 pub use load::{LoadOptions, Model, load};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};

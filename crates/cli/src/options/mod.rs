@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod model;
+pub(crate) mod prepare;
 pub(crate) mod run;
 pub(crate) mod train;
 
@@ -52,8 +53,10 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Harden and measure the built-in model: the whole pipeline, no network
     Quickstart(run::QuickstartArgs),
-    /// Do what a run file says: train, evaluate, report; goes on where it stopped
+    /// Do what a run file says: prepare, train, evaluate, report; goes on where it stopped
     Run(run::RunArgs),
+    /// Make the harm, help and align sets from a list of questions; goes on where it stopped
+    Prepare(Box<prepare::PrepareArgs>),
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
     /// Attack a model and measure what it tells, keeps and refuses
@@ -72,6 +75,7 @@ impl Verb {
         match self {
             Self::Quickstart(_) => "quickstart",
             Self::Run(_) => "run",
+            Self::Prepare(_) => "prepare",
             Self::Train(_) => "train",
             Self::Eval(_) => "eval",
             Self::Report(_) => "report",

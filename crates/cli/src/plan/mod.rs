@@ -5,14 +5,16 @@ mod check;
 mod document;
 mod eval;
 mod model;
+mod prepare;
 mod run;
 mod section;
 mod source;
 mod train;
 pub(crate) mod values;
 
-pub(crate) use eval::EvalPlan;
+pub(crate) use eval::{Asked, EvalPlan};
 pub(crate) use model::{Home, ModelPlan, parse_dtype};
+pub(crate) use prepare::{Preparation, PreparePlan};
 pub(crate) use run::{Overrides, RunPlan, Variant};
 pub(crate) use source::Source;
 pub(crate) use train::TrainPlan;

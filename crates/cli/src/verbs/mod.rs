@@ -3,6 +3,7 @@
 mod chat;
 mod eval;
 mod export;
+mod prepare;
 mod report;
 mod run;
 mod train;
@@ -23,6 +24,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
     match &cli.verb {
         Verb::Quickstart(args) => run::quickstart(args, json),
         Verb::Run(args) => run::run(args, json),
+        Verb::Prepare(args) => prepare::prepare(args, json),
         Verb::Train(args) => train::train(args, json),
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Report(args) => report::report(args, json),

@@ -1,8 +1,8 @@
-//! `eraser run` and `eraser quickstart`: train -> evaluate -> report in one run directory. Invariant: every stage reads
+//! `eraser run` and `eraser quickstart`: prepare -> train -> evaluate -> report in one run directory. Invariant: every stage reads
 //! files and leaves files; what a stage needs to know of its past stands in stages.json.
 
 use super::train::{Stage, describe};
-use super::{lock, remove, report};
+use super::{lock, prepare, remove, report};
 use crate::errors::Outcome;
 use crate::interrupt::Graceful;
 use crate::options::run::{HowArgs, QuickstartArgs, RunArgs};
@@ -22,13 +22,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Everything a run writes into its directory.
-const FILES: [&str; 13] = [
+const FILES: [&str; 15] = [
     "adapter",
     "builtin",
     "data",
+    "data_report.json",
     "eval",
     "judges.json",
     "plan.toml",
+    "prepare",
     "report.html",
     "report.md",
     "stages.json",
@@ -95,8 +97,12 @@ fn pipeline(plan: &RunPlan, earlier: Earlier, json: bool) -> Outcome {
         return Err(problems.into());
     }
 
+    let material = plan.prepare.as_ref().map(|p| prepare::Material::read(p, plan.eval.asked(), &home)).transpose()?;
     let mut run = Run { plan, dir, model: plan.model.load(&home)?, stages: Stages::read(dir) };
     let mut worked = false;
+    if let Some(material) = &material {
+        worked |= run.prepare(material, &home)?;
+    }
     for (i, variant) in plan.variants.iter().enumerate() {
         worked |= run.train(i, variant)?;
     }
@@ -152,6 +158,26 @@ fn variant_dir(index: usize, variant: &Variant) -> PathBuf {
 }
 
 impl Run<'_> {
+    /// Makes the sets unless that was done; true when it was not.
+    fn prepare(&mut self, material: &prepare::Material<'_>, home: &Home) -> Outcome<bool> {
+        let mut inputs = self.model_input()?;
+        material.add_to(&mut inputs)?;
+        let input = inputs.finish();
+        let mut outputs: Vec<PathBuf> = SETS[..3].iter().map(|name| self.set(name)).collect();
+        outputs.push(self.dir.join("data_report.json"));
+        if self.stages.state("prepare", &input, &outputs) == State::Done {
+            note("prepare: done before");
+            return Ok(false);
+        }
+        self.stages.begin("prepare", &input)?;
+        let start = Instant::now();
+        let result = material.prepare(&self.model, &self.plan.model, home, self.dir);
+        self.stages.spent("prepare", start.elapsed().as_secs_f64(), result.is_ok())?;
+        result?;
+        note(&format!("prepare: three sets in {:.1} s", start.elapsed().as_secs_f64()));
+        Ok(true)
+    }
+
     /// Trains a variant unless that was done; true when it was not.
     fn train(&mut self, index: usize, variant: &Variant) -> Outcome<bool> {
         let dir = self.dir.join(variant_dir(index, variant));
@@ -293,7 +319,8 @@ impl Run<'_> {
         let timing = &mut summary.timing;
         timing.train_s = Some(train);
         timing.eval_s = eval;
-        timing.total_s = Some(start.elapsed().as_secs_f64().max(train + eval.unwrap_or_default()));
+        let stages = train + eval.unwrap_or_default() + self.stages.seconds("prepare").unwrap_or_default();
+        timing.total_s = Some(start.elapsed().as_secs_f64().max(stages));
         timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
         write_summary(self.dir, &summary)
     }
