@@ -1,7 +1,9 @@
 //! The development commands: `cargo xtask COMMAND`. In: arguments; out: files in the repository. Invariant: every file
 //! that a command writes can be made again by the same command.
 
+mod giant;
 mod organism;
+mod peer;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -23,6 +25,16 @@ struct Cli {
 enum Command {
     /// Make the built-in model organism from a seed
     Organism(organism::Options),
+    /// Make a GGUF file of random weights with the shape of a 7B model
+    Giant(giant::Options),
+    /// Compare training with PyTorch + PEFT, in turn
+    Peer(peer::train::Options),
+    /// Time and memory of a training step by its tokens
+    Scaling(peer::scaling::Options),
+    /// Compare generation with Hugging Face's, in turn
+    PeerGenerate(peer::generate::Options),
+    /// Compare benchmark scoring with Hugging Face's, in turn
+    PeerScore(peer::score::Options),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +43,11 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
     let result = match cli.command {
         Command::Organism(options) => organism::run(&options),
+        Command::Giant(options) => giant::run(&options),
+        Command::Peer(options) => peer::train::run(&options),
+        Command::Scaling(options) => peer::scaling::run(&options),
+        Command::PeerGenerate(options) => peer::generate::run(&options),
+        Command::PeerScore(options) => peer::score::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

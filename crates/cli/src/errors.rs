@@ -76,6 +76,11 @@ impl Problems {
         self.0.push(error);
     }
 
+    /// Notes all of a failure.
+    pub(crate) fn extend(&mut self, failure: Failure) {
+        self.0.extend(failure.0);
+    }
+
     /// The value, or None with the error noted.
     pub(crate) fn ok<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         result.map_err(|e| self.push(e)).ok()

@@ -11,6 +11,7 @@ mod progress;
 #[cfg(test)]
 mod reference;
 mod stages;
+mod study;
 mod verbs;
 
 use clap::Parser as _;

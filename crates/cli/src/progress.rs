@@ -192,12 +192,12 @@ impl Observer for TrainWatch {
 
 /// The loss terms of a step, as the bar shows them.
 fn terms(m: &StepMetrics) -> String {
-    let mut text = format!(
-        "loss {:.3}  nll_harm {:.3}  harm {:.3}  help {:.4}  align {:.4}",
-        m.loss, m.nll_harm, m.l_harm, m.l_help, m.l_align
-    );
-    if let Some(retain) = m.l_retain {
-        let _ = write!(text, "  retain {retain:.4}");
+    let mut text = format!("loss {:.3}", m.loss);
+    if let Some(nll) = m.nll_harm {
+        let _ = write!(text, "  nll_harm {nll:.3}");
+    }
+    for (name, value) in &m.terms {
+        let _ = write!(text, "  {} {value:.4}", name.trim_start_matches("l_"));
     }
     text
 }

@@ -8,14 +8,15 @@ pub mod prepare;
 pub mod question;
 pub mod record;
 pub mod refusal;
-mod rows;
+pub mod rows;
 pub mod streams;
 #[cfg(test)]
 mod testing;
 
 pub use encode::{PromptTemplate, Sample, encode};
 pub use noise::Noise;
-pub use pack::Batch;
+pub use pack::{Batch, Scored};
 pub use question::{Question, read_questions};
 pub use record::{Record, read_set, write_set};
+pub use rows::{Row, read_rows, read_text};
 pub use streams::stream;

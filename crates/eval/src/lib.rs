@@ -2,9 +2,11 @@
 
 pub mod answers;
 pub mod attack;
+pub mod bench;
 pub mod degenerate;
 pub mod evaluate;
 mod facts;
+pub mod figures;
 pub mod judge;
 mod name;
 pub mod options;
@@ -15,6 +17,8 @@ mod tally;
 mod task;
 
 pub use answers::Answer;
+pub use bench::{BenchOptions, BenchSummary, bench};
 pub use evaluate::{Progress, Subject, evaluate};
+pub use figures::{Choice, Figure, Figures};
 pub use options::{EvalOptions, QuestionSet, TaskFile};
 pub use summary::Summary;

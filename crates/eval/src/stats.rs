@@ -24,6 +24,16 @@ pub fn wilson(successes: usize, n: usize) -> Option<[f64; 2]> {
     Some([low, high])
 }
 
+/// The interval of a difference of two proportions, first minus second, at 95 %: R. G. Newcombe's hybrid of Wilson
+/// intervals (1998, method 10), for independent samples; conservative where both are of the same questions. Each
+/// proportion is successes and their number; None over nothing.
+pub fn newcombe(first: (usize, usize), second: (usize, usize)) -> Option<[f64; 2]> {
+    let of = |(successes, n)| Some((share(successes, n)?, wilson(successes, n)?));
+    let ((p, [p_low, p_high]), (q, [q_low, q_high])) = (of(first)?, of(second)?);
+    let difference = p - q;
+    Some([difference - (p - p_low).hypot(q_high - q), difference + (p_high - p).hypot(q - q_low)])
+}
+
 /// Arithmetic mean; None over nothing.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -48,7 +58,14 @@ mod tests {
     #[derive(Deserialize)]
     struct Fixture {
         wilson: Vec<Wilson>,
+        newcombe: Vec<Newcombe>,
         standard_error: Vec<Sample>,
+    }
+    #[derive(Deserialize)]
+    struct Newcombe {
+        first: (usize, usize),
+        second: (usize, usize),
+        interval: [f64; 2],
     }
     #[derive(Deserialize)]
     struct Wilson {
@@ -72,6 +89,15 @@ mod tests {
             let [l, h] = wilson(successes, n).unwrap();
             assert!((l - low).abs() < 1e-12 && (h - high).abs() < 1e-12, "{successes}/{n}: {l} {h}");
         }
+    }
+
+    #[test]
+    fn newcombe_equals_statsmodels() {
+        for Newcombe { first, second, interval: [low, high] } in fixture().newcombe {
+            let [l, h] = newcombe(first, second).unwrap();
+            assert!((l - low).abs() < 1e-12 && (h - high).abs() < 1e-12, "{first:?} {second:?}: {l} {h}");
+        }
+        assert_eq!(newcombe((0, 0), (1, 2)), None);
     }
 
     #[test]

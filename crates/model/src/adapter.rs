@@ -228,6 +228,11 @@ impl Adapter {
         all
     }
 
+    /// The first adapted block; 0 when none is.
+    pub fn first_block(&self) -> usize {
+        self.layers.iter().position(|pairs| pairs.iter().any(Option::is_some)).unwrap_or(0)
+    }
+
     /// True when the adapter leaves every output as it is (every B is zero).
     pub fn is_noop(&self) -> Result<bool> {
         for lora in self.layers.iter().flatten().flatten() {

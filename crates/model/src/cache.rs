@@ -3,7 +3,7 @@
 
 use crate::{Adapter, Decoder, Result, decoder::BlockContext};
 use candle_core::{D, DType, Device, Tensor};
-use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, form, gather_rows};
+use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, block, form, gather_rows};
 
 /// Keys and values of one sequence, all layers.
 #[derive(Clone, Debug)]
@@ -56,6 +56,28 @@ impl KvCache {
             .collect::<Result<_>>()?;
         Ok(Self { layers, len })
     }
+
+    /// Keys and values of the first `len` tokens of a layer, where they are kept on the host.
+    pub(crate) fn host(&self, layer: usize, len: usize) -> Option<(&[f32], &[f32])> {
+        let Layer::Host { k, v } = self.layers.get(layer)? else { return None };
+        let end = k.len() / self.len.max(1) * len.min(self.len);
+        Some((&k[..end], &v[..end]))
+    }
+
+    /// As [`Self::host`], as tensors of the device and type of `like`; None when the cache is empty.
+    pub(crate) fn tensors(&self, layer: usize, len: usize, like: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(match self.layers.get(layer) {
+            Some(Layer::Device(Some((k, v)))) => Some((k.narrow(0, 0, len)?, v.narrow(0, 0, len)?)),
+            Some(Layer::Host { .. }) => match self.host(layer, len) {
+                Some((k, v)) if len > 0 => {
+                    let tensor = |x: &[f32]| Tensor::from_slice(x, (len, x.len() / len), like.device());
+                    Some((tensor(k)?.to_dtype(like.dtype())?, tensor(v)?.to_dtype(like.dtype())?))
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    }
 }
 
 impl Decoder {
@@ -77,8 +99,14 @@ impl Decoder {
         for layer in 0..self.blocks.len() {
             let lora = adapter.map(|a| &a.layers[layer]);
             let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
-            x =
-                self.block_with(layer, &x, context, |q, k, v| attend(layer, q, k, v, segments, caches, self.shape()))?;
+            let host = caches.iter().all(|c| matches!(c.layers[layer], Layer::Host { .. }));
+            x = if host && self.is_fused(layer, &x, false) {
+                let mut attend =
+                    |q: &[f32], k: &[f32], v: &[f32]| Ok(attend_host(layer, q, k, v, segments, caches, self.shape()));
+                block::forward(&self.fused(layer, context), &x, false, Some(&mut attend))?.0
+            } else {
+                self.block_with(layer, &x, context, |q, k, v| attend(layer, q, k, v, segments, caches, self.shape()))?
+            };
         }
         for (range, cache) in segments.iter().zip(caches.iter_mut()) {
             cache.len += range.len();
@@ -98,7 +126,9 @@ fn attend(
     shape: AttentionShape,
 ) -> Result<Tensor> {
     if caches.iter().all(|c| matches!(c.layers[layer], Layer::Host { .. })) {
-        return attend_host(layer, q, k, v, segments, caches, shape);
+        let flat = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
+        let out = attend_host(layer, &flat(q)?, &flat(k)?, &flat(v)?, segments, caches, shape);
+        return Ok(Tensor::from_vec(out, q.dims2()?, q.device())?);
     }
     let mut outs = Vec::with_capacity(caches.len());
     for (range, cache) in segments.iter().zip(caches.iter_mut()) {
@@ -116,17 +146,16 @@ fn attend(
     Ok(Tensor::cat(&outs, 0)?)
 }
 
+/// Attention of new rows of packed sequences against their caches, which it extends.
 fn attend_host(
     layer: usize,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q_rows: &[f32],
+    k_rows: &[f32],
+    v_rows: &[f32],
     segments: &Segments,
     caches: &mut [KvCache],
     shape: AttentionShape,
-) -> Result<Tensor> {
-    let flat = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
-    let (q_rows, k_rows, v_rows) = (flat(q)?, flat(k)?, flat(v)?);
+) -> Vec<f32> {
     let (qw, kw) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let mut out = vec![0f32; q_rows.len()];
     let mut rest = out.as_mut_slice();
@@ -142,11 +171,11 @@ fn attend_host(
     }
     attention_cached(&mut sequences, shape);
     drop(sequences);
-    Ok(Tensor::from_vec(out, (segments.tokens(), qw), q.device())?)
+    out
 }
 
 /// `n` queries against `total` keys and values of one sequence, by candle's primitives.
-fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
+pub(crate) fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
     let ((n, _), (total, _)) = (q.dims2()?, k.dims2()?);
     let (h, kv, hd) = (shape.heads, shape.kv_heads, shape.head_dim);
     let group = h / kv;

@@ -11,9 +11,14 @@ use crate::{
 };
 use candle_core::{DType, Device, Tensor};
 use eraser_ops::{
-    AttentionShape, Dropout, LoraInput, RopeTable, Segments, attention, embedding, gather_rows, linear, lora_linear,
+    AttentionShape, Dropout, LoraInput, RopeTable, Segments, Stored, Weight, attention,
+    block::{self, BlockLinear},
+    embedding, form, gather_rows, linear, lora_linear,
+    quant::TensorType,
     rms_norm, rope, swiglu,
 };
+use half::{bf16, f16};
+use std::ops::Range;
 
 /// Positions for which rotary tables are made: longer contexts than this are refused, not silently wrong.
 const MAX_POSITIONS: usize = 32_768;
@@ -27,6 +32,55 @@ pub struct Decoder {
     norm: Tensor,
     head: Tensor,
     rope: RopeTable,
+    held: Held,
+}
+
+/// How weights are held in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// As tensors of this type.
+    Dense(DType),
+    /// The linear layers in the blocks that they are stored in, the rest in f32.
+    AsStored,
+    /// The linear layers in half-precision blocks of this type, the rest in f32.
+    Half(TensorType),
+}
+
+impl From<DType> for Held {
+    fn from(dtype: DType) -> Self {
+        Self::Dense(dtype)
+    }
+}
+
+impl Held {
+    /// Type of what is held as tensors.
+    fn dtype(self) -> DType {
+        match self {
+            Self::Dense(dtype) => dtype,
+            Self::AsStored | Self::Half(_) => DType::F32,
+        }
+    }
+
+    /// The matrix `name` of `source`.
+    fn weight(self, source: &dyn TensorSource, name: &str, shape: [usize; 2], device: &Device) -> Result<Weight> {
+        let dense = || source.tensor(name, &shape, self.dtype(), device);
+        let kind = match self {
+            Self::Dense(_) => return Ok(dense()?.into()),
+            Self::AsStored => {
+                return Ok(match source.stored(name, shape)? {
+                    Some(stored) => Weight::Stored(stored),
+                    None => dense()?.into(),
+                });
+            }
+            Self::Half(kind) => kind,
+        };
+        let values = dense()?.flatten_all()?.to_vec1::<f32>()?;
+        let bytes = match kind {
+            TensorType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        };
+        Ok(Weight::Stored(Stored::new(kind, shape[0], shape[1], bytes)?))
+    }
 }
 
 /// One block's weights. Linear modules are indexed by [`Module`].
@@ -34,11 +88,14 @@ pub(crate) struct Block {
     attention_norm: Tensor,
     mlp_norm: Tensor,
     linears: Vec<Linear>,
+    /// The weights of q, k and v below each other, and those of gate and up; `linears` then holds parts of them.
+    qkv: Option<Weight>,
+    gate_up: Option<Weight>,
 }
 
 /// A linear module: `[out, in]` and an optional bias `[out]`.
 struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
@@ -57,15 +114,30 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) track: bool,
 }
 
+impl<'a> BlockContext<'a> {
+    /// The adapter's pair of `module`, with its own dropout.
+    fn lora(&self, module: Module) -> Option<LoraInput<'a>> {
+        let lora = self.lora.and_then(|pairs| pairs[module as usize].as_ref())?;
+        let dropout = self.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(module as u64), ..d });
+        Some(LoraInput { a: &lora.a, b: &lora.b, scale: lora.scale, dropout })
+    }
+}
+
 impl Decoder {
     /// Reads every tensor of the model from `source`. A tensor that `source` returns as a variable stays one: full
     /// training tracks it, adapter training leaves it alone.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape than `config` says, by name.
-    pub fn load(config: &ModelConfig, source: &dyn TensorSource, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn load(
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+        held: impl Into<Held>,
+        device: &Device,
+    ) -> Result<Self> {
         let d = config.hidden_size;
-        let get = |name: &str, shape: &[usize]| source.tensor(name, shape, dtype, device);
+        let held = held.into();
+        let get = |name: &str, shape: &[usize]| source.tensor(name, shape, held.dtype(), device);
         let embedding = get("model.embed_tokens.weight", &[config.vocab_size, d])?;
         let blocks = (0..config.num_layers)
             .map(|layer| {
@@ -74,18 +146,22 @@ impl Decoder {
                     .map(|&module| {
                         let (out, input) = module.shape(config);
                         let name = module.hf_name(layer);
-                        let weight = get(&format!("{name}.weight"), &[out, input])?;
+                        let weight = held.weight(source, &format!("{name}.weight"), [out, input], device)?;
                         let biased = config.qkv_bias && matches!(module, Module::Q | Module::K | Module::V);
                         let bias = biased.then(|| get(&format!("{name}.bias"), &[out])).transpose()?;
                         Ok(Linear { weight, bias })
                     })
                     .collect::<Result<_>>()?;
                 let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"), &[d]);
-                Ok(Block {
+                let mut block = Block {
                     attention_norm: norm("input_layernorm")?,
                     mlp_norm: norm("post_attention_layernorm")?,
                     linears,
-                })
+                    qkv: None,
+                    gate_up: None,
+                };
+                block.stack()?;
+                Ok(block)
             })
             .collect::<Result<_>>()?;
         let norm = get("model.norm.weight", &[d])?;
@@ -102,7 +178,7 @@ impl Decoder {
             head_dim: config.head_dim,
             window: config.sliding_window,
         };
-        Ok(Self { config: config.clone(), shape, embedding, blocks, norm, head, rope })
+        Ok(Self { config: config.clone(), shape, embedding, blocks, norm, head, rope, held })
     }
 
     /// The shape.
@@ -130,18 +206,23 @@ impl Decoder {
         self.config.max_position_embeddings.min(MAX_POSITIONS)
     }
 
+    /// The embedding matrix, `[V, d]`.
+    pub(crate) fn embedding(&self) -> &Tensor {
+        &self.embedding
+    }
+
     /// The output head, `[V, d]`.
     pub fn head(&self) -> &Tensor {
         &self.head
     }
 
-    /// Every weight under its Hugging Face name (the head left out when tied).
-    pub fn named_tensors(&self) -> Vec<(String, Tensor)> {
+    /// Every weight under its Hugging Face name (the head left out when tied), expanded if it is held as stored.
+    pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let mut all = vec![("model.embed_tokens.weight".to_owned(), self.embedding.clone())];
         for (layer, block) in self.blocks.iter().enumerate() {
             for (module, linear) in Module::ALL.iter().zip(&block.linears) {
                 let name = module.hf_name(layer);
-                all.push((format!("{name}.weight"), linear.weight.clone()));
+                all.push((format!("{name}.weight"), linear.weight.dense(self.norm.dtype(), self.device())?));
                 if let Some(bias) = &linear.bias {
                     all.push((format!("{name}.bias"), bias.clone()));
                 }
@@ -153,7 +234,7 @@ impl Decoder {
         if !self.config.tie_word_embeddings {
             all.push(("lm_head.weight".to_owned(), self.head.clone()));
         }
-        all
+        Ok(all)
     }
 
     /// Trained tensors outside the blocks: embedding, last norm, head.
@@ -174,15 +255,22 @@ impl Decoder {
             for (linear, pair) in block.linears.iter_mut().zip(pairs) {
                 if let Some(lora) = pair {
                     let delta = lora.b.detach().matmul(&lora.a.detach())?.affine(f64::from(sign * lora.scale), 0.0)?;
-                    linear.weight = (&linear.weight + delta.to_dtype(linear.weight.dtype())?)?.detach();
+                    let weight = linear.weight.dense(self.norm.dtype(), self.norm.device())?;
+                    linear.weight = (&weight + delta.to_dtype(weight.dtype())?)?.detach().into();
                 }
             }
+            block.stack()?;
         }
         Ok(())
     }
 
+    /// How the weights are held.
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
     /// Embeddings of `ids`, `[T, d]`, tracked if the table is a variable and `track`.
-    pub(crate) fn embed(&self, ids: &[u32], track: bool) -> Result<Tensor> {
+    pub fn embed(&self, ids: &[u32], track: bool) -> Result<Tensor> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
             let v = self.config.vocab_size;
             return Err(Error::request(format!("token id {id} is not below the vocabulary size {v}")));
@@ -192,8 +280,7 @@ impl Decoder {
 
     /// Positions of the tokens of a pack, checked against the longest sequence.
     pub(crate) fn positions(&self, segments: &Segments) -> Result<Vec<u32>> {
-        let longest = segments.iter().map(|r| r.len()).max().unwrap_or(0);
-        self.check_length(longest)?;
+        self.check_length(segments.longest())?;
         Ok(segments.positions())
     }
 
@@ -207,8 +294,37 @@ impl Decoder {
         Ok(())
     }
 
+    /// True when block `layer` runs as one fused operation on `x`: on the CPU in f32, and nothing but adapters tracked.
+    pub(crate) fn is_fused(&self, layer: usize, x: &Tensor, track: bool) -> bool {
+        form::fused(x) && !(track && self.blocks[layer].variables().next().is_some())
+    }
+
+    /// Block `layer` as a fused operation.
+    pub(crate) fn fused<'a>(&'a self, layer: usize, context: BlockContext<'a>) -> block::Block<'a> {
+        let own = &self.blocks[layer];
+        let linears = std::array::from_fn(|module| {
+            let linear = &own.linears[module];
+            BlockLinear { weight: &linear.weight, bias: linear.bias.as_ref(), lora: context.lora(Module::ALL[module]) }
+        });
+        block::Block {
+            attention_norm: &own.attention_norm,
+            mlp_norm: &own.mlp_norm,
+            linears,
+            qkv: own.qkv.as_ref(),
+            gate_up: own.gate_up.as_ref(),
+            eps: self.config.rms_norm_eps,
+            shape: self.shape,
+            rope: &self.rope,
+            positions: context.positions,
+            segments: context.segments,
+        }
+    }
+
     /// Block `layer` on `x` `[T, d]`, each sequence attending to itself.
     pub(crate) fn block(&self, layer: usize, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
+        if self.is_fused(layer, x, context.track) && !context.track {
+            return Ok(block::forward(&self.fused(layer, context), x, false, None)?.0);
+        }
         self.block_with(layer, x, context, |q, k, v| Ok(attention(q, k, v, context.segments, self.shape)?))
     }
 
@@ -237,9 +353,19 @@ impl Decoder {
 
     /// Residual stream after the last block, `[T, d]`, of packed sequences. No gradient.
     pub fn residual(&self, ids: &[u32], segments: &Segments, adapter: Option<&Adapter>) -> Result<Tensor> {
+        self.run(self.embed(ids, false)?, 0..self.blocks.len(), segments, adapter)
+    }
+
+    /// Carries the residual stream `x` `[T, d]` of packed sequences through some of the blocks. No gradient.
+    pub fn run(
+        &self,
+        mut x: Tensor,
+        blocks: Range<usize>,
+        segments: &Segments,
+        adapter: Option<&Adapter>,
+    ) -> Result<Tensor> {
         let positions = self.positions(segments)?;
-        let mut x = self.embed(ids, false)?;
-        for layer in 0..self.blocks.len() {
+        for layer in blocks {
             let lora = adapter.map(|a| &a.layers[layer]);
             let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
             x = self.block(layer, &x, context)?;
@@ -280,15 +406,32 @@ impl Block {
     /// A linear module with its adapter pair, if it has one.
     fn project(&self, module: Module, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
         let own = &self.linears[module as usize];
-        let (weight, bias) =
-            (tracked(&own.weight, context.track), own.bias.as_ref().map(|b| tracked(b, context.track)));
-        let Some(lora) = context.lora.and_then(|pairs| pairs[module as usize].as_ref()) else {
+        let weight = tracked(&own.weight.dense(x.dtype(), x.device())?, context.track);
+        let bias = own.bias.as_ref().map(|b| tracked(b, context.track));
+        let Some(pair) = context.lora(module) else {
             return Ok(linear(x, &weight, bias.as_ref())?);
         };
-        let (a, b) = (tracked(&lora.a, context.track), tracked(&lora.b, context.track));
-        let dropout = context.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(module as u64), ..d });
-        let pair = LoraInput { a: &a, b: &b, scale: lora.scale, dropout };
-        Ok(lora_linear(x, &weight, bias.as_ref(), pair)?)
+        let (a, b) = (tracked(pair.a, context.track), tracked(pair.b, context.track));
+        Ok(lora_linear(x, &weight, bias.as_ref(), LoraInput { a: &a, b: &b, ..pair })?)
+    }
+
+    /// Puts the weights of one input below each other where that can be done.
+    fn stack(&mut self) -> Result<()> {
+        let mut stacked = |modules: &[Module]| {
+            let weights: Vec<&Weight> = modules.iter().map(|&m| &self.linears[m as usize].weight).collect();
+            let Some(stack) = Weight::stack(&weights)? else { return Ok::<_, Error>(None) };
+            let mut start = 0;
+            for &module in modules {
+                let own = &mut self.linears[module as usize].weight;
+                let rows = own.dims()?.0;
+                *own = stack.narrow(start, rows)?;
+                start += rows;
+            }
+            Ok(Some(stack))
+        };
+        self.qkv = stacked(&[Module::Q, Module::K, Module::V])?;
+        self.gate_up = stacked(&[Module::Gate, Module::Up])?;
+        Ok(())
     }
 
     /// The MLP half: `Down(silu(Gate m) * Up m)`.
@@ -300,7 +443,7 @@ impl Block {
 
     /// Weights of this block that are variables.
     pub(crate) fn variables(&self) -> impl Iterator<Item = &Tensor> {
-        let linears = self.linears.iter().flat_map(|l| std::iter::once(&l.weight).chain(l.bias.as_ref()));
+        let linears = self.linears.iter().flat_map(|l| l.weight.tensor().into_iter().chain(l.bias.as_ref()));
         [&self.attention_norm, &self.mlp_norm].into_iter().chain(linears).filter(|t| t.is_variable())
     }
 }

@@ -3,23 +3,62 @@
 
 use crate::{
     ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer,
+    decoder::Held,
     fingerprint::Fingerprint,
-    gguf::GgufFile,
+    gguf::{GgufFile, TensorType},
     hub,
     weights::{GgufWeights, HfDirectory, TensorSource},
 };
 use candle_core::{DType, Device};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// How to load a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Where tensors live.
     pub device: Device,
-    /// Type of the weights; None = f32 on CPU, bf16 where the device has it.
-    pub dtype: Option<DType>,
+    /// How the base model's weights are held.
+    pub base_dtype: BaseDtype,
     /// A chat template file that replaces the model's own.
     pub chat_template: Option<PathBuf>,
+}
+
+/// How the weights of the base model are held in memory. What is computed does not depend on it, but for rounding where a
+/// narrower type than the stored one is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BaseDtype {
+    /// f32 on the CPU, bf16 where the device has it.
+    #[default]
+    Auto,
+    /// 4 bytes a weight: fastest on the CPU.
+    F32,
+    /// 2 bytes a weight; on the CPU expanded as it is used.
+    F16,
+    /// 2 bytes a weight; on the CPU expanded as it is used.
+    Bf16,
+    /// The linear layers as the file has them, quantised blocks included, expanded as they are used: the least memory. CPU
+    /// only.
+    AsStored,
+}
+
+impl FromStr for BaseDtype {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            "as-stored" => Ok(Self::AsStored),
+            _ => {
+                Err(Error::request(format!("unknown type `{s}`")).hint("types are auto, f32, f16, bf16 and as-stored"))
+            }
+        }
+    }
 }
 
 /// A loaded model: everything a stage needs.
@@ -52,14 +91,14 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
                 .hint("a model is a Hugging Face directory, a .gguf file, or a hub name such as org/name"));
         }
     };
-    let dtype = dtype(options)?;
+    let held = held(options)?;
     let (config, decoder, tokenizer, own_template, mut fingerprint) = if path.is_dir() {
-        from_hf_dir(&path, dtype, &options.device, options.chat_template.is_none())?
+        from_hf_dir(&path, held, &options.device, options.chat_template.is_none())?
     } else if path.extension().is_some_and(|ext| ext == "safetensors") {
         return Err(Error::request(format!("{spec}: a model is more than its safetensors"))
             .hint("pass the directory that holds it, with config.json and tokenizer.json"));
     } else {
-        from_gguf(&path, dtype, &options.device, options.chat_template.is_none())?
+        from_gguf(&path, held, &options.device, options.chat_template.is_none())?
     };
     if tokenizer.vocab_size() > config.vocab_size {
         let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
@@ -78,7 +117,7 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
 
 type Parts = (ModelConfig, Decoder, Tokenizer, Option<ChatTemplate>, Fingerprint);
 
-fn from_hf_dir(dir: &Path, dtype: DType, device: &Device, own_template: bool) -> Result<Parts> {
+fn from_hf_dir(dir: &Path, held: Held, device: &Device, own_template: bool) -> Result<Parts> {
     if !dir.join("config.json").exists() {
         let error = Error::request(format!("{}: there is no config.json in it", dir.display()));
         let gguf = std::fs::read_dir(dir).ok().and_then(|mut entries| {
@@ -97,29 +136,39 @@ fn from_hf_dir(dir: &Path, dtype: DType, device: &Device, own_template: bool) ->
     let source = HfDirectory::open(dir)?;
     let tokenizer = Tokenizer::from_hf_dir(dir)?;
     let template = if own_template { ChatTemplate::from_hf_dir(dir, &tokenizer)? } else { None };
-    let decoder = Decoder::load(&config, &source as &dyn TensorSource, dtype, device)?;
-    Ok((config, decoder, tokenizer, template, Fingerprint::of_tensors(&source.stored())))
+    let fingerprint = Fingerprint::of_tensors(&source.fingerprinted());
+    source.release();
+    let decoder = Decoder::load(&config, &source as &dyn TensorSource, held, device)?;
+    Ok((config, decoder, tokenizer, template, fingerprint))
 }
 
-fn from_gguf(path: &Path, dtype: DType, device: &Device, own_template: bool) -> Result<Parts> {
+fn from_gguf(path: &Path, held: Held, device: &Device, own_template: bool) -> Result<Parts> {
     let file = GgufFile::open(path)?;
     let config = ModelConfig::from_gguf(&file)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let template = if own_template { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
-    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), dtype, device)?;
-    Ok((config, decoder, tokenizer, template, Fingerprint::of_tensors(&file.stored())))
+    let fingerprint = Fingerprint::of_tensors(&file.fingerprinted());
+    file.release();
+    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), held, device)?;
+    Ok((config, decoder, tokenizer, template, fingerprint))
 }
 
-fn dtype(options: &LoadOptions) -> Result<DType> {
-    let dtype = options.dtype.unwrap_or_else(|| options.device.bf16_default_to_f32());
-    match (dtype, &options.device) {
-        (DType::F32, _) | (DType::BF16 | DType::F16, Device::Cuda(_) | Device::Metal(_)) => Ok(dtype),
-        (DType::BF16 | DType::F16, Device::Cpu) => {
-            Err(Error::request(format!("weights of type {dtype:?} are not supported on the CPU"))
-                .hint("use f32 there; files in bf16 and f16 are converted as they are read"))
+fn held(options: &LoadOptions) -> Result<Held> {
+    let cpu = options.device.is_cpu();
+    Ok(match options.base_dtype {
+        BaseDtype::AsStored if !cpu => {
+            return Err(Error::request("weights as stored are computed with on the CPU only")
+                .hint("use --base-dtype bf16 on this device"));
         }
-        _ => Err(Error::request(format!("weights of type {dtype:?} are not supported (f32, bf16 and f16 are)"))),
-    }
+        BaseDtype::F32 => Held::Dense(DType::F32),
+        BaseDtype::Auto if cpu => Held::Dense(DType::F32),
+        BaseDtype::Auto => Held::Dense(options.device.bf16_default_to_f32()),
+        BaseDtype::AsStored => Held::AsStored,
+        BaseDtype::F16 if cpu => Held::Half(TensorType::F16),
+        BaseDtype::Bf16 if cpu => Held::Half(TensorType::BF16),
+        BaseDtype::F16 => Held::Dense(DType::F16),
+        BaseDtype::Bf16 => Held::Dense(DType::BF16),
+    })
 }
 
 /// The device that `spec` names: `auto` (CUDA, else Metal, else CPU, of those built in), `cpu`, `cuda`, `cuda:N` or

@@ -5,9 +5,12 @@
 //! A tape per block, not one for the whole network, frees each block's activations as soon as its backward has run, and
 //! makes activation checkpointing a matter of not keeping the tape.
 
-use crate::{Adapter, Decoder, Result, decoder::BlockContext};
+use crate::{Adapter, Decoder, Error, Result, decoder::BlockContext};
 use candle_core::{Tensor, TensorId, Var, backprop::GradStore};
-use eraser_ops::{Dropout, Segments, backward_from};
+use eraser_ops::{
+    Dropout, Segments, backward_from,
+    block::{self, Saved},
+};
 use std::collections::HashMap;
 
 /// How a training pass runs.
@@ -15,8 +18,20 @@ use std::collections::HashMap;
 pub struct TraceOptions {
     /// Dropout on the adapter's inputs; the seed is mixed with layer and module.
     pub dropout: Option<Dropout>,
-    /// Keep only each block's input and run the block again in backward: less memory for one more forward.
-    pub checkpoint: bool,
+    /// Which blocks keep only their input and run again in backward: less memory for up to one more forward.
+    pub checkpoint: Checkpoint,
+}
+
+/// Activation checkpointing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// No block runs again.
+    #[default]
+    Never,
+    /// Every block does.
+    Always,
+    /// As many of the first blocks as it takes to keep at most this many bytes of activations.
+    Beyond(usize),
 }
 
 /// A forward pass that can be differentiated once.
@@ -35,8 +50,19 @@ pub struct Trace<'a> {
 struct BlockTape {
     layer: usize,
     input: Tensor,
-    /// None when checkpointing: made again from `input`.
-    output: Option<Tensor>,
+    /// Whether the input's gradient is wanted; then, on a tape, `input` is a variable.
+    want_input: bool,
+    kept: Kept,
+}
+
+/// What a block left for its backward.
+enum Kept {
+    /// Nothing: it runs again.
+    Input,
+    /// What the fused operation needs.
+    Fused(Box<Saved>),
+    /// Its output, with the tape behind it.
+    Tape(Tensor),
 }
 
 /// Gradients by tensor id, summed over calls.
@@ -93,8 +119,20 @@ impl Decoder {
         adapter: Option<&'a Adapter>,
         options: TraceOptions,
     ) -> Result<Trace<'a>> {
+        self.trace_from(0, self.embed(ids, true)?, segments, adapter, options)
+    }
+
+    /// The same from the input `x` `[T, d]` of block `from` on: below it nothing is trained.
+    pub fn trace_from<'a>(
+        &'a self,
+        from: usize,
+        x: Tensor,
+        segments: &Segments,
+        adapter: Option<&'a Adapter>,
+        options: TraceOptions,
+    ) -> Result<Trace<'a>> {
         let positions = self.positions(segments)?;
-        let embedded = self.embed(ids, true)?;
+        let embedded = x;
         let mut trace = Trace {
             decoder: self,
             adapter,
@@ -107,23 +145,28 @@ impl Decoder {
         };
         let mut live = embedded.track_op();
         let mut x = embedded.detach();
-        for layer in 0..self.blocks.len() {
-            let starts = live;
+        let kept_blocks = trace.kept_blocks(&x)?;
+        for layer in from..self.blocks.len() {
+            let want_input = live;
             live |= trace.trainable(layer);
             if !live {
                 x = self.block(layer, &x, trace.context(layer, false))?;
                 continue;
             }
+            // Those kept are the last: what they keep is gone when the first ones run again.
+            let keep = layer >= self.blocks.len().saturating_sub(kept_blocks);
             // Below the first trainable block there is nothing to differentiate, so its input is not a variable.
-            let input = if starts { Var::from_tensor(&x)?.into_inner() } else { x };
-            if options.checkpoint {
-                x = self.block(layer, &input, trace.context(layer, false))?.detach();
-                trace.blocks.push(BlockTape { layer, input, output: None });
+            let (input, output, kept) = if self.is_fused(layer, &x, true) {
+                let fused = self.fused(layer, trace.context(layer, true));
+                let (output, saved) = block::forward(&fused, &x, keep, None)?;
+                (x, output, saved.map_or(Kept::Input, |saved| Kept::Fused(Box::new(saved))))
             } else {
-                let output = self.block(layer, &input, trace.context(layer, true))?;
-                x = output.detach();
-                trace.blocks.push(BlockTape { layer, input, output: Some(output) });
-            }
+                let input = if want_input { Var::from_tensor(&x)?.into_inner() } else { x };
+                let output = self.block(layer, &input, trace.context(layer, keep))?;
+                (input, output.detach(), if keep { Kept::Tape(output) } else { Kept::Input })
+            };
+            x = output;
+            trace.blocks.push(BlockTape { layer, input, want_input, kept });
         }
         trace.output = Var::from_tensor(&x)?;
         Ok(trace)
@@ -151,19 +194,15 @@ impl Trace<'_> {
     /// gradient of every trainable tensor to `gradients`.
     fn backward(mut self, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let mut grad = grad.clone();
-        while let Some(BlockTape { layer, input, output }) = self.blocks.pop() {
-            let output = match output {
-                Some(output) => output,
-                None => self.decoder.block(layer, &input, self.context(layer, true))?,
+        while let Some(tape) = self.blocks.pop() {
+            let below = match tape.kept {
+                Kept::Tape(_) => self.backward_tape(tape, &grad, gradients)?,
+                Kept::Input if !self.decoder.is_fused(tape.layer, &tape.input, true) => {
+                    self.backward_tape(tape, &grad, gradients)?
+                }
+                Kept::Fused(_) | Kept::Input => self.backward_fused(tape, &grad, gradients)?,
             };
-            let mut store = backward_from(&output, &grad)?;
-            let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter().flatten());
-            let lora = pairs.flat_map(|pair| [pair.a.as_tensor(), pair.b.as_tensor()]);
-            gradients.collect(&mut store, lora.chain(self.decoder.blocks[layer].variables()))?;
-            if !input.is_variable() {
-                return Ok(());
-            }
-            match store.remove(&input) {
+            match below {
                 Some(below) => grad = below,
                 None => return Ok(()),
             }
@@ -171,9 +210,56 @@ impl Trace<'_> {
         if let Some(embedded) = &self.embedded {
             let mut store = backward_from(embedded, &grad)?;
             let tensors = self.decoder.outer_variables();
-            gradients.collect(&mut store, tensors.iter())?;
+            // The input itself, where the caller made it a variable.
+            let input = Some(embedded).filter(|x| x.is_variable());
+            gradients.collect(&mut store, tensors.iter().chain(input))?;
         }
         Ok(())
+    }
+
+    /// Backward of a block on a tape of its own; the gradient of its input, if wanted.
+    fn backward_tape(&self, tape: BlockTape, grad: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+        let BlockTape { layer, input, want_input, kept } = tape;
+        let output = match kept {
+            Kept::Tape(output) => output,
+            Kept::Input | Kept::Fused(_) => self.decoder.block(layer, &input, self.context(layer, true))?,
+        };
+        let mut store = backward_from(&output, grad)?;
+        let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter().flatten());
+        let lora = pairs.flat_map(|pair| [pair.a.as_tensor(), pair.b.as_tensor()]);
+        gradients.collect(&mut store, lora.chain(self.decoder.blocks[layer].variables()))?;
+        Ok(if want_input { store.remove(&input) } else { None })
+    }
+
+    /// Backward of a block as one operation; the gradient of its input, if wanted.
+    fn backward_fused(&self, tape: BlockTape, grad: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+        let BlockTape { layer, input, want_input, kept } = tape;
+        let fused = self.decoder.fused(layer, self.context(layer, true));
+        let saved = match kept {
+            Kept::Fused(saved) => Some(*saved),
+            Kept::Input | Kept::Tape(_) => block::forward(&fused, &input, true, None)?.1,
+        };
+        let Some(saved) = saved else { return Err(Error::failed("a block kept nothing for its backward")) };
+        let found = block::backward(&fused, &input, saved, grad, want_input)?;
+        let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter());
+        for (pair, found) in pairs.zip(found.pairs) {
+            if let (Some(pair), Some((a, b))) = (pair, found) {
+                gradients.add(&pair.a, a)?;
+                gradients.add(&pair.b, b)?;
+            }
+        }
+        Ok(found.input)
+    }
+
+    /// How many blocks keep what their backward needs.
+    fn kept_blocks(&self, x: &Tensor) -> Result<usize> {
+        let budget = match self.options.checkpoint {
+            Checkpoint::Never => return Ok(usize::MAX),
+            Checkpoint::Always => return Ok(0),
+            Checkpoint::Beyond(bytes) => bytes,
+        };
+        let per_token = self.decoder.fused(0, self.context(0, true)).kept_per_token()? * size_of::<f32>();
+        Ok(budget / (x.dims2()?.0 * per_token).max(1))
     }
 
     fn trainable(&self, layer: usize) -> bool {

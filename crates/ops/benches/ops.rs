@@ -6,8 +6,12 @@
 
 use candle_core::{Device, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use eraser_ops::block::{self, Block, BlockLinear};
 use eraser_ops::gemm::{Mat, matmul_into};
-use eraser_ops::{Dropout, LoraInput, backward_from, linear, lora_linear, rms_norm, swiglu, threads};
+use eraser_ops::{
+    AttentionShape, Dropout, LoraInput, RopeTable, Segments, Weight, attention, backward_from, cross_entropy,
+    kl_divergence, linear, lora_linear, rms_norm, swiglu, threads,
+};
 use std::hint::black_box;
 
 #[global_allocator]
@@ -91,6 +95,97 @@ fn element_wise(c: &mut Criterion) {
     group.finish();
 }
 
+/// Four sequences of 300 tokens: the products of scores and outputs, `4 L^2` of the heads' width forward and `10 L^2` backward
+/// were nothing masked; half of it is.
+fn attended(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attention");
+    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None };
+    let segments = Segments::from_lengths([TOKENS / 4; 4]);
+    let [q, k, v] = [WIDTH, 192, 192].map(|width| Var::from_tensor(&random((TOKENS, width))).unwrap());
+    let grad = random((TOKENS, WIDTH));
+    let square = (4 * (TOKENS / 4).pow(2) * WIDTH) as u64;
+    group.throughput(Throughput::Elements(2 * square));
+    group.bench_function("forward", |bench| {
+        let (q, k, v) = (q.as_detached_tensor(), k.as_detached_tensor(), v.as_detached_tensor());
+        bench.iter(|| attention(&q, &k, &v, &segments, shape).unwrap());
+    });
+    group.throughput(Throughput::Elements(7 * square));
+    group.bench_function("forward and backward", |bench| {
+        bench.iter(|| backward_from(&attention(&q, &k, &v, &segments, shape).unwrap(), &grad).unwrap());
+    });
+    group.finish();
+}
+
+/// The losses at the head, 320 scored positions.
+fn heads(c: &mut Criterion) {
+    let mut group = c.benchmark_group("head");
+    let scored = 320;
+    let (hidden, reference) = (Var::from_tensor(&random((scored, WIDTH))).unwrap(), random((scored, WIDTH)));
+    let (head, targets): (_, Vec<u32>) = (random((VOCABULARY, WIDTH)), (0..scored as u32).collect());
+    let ones = Tensor::ones(scored, candle_core::DType::F32, &Device::Cpu).unwrap();
+    group.throughput(flop(2 * scored, WIDTH, VOCABULARY));
+    group.bench_function("cross_entropy and backward", |bench| {
+        bench.iter(|| backward_from(&cross_entropy(&hidden, &head, &targets).unwrap(), &ones).unwrap());
+    });
+    group.throughput(flop(3 * scored, WIDTH, VOCABULARY));
+    group.bench_function("kl_divergence and backward", |bench| {
+        bench.iter(|| backward_from(&kl_divergence(&hidden, &reference, &head).unwrap(), &ones).unwrap());
+    });
+    group.finish();
+}
+
+/// A whole block with pairs on q and v: the products of its seven weights, forward and backward.
+fn blocks(c: &mut Criterion) {
+    let mut group = c.benchmark_group("block");
+    let shapes =
+        [(WIDTH, WIDTH), (192, WIDTH), (192, WIDTH), (WIDTH, WIDTH), (HIDDEN, WIDTH), (HIDDEN, WIDTH), (WIDTH, HIDDEN)];
+    let weights: Vec<Weight> = shapes.iter().map(|&shape| random(shape).into()).collect();
+    let stack =
+        |which: &[usize]| Weight::stack(&which.iter().map(|&i| &weights[i]).collect::<Vec<_>>()).unwrap().unwrap();
+    let (qkv, gate_up) = (stack(&[0, 1, 2]), stack(&[4, 5]));
+    let pairs: Vec<(Var, Var)> = [0, 2]
+        .map(|i: usize| [random((8, WIDTH)), random((shapes[i].0, 8))].map(|x| Var::from_tensor(&x).unwrap()).into())
+        .to_vec();
+    let lora = |i: usize| LoraInput { a: &pairs[i].0, b: &pairs[i].1, scale: 2.0, dropout: None };
+    let norm = random((1, WIDTH)).flatten_all().unwrap();
+    let inv_freq: Vec<f32> = (0..32).map(|i| 1e5f32.powf(-(i as f32) / 32.0)).collect();
+    let rope = RopeTable::new(&inv_freq, TOKENS, 1.0, &Device::Cpu).unwrap();
+    let segments = Segments::from_lengths([TOKENS / 8; 8]);
+    let positions = segments.positions();
+    let block = Block {
+        attention_norm: &norm,
+        mlp_norm: &norm,
+        linears: std::array::from_fn(|i| BlockLinear {
+            weight: &weights[i],
+            bias: None,
+            lora: match i {
+                0 => Some(lora(0)),
+                2 => Some(lora(1)),
+                _ => None,
+            },
+        }),
+        qkv: Some(&qkv),
+        gate_up: Some(&gate_up),
+        eps: 1e-5,
+        shape: AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None },
+        rope: &rope,
+        positions: &positions,
+        segments: &segments,
+    };
+    let (x, grad) = (random((TOKENS, WIDTH)), random((TOKENS, WIDTH)));
+    let weights: usize = shapes.iter().map(|(out, input)| out * input).sum();
+    group.throughput(Throughput::Elements(2 * (TOKENS * weights) as u64));
+    group.bench_function("forward", |bench| bench.iter(|| block::forward(&block, &x, false, None).unwrap()));
+    group.throughput(Throughput::Elements(4 * (TOKENS * weights) as u64));
+    group.bench_function("forward and backward", |bench| {
+        bench.iter(|| {
+            let saved = block::forward(&block, &x, true, None).unwrap().1.unwrap();
+            block::backward(&block, &x, saved, &grad, true).unwrap()
+        });
+    });
+    group.finish();
+}
+
 fn start(_: &mut Criterion) {
     threads::init(None);
 }
@@ -98,6 +193,6 @@ fn start(_: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2));
-    targets = start, products, adapted, element_wise
+    targets = start, products, adapted, element_wise, attended, heads, blocks
 }
 criterion_main!(benches);

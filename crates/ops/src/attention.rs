@@ -4,7 +4,7 @@
 
 mod cached;
 mod decode;
-mod flash;
+pub(crate) mod flash;
 mod tile;
 
 use crate::{Segments, form, slices};
@@ -99,7 +99,7 @@ impl CustomOp3 for Attention {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        out: &Tensor,
+        _out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(lse) = self.lse.get() else { bail!("attention: backward before forward") };
@@ -107,9 +107,9 @@ impl CustomOp3 for Attention {
         let grad = grad.contiguous()?;
         let gradients = {
             let (q, k, v) = (slices::read(q), slices::read(k), slices::read(v));
-            let (out, grad) = (slices::read(out), slices::read(&grad));
+            let grad = slices::read(&grad);
             let inputs = self.inputs(q.as_slice()?, k.as_slice()?, v.as_slice()?);
-            inputs.backward(out.as_slice()?, grad.as_slice()?, lse, want)
+            inputs.backward(grad.as_slice()?, lse, want)
         };
         let tensor = |data: Option<Vec<f32>>, like: &Tensor| data.map(|data| slices::tensor(data, like.shape()));
         Ok((tensor(gradients.q, q), tensor(gradients.k, k), tensor(gradients.v, v)))
@@ -120,18 +120,24 @@ impl CustomOp3 for Attention {
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape: AttentionShape) -> Result<Tensor> {
     let AttentionShape { heads, kv_heads, head_dim, window } = shape;
     let mut outputs = Vec::with_capacity(segments.len());
-    for rows in segments.iter().filter(|rows| !rows.is_empty()) {
-        let n = rows.len();
-        let split = |x: &Tensor, heads: usize| {
-            x.narrow(0, rows.start, n)?.reshape((n, heads, head_dim))?.transpose(0, 1)?.contiguous()
-        };
+    for (rows, past) in (0..segments.len()).map(|i| (segments.range(i), segments.past(i))) {
+        if rows.is_empty() {
+            continue;
+        }
+        let (n, total) = (rows.len(), past.len() + rows.len());
+        let split = |x: &Tensor, heads: usize| x.reshape((x.dims()[0], heads, head_dim))?.transpose(0, 1)?.contiguous();
         let repeat = |x: &Tensor| {
-            let x = split(x, kv_heads)?.unsqueeze(1)?;
-            x.broadcast_as((kv_heads, shape.group(), n, head_dim))?.reshape((heads, n, head_dim))
+            let own = x.narrow(0, rows.start, n)?;
+            let x = match past.len() {
+                0 => own,
+                beginning => Tensor::cat(&[x.narrow(0, past.start, beginning)?, own], 0)?,
+            };
+            let x = split(&x, kv_heads)?.unsqueeze(1)?;
+            x.broadcast_as((kv_heads, shape.group(), total, head_dim))?.reshape((heads, total, head_dim))
         };
-        let (q, k, v) = (split(q, heads)?, repeat(k)?, repeat(v)?);
+        let (q, k, v) = (split(&q.narrow(0, rows.start, n)?, heads)?, repeat(k)?, repeat(v)?);
         let scores = form::wide(&(q.matmul(&k.t()?)? * (head_dim as f64).sqrt().recip())?)?;
-        let scores = scores.broadcast_add(&mask(n, window, q.device())?.to_dtype(scores.dtype())?)?;
+        let scores = scores.broadcast_add(&mask(n, total, window, q.device())?.to_dtype(scores.dtype())?)?;
         let p = scores.broadcast_sub(&scores.max_keepdim(2)?.detach())?.exp()?;
         let p = p.broadcast_div(&p.sum_keepdim(2)?)?.to_dtype(v.dtype())?;
         outputs.push(p.matmul(&v)?.transpose(0, 1)?.reshape((n, heads * head_dim))?);
@@ -139,12 +145,12 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape: Atte
     if outputs.is_empty() { Ok(q.clone()) } else { Tensor::cat(&outputs, 0) }
 }
 
-/// `[n, n]`: 0 where row `i` sees key `j`, negative infinity elsewhere.
-fn mask(n: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
-    let window = window.unwrap_or(n);
+/// `[n, total]`: 0 where row `i`, at position `total - n + i`, sees key `j`, negative infinity elsewhere.
+fn mask(n: usize, total: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
+    let window = window.unwrap_or(total);
     let sees = |i: usize, j: usize| j <= i && i - j < window;
-    let mask: Vec<f32> = (0..n * n).map(|at| if sees(at / n, at % n) { 0.0 } else { f32::NEG_INFINITY }).collect();
-    Tensor::from_vec(mask, (n, n), device)
+    let mask = (0..n * total).map(|at| if sees(total - n + at / total, at % total) { 0.0 } else { f32::NEG_INFINITY });
+    Tensor::from_vec(mask.collect::<Vec<f32>>(), (n, total), device)
 }
 
 #[cfg(test)]
@@ -160,14 +166,18 @@ mod tests {
 
     fn conforms(lengths: &[usize], shape: AttentionShape, tracked: [bool; 3]) {
         let segments = Segments::from_lengths(lengths.iter().copied());
+        conforms_packed(&segments, shape, tracked);
+    }
+
+    fn conforms_packed(segments: &Segments, shape: AttentionShape, tracked: [bool; 3]) {
         let (t, hd) = (segments.tokens(), shape.head_dim);
         let inputs = [
             input(tracked[0], t, shape.heads * hd, 1),
             input(tracked[1], t, shape.kv_heads * hd, 2),
             input(tracked[2], t, shape.kv_heads * hd, 3),
         ];
-        let name = format!("attention {lengths:?} {shape:?} {tracked:?}");
-        check(&name, &inputs, |x| attention(&x[0], &x[1], &x[2], &segments, shape));
+        let name = format!("attention {segments:?} {shape:?} {tracked:?}");
+        check(&name, &inputs, |x| attention(&x[0], &x[1], &x[2], segments, shape));
     }
 
     #[test]
@@ -190,6 +200,37 @@ mod tests {
         let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None };
         conforms(&[100], AttentionShape { window: Some(50), ..shape }, [true; 3]);
         conforms(&[258], shape, [false, true, true]);
+    }
+
+    #[test]
+    fn shared_beginnings_conform() {
+        let pack = [(5, None), (4, Some(0)), (2, None), (0, Some(0)), (3, Some(2)), (20, Some(0)), (6, None)];
+        let segments = Segments::continuing(&pack);
+        for window in [None, Some(1), Some(3), Some(7)] {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 5, window };
+            let scores_matter = window != Some(1);
+            conforms_packed(&segments, shape, [scores_matter, scores_matter, true]);
+        }
+        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None };
+        conforms_packed(&Segments::continuing(&[(20, None), (100, Some(0))]), shape, [true; 3]);
+        conforms_packed(&Segments::continuing(&[(300, None), (9, Some(0)), (8, Some(0))]), shape, [false, true, true]);
+    }
+
+    /// What a beginning that stands in the pack once gives equals what its copies give.
+    #[test]
+    fn a_shared_beginning_equals_its_copies() {
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, window: Some(9) };
+        let shared = Segments::continuing(&[(7, None), (5, Some(0)), (9, Some(0))]);
+        let copies = Segments::from_lengths([12, 16]);
+        let rows: Vec<u32> = (0..12).chain(0..7).chain(12..21).collect();
+        let pick = |x: &candle_core::Tensor| {
+            x.index_select(&candle_core::Tensor::new(rows.as_slice(), x.device()).unwrap(), 0).unwrap()
+        };
+        let (q, k, v) = (random((21, 32), 1), random((21, 16), 2), random((21, 16), 3));
+        let once = pick(&attention(&q, &k, &v, &shared, shape).unwrap());
+        let twice = attention(&pick(&q), &pick(&k), &pick(&v), &copies, shape).unwrap();
+        let gap = (once - twice).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(gap < 1e-6, "{gap}");
     }
 
     #[test]

@@ -1,6 +1,22 @@
 //! Matrix products on row-major slices, by the gemm crate. In: two matrices as slices with row strides; out: the
 //! product written or added into a third. Invariant: every slice is checked to cover the matrix it stands for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Operations of all products so far.
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Floating-point operations of all matrix products of this process so far, a multiply and an add counted as two: what an
+/// arithmetic rate is taken from.
+pub fn operations() -> u64 {
+    OPERATIONS.load(Ordering::Relaxed)
+}
+
+/// Counts a product of `m x k` and `k x n`.
+pub(crate) fn count(m: usize, k: usize, n: usize) {
+    OPERATIONS.fetch_add(2 * m as u64 * k as u64 * n as u64, Ordering::Relaxed);
+}
+
 /// A borrowed row-major matrix, or its transpose: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a> {
@@ -61,9 +77,10 @@ pub fn matmul_into(
     }
     assert!(m == 1 || dst_stride >= n, "rows of the product overlap");
     assert!(dst.len() >= (m - 1) * dst_stride + n, "product does not fit its slice");
+    count(m, k, n);
     let threads = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: `Mat` and the assertion above prove that every element addressed by (rows, cols, strides) lies inside
-    // its slice; `dst` is borrowed mutably, so it cannot overlap `a` or `b`.
+    // SAFETY: `Mat` and the assertions of above prove that every element addressed by (rows, cols, strides)
+    // lies inside its slice; `dst` is borrowed mutably, so it cannot overlap `a` or `b`.
     #[allow(unsafe_code)]
     unsafe {
         gemm::gemm(

@@ -17,8 +17,8 @@ use std::sync::OnceLock;
 const TILE: usize = 512;
 /// Most rows of a block.
 const MAX_ROWS: usize = 512;
-/// Logits held at a time, both distributions together: 64 MB.
-const LOGIT_ELEMENTS: usize = 1 << 24;
+/// Logits held at a time, both distributions together: 32 MB.
+const LOGIT_ELEMENTS: usize = 1 << 23;
 
 /// `KL(softmax(reference W^T) || softmax(hidden W^T))` per row: `hidden` and `reference` `[n, d]`, `head` `[V, d]`;
 /// result `[n]`, natural log. `reference` is frozen: no gradient reaches it.

@@ -7,6 +7,7 @@
 //! Shapes: `T` tokens of all sequences of a pack, one after the other; `d` model width; `V` vocabulary.
 
 pub mod attention;
+pub mod block;
 #[cfg(test)]
 mod conformance;
 pub mod cross_entropy;
@@ -16,6 +17,7 @@ pub mod gemm;
 pub mod kl;
 pub mod linear;
 pub mod mmap;
+pub mod quant;
 pub mod rms_norm;
 pub mod rope;
 pub mod segments;
@@ -24,6 +26,7 @@ mod slices;
 pub mod swiglu;
 pub mod threads;
 pub mod vjp;
+pub mod weight;
 
 pub use attention::{AttentionShape, attention, attention_cached};
 pub use cross_entropy::cross_entropy;
@@ -35,3 +38,4 @@ pub use rope::{RopeTable, rope};
 pub use segments::Segments;
 pub use swiglu::swiglu;
 pub use vjp::backward_from;
+pub use weight::{Stored, Weight};

@@ -2,11 +2,13 @@
 //! Invariant: a product is computed for an input's gradient only when that input is tracked.
 
 mod lora;
-mod product;
+pub(crate) mod product;
 
+pub(crate) use lora::{Columns, Pair};
 pub use lora::{Dropout, LoraInput, lora_linear};
 
 use crate::gemm::{Mat, matmul_into};
+use crate::weight::Rows;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -62,7 +64,8 @@ impl CustomOp2 for Linear {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((tokens, _), (outputs, inputs)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let out = product::forward(slices::cpu(x, lx)?, slices::cpu(w, lw)?, None, (tokens, inputs, outputs));
+        let weight = Rows::Dense { values: slices::cpu(w, lw)?, rows: outputs, cols: inputs };
+        let out = product::forward(slices::cpu(x, lx)?, weight, None, tokens);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
@@ -87,8 +90,8 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let ((tokens, _), (outputs, inputs)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let bias = Some(slices::cpu(b, lb)?);
-        let out = product::forward(slices::cpu(x, lx)?, slices::cpu(w, lw)?, bias, (tokens, inputs, outputs));
+        let weight = Rows::Dense { values: slices::cpu(w, lw)?, rows: outputs, cols: inputs };
+        let out = product::forward(slices::cpu(x, lx)?, weight, Some(slices::cpu(b, lb)?), tokens);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
@@ -112,7 +115,8 @@ fn input_gradient(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Option<T
     }
     let ((outputs, inputs), tokens) = (weight.dims2()?, x.dims2()?.0);
     let (w, g) = (slices::read(weight), slices::read(grad));
-    let dx = product::input_gradient(g.as_slice()?, w.as_slice()?, (tokens, inputs, outputs));
+    let weight = Rows::Dense { values: w.as_slice()?, rows: outputs, cols: inputs };
+    let dx = product::input_gradient(g.as_slice()?, weight, tokens);
     Ok(Some(slices::tensor(dx, x.shape())))
 }
 

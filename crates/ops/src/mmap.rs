@@ -20,3 +20,30 @@ pub fn map(path: &Path) -> io::Result<Mmap> {
         Mmap::map(&file)
     }
 }
+
+/// Gives the pages of a file's map back: they count against this process no more, and are read again when they are touched.
+/// Without effect where the system has no such call.
+pub fn release(map: &Mmap) {
+    #[cfg(unix)]
+    {
+        // SAFETY: `map` comes from `map` above: a read-only private map of a file. Its pages were never written, so the ones
+        // that are read in again hold the same bytes.
+        #[allow(unsafe_code)]
+        let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_released_map_still_holds_its_file() {
+        let file = std::env::temp_dir().join(format!("eraser-mmap-{}", std::process::id()));
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&file, &bytes).unwrap();
+        let map = super::map(&file).unwrap();
+        assert_eq!(&map[..], &bytes[..]);
+        super::release(&map);
+        assert_eq!(&map[..], &bytes[..]);
+        std::fs::remove_file(file).unwrap();
+    }
+}

@@ -37,11 +37,40 @@ struct RmsNorm {
     eps: f64,
 }
 
-impl RmsNorm {
-    /// `1 / sqrt(mean(x^2) + eps)`.
-    fn inverse(&self, x: &[f32]) -> f32 {
-        (1.0 / (f64::from(simd::sum_squares(x)) / x.len() as f64 + self.eps).sqrt()) as f32
-    }
+/// `1 / sqrt(mean(x^2) + eps)`.
+fn inverse(x: &[f32], eps: f64) -> f32 {
+    (1.0 / (f64::from(simd::sum_squares(x)) / x.len() as f64 + eps).sqrt()) as f32
+}
+
+/// The normalised rows of `x`.
+pub(crate) fn forward(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
+    let mut out = slices::unwritten(x.len());
+    let task = task_len(w.len());
+    out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
+        for (out, x) in out.chunks_exact_mut(w.len()).zip(x.chunks_exact(w.len())) {
+            simd::mul_scaled(out, x, w, inverse(x, eps));
+        }
+    });
+    out
+}
+
+/// With `s = 1 / sqrt(mean(x^2) + eps)` and `g` the gradient of the output: `dx = s g w - x s^3 mean(g w x)`, plus `also`,
+/// the gradient that reaches `x` past the norm.
+pub(crate) fn input_gradient(x: &[f32], w: &[f32], g: &[f32], eps: f64, also: Option<&[f32]>) -> Vec<f32> {
+    let mut dx = slices::unwritten(x.len());
+    let (d, task) = (w.len(), task_len(w.len()));
+    let tasks = dx.par_chunks_mut(task).zip(x.par_chunks(task)).zip(g.par_chunks(task)).enumerate();
+    tasks.for_each(|(i, ((dx, x), g))| {
+        for ((dx, x), g) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
+            let s = inverse(x, eps);
+            let c = s * s * s * simd::dot3(g, w, x) / d as f32;
+            simd::mul_scaled_add(dx, g, w, s, x, -c);
+        }
+        if let Some(also) = also {
+            simd::axpy(dx, 1.0, &also[i * task..][..dx.len()]);
+        }
+    });
+    dx
 }
 
 impl CustomOp2 for RmsNorm {
@@ -50,18 +79,11 @@ impl CustomOp2 for RmsNorm {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, weight: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (slices::cpu(x, lx)?, slices::cpu(weight, lw)?);
-        let mut out = slices::unwritten(x.len());
-        let task = task_len(w.len());
-        out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(w.len()).zip(x.chunks_exact(w.len())) {
-                simd::mul_scaled(out, x, w, self.inverse(x));
-            }
-        });
+        let out = forward(slices::cpu(x, lx)?, slices::cpu(weight, lw)?, self.eps);
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
-    /// With `s = 1 / sqrt(mean(x^2) + eps)`: `dx = s g w - x s^3 mean(g w x)` and `dw = sum over rows of s g x`.
+    /// `dx` as in [`input_gradient`]; `dw = sum over rows of s g x`.
     fn bwd(
         &self,
         x: &Tensor,
@@ -73,23 +95,13 @@ impl CustomOp2 for RmsNorm {
         let (xs, ws, gs) = (slices::read(x), slices::read(weight), slices::read(&grad));
         let (xs, w, gs) = (xs.as_slice()?, ws.as_slice()?, gs.as_slice()?);
         let (d, task) = (w.len(), task_len(w.len()));
-        let dx = x.track_op().then(|| {
-            let mut dx = slices::unwritten(xs.len());
-            dx.par_chunks_mut(task).zip(xs.par_chunks(task)).zip(gs.par_chunks(task)).for_each(|((dx, x), g)| {
-                for ((dx, x), g) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
-                    let s = self.inverse(x);
-                    let c = s * s * s * simd::dot3(g, w, x) / d as f32;
-                    simd::mul_scaled_add(dx, g, w, s, x, -c);
-                }
-            });
-            slices::tensor(dx, x.shape())
-        });
+        let dx = x.track_op().then(|| slices::tensor(input_gradient(xs, w, gs, self.eps, None), x.shape()));
         let dw = weight.track_op().then(|| {
             let parts: Vec<Vec<f32>> = (xs.par_chunks(task).zip(gs.par_chunks(task)))
                 .map(|(x, g)| {
                     let mut part = vec![0.0; d];
                     for (x, g) in x.chunks_exact(d).zip(g.chunks_exact(d)) {
-                        simd::add_mul_scaled(&mut part, x, g, self.inverse(x));
+                        simd::add_mul_scaled(&mut part, x, g, inverse(x, self.eps));
                     }
                     part
                 })

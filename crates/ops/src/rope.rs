@@ -2,6 +2,7 @@
 //! `i + head_dim / 2`. In: rows of heads and the position of each row; out: the rotated rows. Invariant: a rotation
 //! keeps every pair's length, and the backward is the rotation by the opposite angle.
 
+use crate::linear::Columns;
 use crate::{form, slices};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -103,20 +104,10 @@ impl CustomOp1 for Rope {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slices::cpu(storage, layout)?;
-        let half = self.table.half();
-        let (cos, sin) = (slices::read(&self.table.cos), slices::read(&self.table.sin));
-        let (cos, sin) = (cos.as_slice()?, sin.as_slice()?);
         let mut out = slices::unwritten(x.len());
         if !x.is_empty() {
-            let width = x.len() / self.positions.len();
-            let rows = TASK_ELEMENTS.div_ceil(width);
-            let tasks = out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width));
-            tasks.zip(self.positions.par_chunks(rows)).for_each(|((out, x), positions)| {
-                for ((out, x), &p) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(positions) {
-                    let at = p as usize * half..(p as usize + 1) * half;
-                    rotate_row(out, x, &cos[at.clone()], &sin[at], self.direction);
-                }
-            });
+            let columns = Columns { stride: x.len() / self.positions.len(), at: 0 };
+            self.table.rotate((&mut out, columns), (x, columns), columns.stride, &self.positions, self.direction)?;
         }
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -124,6 +115,34 @@ impl CustomOp1 for Rope {
     fn bwd(&self, _x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let op = Self { table: self.table.clone(), positions: self.positions.clone(), direction: -self.direction };
         grad.contiguous()?.apply_op1_no_bwd(&op).map(Some)
+    }
+}
+
+impl RopeTable {
+    /// Rotates `width` columns of every row of `x` by the row's position, forward (`direction` 1) or back (-1), into
+    /// columns of `out`.
+    pub(crate) fn rotate(
+        &self,
+        (out, to): (&mut [f32], Columns),
+        (x, from): (&[f32], Columns),
+        width: usize,
+        positions: &[u32],
+        direction: f32,
+    ) -> Result<()> {
+        let half = self.half();
+        let (cos, sin) = (slices::read(&self.cos), slices::read(&self.sin));
+        let (cos, sin) = (cos.as_slice()?, sin.as_slice()?);
+        let rows = TASK_ELEMENTS.div_ceil(width.max(1));
+        let tasks = out.par_chunks_mut(rows * to.stride).zip(x.par_chunks(rows * from.stride));
+        tasks.zip(positions.par_chunks(rows)).for_each(|((out, x), positions)| {
+            let rows = out.chunks_exact_mut(to.stride).zip(x.chunks_exact(from.stride));
+            for ((out, x), &p) in rows.zip(positions) {
+                let at = p as usize * half..(p as usize + 1) * half;
+                let (out, x) = (&mut out[to.at..to.at + width], &x[from.at..from.at + width]);
+                rotate_row(out, x, &cos[at.clone()], &sin[at], direction);
+            }
+        });
+        Ok(())
     }
 }
 

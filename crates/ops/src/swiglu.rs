@@ -63,6 +63,34 @@ fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
     out
 }
 
+/// `silu(gate) * up` of rows that hold gate and up beside each other, `[T, 2 f]` to `[T, f]`.
+pub(crate) fn of_rows(gate_up: &[f32], f: usize) -> Vec<f32> {
+    let mut out = slices::unwritten(gate_up.len() / 2);
+    let rows = TASK_ELEMENTS.div_ceil(f);
+    out.par_chunks_mut(rows * f).zip(gate_up.par_chunks(rows * 2 * f)).for_each(|(out, gate_up)| {
+        for (out, row) in out.chunks_exact_mut(f).zip(gate_up.chunks_exact(2 * f)) {
+            let (gate, up) = row.split_at(f);
+            simd::silu_mul(out, gate, up);
+        }
+    });
+    out
+}
+
+/// Replaces rows of gate and up by their gradients, given that of [`of_rows`].
+pub(crate) fn rows_gradient(gate_up: &mut [f32], grad: &[f32], f: usize) {
+    let rows = TASK_ELEMENTS.div_ceil(f);
+    let tasks = gate_up.par_chunks_mut(rows * 2 * f).zip(grad.par_chunks(rows * f));
+    tasks.for_each_init(Vec::new, |d_gate, (gate_up, grad)| {
+        d_gate.resize(f, 0.0);
+        for (row, grad) in gate_up.chunks_exact_mut(2 * f).zip(grad.chunks_exact(f)) {
+            let (gate, up) = row.split_at_mut(f);
+            simd::silu_mul_dgate(d_gate, gate, up, grad);
+            simd::silu_mul(up, gate, grad);
+            gate.copy_from_slice(d_gate);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::swiglu;

@@ -8,6 +8,7 @@ use crate::format::{NONE, interval, number, percent, timing};
 use crate::plot::{self, Plot};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
 use crate::run::{Run, Trained};
+use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::verdict::{self, Outcome, Verdict};
 use minijinja::Environment;
@@ -37,6 +38,8 @@ struct Page<'a> {
     measured: bool,
     has_base: bool,
     subjects: Vec<&'a str>,
+    /// None: the run is no study.
+    study: Option<StudyView>,
     verdicts: Vec<VerdictView>,
     /// By subject: its settings as text.
     settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
@@ -123,6 +126,7 @@ pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
         measured: run.summary.is_some(),
         has_base: base.is_some(),
         subjects: summary.subjects.iter().map(|s| s.name.as_str()).collect(),
+        study: run.study.as_ref().map(study::view),
         verdicts: verdict::verdicts(summary).into_iter().map(verdict_view).collect(),
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
@@ -195,19 +199,22 @@ fn settings(trained: &Trained) -> (&str, Vec<(&str, String)>) {
 }
 
 fn training(trained: &Trained) -> Training<'_> {
-    let gamma = trained.settings.get("gamma").and_then(serde_json::Value::as_f64);
     let Some(m) = &trained.metrics else {
         return Training { name: &trained.name, note: None, plots: Vec::new() };
     };
+    let gamma = trained.settings.get("gamma").and_then(serde_json::Value::as_f64).filter(|_| m.hinged);
     let mut note = vec![format!("{} optimiser steps.", m.steps)];
     if let Some((first, last)) = m.nll_ends {
         let gamma = gamma.map_or_else(String::new, |g| format!("; the threshold gamma is {g}"));
         note.push(format!("nll_harm went from {first:.3} to {last:.3} nats per token{gamma}."));
     }
-    note.push(match m.closed_at {
-        Some(step) => format!("The hinge was closed for the first time at step {step}."),
-        None => "The hinge never closed: the harm term was still at work when training ended.".into(),
-    });
+    match m.closed_at {
+        Some(step) => note.push(format!("The hinge was closed for the first time at step {step}.")),
+        None if m.hinged => {
+            note.push("The hinge never closed: the harm term was still at work when training ended.".into());
+        }
+        None => {}
+    }
     if m.stride > 1 {
         note.push(format!("Each point of the curves is the mean of {} steps.", m.stride));
     }

@@ -1,7 +1,7 @@
 //! Tables, plots and the self-contained HTML report of a run.
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, training metrics and
+//! later version: `summary.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, training metrics and
 //! answers, each of them optional. Output: `report.html` and `report.md`. Invariant: text from a file reaches the page escaped; a damaged
 //! file is an error, never a panic.
 //!
@@ -20,6 +20,7 @@ mod metrics;
 mod plot;
 mod rows;
 mod run;
+mod study;
 mod summary;
 mod terminal;
 mod verdict;
@@ -38,6 +39,16 @@ pub struct Written {
     pub html: PathBuf,
     /// The tables alone.
     pub markdown: PathBuf,
+}
+
+/// The figures of the run directory `run` as text for a terminal: those of its study, if it is one, else of its summary.
+pub fn terminal(run: &Path) -> Result<String> {
+    let contents = run::Run::read(run)?;
+    Ok(match (&contents.study, &contents.summary) {
+        (Some(study), _) => study::terminal(study),
+        (None, Some(summary)) => terminal_table(summary),
+        (None, None) => terminal_table(&Summary::default()),
+    })
 }
 
 /// Reads the run directory `run` and writes `report.html` and `report.md` into it.

@@ -6,6 +6,7 @@ use crate::format::{interval, percent, timing};
 use crate::html::LIMITS;
 use crate::rows::{self, utility_cell};
 use crate::run::Run;
+use crate::study::Study;
 use crate::summary::Summary;
 use crate::verdict;
 use std::fmt::Write as _;
@@ -16,6 +17,9 @@ pub(crate) fn render(run: &Run) -> String {
     match &run.summary {
         None => out.push_str("There is no `summary.json`: nothing was evaluated yet.\n\n"),
         Some(summary) => {
+            if let Some(found) = &run.study {
+                study(&mut out, found);
+            }
             verdicts(&mut out, summary);
             attacks(&mut out, summary);
             utility(&mut out, summary);
@@ -54,6 +58,18 @@ fn verdicts(out: &mut String, summary: &Summary) {
         }
         out.push('\n');
     }
+}
+
+fn study(out: &mut String, study: &Study) {
+    let _ = writeln!(out, "## {}\n\n{}\n", text(&study.title()), text(&study.caption()));
+    for finding in &study.findings {
+        let [outcome, claim, evidence] = [&finding.outcome(), &finding.claim, &finding.evidence].map(|s| text(s));
+        let _ = writeln!(out, "- **{outcome}**: {claim}. {evidence}");
+    }
+    out.push('\n');
+    let table_of = study.table();
+    let cells = |row: &Vec<String>| row.iter().map(|cell| text(cell)).collect::<Vec<_>>();
+    table(out, &cells(&table_of.header), &table_of.rows.iter().map(cells).collect::<Vec<_>>());
 }
 
 fn attacks(out: &mut String, summary: &Summary) {

@@ -4,26 +4,38 @@
 use crate::error::{Error, Result};
 use crate::files;
 use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// More optimiser steps than any run has; a larger number is damage.
 const MAX_STEP: u64 = 1_000_000_000;
 /// Losses beyond this have diverged; they are left out of the plot and counted.
 const MAX_VALUE: f64 = 1e6;
+/// The term of the harmful answers.
+const HARM: &str = "l_harm";
+/// More terms than any method has.
+const MAX_TERMS: usize = 8;
 /// Points of a curve; more steps than this are averaged.
 const MAX_POINTS: usize = 400;
 
 /// One line of metrics.jsonl: the part that is plotted.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 struct Step {
     #[serde(rename = "step")]
     number: u64,
     loss: Option<f64>,
     nll_harm: Option<f64>,
-    l_harm: Option<f64>,
-    l_help: Option<f64>,
-    l_align: Option<f64>,
-    l_retain: Option<f64>,
+    /// The terms of the loss, `l_harm` and others, and whatever else a line holds.
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+impl Step {
+    /// The value of a term; None when the line does not have it, or has no number there.
+    fn term(&self, name: &str) -> Option<f64> {
+        self.rest.get(name)?.as_f64()
+    }
 }
 
 /// A curve: points `(step, value)`, in the order of the file.
@@ -41,15 +53,16 @@ pub(crate) struct Metrics {
     pub(crate) stride: usize,
     /// Values that were not finite or too large to plot.
     pub(crate) left_out: usize,
+    /// The harm term has a hinge: it is never negative.
+    pub(crate) hinged: bool,
     /// First step whose hinge was closed.
     pub(crate) closed_at: Option<u64>,
     /// First and last `nll_harm`, nats per token.
     pub(crate) nll_ends: Option<(f64, f64)>,
     pub(crate) loss: Curve,
     pub(crate) nll_harm: Curve,
-    pub(crate) l_help: Curve,
-    pub(crate) l_align: Curve,
-    pub(crate) l_retain: Curve,
+    /// The terms but `l_harm`, by name.
+    pub(crate) terms: Vec<(String, Curve)>,
 }
 
 impl Metrics {
@@ -66,7 +79,7 @@ impl Metrics {
     fn thin(steps: &[Step]) -> Self {
         let stride = steps.len().div_ceil(MAX_POINTS).max(1);
         let mut left_out = 0;
-        let mut curve = |value: fn(&Step) -> Option<f64>, optional: bool| {
+        let mut curve = |value: &dyn Fn(&Step) -> Option<f64>, optional: bool| {
             let mut curve = Curve::default();
             for chunk in steps.chunks(stride) {
                 let (mut x, mut y, mut n) = (0.0, 0.0, 0.0);
@@ -83,15 +96,18 @@ impl Metrics {
             }
             curve
         };
-        let loss = curve(|s| s.loss, false);
-        let nll_harm = curve(|s| s.nll_harm, false);
-        let l_help = curve(|s| s.l_help, false);
-        let l_align = curve(|s| s.l_align, false);
-        let l_retain = curve(|s| s.l_retain, true);
-        let closed_at = steps.iter().find(|s| s.l_harm == Some(0.0)).map(|s| s.number);
+        // Which terms there are, a method decides once for all its steps.
+        let first = steps.first().map(|s| &s.rest);
+        let names = || first.into_iter().flat_map(BTreeMap::keys).filter(|k| k.starts_with("l_") && *k != HARM);
+        let loss = curve(&|s| s.loss, false);
+        let nll_harm = curve(&|s| s.nll_harm, steps.first().is_some_and(|s| s.nll_harm.is_none()));
+        let terms = names().take(MAX_TERMS).map(|name| (name.clone(), curve(&|s| s.term(name), false))).collect();
+        let harm = || steps.iter().filter_map(|s| s.term(HARM));
+        let hinged = harm().next().is_some() && harm().all(|value| value >= 0.0);
+        let closed_at = steps.iter().find(|s| hinged && s.term(HARM) == Some(0.0)).map(|s| s.number);
         let nll = || steps.iter().filter_map(|s| s.nll_harm).filter(|v| v.abs() <= MAX_VALUE);
         let nll_ends = nll().next().zip(nll().next_back());
-        Self { steps: steps.len(), stride, left_out, closed_at, nll_ends, loss, nll_harm, l_help, l_align, l_retain }
+        Self { steps: steps.len(), stride, left_out, hinged, closed_at, nll_ends, loss, nll_harm, terms }
     }
 }
 
@@ -114,7 +130,8 @@ mod tests {
         assert_eq!(m.loss.points[0], (2.0, 2.0));
         assert_eq!(m.loss.points.len(), 267);
         assert_eq!(m.closed_at, None);
-        assert!(m.l_retain.points.is_empty());
+        let names: Vec<&str> = m.terms.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, m.hinged), (vec!["l_align", "l_help"], true));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Loss curves as SVG. Input: curves of bounded values ([`Metrics`]). Output: an `<svg>` made of numbers and of this
-//! file's own words only, so it needs no escaping; colours are CSS variables of the page, so it follows light and dark.
+//! Curves as SVG. Input: curves of bounded values, and what the axes are called. Output: an `<svg>` in which plotters has
+//! escaped every text; colours are CSS variables of the page, so it follows light and dark.
 
 use crate::metrics::{Curve, Metrics};
 use plotters::coord::Shift;
@@ -20,53 +20,78 @@ struct Ink {
 const TEXT: Ink = Ink { color: RGBColor(1, 0, 0), variable: "var(--muted)" };
 const GRID: Ink = Ink { color: RGBColor(2, 0, 0), variable: "var(--line)" };
 const GAMMA: Ink = Ink { color: RGBColor(3, 0, 0), variable: "var(--ink)" };
-const SERIES: [Ink; 3] = [
+const SERIES: [Ink; 6] = [
     Ink { color: RGBColor(4, 0, 0), variable: "var(--s1)" },
     Ink { color: RGBColor(5, 0, 0), variable: "var(--s2)" },
     Ink { color: RGBColor(6, 0, 0), variable: "var(--s3)" },
+    Ink { color: RGBColor(7, 0, 0), variable: "var(--s4)" },
+    Ink { color: RGBColor(8, 0, 0), variable: "var(--s5)" },
+    Ink { color: RGBColor(9, 0, 0), variable: "var(--s6)" },
 ];
 
 /// A plot with what a reader who does not see it needs to know.
 #[derive(Serialize)]
 pub(crate) struct Plot {
     pub(crate) svg: String,
-    /// Names of the series, in the order of `--s1`, `--s2`, `--s3`.
-    pub(crate) legend: Vec<&'static str>,
-    pub(crate) title: &'static str,
+    /// Names of the series, in the order of `--s1`, `--s2`, ..
+    pub(crate) legend: Vec<String>,
+    pub(crate) title: String,
 }
 
-/// The harm term (with the threshold `gamma`) and the KL terms of a run; plots without points are left out.
+/// What is to be drawn.
+#[derive(Default)]
+pub(crate) struct Chart<'a> {
+    pub(crate) title: String,
+    /// What the axes show; nothing is written at `y` when it is empty.
+    pub(crate) x: &'a str,
+    pub(crate) y: &'a str,
+    /// At most as many as there are colours; others are left out.
+    pub(crate) curves: Vec<(String, &'a Curve)>,
+    /// Points are marked: they are few, and the lines between them a help to the eye.
+    pub(crate) marked: bool,
+    /// A dashed line at this value, labelled as gamma.
+    pub(crate) gamma: Option<f64>,
+    /// A dashed line y = x.
+    pub(crate) diagonal: bool,
+}
+
+/// The harm term (with the threshold `gamma`) and the other terms of a run; plots without points are left out.
 pub(crate) fn plots(metrics: &Metrics, gamma: Option<f64>) -> Vec<Plot> {
     let gamma = gamma.filter(|g| g.is_finite() && g.abs() <= 1e6);
-    let harm = [("nll_harm", &metrics.nll_harm), ("loss", &metrics.loss)];
-    let kl = [("l_help", &metrics.l_help), ("l_align", &metrics.l_align), ("l_retain", &metrics.l_retain)];
-    let harm = plot("Harmful answers: negative log-likelihood, and the whole loss (nats per token)", &harm, gamma);
-    let kl = plot("Distance to the base model: KL terms (nats per token)", &kl, None);
-    [harm, kl].into_iter().flatten().collect()
+    let x = "optimiser step";
+    let harm = vec![("nll_harm".to_owned(), &metrics.nll_harm), ("loss".to_owned(), &metrics.loss)];
+    let title = "Harmful answers: negative log-likelihood, and the whole loss (nats per token)".to_owned();
+    let harm = Chart { title, x, curves: harm, gamma, ..Chart::default() };
+    let others = metrics.terms.iter().map(|(name, curve)| (name.clone(), curve)).collect();
+    let title = "The other terms of the loss (nats per token)".to_owned();
+    let others = Chart { title, x, curves: others, ..Chart::default() };
+    [harm, others].into_iter().filter_map(plot).collect()
 }
 
-fn plot(title: &'static str, curves: &[(&'static str, &Curve)], level: Option<f64>) -> Option<Plot> {
-    let shown: Vec<_> = curves.iter().filter(|(_, c)| !c.points.is_empty()).copied().collect();
-    let legend = shown.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+/// Draws; None when there are no points.
+pub(crate) fn plot(mut chart: Chart<'_>) -> Option<Plot> {
+    chart.curves.retain(|(_, c)| !c.points.is_empty());
+    chart.curves.truncate(SERIES.len());
     let mut svg = String::new();
     // Drawing into a string fails only on an empty range, which `range` rules out; then there is no plot to show.
-    draw(&mut svg, &shown, level).ok()?;
+    draw(&mut svg, &chart).ok()?;
     for ink in [TEXT, GRID, GAMMA].into_iter().chain(SERIES) {
         let RGBColor(r, g, b) = ink.color;
         svg = svg.replace(&format!("#{r:02X}{g:02X}{b:02X}"), ink.variable);
     }
-    (!shown.is_empty()).then_some(Plot { svg, legend, title })
+    let legend: Vec<String> = chart.curves.iter().map(|(name, _)| name.clone()).collect();
+    (!legend.is_empty()).then_some(Plot { svg, legend, title: chart.title })
 }
 
-fn draw(
-    svg: &mut String,
-    curves: &[(&str, &Curve)],
-    level: Option<f64>,
-) -> std::result::Result<(), Box<dyn std::error::Error>> {
+fn draw(svg: &mut String, plan: &Chart<'_>) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let Chart { curves, gamma: level, .. } = plan;
     let area: DrawingArea<SVGBackend, Shift> = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     let values = || curves.iter().flat_map(|(_, c)| &c.points);
     let x = range(values().map(|p| p.0));
-    let y = range(values().map(|p| p.1).chain(level).chain([0.0]));
+    let y = range(values().map(|p| p.1).chain(*level).chain([0.0]));
+    // Marks at the edges are not to be cut.
+    let air = if plan.marked { 0.02 * (x.1 - x.0) } else { 0.0 };
+    let x = (x.0 - air, x.1);
     let style = |ink: Ink| ("sans-serif", 34).into_font().color(&ink.color);
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
@@ -82,21 +107,30 @@ fn draw(
         .axis_style(TEXT.color)
         .label_style(style(TEXT))
         .axis_desc_style(style(TEXT))
-        .x_desc("optimiser step")
+        .x_desc(plan.x)
+        .y_desc(plan.y)
         .x_labels(8)
         .y_labels(6)
-        .x_label_formatter(&|v| format!("{v:.0}"))
+        .x_label_formatter(&|v| if plan.marked { tick(*v, x.1 - x.0) } else { format!("{v:.0}") })
         .y_label_formatter(&|v| tick(*v, y.1 - y.0))
         .draw()?;
     for ((_, curve), ink) in curves.iter().zip(SERIES) {
         chart.draw_series(LineSeries::new(curve.points.iter().copied(), ink.color.stroke_width(4)))?;
-        if let [point] = curve.points[..] {
-            chart.draw_series([Circle::new(point, 6, ink.color.filled())])?;
+        if plan.marked || curve.points.len() == 1 {
+            let marks = curve.points.iter().map(|&point| Circle::new(point, 8, ink.color.filled()));
+            chart.draw_series(marks)?;
         }
     }
-    if let Some(level) = level {
-        let line = [(x.0, level), (x.1, level)];
-        chart.draw_series(DashedLineSeries::new(line, 12, 10, GAMMA.color.stroke_width(3)))?;
+    let dashed =
+        |from: (f64, f64), to: (f64, f64)| DashedLineSeries::new([from, to], 12, 10, GAMMA.color.stroke_width(3));
+    if plan.diagonal {
+        let (low, high) = (x.0.max(y.0), x.1.min(y.1));
+        if low < high {
+            chart.draw_series(dashed((low, low), (high, high)))?;
+        }
+    }
+    if let Some(level) = *level {
+        chart.draw_series(dashed((x.0, level), (x.1, level)))?;
         let label = Text::new(format!("gamma {level}"), (12, -8), style(GAMMA).pos(Pos::new(HPos::Left, VPos::Bottom)));
         chart.draw_series([EmptyElement::at((x.0, level)) + label])?;
     }
@@ -129,7 +163,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn metrics(points: Vec<(f64, f64)>) -> Metrics {
-        Metrics { loss: Curve { points: points.clone() }, l_help: Curve { points }, ..Metrics::default() }
+        let terms = vec![("l_help".to_owned(), Curve { points: points.clone() })];
+        Metrics { loss: Curve { points }, terms, ..Metrics::default() }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::data::DataReport;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::metrics::Metrics;
+use crate::study::Study;
 use crate::summary::Summary;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -26,6 +27,8 @@ pub(crate) struct Run {
     pub(crate) data: Option<DataReport>,
     /// Phrases of each keyword judge, by its name in the summary: `judges.json`.
     pub(crate) judges: BTreeMap<String, Vec<String>>,
+    /// `study.json`, if the run is one.
+    pub(crate) study: Option<Study>,
 }
 
 /// One stage of the run.
@@ -69,9 +72,10 @@ impl Run {
         }
         let stages = optional(&run.join("stages.json"), json)?.unwrap_or_default();
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
+        let study = optional(&run.join("study.json"), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, data, judges })
+        Ok(Self { summary, plan, trained, stages, data, judges, study })
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::format::{NONE, percent};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
+use crate::study::Table;
 use crate::summary::Summary;
 use std::fmt::Write as _;
 
@@ -81,6 +82,38 @@ fn section(out: &mut String, title: &str, blocks: &[Vec<Vec<String>>]) {
         out.push_str(if i == 0 { "\n" } else { ", continued\n" });
         align(out, block);
     }
+}
+
+/// A table of text in blocks that fit [`WIDTH`]; the first `fixed` columns stand in each of them.
+pub(crate) fn blocks(out: &mut String, text: &Table, fixed: usize) {
+    let fixed = fixed.min(text.header.len());
+    let header: Vec<&str> = text.header[..fixed].iter().map(String::as_str).collect();
+    let names: Vec<&str> = text.header[fixed..].iter().map(String::as_str).collect();
+    let cell = |row: &Vec<String>, i: usize| row.get(fixed + i).cloned().unwrap_or_default();
+    for (i, block) in table(&header, &names, &text.rows, |row| row[..fixed].to_vec(), cell).iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        align(out, block);
+    }
+}
+
+/// Text broken into lines of at most [`WIDTH`], those after the first indented.
+pub(crate) fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut length = 0;
+    for word in text.split_whitespace().map(|word| cut(word, WIDTH - 4)) {
+        let needed = word.chars().count() + 1;
+        if length > 0 && length + needed > WIDTH {
+            out.push_str("\n   ");
+            length = 3;
+        }
+        out.push_str(if length == 0 { "" } else { " " });
+        out.push_str(&word);
+        length += needed;
+    }
+    out.push('\n');
+    out
 }
 
 /// Rows of text: labels, then a cell for each subject; in blocks that fit [`WIDTH`]. Empty without rows.

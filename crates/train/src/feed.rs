@@ -4,7 +4,7 @@
 use crate::{Order, Templates, TrainOptions};
 use eraser_data::{Noise, PromptTemplate, Record, Sample, encode, stream};
 use eraser_model::{Error, Model, Result, error::PathContext};
-use rand::seq::SliceRandom;
+use rand::{RngExt as _, seq::SliceRandom as _};
 
 /// One set of a run, under every template it is to be seen under.
 pub struct Feed<'a> {
@@ -13,6 +13,8 @@ pub struct Feed<'a> {
     records: &'a [Record],
     templates: &'a [PromptTemplate],
     noise: Option<Noise>,
+    /// Where answers are drawn from in place of the records' own.
+    answers: Option<&'a [Record]>,
     options: &'a TrainOptions,
     /// The permutation of the current pass, with its number.
     pass: Option<(usize, Vec<usize>)>,
@@ -42,7 +44,23 @@ impl<'a> Feed<'a> {
         if records.is_empty() {
             return Err(Error::request(format!("the {name} set is empty")).hint("every set needs at least one record"));
         }
-        Ok(Self { name, model, records, templates, noise, options, pass: None })
+        Ok(Self { name, model, records, templates, noise, answers: None, options, pass: None })
+    }
+
+    /// The same feed with every answer drawn from those of `records`, anew each time.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn with_answers_of(self, records: &'a [Record]) -> Result<Self> {
+        if records.is_empty() {
+            return Err(Error::request("the help set is empty").hint("unrelated answers are drawn from its answers"));
+        }
+        Ok(Self { answers: Some(records), ..self })
+    }
+
+    /// Whether a row is the same each time it is drawn.
+    pub fn repeats(&self) -> bool {
+        self.noise.is_none() && self.answers.is_none()
     }
 
     /// Rows of one pass: records times templates.
@@ -71,7 +89,14 @@ impl<'a> Feed<'a> {
             }
         };
         let prompt = template.render(&question)?;
-        let sample = encode(&prompt, &record.output, &self.model.tokenizer, self.options.max_length)?;
+        let answer = match self.answers {
+            None => &record.output,
+            Some(answers) => {
+                let mut rng = stream(self.options.seed, &format!("answer.{}", self.name), &[at as u64]);
+                &answers[rng.random_range(0..answers.len())].output
+            }
+        };
+        let sample = encode(&prompt, answer, &self.model.tokenizer, self.options.max_length)?;
         Ok(Drawn { row, sample })
     }
 

@@ -4,10 +4,14 @@
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Write,
     path::{Path, PathBuf},
 };
+
+/// The term whose hinge a run may settle by.
+const HINGE: &str = "l_harm";
 
 /// One line of metrics.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,25 +22,23 @@ pub struct StepMetrics {
     pub epoch: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// `l_harm + l_help + l_align (+ l_retain)`, weighted.
+    /// The weighted sum of the terms.
     pub loss: f64,
-    /// Mean negative log-likelihood of the harmful answers, nats per token.
-    pub nll_harm: f64,
-    /// `max(0, gamma - nll_harm)`, averaged over the hinge's scope.
-    pub l_harm: f64,
-    /// KL on the help set, nats per position.
-    pub l_help: f64,
-    /// KL on the align set, nats per position.
-    pub l_align: f64,
-    /// KL on the retain set, if there is one.
+    /// Mean negative log-likelihood of the harmful answers, nats per token; None for methods that do not see them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub l_retain: Option<f64>,
+    pub nll_harm: Option<f64>,
+    /// The value of each term, nats per token, as `l_harm`, `l_help`, ..; which there are is the method's affair.
+    #[serde(flatten)]
+    pub terms: BTreeMap<String, f64>,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Tokens of the step, all sets.
     pub tokens: usize,
     /// Wall seconds of the step.
     pub seconds: f64,
+    /// Operations of its matrix products, in billions, a multiply and an add counted as two.
+    #[serde(default)]
+    pub gflop: f64,
 }
 
 /// The last line of `train --json`.
@@ -58,6 +60,15 @@ pub struct TrainSummary {
     pub capped_share: Option<f64>,
 }
 
+/// Reads the metrics of a run; a line that was cut short is passed over.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read(path: &Path) -> Result<Vec<StepMetrics>> {
+    let text = std::fs::read_to_string(path).at(path)?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// The metrics of a run, on disk and in memory.
 pub(crate) struct Log {
     path: PathBuf,
@@ -70,8 +81,7 @@ pub(crate) struct Log {
 impl Log {
     /// Opens `path`, keeping the first `steps` steps of what it holds.
     pub(crate) fn open(path: &Path, steps: usize) -> Result<Self> {
-        let text = if steps > 0 { std::fs::read_to_string(path).at(path)? } else { String::new() };
-        let mut lines: Vec<StepMetrics> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut lines = if steps > 0 { read(path)? } else { Vec::new() };
         lines.truncate(steps);
         if lines.len() != steps || lines.iter().enumerate().any(|(i, line)| line.step != i + 1) {
             return Err(Error::request(format!("{}: the first {steps} steps are not all there", path.display()))
@@ -95,18 +105,16 @@ impl Log {
         Ok(())
     }
 
-    /// True when the hinge was closed throughout the last `window` steps and the KL terms moved less than 5 % between the
-    /// two halves of that window.
+    /// True when the hinge was closed throughout the last `window` steps and the other terms moved less than 5 % between
+    /// the two halves of that window. Without a hinge nothing settles.
     pub(crate) fn settled(&self, window: Option<usize>) -> bool {
         let Some(window) = window.filter(|&w| w >= 2 && w <= self.lines.len()) else { return false };
         let last = &self.lines[self.lines.len() - window..];
-        if last.iter().any(|line| line.l_harm > 0.0) {
+        if last.iter().any(|line| line.terms.get(HINGE) != Some(&0.0)) {
             return false;
         }
-        let mean = |part: &[StepMetrics]| {
-            let kl = |line: &StepMetrics| line.l_help + line.l_align + line.l_retain.unwrap_or(0.0);
-            part.iter().map(kl).sum::<f64>() / part.len() as f64
-        };
+        let mean =
+            |part: &[StepMetrics]| part.iter().flat_map(|line| line.terms.values()).sum::<f64>() / part.len() as f64;
         let (before, after) = last.split_at(window / 2);
         (mean(after) - mean(before)).abs() <= 0.05 * mean(before).max(1e-6)
     }
@@ -138,14 +146,12 @@ mod tests {
             epoch: 0.0,
             lr: 1e-3,
             loss: l_harm + l_help,
-            nll_harm: 1.0,
-            l_harm,
-            l_help,
-            l_align: 0.0,
-            l_retain: None,
+            nll_harm: Some(1.0),
+            terms: BTreeMap::from([(HINGE.to_owned(), l_harm), ("l_help".to_owned(), l_help)]),
             grad_norm: 1.0,
             tokens: 10,
             seconds: 0.5,
+            gflop: 1.0,
         }
     }
 

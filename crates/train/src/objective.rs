@@ -1,17 +1,14 @@
-//! The terms of Eraser's objective and what each token's loss is worth. In: per-token negative log-likelihoods or KLs;
+//! The values of terms and what each token's loss is worth. In: per-token negative log-likelihoods or KLs;
 //! out: the value of the term and its derivative by each of them. Invariant: derivatives are exact, and zero where a
 //! hinge is closed.
-//!
-//! With `L_f = mean log p(answer | T(question))` over the harm set (arXiv 2404.05880, section 3):
-//!
-//! `L = max(0, gamma + L_f) + KL_h(f || h) + KL_r(f || h)`
+//! Which terms there are is the method's affair.
 
 use crate::GammaScope;
 use eraser_ops::Segments;
 
 /// A term's value and `d value / d loss_i` for each scored token.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Term {
+pub struct Value {
     /// The value.
     pub value: f64,
     /// The derivative by each token's loss.
@@ -27,16 +24,16 @@ pub fn hinge(gamma: f64, nll: f64) -> f64 {
 
 /// The harm term over per-token losses `nll` of the samples `samples`. With [`GammaScope::Batch`] the hinge is the
 /// caller's to take over all micro-batches: here every token counts 1 towards the sum.
-pub fn harm(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> Term {
+pub fn harm(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> Value {
     match scope {
         GammaScope::MicroBatch => {
             let value = mean(nll).map_or(0.0, |m| hinge(gamma, m));
             let open = value > 0.0;
             let weight = if open { -1.0 / nll.len() as f32 } else { 0.0 };
-            Term { value, weights: vec![weight; nll.len()], capped: (usize::from(!open), 1) }
+            Value { value, weights: vec![weight; nll.len()], capped: (usize::from(!open), 1) }
         }
         GammaScope::Sample => {
-            let mut term = Term { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
+            let mut term = Value { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
             let counted = samples.iter().filter(|r| !r.is_empty()).count();
             for range in samples.iter().filter(|r| !r.is_empty()) {
                 let value = mean(&nll[range.clone()]).map_or(0.0, |m| hinge(gamma, m));
@@ -51,14 +48,23 @@ pub fn harm(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> T
             }
             term
         }
-        GammaScope::Batch => Term { value: 0.0, weights: vec![-1.0; nll.len()], capped: (0, 0) },
+        GammaScope::Batch => Value { value: 0.0, weights: vec![-1.0; nll.len()], capped: (0, 0) },
     }
 }
 
-/// The mean of per-position KLs, pooled over the micro-batch.
-pub fn kl(per_position: &[f32]) -> Term {
-    let weights = vec![1.0 / per_position.len().max(1) as f32; per_position.len()];
-    Term { value: mean(per_position).unwrap_or(0.0), weights, capped: (0, 0) }
+/// The mean of per-position KLs, pooled over the micro-batch. A position counts as often as samples have it in common:
+/// `counts`.
+pub fn kl(per_position: &[f32], counts: &[f32]) -> Value {
+    let total: f64 = counts.iter().map(|&c| f64::from(c)).sum::<f64>().max(1.0);
+    let sum: f64 = per_position.iter().zip(counts).map(|(&x, &c)| f64::from(x) * f64::from(c)).sum();
+    let weights = counts.iter().map(|&c| (f64::from(c) / total) as f32).collect();
+    Value { value: sum / total, weights, capped: (0, 0) }
+}
+
+/// `sign` times the mean of the tokens' losses: -1 for ascent.
+pub fn signed(nll: &[f32], sign: f32) -> Value {
+    let weights = vec![sign / nll.len().max(1) as f32; nll.len()];
+    Value { value: f64::from(sign) * mean(nll).unwrap_or(0.0), weights, capped: (0, 0) }
 }
 
 /// The mean; None of nothing.
@@ -101,7 +107,7 @@ mod tests {
     #[test]
     fn a_closed_hinge_is_worth_nothing() {
         let term = harm(&[2.0, 2.0], &Segments::from_lengths([2]), 1.8, GammaScope::MicroBatch);
-        assert_eq!(term, Term { value: 0.0, weights: vec![0.0, 0.0], capped: (1, 1) });
+        assert_eq!(term, Value { value: 0.0, weights: vec![0.0, 0.0], capped: (1, 1) });
     }
 
     #[test]
@@ -113,8 +119,22 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_position_counts_for_all_that_share_it() {
+        let term = kl(&[1.0, 4.0], &[3.0, 1.0]);
+        assert!((term.value - 7.0 / 4.0).abs() < 1e-9);
+        assert_eq!(term.weights, [0.75, 0.25]);
+    }
+
+    #[test]
+    fn ascent_is_the_mean_turned_round() {
+        let (up, down) = (signed(&[1.0, 3.0], -1.0), signed(&[1.0, 3.0], 1.0));
+        assert_eq!((up.value, up.weights), (-2.0, vec![-0.5, -0.5]));
+        assert_eq!((down.value, down.weights), (2.0, vec![0.5, 0.5]));
+    }
+
+    #[test]
     fn no_position_is_no_loss() {
-        assert!(kl(&[]).value.abs() < f64::EPSILON);
+        assert!(kl(&[], &[]).value.abs() < f64::EPSILON);
         assert!(mean(&[]).is_none());
     }
 }

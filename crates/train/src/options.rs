@@ -1,6 +1,7 @@
 //! Everything that decides a training run. Field names are the flags of `eraser train` and the keys of `[train]` in a run
 //! file; defaults are the published settings.
 
+use crate::Method;
 use eraser_model::adapter::Module;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,6 +30,17 @@ pub enum KlScope {
     All,
 }
 
+/// Which answers the harm set has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HarmAnswers {
+    /// Those of the file.
+    #[default]
+    File,
+    /// Unrelated ones, drawn from the help set anew each time: an ablation.
+    Random,
+}
+
 /// The learning rate over the steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -51,6 +63,19 @@ pub enum Order {
     File,
 }
 
+/// Whether blocks keep their activations for backward or run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckpointActivations {
+    /// The first blocks of a pass run again as far as it takes to keep at most 340 MB of activations.
+    #[default]
+    Auto,
+    /// Every block runs again: the least memory, up to a third more time.
+    On,
+    /// None does.
+    Off,
+}
+
 /// Under which prompt templates each sample is seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -70,6 +95,8 @@ pub enum Templates {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct TrainOptions {
+    /// The method, which decides the terms of the loss.
+    pub method: Method,
     /// Rank of the adapter.
     pub rank: usize,
     /// LoRA alpha.
@@ -114,14 +141,18 @@ pub struct TrainOptions {
     pub gamma_scope: GammaScope,
     /// Scope of the KL terms.
     pub kl_scope: KlScope,
-    /// Weight of the harm term.
+    /// Answers of the harm set.
+    pub harm_answers: HarmAnswers,
+    /// Weight of the harm term, times the method's published one.
     pub harm_weight: f64,
     /// Weight of the help term.
     pub help_weight: f64,
-    /// Weight of the align term.
+    /// Weight of the term that says how harmful questions are answered: align (eraser), random (gam), refuse (rsft).
     pub align_weight: f64,
     /// Weight of the retain term; used when a retain set is given.
     pub retain_weight: f64,
+    /// Rows of the retain set that are used, its first ones; None = all, 0 = no retain term.
+    pub retain_take: Option<usize>,
     /// Prompt noise T on the harm set.
     pub noise: bool,
     /// Most noise tokens before the question.
@@ -134,6 +165,8 @@ pub struct TrainOptions {
     pub order: Order,
     /// Stop when the hinge has been closed and the KL terms flat for this many steps; None = never.
     pub early_stop: Option<usize>,
+    /// Which activations are kept for backward; changes no result.
+    pub checkpoint_activations: CheckpointActivations,
     /// Write a checkpoint every this many steps; 0 = only at the end and on interruption.
     pub checkpoint_every: usize,
     /// Seed of every random stream.
@@ -147,6 +180,7 @@ pub struct TrainOptions {
 impl Default for TrainOptions {
     fn default() -> Self {
         Self {
+            method: Method::default(),
             rank: 8,
             alpha: 16.0,
             lora_dropout: 0.05,
@@ -169,16 +203,19 @@ impl Default for TrainOptions {
             gamma: 1.8,
             gamma_scope: GammaScope::MicroBatch,
             kl_scope: KlScope::Response,
+            harm_answers: HarmAnswers::File,
             harm_weight: 1.0,
             help_weight: 1.0,
             align_weight: 1.0,
             retain_weight: 1.0,
+            retain_take: None,
             noise: true,
             noise_before: 50,
             noise_after: 20,
             templates: Templates::Both,
             order: Order::Shuffled,
             early_stop: None,
+            checkpoint_activations: CheckpointActivations::Auto,
             checkpoint_every: 50,
             seed: 42,
             init_adapter: None,

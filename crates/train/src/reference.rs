@@ -1,46 +1,105 @@
-//! The base model's final hidden states at scored positions. The head is frozen, so they fix the reference distribution
-//! exactly at `d` numbers a position instead of a vocabulary. In: samples; out: `[positions, d]`. Invariant: a row that is
-//! drawn again, in a later epoch, is not computed again while the budget lasts.
+//! What the frozen model computes for samples that are seen again and again: its final hidden states at scored positions,
+//! and the input of the first adapted block. In: a batch of samples; out: states by rows of its pack. Invariant: states that
+//! are kept are those that were computed, so a run that finds them takes the same steps as the one that kept them.
+//!
+//! The head is frozen, so final hidden states fix the reference distribution exactly, at `d` numbers a position instead of
+//! a vocabulary. The blocks below the first adapted one compute the same with and without the adapter: once for both.
 
-use crate::feed::Drawn;
-use candle_core::Tensor;
-use eraser_data::Batch;
+use crate::{
+    feed::Drawn,
+    store::{Key, Store, key},
+};
+use candle_core::{DType, Tensor};
+use eraser_data::{Batch, Scored};
 use eraser_model::{Model, Result};
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
-/// Most memory for kept states, in bytes; beyond it states are computed each time.
-const BUDGET: usize = 2 << 30;
-
-/// Reference states of the rows of one set.
+/// The frozen model's states, kept in a file.
 pub struct Reference<'a> {
     model: &'a Model,
-    kept: HashMap<usize, Tensor>,
-    bytes: usize,
+    /// The first adapted block.
+    first: usize,
+    store: Store,
 }
 
 impl<'a> Reference<'a> {
-    /// Nothing kept yet.
-    pub fn new(model: &'a Model) -> Self {
-        Self { model, kept: HashMap::new(), bytes: 0 }
+    /// States of `model`, of which blocks from `first` on are adapted, kept in `path`.
+    pub fn open(model: &'a Model, first: usize, path: &Path) -> Result<Self> {
+        // The same file computes other states when its weights are held in a narrower type.
+        let fingerprint = format!("{} {:?}", model.fingerprint, model.decoder.held());
+        Ok(Self { model, first, store: Store::open(path, &fingerprint, model.config.hidden_size)? })
     }
 
-    /// States of `batch`'s samples at `rows`, of which sample `i` has `counts[i]`, in order.
-    pub fn states(&mut self, drawn: &[Drawn], batch: &Batch, rows: &[u32], counts: &[usize]) -> Result<Tensor> {
-        let known: Option<Vec<&Tensor>> = drawn.iter().map(|d| self.kept.get(&d.row)).collect();
-        if let Some(states) = known {
-            return Ok(Tensor::cat(&states, 0)?);
+    /// The input of the first adapted block, `[T, d]`. Kept for samples that come again (`again`).
+    pub fn lower(&mut self, drawn: &[Drawn], batch: &Batch, again: bool) -> Result<Tensor> {
+        let (decoder, first) = (&self.model.decoder, self.first);
+        let compute = || decoder.run(decoder.embed(&batch.ids, false)?, 0..first, &batch.segments, None);
+        if !again || self.first == 0 {
+            return compute();
         }
-        let states = self.model.decoder.hidden_rows(&batch.ids, &batch.segments, rows, None)?;
-        let mut start = 0;
-        for (d, &count) in drawn.iter().zip(counts) {
-            let bytes = count * self.model.config.hidden_size * size_of::<f32>();
-            if self.bytes + bytes <= BUDGET && !self.kept.contains_key(&d.row) {
-                // A copy: a view would keep the whole batch alive.
-                self.kept.insert(d.row, states.narrow(0, start, count)?.force_contiguous()?.copy()?);
-                self.bytes += bytes;
-            }
-            start += count;
+        let (kind, scored) = (format!("input of block {}", self.first), batch.all());
+        if let Some(states) = self.known(&kind, drawn, &scored)? {
+            return Ok(states);
         }
+        let states = compute()?;
+        self.keep(&kind, drawn, &scored, &states)?;
         Ok(states)
     }
+
+    /// The base model's final hidden states at `scored` rows, `[n, d]`; `lower` is the input of the first adapted block.
+    pub fn states(&mut self, drawn: &[Drawn], batch: &Batch, scored: &Scored, lower: &Tensor) -> Result<Tensor> {
+        let decoder = &self.model.decoder;
+        if let Some(states) = self.known("final", drawn, scored)? {
+            return Ok(states);
+        }
+        let blocks = self.first..self.model.config.num_layers;
+        let top = decoder.run(lower.clone(), blocks, &batch.segments, None)?;
+        let states = decoder.final_hidden(&top, &scored.rows)?.detach();
+        self.keep("final", drawn, scored, &states)?;
+        Ok(states)
+    }
+
+    /// The states of the scored rows, if those of every sample are kept.
+    fn known(&mut self, kind: &str, drawn: &[Drawn], scored: &Scored) -> Result<Option<Tensor>> {
+        let keys: Vec<Key> = drawn.iter().zip(&scored.samples).map(|(d, rows)| identity(kind, d, rows.len())).collect();
+        if !keys.iter().all(|key| self.store.contains(key)) {
+            return Ok(None);
+        }
+        let mut samples = Vec::with_capacity(keys.len());
+        for key in &keys {
+            let mut values = Vec::new();
+            if !self.store.read(key, &mut values)? {
+                return Ok(None);
+            }
+            samples.push(values);
+        }
+        let d = self.model.config.hidden_size;
+        let mut states = Vec::with_capacity(scored.rows.len() * d);
+        for &(sample, at) in &scored.origins {
+            match samples[sample].get(at * d..(at + 1) * d) {
+                Some(row) => states.extend_from_slice(row),
+                None => return Ok(None),
+            }
+        }
+        let decoder = &self.model.decoder;
+        let states = Tensor::from_vec(states, (scored.rows.len(), d), decoder.device())?;
+        Ok(Some(states.to_dtype(decoder.head().dtype())?))
+    }
+
+    /// Keeps `states`, one for each scored row, by sample.
+    fn keep(&mut self, kind: &str, drawn: &[Drawn], scored: &Scored, states: &Tensor) -> Result<()> {
+        let d = self.model.config.hidden_size;
+        let states = states.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let states: HashMap<u32, &[f32]> = scored.rows.iter().copied().zip(states.chunks_exact(d)).collect();
+        for (drawn, rows) in drawn.iter().zip(&scored.samples) {
+            let values: Vec<&[f32]> = rows.iter().filter_map(|row| states.get(row).copied()).collect();
+            self.store.write(&identity(kind, drawn, rows.len()), &values.concat())?;
+        }
+        Ok(())
+    }
+}
+
+/// The key of a sample's states: its tokens, and how many of them are scored (the last ones, or all).
+fn identity(kind: &str, drawn: &Drawn, scored: usize) -> Key {
+    key(&format!("{kind}, {scored}"), &drawn.sample.ids)
 }

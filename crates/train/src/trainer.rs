@@ -3,12 +3,13 @@
 //! resumed at any step writes the same adapter as one that was not.
 
 use crate::{
-    AdamW, GammaScope, KlScope, TrainOptions,
+    AdamW, CheckpointActivations, GammaScope, KlScope, Rows, TrainOptions,
     adamw::AdamWConfig,
     checkpoint::{self, Position},
-    feed::{Drawn, Feed, templates},
+    feed::{Feed, templates},
+    method::{Loss, Term},
     metrics::Log,
-    objective::{self, Term},
+    objective,
     reference::Reference,
     schedule::learning_rate,
 };
@@ -18,13 +19,16 @@ use eraser_model::{
     Adapter, Error, ErrorKind, LoraConfig, Model, Result,
     error::PathContext,
     files::write_atomic,
-    trace::{Gradients, TraceOptions},
+    trace::{Checkpoint, Gradients, TraceOptions},
 };
-use eraser_ops::{Dropout, cross_entropy, kl_divergence};
+use eraser_ops::{Dropout, cross_entropy, gemm::operations, kl_divergence};
 use sha2::{Digest, Sha256};
 use std::{path::Path, time::Instant};
 
 pub use crate::metrics::{StepMetrics, TrainSummary};
+
+/// Bytes of activations that a pass keeps before its first blocks are run again instead.
+const ACTIVATIONS: usize = 340 << 20;
 
 /// The sets of a run.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +41,21 @@ pub struct Sets {
     pub align: Vec<Record>,
     /// Benign skills next to the harmful ones, with the base model's answers.
     pub retain: Option<Vec<Record>>,
+    /// The align set with every question under every training jailbreak template; for methods that learn from those.
+    pub wrapped: Vec<Record>,
+}
+
+impl Sets {
+    /// The records of a set, none if it is not there.
+    pub fn rows(&self, rows: Rows) -> &[Record] {
+        match rows {
+            Rows::Harm => &self.harm,
+            Rows::Help => &self.help,
+            Rows::Align => &self.align,
+            Rows::Retain => self.retain.as_deref().unwrap_or_default(),
+            Rows::Wrapped => &self.wrapped,
+        }
+    }
 }
 
 /// What the observer wants.
@@ -57,7 +76,8 @@ pub trait Observer {
 }
 
 /// Trains an adapter on `model` and writes `dir/adapter/`, `dir/train/metrics.jsonl` and `dir/train/checkpoints/`. With
-/// `resume`, goes on from the newest checkpoint in `dir`, bit for bit; without one it starts at the beginning.
+/// `resume`, goes on from the newest checkpoint in `dir`, bit for bit; without one it starts at the beginning. What the
+/// frozen model computes is kept in the file `states`, which several runs on one model may share, one after the other.
 ///
 /// # Errors
 /// [`ErrorKind::Request`] for options, sets or checkpoints that do not fit; [`ErrorKind::Failed`] when the loss is not
@@ -67,14 +87,15 @@ pub fn train(
     sets: &Sets,
     options: &TrainOptions,
     dir: &Path,
+    states: &Path,
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
     let templates = templates(model, options)?;
-    let mut run = Run::new(model, sets, options, &templates)?;
-    let total = options.total_steps(run.help.feed.rows());
     let home = dir.join("train");
     std::fs::create_dir_all(&home).at(&home)?;
+    let mut run = Run::new(model, sets, options, &templates, states)?;
+    let total = options.total_steps(run.pass_rows());
     let checkpoints = home.join("checkpoints");
     let fingerprint = fingerprint(model, sets, options)?;
     let mut position = Position { fingerprint, ..Position::default() };
@@ -117,11 +138,10 @@ pub fn train(
     Ok(summary)
 }
 
-/// A set with the base model's states for it.
-struct KlSet<'a> {
+/// A term with its rows.
+struct Part<'a> {
+    term: Term,
     feed: Feed<'a>,
-    reference: Reference<'a>,
-    weight: f64,
 }
 
 /// Everything a step works on.
@@ -131,10 +151,8 @@ struct Run<'a> {
     adapter: Adapter,
     parameters: Vec<(String, Var)>,
     optimiser: AdamW,
-    harm: Feed<'a>,
-    help: KlSet<'a>,
-    align: KlSet<'a>,
-    retain: Option<KlSet<'a>>,
+    reference: Reference<'a>,
+    parts: Vec<Part<'a>>,
 }
 
 impl<'a> Run<'a> {
@@ -143,6 +161,7 @@ impl<'a> Run<'a> {
         sets: &'a Sets,
         options: &'a TrainOptions,
         templates: &'a [PromptTemplate],
+        states: &Path,
     ) -> Result<Self> {
         let adapter = match &options.init_adapter {
             Some(dir) => {
@@ -160,23 +179,42 @@ impl<'a> Run<'a> {
             weight_decay: options.weight_decay,
         };
         let optimiser = AdamW::new(parameters.iter().map(|(_, v)| v.clone()).collect(), config);
-        let noise = options.noise.then_some(Noise { before: options.noise_before, after: options.noise_after });
-        let feed = |name, records, noise| Feed::new(name, model, records, templates, noise, options);
-        let kl_set = |name, records, weight| {
-            Ok::<_, Error>(KlSet { feed: feed(name, records, None)?, reference: Reference::new(model), weight })
-        };
-        let retain = sets.retain.as_deref().map(|r| kl_set("retain", r, options.retain_weight)).transpose()?;
+        let noise = Noise { before: options.noise_before, after: options.noise_after };
+        let retained = sets.retain.as_ref().map_or(0, |r| options.retain_take.unwrap_or(r.len()));
+        let mut parts = Vec::new();
+        for term in options.method.terms(options) {
+            let mut records = sets.rows(term.rows);
+            if term.rows == Rows::Retain {
+                records = records.get(..retained).ok_or_else(|| {
+                    Error::request(format!("retain_take: {retained} rows of a retain set of {}", records.len()))
+                        .hint("ask for fewer rows, or give a larger retain set")
+                })?;
+                if records.is_empty() {
+                    continue;
+                }
+            }
+            let noise = term.noise.then_some(noise);
+            let mut feed = Feed::new(term.rows.name(), model, records, templates, noise, options)?;
+            if term.unrelated {
+                feed = feed.with_answers_of(&sets.help)?;
+            }
+            parts.push(Part { term, feed });
+        }
         Ok(Self {
             model,
             options,
+            reference: Reference::open(model, adapter.first_block(), states)?,
             adapter,
             parameters,
             optimiser,
-            harm: feed("harm", &sets.harm, noise)?,
-            help: kl_set("help", &sets.help, options.help_weight)?,
-            align: kl_set("align", &sets.align, options.align_weight)?,
-            retain,
+            parts,
         })
+    }
+
+    /// Rows of what a pass is: the help set, or the first set of a method that does not see it.
+    fn pass_rows(&self) -> usize {
+        let part = self.parts.iter().find(|p| p.term.rows == Rows::Help).or(self.parts.first());
+        part.map_or(1, |p| p.feed.rows())
     }
 
     fn save(&self, checkpoints: &Path, position: &mut Position) -> Result<()> {
@@ -187,39 +225,32 @@ impl<'a> Run<'a> {
 
     /// One optimiser step; its metrics, and the hinges that were closed of those there were.
     fn step(&mut self, step: usize, total: usize) -> Result<(StepMetrics, (usize, usize))> {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), operations());
         let options = self.options;
         let share = 1.0 / options.grad_accum as f64;
-        let mut sum = Sums::default();
+        let mut sums = vec![Sum::default(); self.parts.len()];
         let mut gradients = Gradients::default();
-        let mut harm_gradients = Gradients::default();
+        let mut hinge_gradients = Gradients::default();
+        let batch_wide = |term: &Term| term.loss == Loss::Hinge && options.gamma_scope == GammaScope::Batch;
         for micro in 0..options.grad_accum {
             let from = (step * options.grad_accum + micro) * options.micro_batch;
-            let batch_wide = options.gamma_scope == GammaScope::Batch;
-            let into = if batch_wide { &mut harm_gradients } else { &mut gradients };
-            let weight = if batch_wide { 1.0 } else { share * options.harm_weight };
-            let drawn = self.harm.draw(from, options.micro_batch)?;
-            let (nll, term, tokens) = self.harm_term(&drawn, from, weight, into)?;
-            sum.tokens += tokens;
-            sum.nll += objective::mean(&nll).unwrap_or(0.0) * share;
-            sum.nll_total += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
-            sum.nll_count += nll.len();
-            sum.harm += term.value * share;
-            sum.capped = (sum.capped.0 + term.capped.0, sum.capped.1 + term.capped.1);
-            let context = KlContext { model: self.model, adapter: &self.adapter, options, from, share };
-            sum.add_kl(0, context.term(&mut self.help, 1, &mut gradients)?, share);
-            sum.add_kl(1, context.term(&mut self.align, 2, &mut gradients)?, share);
-            if let Some(retain) = &mut self.retain {
-                sum.add_kl(2, context.term(retain, 3, &mut gradients)?, share);
+            for (stream, (part, sum)) in self.parts.iter_mut().zip(&mut sums).enumerate() {
+                let pass = Pass { model: self.model, adapter: &self.adapter, options, from, stream: stream as u64 };
+                let reference = &mut self.reference;
+                if batch_wide(&part.term) {
+                    sum.add(&pass.run(part, reference, 1.0, &mut hinge_gradients)?, share);
+                } else {
+                    sum.add(&pass.run(part, reference, share * part.term.weight, &mut gradients)?, share);
+                }
             }
         }
-        if options.gamma_scope == GammaScope::Batch && sum.nll_count > 0 {
-            let count = sum.nll_count as f64;
-            sum.nll = sum.nll_total / count;
-            sum.harm = objective::hinge(options.gamma, sum.nll);
-            sum.capped = (usize::from(sum.harm == 0.0), 1);
-            if sum.harm > 0.0 {
-                gradients.merge(harm_gradients, options.harm_weight / count)?;
+        if let Some((part, sum)) = self.parts.iter().zip(&mut sums).find(|(part, _)| batch_wide(&part.term)) {
+            let count = sum.count.max(1) as f64;
+            sum.mean = sum.total / count;
+            sum.value = objective::hinge(options.gamma, sum.mean);
+            sum.capped = (usize::from(sum.value == 0.0), 1);
+            if sum.value > 0.0 {
+                gradients.merge(hinge_gradients, part.term.weight / count)?;
             }
         }
         let mut grads: Vec<Option<Tensor>> = self.parameters.iter().map(|(_, v)| gradients.get(v).cloned()).collect();
@@ -227,11 +258,8 @@ impl<'a> Run<'a> {
             dump(path, &self.parameters, &grads)?;
         }
         let norm = norm(&grads)?;
-        let retain = self.retain.as_ref().map(|_| sum.kl[2]);
-        let loss = options.harm_weight * sum.harm
-            + options.help_weight * sum.kl[0]
-            + options.align_weight * sum.kl[1]
-            + options.retain_weight * retain.unwrap_or(0.0);
+        let terms = || self.parts.iter().map(|part| &part.term).zip(&sums);
+        let loss: f64 = terms().map(|(term, sum)| term.weight * sum.value).sum();
         if !loss.is_finite() || !norm.is_finite() {
             return Err(Error::failed(format!("the loss or its gradient is not finite at step {}", step + 1))
                 .hint("lower --lr, or clip with --max-grad-norm 1"));
@@ -246,110 +274,125 @@ impl<'a> Run<'a> {
         let seen = (step + 1) * options.grad_accum * options.micro_batch;
         let metrics = StepMetrics {
             step: step + 1,
-            epoch: seen as f64 / self.help.feed.rows() as f64,
+            epoch: seen as f64 / self.pass_rows() as f64,
             lr,
             loss,
-            nll_harm: sum.nll,
-            l_harm: sum.harm,
-            l_help: sum.kl[0],
-            l_align: sum.kl[1],
-            l_retain: retain,
+            nll_harm: terms().find(|(t, _)| matches!(t.loss, Loss::Hinge | Loss::Ascent)).map(|(_, sum)| sum.mean),
+            terms: terms().map(|(term, sum)| (format!("l_{}", term.name), sum.value)).collect(),
             grad_norm: norm,
-            tokens: sum.tokens,
+            tokens: sums.iter().map(|sum| sum.tokens).sum(),
             seconds: started.elapsed().as_secs_f64(),
+            gflop: (operations() - before) as f64 / 1e9,
         };
-        Ok((metrics, sum.capped))
-    }
-
-    /// Forward and, where a hinge is open, backward of the harm term, with `weight`.
-    fn harm_term(
-        &self,
-        drawn: &[Drawn],
-        from: usize,
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<(Vec<f32>, Term, usize)> {
-        let decoder = &self.model.decoder;
-        let batch = pack(drawn);
-        let dropout = dropout(self.options, from, 0);
-        let trace_options = TraceOptions { dropout, ..TraceOptions::default() };
-        let trace = decoder.trace(&batch.ids, &batch.segments, Some(&self.adapter), trace_options)?;
-        let hidden = decoder.final_hidden(trace.output(), &batch.scored_rows)?;
-        let nll = cross_entropy(&hidden, decoder.head(), &batch.targets)?;
-        let values = nll.to_vec1::<f32>()?;
-        let term = objective::harm(&values, &batch.scored_segments, self.options.gamma, self.options.gamma_scope);
-        if term.weights.iter().any(|&w| w != 0.0) {
-            let weights = Tensor::from_slice(&term.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
-            trace.backward_losses(&nll, &weights, gradients)?;
-        }
-        Ok((values, term, batch.ids.len()))
+        Ok((metrics, sums.iter().fold((0, 0), |(closed, all), sum| (closed + sum.capped.0, all + sum.capped.1))))
     }
 }
 
-/// What the KL terms of a micro-batch share.
-struct KlContext<'a> {
+/// Forward and backward of one term over one micro-batch.
+struct Pass<'a> {
     model: &'a Model,
     adapter: &'a Adapter,
     options: &'a TrainOptions,
+    /// Place of the first sample in the sequence of draws.
     from: usize,
-    share: f64,
+    /// Number of the term: what its dropout depends on.
+    stream: u64,
 }
 
-impl KlContext<'_> {
-    /// Forward and backward of one KL term; its value and tokens.
-    fn term(&self, set: &mut KlSet<'_>, stream: u64, gradients: &mut Gradients) -> Result<(f64, usize)> {
-        let decoder = &self.model.decoder;
-        let drawn = set.feed.draw(self.from, self.options.micro_batch)?;
-        let batch = pack(&drawn);
-        let (rows, counts): (Vec<u32>, Vec<usize>) = match self.options.kl_scope {
-            KlScope::Response => (batch.scored_rows.clone(), batch.scored_segments.iter().map(|r| r.len()).collect()),
-            KlScope::All => ((0..batch.ids.len() as u32).collect(), batch.segments.iter().map(|r| r.len()).collect()),
+/// What a pass found.
+struct Passed {
+    value: objective::Value,
+    /// Loss of each scored token.
+    losses: Vec<f32>,
+    tokens: usize,
+}
+
+impl Pass<'_> {
+    /// Adds `weight` times the gradient of the term to `gradients`. A term that weighs nothing, or whose hinges are all
+    /// closed, has no backward.
+    fn run(
+        &self,
+        part: &mut Part<'_>,
+        reference: &mut Reference<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+    ) -> Result<Passed> {
+        let drawn = part.feed.draw(self.from, self.options.micro_batch)?;
+        let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
+        let batch = Batch::shared(&samples);
+        let tokens = batch.tokens;
+        let scored = match part.term.loss {
+            Loss::Kl(KlScope::All) => batch.all(),
+            _ => batch.supervised(),
         };
-        if rows.is_empty() {
-            return Ok((0.0, batch.ids.len()));
+        if scored.rows.is_empty() {
+            return Ok(Passed { value: objective::kl(&[], &[]), losses: Vec::new(), tokens });
         }
-        let reference = set.reference.states(&drawn, &batch, &rows, &counts)?;
-        let trace_options =
-            TraceOptions { dropout: dropout(self.options, self.from, stream), ..TraceOptions::default() };
-        let trace = decoder.trace(&batch.ids, &batch.segments, Some(self.adapter), trace_options)?;
-        let hidden = decoder.final_hidden(trace.output(), &rows)?;
-        let divergence = kl_divergence(&hidden, &reference, decoder.head())?;
-        let term = objective::kl(&divergence.to_vec1::<f32>()?);
-        let weights = Tensor::from_slice(&term.weights, term.weights.len(), decoder.device())?
-            .affine(set.weight * self.share, 0.0)?;
-        trace.backward_losses(&divergence, &weights, gradients)?;
-        Ok((term.value, batch.ids.len()))
+        let decoder = &self.model.decoder;
+        let lower = reference.lower(&drawn, &batch, part.feed.repeats())?;
+        let states = match part.term.loss {
+            Loss::Kl(_) => Some(reference.states(&drawn, &batch, &scored, &lower)?),
+            _ => None,
+        };
+        let options = trace_options(self.options, self.from, self.stream);
+        let first = self.adapter.first_block();
+        let trace = decoder.trace_from(first, lower, &batch.segments, Some(self.adapter), options)?;
+        let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
+        let losses = match &states {
+            Some(states) => kl_divergence(&hidden, states, decoder.head())?,
+            None => cross_entropy(&hidden, decoder.head(), &batch.targets())?,
+        };
+        let values = losses.to_vec1::<f32>()?;
+        let value = match part.term.loss {
+            Loss::Hinge => objective::harm(&values, &scored.segments(), self.options.gamma, self.options.gamma_scope),
+            Loss::Ascent => objective::signed(&values, -1.0),
+            Loss::CrossEntropy => objective::signed(&values, 1.0),
+            Loss::Kl(_) => objective::kl(&values, &scored.counts),
+        };
+        if weight != 0.0 && value.weights.iter().any(|&w| w != 0.0) {
+            let weights = Tensor::from_slice(&value.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
+            trace.backward_losses(&losses, &weights, gradients)?;
+        }
+        Ok(Passed { value, losses: values, tokens })
     }
 }
 
-/// Means over the micro-batches of a step.
-#[derive(Default)]
-struct Sums {
-    nll: f64,
-    nll_total: f64,
-    nll_count: usize,
-    harm: f64,
-    kl: [f64; 3],
+/// What a term came to in a step.
+#[derive(Clone, Default)]
+struct Sum {
+    /// Means over the micro-batches: of the term, and of its tokens' losses.
+    value: f64,
+    mean: f64,
+    /// Over all tokens of the step.
+    total: f64,
+    count: usize,
     tokens: usize,
     capped: (usize, usize),
 }
 
-impl Sums {
-    fn add_kl(&mut self, which: usize, (value, tokens): (f64, usize), share: f64) {
-        self.kl[which] += value * share;
+impl Sum {
+    fn add(&mut self, pass: &Passed, share: f64) {
+        let Passed { value, losses, tokens } = pass;
+        self.value += value.value * share;
+        self.mean += objective::mean(losses).unwrap_or(0.0) * share;
+        self.total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
+        self.count += losses.len();
         self.tokens += tokens;
+        self.capped = (self.capped.0 + value.capped.0, self.capped.1 + value.capped.1);
     }
 }
 
-fn pack(drawn: &[Drawn]) -> Batch {
-    let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
-    Batch::new(&samples)
-}
-
-/// The dropout of one forward pass: its seed is of the run, the draw and the set.
-fn dropout(options: &TrainOptions, from: usize, set: u64) -> Option<Dropout> {
+/// How one pass runs. The seed of its dropout is of the run, the draw and the set; a token that samples share is dropped for
+/// all of them or none.
+fn trace_options(options: &TrainOptions, from: usize, set: u64) -> TraceOptions {
     let mix = options.seed.wrapping_mul(0xD129_0DDF_53E4_3C9B) ^ ((from as u64) << 8 | set << 4);
-    (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix })
+    let dropout = (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix });
+    let checkpoint = match options.checkpoint_activations {
+        CheckpointActivations::Auto => Checkpoint::Beyond(ACTIVATIONS),
+        CheckpointActivations::On => Checkpoint::Always,
+        CheckpointActivations::Off => Checkpoint::Never,
+    };
+    TraceOptions { dropout, checkpoint }
 }
 
 /// The Euclidean norm of all gradients together.
@@ -377,13 +420,14 @@ fn dump(path: &Path, parameters: &[(String, Var)], grads: &[Option<Tensor>]) -> 
 
 /// A hash of all that decides what a run does.
 fn fingerprint(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<String> {
-    let deciding = TrainOptions { checkpoint_every: 0, dump_grads: None, ..options.clone() };
+    let checkpoint_activations = CheckpointActivations::Auto;
+    let deciding = TrainOptions { checkpoint_every: 0, dump_grads: None, checkpoint_activations, ..options.clone() };
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(&deciding).map_err(Error::failed)?);
     hash.update(&model.fingerprint);
-    for set in [Some(&sets.harm), Some(&sets.help), Some(&sets.align), sets.retain.as_ref()] {
-        hash.update([u8::from(set.is_some())]);
-        for record in set.into_iter().flatten() {
+    for rows in Rows::ALL.into_iter().filter(|&rows| options.method.reads(rows)) {
+        hash.update(rows.name());
+        for record in sets.rows(rows) {
             for text in [&record.input, &record.output] {
                 hash.update((text.len() as u64).to_le_bytes());
                 hash.update(text);
@@ -394,7 +438,7 @@ fn fingerprint(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<Str
 }
 
 impl TrainOptions {
-    /// Optimiser steps of a run whose help set has `rows` rows.
+    /// Optimiser steps of a run one pass of which has `rows` rows.
     pub fn total_steps(&self, rows: usize) -> usize {
         let per_step = (self.micro_batch * self.grad_accum) as f64;
         self.steps.unwrap_or_else(|| (self.epochs * rows as f64 / per_step).ceil().max(1.0) as usize)

@@ -84,15 +84,15 @@ pub(super) fn train(dir: &Path, corpus: &Corpus, steps: usize, seed: u64) -> Res
     }
     let json = config.to_hf_json(DType::BF16, tokenizer.bos(), tokenizer.eos())?;
     put(&dir.join("config.json"), format!("{json:#}\n").as_bytes())?;
-    save_safetensors(&dir.join("model.safetensors"), &decoder.named_tensors(), DType::BF16)?;
+    save_safetensors(&dir.join("model.safetensors"), &decoder.named_tensors()?, DType::BF16)?;
     Ok(())
 }
 
 /// Mean loss of the answers of `batch`; gradients of every weight.
 fn backward(decoder: &Decoder, batch: &Batch, gradients: &mut Gradients) -> Result<f32> {
     let trace = decoder.trace(&batch.ids, &batch.segments, None, TraceOptions::default())?;
-    let hidden = decoder.final_hidden(trace.output(), &batch.scored_rows)?;
-    let nll = cross_entropy(&hidden, decoder.head(), &batch.targets)?;
+    let hidden = decoder.final_hidden(trace.output(), &batch.supervised().rows)?;
+    let nll = cross_entropy(&hidden, decoder.head(), &batch.targets())?;
     let values = nll.to_vec1::<f32>()?;
     let count = values.len().max(1) as f32;
     let weights = Tensor::full(1.0 / count, values.len(), decoder.device())?;

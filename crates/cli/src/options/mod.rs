@@ -1,12 +1,14 @@
 //! The command line as it is typed. In: arguments; out: raw options, checked one by one by clap. Invariant: nothing here
 //! looks at a file; what the options mean together is resolved by `plan`.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;
+pub(crate) mod study;
 pub(crate) mod train;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -57,10 +59,16 @@ pub(crate) enum Verb {
     Run(run::RunArgs),
     /// Make the harm, help and align sets from a list of questions; goes on where it stopped
     Prepare(Box<prepare::PrepareArgs>),
+    /// Train and measure several methods on one run file: one table, one report
+    Compare(study::CompareArgs),
+    /// Train and measure one variant under several values of its settings
+    Sweep(study::SweepArgs),
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
     /// Attack a model and measure what it tells, keeps and refuses
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
+    /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
+    Bench(Box<bench::BenchArgs>),
     /// Write report.html and report.md of a run directory again
     Report(run::ReportArgs),
     /// Write the hardened model, or its adapter, for other tools
@@ -76,8 +84,11 @@ impl Verb {
             Self::Quickstart(_) => "quickstart",
             Self::Run(_) => "run",
             Self::Prepare(_) => "prepare",
+            Self::Compare(_) => "compare",
+            Self::Sweep(_) => "sweep",
             Self::Train(_) => "train",
             Self::Eval(_) => "eval",
+            Self::Bench(_) => "bench",
             Self::Report(_) => "report",
             Self::Export(_) => "export",
             Self::Chat(_) => "chat",

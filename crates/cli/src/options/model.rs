@@ -13,9 +13,10 @@ pub(crate) struct ModelArgs {
     /// Where to compute: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
-    /// Type of the weights in memory: f32, f16 or bf16 [default: f32 on the CPU, bf16 where the device has it]
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) dtype: Option<String>,
+    /// How the base model's weights are held: f32, f16, bf16, as-stored (quantised blocks as the file has them: least memory),
+    /// or auto: f32 on the CPU, bf16 where the device has it
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub(crate) base_dtype: String,
     /// Jinja chat template that replaces the model's own
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,

@@ -13,7 +13,14 @@ pub(crate) struct RunArgs {
     /// Run file
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// Run directory [default: `dir` of the file's `[run]`, else runs/NAME]
+    #[command(flatten)]
+    pub(crate) go: GoArgs,
+}
+
+/// Where a run goes and what to do about an earlier one.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GoArgs {
+    /// Run directory [default: `dir` of the file's `[run]`, else runs/NAME; studies add their name]
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
@@ -39,7 +46,7 @@ pub(crate) struct QuickstartArgs {
     pub(crate) keep: bool,
 }
 
-/// Options of both.
+/// Options of all of them.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HowArgs {
     /// Where to compute: auto, cpu, cuda:N or metal; in place of `device` in the run file

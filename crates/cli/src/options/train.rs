@@ -5,7 +5,9 @@ use crate::plan::values;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
 use eraser_model::adapter::Module;
-use eraser_train::{GammaScope, KlScope, Order, Schedule, Templates, TrainOptions};
+use eraser_train::{
+    CheckpointActivations, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Schedule, Templates, TrainOptions,
+};
 use std::path::PathBuf;
 
 /// Adapted modules; a type of its own, because clap reads a `Vec` as a repeated option.
@@ -52,6 +54,15 @@ pub(crate) struct SetArgs {
     /// Benign skills next to the harmful ones, with the model's own answers; goes beyond the paper
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) retain_set: Option<PathBuf>,
+    /// Rows of the retain set to use, its first ones; 0 = none [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) retain_take: Option<usize>,
+    /// Answers of the harm set: those of the file, or unrelated ones from the help set (an ablation)
+    #[arg(long, value_name = "ANSWERS", default_value = "file", value_parser = named::<HarmAnswers>(&["file", "random"]))]
+    pub(crate) harm_answers: HarmAnswers,
+    /// Jailbreak templates, files or directories, that --method rsft wraps the align set in; repeatable
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) jailbreak: Vec<PathBuf>,
 }
 
 /// Where results go.
@@ -79,6 +90,9 @@ pub(crate) struct OutArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Objective")]
 pub(crate) struct ObjectiveArgs {
+    /// What the loss is made of: eraser, gam (ascent with mismatch) or rsft (refusals under jailbreak templates)
+    #[arg(long, value_name = "NAME", default_value = "eraser", value_parser = named::<Method>(METHODS.map(|m| m.name)))]
+    pub(crate) method: Method,
     /// Forget until the harmful answers cost this much, in nats per token
     #[arg(long, value_name = "X", default_value = "1.8")]
     pub(crate) gamma: f64,
@@ -89,13 +103,13 @@ pub(crate) struct ObjectiveArgs {
     /// Over which positions the KL terms average
     #[arg(long, value_name = "SCOPE", default_value = "response", value_parser = named::<KlScope>(&["response", "all"]))]
     pub(crate) kl_scope: KlScope,
-    /// Weight of the harm term
+    /// Weight of the harm term, times the method's published one
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) harm_weight: f64,
     /// Weight of the help term
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) help_weight: f64,
-    /// Weight of the align term
+    /// Weight of the term on how harmful questions are answered: align (eraser), random (gam), refuse (rsft)
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) align_weight: f64,
     /// Weight of the retain term, with --retain-set
@@ -134,9 +148,9 @@ pub(crate) struct AdapterArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Optimiser")]
 pub(crate) struct OptimiserArgs {
-    /// Peak learning rate
-    #[arg(long, value_name = "X", default_value = "2e-5")]
-    pub(crate) lr: f64,
+    /// Peak learning rate [default: the method's published one: 2e-5, for gam 2e-6]
+    #[arg(long, value_name = "X")]
+    pub(crate) lr: Option<f64>,
     /// The learning rate over the steps
     #[arg(long, value_name = "NAME", default_value = "cosine", value_parser = named::<Schedule>(&["cosine", "constant"]))]
     pub(crate) schedule: Schedule,
@@ -158,6 +172,10 @@ pub(crate) struct OptimiserArgs {
     /// Stop once the hinge has been closed and the KL terms flat for N steps [default: never]
     #[arg(long, value_name = "N")]
     pub(crate) early_stop: Option<usize>,
+    /// Keep activations for backward, or run blocks again; auto keeps up to 340 MB. Changes no result
+    #[arg(long, value_name = "WHEN", default_value = "auto",
+          value_parser = named::<CheckpointActivations>(&["auto", "on", "off"]))]
+    pub(crate) checkpoint_activations: CheckpointActivations,
     /// Clip the gradient to this norm [default: no clipping]
     #[arg(long, value_name = "X")]
     pub(crate) max_grad_norm: Option<f64>,
@@ -203,11 +221,11 @@ pub(crate) struct SampleArgs {
 }
 
 /// A value of an enum under its serde name.
-pub(super) fn named<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+pub(super) fn named<T>(names: impl Into<PossibleValuesParser>) -> impl TypedValueParser<Value = T>
 where
     T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value::<T>(name.into()))
+    names.into().try_map(|name| serde_json::from_value::<T>(name.into()))
 }
 
 /// on | off.
@@ -218,15 +236,16 @@ fn switch() -> impl TypedValueParser<Value = bool> {
 impl TrainArgs {
     /// The settings as the trainer takes them.
     pub(crate) fn options(&self) -> TrainOptions {
-        let Self { out, objective: obj, adapter: ada, optimiser: opt, samples: sam, .. } = self.clone();
+        let Self { sets, out, objective: obj, adapter: ada, optimiser: opt, samples: sam, .. } = self.clone();
         TrainOptions {
+            method: obj.method,
             rank: ada.rank,
             alpha: ada.alpha,
             lora_dropout: ada.lora_dropout,
             targets: ada.targets,
             layers: ada.layers,
             rslora: ada.rslora,
-            lr: opt.lr,
+            lr: opt.lr.unwrap_or(obj.method.lr),
             schedule: opt.schedule,
             warmup_steps: opt.warmup_steps,
             weight_decay: opt.weight_decay,
@@ -242,16 +261,19 @@ impl TrainArgs {
             gamma: obj.gamma,
             gamma_scope: obj.gamma_scope,
             kl_scope: obj.kl_scope,
+            harm_answers: sets.harm_answers,
             harm_weight: obj.harm_weight,
             help_weight: obj.help_weight,
             align_weight: obj.align_weight,
             retain_weight: obj.retain_weight,
+            retain_take: sets.retain_take,
             noise: sam.noise,
             noise_before: sam.noise_before,
             noise_after: sam.noise_after,
             templates: sam.templates,
             order: sam.order,
             early_stop: opt.early_stop,
+            checkpoint_activations: opt.checkpoint_activations,
             checkpoint_every: out.checkpoint_every,
             seed: opt.seed,
             init_adapter: ada.init_adapter,
@@ -284,9 +306,9 @@ mod tests {
             "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --lr 1e-3 --schedule constant \
              --warmup-steps 3 --weight-decay 0.1 --adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --max-grad-norm 1 \
              --epochs 1 --steps 9 --micro-batch 2 --grad-accum 3 --max-length 99 --gamma 3.5 --gamma-scope sample \
-             --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --noise off \
-             --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-every 8 \
-             --seed 1 --init-adapter i --dump-grads g",
+             --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --retain-take 6 --noise off \
+             --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on \
+             --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());

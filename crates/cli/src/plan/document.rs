@@ -26,6 +26,15 @@ pub(crate) struct Document {
     places: BTreeMap<String, String>,
 }
 
+/// A `[[variant]]` table that a study made.
+pub(crate) struct Made {
+    pub(crate) table: toml::Table,
+    /// Number of the file's variant that it changes.
+    pub(crate) from: Option<usize>,
+    /// Keys that are not the file's, and where they come from.
+    pub(crate) assigned: Vec<(String, String)>,
+}
+
 impl Document {
     /// Reads `file`.
     pub(crate) fn read(file: &Path, problems: &mut Problems) -> Option<Self> {
@@ -108,6 +117,23 @@ impl Document {
         table.insert((*last).to_owned(), value);
         self.places.insert(key.trim().to_owned(), format!("--set {assignment}"));
         Ok(())
+    }
+
+    /// Puts `made` in place of the file's variants.
+    pub(crate) fn replace_variants(&mut self, made: Vec<Made>) {
+        let old = std::mem::take(&mut self.places);
+        let mut tables = Vec::new();
+        for (i, Made { table, from, assigned }) in made.into_iter().enumerate() {
+            let to = format!("variant[{i}]");
+            let places = from.map(|from| format!("variant[{from}]")).into_iter().flat_map(|from| {
+                old.iter().filter_map(move |(path, place)| Some((path.strip_prefix(&from)?.to_owned(), place.clone())))
+            });
+            self.places.extend(places.map(|(rest, place)| (format!("{to}{rest}"), place)));
+            self.places.extend(assigned.into_iter().map(|(key, place)| (join(&to, &key), place)));
+            tables.push(toml::Value::Table(table));
+        }
+        self.places.extend(old.into_iter().filter(|(path, _)| !path.starts_with("variant[")));
+        self.root.insert("variant".to_owned(), tables.into());
     }
 
     /// Where `path`, or else what holds it, stands.

@@ -8,7 +8,7 @@ use crate::errors::Problems;
 use crate::options::export::ExportArgs;
 use crate::options::model::ModelArgs;
 use candle_core::{DType, Device};
-use eraser_model::{Error, LoadOptions, Model, Result};
+use eraser_model::{BaseDtype, Error, LoadOptions, Model, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +20,8 @@ pub(crate) struct ModelPlan {
     pub(crate) spec: String,
     /// auto, cpu, cuda:N, metal.
     pub(crate) device: String,
-    /// f32, f16, bf16; None: by device.
-    pub(crate) dtype: Option<String>,
+    /// auto, f32, f16, bf16, as-stored.
+    pub(crate) base_dtype: String,
     /// In place of the model's own template.
     pub(crate) chat_template: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ impl ModelPlan {
         let plan = Self {
             spec: args.model.clone(),
             device: args.device.clone(),
-            dtype: args.dtype.clone(),
+            base_dtype: args.base_dtype.clone(),
             chat_template: args.chat_template.clone(),
         };
         plan.check(|key| format!("--{}", key.replace('_', "-")), problems);
@@ -44,7 +44,7 @@ impl ModelPlan {
         let plan = Self {
             spec: args.model.clone(),
             device: "cpu".to_owned(),
-            dtype: Some("f32".to_owned()),
+            base_dtype: "f32".to_owned(),
             chat_template: args.chat_template.clone(),
         };
         plan.check(|key| format!("--{}", key.replace('_', "-")), problems);
@@ -53,7 +53,7 @@ impl ModelPlan {
 
     /// From the table `[model]` of a run file; `device` overrides.
     pub(crate) fn from_section(section: &Section<'_>, device: Option<&str>, problems: &mut Problems) -> Self {
-        section.know(&["path", "device", "dtype", "chat_template"], problems);
+        section.know(&["path", "device", "base_dtype", "chat_template"], problems);
         if section.get("path").is_none() {
             problems.push(section.missing("path").hint("for example path = \"builtin\", or a model directory"));
         }
@@ -64,7 +64,7 @@ impl ModelPlan {
                 .map(ToOwned::to_owned)
                 .or_else(|| section.value("device", problems))
                 .unwrap_or_else(|| "auto".to_owned()),
-            dtype: section.value("dtype", problems),
+            base_dtype: section.value("base_dtype", problems).unwrap_or_else(|| "auto".to_owned()),
             chat_template: section.path("chat_template", problems),
         };
         let at = |key: &str| if key == "device" && device.is_some() { "--device".into() } else { section.place(key) };
@@ -99,8 +99,8 @@ impl ModelPlan {
         if let Err(e) = parse_device(&self.device) {
             problems.push(e.context(at("device")));
         }
-        if let Some(Err(e)) = self.dtype.as_deref().map(parse_dtype) {
-            problems.push(e.context(at("dtype")));
+        if let Err(e) = self.base_dtype.parse::<BaseDtype>() {
+            problems.push(e.context(at("base_dtype")));
         }
         if let Some(Err(e)) = self.chat_template.as_deref().map(exists) {
             problems.push(e.context(at("chat_template")));
@@ -125,7 +125,7 @@ impl ModelPlan {
     pub(crate) fn load(&self, home: &Home) -> Result<Model> {
         let options = LoadOptions {
             device: self.open_device()?,
-            dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
+            base_dtype: self.base_dtype.parse()?,
             chat_template: self.chat_template.clone(),
         };
         let _spinner = crate::progress::Spinner::start(&format!("loading {}", self.spec));

@@ -5,11 +5,12 @@ use super::document::Document;
 use super::eval::{Asked, Measures, check_name};
 use super::prepare::Preparation;
 use super::section::Section;
-use super::source::Source;
+use super::source::{Source, check_path};
+use super::study::Variants;
 use super::{ModelPlan, check, values};
 use crate::errors::{Outcome, Problems};
 use eraser_model::{Error, Result};
-use eraser_train::{Templates, TrainOptions};
+use eraser_train::{METHODS, Method, Rows, Templates, TrainOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,8 @@ pub(crate) struct Data {
     pub(crate) help: Option<Source>,
     pub(crate) align: Option<Source>,
     pub(crate) retain: Option<Source>,
+    /// Templates that methods may learn from; none = half of the evaluation's.
+    pub(crate) jailbreaks: Vec<PathBuf>,
 }
 
 impl Data {
@@ -47,9 +50,18 @@ impl Data {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Variant {
     pub(crate) name: String,
+    /// Its directory below the run's: that of a run's first variant is the run's own.
+    pub(crate) home: PathBuf,
     /// Uses the retain set.
     pub(crate) retain: bool,
     pub(crate) train: TrainOptions,
+}
+
+impl Variant {
+    /// Whether its training sees `rows`.
+    pub(crate) fn reads(&self, rows: Rows) -> bool {
+        self.train.method.reads(rows) && (rows != Rows::Retain || self.retain)
+    }
 }
 
 /// What of a run is said outside its file.
@@ -58,9 +70,17 @@ pub(crate) struct Overrides<'a> {
     pub(crate) out: Option<&'a Path>,
     pub(crate) device: Option<&'a str>,
     pub(crate) set: &'a [String],
+    pub(crate) variants: Variants<'a>,
+    /// Comes after the name of the directory, unless that is `out`.
+    pub(crate) suffix: &'a str,
 }
 
 impl RunPlan {
+    /// Whether the training of some variant sees `rows`.
+    pub(crate) fn reads(&self, rows: Rows) -> bool {
+        self.variants.iter().any(|v| v.reads(rows))
+    }
+
     /// From a file.
     pub(crate) fn read(file: &Path, overrides: &Overrides<'_>) -> Outcome<Self> {
         let mut problems = Problems::default();
@@ -83,8 +103,9 @@ impl RunPlan {
                 problems.push(e);
             }
         }
+        overrides.variants.apply(&mut document, problems);
         let root = Section::root(&document);
-        root.know(&["run", "model", "prepare", "data", "train", "variant", "eval"], problems);
+        root.know(&["run", "model", "prepare", "data", "train", "method", "variant", "eval"], problems);
 
         let run = root.section("run", problems);
         run.know(&["name", "dir"], problems);
@@ -94,7 +115,12 @@ impl RunPlan {
             problems.push(Error::request(format!("{}: {e}", run.place("name"))).hint("set [run] name"));
         }
         let own_dir = run.path("dir", problems);
-        let dir = overrides.out.map(ToOwned::to_owned).or(own_dir).unwrap_or_else(|| Path::new("runs").join(&name));
+        let own_dir = || {
+            let mut dir = own_dir.unwrap_or_else(|| Path::new("runs").join(&name)).into_os_string();
+            dir.push(overrides.suffix);
+            PathBuf::from(dir)
+        };
+        let dir = overrides.out.map_or_else(own_dir, ToOwned::to_owned);
 
         let model = ModelPlan::from_section(&root.section("model", problems), overrides.device, problems);
         let prepared = root.get("prepare").is_some();
@@ -102,8 +128,17 @@ impl RunPlan {
             if prepared { Preparation::from_section(&root.section("prepare", problems), problems) } else { None };
         let data = data(&root.section("data", problems), prepared, problems);
         let has_retain = root.section("data", problems).get("retain").is_some();
-        let variants = variants(&root, has_retain, problems);
+        let first_at_home = matches!(overrides.variants, Variants::AsWritten);
+        let variants = variants(&root, has_retain, first_at_home, problems);
         let eval = Measures::from_section(&root.section("eval", problems), problems);
+        let wraps = variants.iter().find(|v| v.train.method.reads(Rows::Wrapped));
+        if let Some(variant) = wraps.filter(|_| data.jailbreaks.is_empty() && eval.options.templates.is_empty()) {
+            let (file, name) = (document.file.display(), &variant.name);
+            problems.push(
+                Error::request(format!("{file}: variant `{name}` learns from jailbreak templates, and there are none"))
+                    .hint("name template files or directories as [data] jailbreaks"),
+            );
+        }
         Self { name, dir, model, prepare, data, variants, eval }
     }
 
@@ -125,6 +160,10 @@ impl RunPlan {
         let mut data = toml::Table::new();
         for (key, source) in self.data.sets() {
             data.insert(key.into(), source_table(source, "input")?.into());
+        }
+        if !self.data.jailbreaks.is_empty() {
+            let paths = self.data.jailbreaks.iter().map(|p| path_value(p)).collect::<Result<Vec<_>>>()?;
+            data.insert("jailbreaks".into(), paths.into());
         }
         root.insert("data".into(), data.into());
         let mut variants = Vec::new();
@@ -160,7 +199,16 @@ impl RunPlan {
 }
 
 fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> Data {
-    section.know(&["harm", "help", "align", "retain"], problems);
+    section.know(&["harm", "help", "align", "retain", "jailbreaks"], problems);
+    let mut jailbreaks = Vec::new();
+    for text in section.value::<Vec<String>>("jailbreaks", problems).unwrap_or_default() {
+        if let Some(path) = problems.ok(section.resolve("jailbreaks", &text)) {
+            if let Err(e) = check_path(&path) {
+                problems.push(e.context(section.place("jailbreaks")));
+            }
+            jailbreaks.push(path);
+        }
+    }
     let mut set = |key: &str| {
         let there = section.get(key).is_some();
         if !there && !prepared && key != "retain" {
@@ -172,20 +220,38 @@ fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> Data 
         }
         Source::set(section, key, problems)
     };
-    Data { harm: set("harm"), help: set("help"), align: set("align"), retain: set("retain") }
+    Data { harm: set("harm"), help: set("help"), align: set("align"), retain: set("retain"), jailbreaks }
 }
 
 /// The table `[train]`, and every `[[variant]]` on top of it.
-fn variants(root: &Section<'_>, has_retain: bool, problems: &mut Problems) -> Vec<Variant> {
+fn variants(root: &Section<'_>, has_retain: bool, first_at_home: bool, problems: &mut Problems) -> Vec<Variant> {
     let base = root.section("train", problems);
-    let shared = train_options(&base, &TrainOptions::default(), &[], problems);
+    let shared = train_options(&base, &TrainOptions::default(), &[], true, problems);
+    let of_methods = root.section("method", problems);
+    of_methods.know(&METHODS.map(|m| m.name), problems);
+    // The settings of a method: the shared ones, its published rate if there is none, its own table.
+    let of_method = METHODS.map(|method| {
+        let lr = if base.get("lr").is_some() { shared.lr } else { method.lr };
+        let table = of_methods.section(method.name, problems);
+        let settings = TrainOptions { method, lr, ..shared.clone() };
+        (method, train_options(&table, &settings, &[], false, problems))
+    });
+    let settings = |method: Method| {
+        let found = of_method.iter().find(|(m, _)| *m == method);
+        found.map_or_else(|| shared.clone(), |(_, settings)| settings.clone())
+    };
     let tables = root.sections("variant", problems);
     if tables.is_empty() {
-        return vec![Variant { name: "eraser".to_owned(), retain: has_retain, train: shared }];
+        let train = settings(shared.method);
+        let retain = has_retain && train.method.reads(Rows::Retain);
+        let (name, home) = (shared.method.name.to_owned(), PathBuf::new());
+        return vec![Variant { name, home, retain, train }];
     }
     let mut variants: Vec<Variant> = Vec::new();
     for table in tables {
-        let train = train_options(&table, &shared, &["name", "retain"], problems);
+        let method = table.get("method").and_then(toml::Value::as_str).and_then(Method::named);
+        let settings = settings(method.unwrap_or(shared.method));
+        let train = train_options(&table, &settings, &["name", "retain"], false, problems);
         if table.get("name").is_none() {
             problems.push(table.missing("name"));
         }
@@ -198,11 +264,16 @@ fn variants(root: &Section<'_>, has_retain: bool, problems: &mut Problems) -> Ve
         } else if variants.iter().any(|v| v.name.eq_ignore_ascii_case(&name)) {
             problems.push(table.wrong("name", format!("two variants are called `{name}`")));
         }
-        let retain = table.value("retain", problems).unwrap_or(has_retain);
-        if retain && !has_retain {
+        let reads = train.method.reads(Rows::Retain);
+        let retain = table.value("retain", problems).unwrap_or(has_retain && reads);
+        if retain && !reads {
+            problems.push(table.wrong("retain", format!("method `{}` has no use for it", train.method.name)));
+        } else if retain && !has_retain {
             problems.push(table.wrong("retain", "there is no retain set").hint("give one as [data] retain"));
         }
-        variants.push(Variant { name, retain, train });
+        let at_home = first_at_home && variants.is_empty();
+        let home = if at_home { PathBuf::new() } else { Path::new("variants").join(&name) };
+        variants.push(Variant { name, home, retain, train });
     }
     variants
 }
@@ -220,6 +291,7 @@ fn train_options(
     table: &Section<'_>,
     defaults: &TrainOptions,
     special: &[&str],
+    shared: bool,
     problems: &mut Problems,
 ) -> TrainOptions {
     let convert = |key: &str, value: &toml::Value| -> Option<Reading> {
@@ -242,8 +314,8 @@ fn train_options(
         })
     };
     let options = table.settings(defaults, special, convert, problems);
-    // A variant answers for its own keys; the shared ones were checked once.
-    let own = |field: &str| special.is_empty() || table.get(field).is_some();
+    // A table that builds on others answers for its own keys; the shared ones were checked once.
+    let own = |field: &str| shared || table.get(field).is_some();
     let at = |field: &str| own(field).then(|| format!("{}: `{field}`", table.place(field)));
     check::train_options(&options, &at, problems);
     options
@@ -285,7 +357,7 @@ mod tests {
     const RUN: &str = r#"
 [model]
 path = "builtin"
-dtype = "f32"
+base_dtype = "f32"
 [data]
 harm = { path = "harm.csv", input = "goal", output = "target", take = "0-2", where = { kind = "x" }, shuffle = 3 }
 help = "set.jsonl"

@@ -171,7 +171,7 @@ pub(crate) fn check_path(path: &Path) -> Result<()> {
 }
 
 /// Sorting rows by this is a shuffle that is the same on every machine.
-fn shuffle_key(seed: u64, row: usize) -> [u8; 32] {
+pub(super) fn shuffle_key(seed: u64, row: usize) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     hash.update((row as u64).to_le_bytes());

@@ -1,11 +1,11 @@
 //! `eraser train`, resolved.
 
 use super::model::Home;
-use super::{ModelPlan, Source, check};
+use super::{Jailbreaks, ModelPlan, Source, check, wrong};
 use crate::errors::{Outcome, Problems};
 use crate::options::train::TrainArgs;
 use eraser_model::Error;
-use eraser_train::{Sets, TrainOptions};
+use eraser_train::{Rows, Sets, TrainOptions};
 use std::path::PathBuf;
 
 /// What to train and where to write it.
@@ -30,12 +30,24 @@ impl TrainPlan {
         let mut read = |flag: &str, path: &std::path::Path| {
             problems.ok(Source::file(path).records(&home).map_err(|e| e.context(flag))).unwrap_or_default()
         };
-        let sets = Sets {
+        let mut sets = Sets {
             harm: read("--harm", &args.sets.harm),
             help: read("--help-set", &args.sets.help_set),
             align: read("--align", &args.sets.align),
             retain: args.sets.retain_set.as_deref().map(|path| read("--retain-set", path)),
+            wrapped: Vec::new(),
         };
+        if options.method.reads(Rows::Wrapped) {
+            let paths = &args.sets.jailbreak;
+            if paths.is_empty() {
+                let what = format!("method `{}` learns from jailbreak templates", options.method.name);
+                problems.push(wrong("--jailbreak", what).hint("name template files or directories of them"));
+            }
+            match Jailbreaks::read(paths, &[], options.seed, &home) {
+                Ok(jailbreaks) => sets.wrapped = jailbreaks.wrap(&sets.align),
+                Err(failure) => problems.extend(failure),
+            }
+        }
         let dir = args.out.out.clone();
         if dir.exists() && !dir.is_dir() {
             problems.push(Error::request(format!("--out: {} is not a directory", dir.display())));

@@ -83,7 +83,7 @@ fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> 
     if let Some(template) = model.template.as_ref().filter(|_| own_template || !source.is_file()) {
         write_atomic(&out.join("chat_template.jinja"), template.source().as_bytes())?;
     }
-    save_safetensors(&out.join("model.safetensors"), &model.decoder.named_tensors(), dtype)
+    save_safetensors(&out.join("model.safetensors"), &model.decoder.named_tensors()?, dtype)
 }
 
 /// The source's config.json, with the type of the weights that are written.

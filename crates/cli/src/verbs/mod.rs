@@ -1,11 +1,13 @@
 //! What each verb does, from its plan to its files.
 
+mod bench;
 mod chat;
 mod eval;
 mod export;
 mod prepare;
 mod report;
 mod run;
+mod study;
 mod train;
 
 use crate::errors::Outcome;
@@ -25,8 +27,11 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Verb::Quickstart(args) => run::quickstart(args, json),
         Verb::Run(args) => run::run(args, json),
         Verb::Prepare(args) => prepare::prepare(args, json),
+        Verb::Compare(args) => study::compare(args, json),
+        Verb::Sweep(args) => study::sweep(args, json),
         Verb::Train(args) => train::train(args, json),
         Verb::Eval(args) => eval::eval(args, json),
+        Verb::Bench(args) => bench::bench(args, json),
         Verb::Report(args) => report::report(args, json),
         Verb::Export(args) => export::export(args, json),
         Verb::Chat(args) => chat::chat(args, json),

@@ -24,10 +24,9 @@ pub(super) fn write(run: &Path) -> Result<Written> {
     eraser_report::write_report(run).map_err(|e| convert(&e))
 }
 
-/// The figures of a summary.json as a table for the terminal.
-pub(super) fn table(summary: &Path) -> Result<String> {
-    let summary = eraser_report::Summary::read(summary).map_err(|e| convert(&e))?;
-    Ok(eraser_report::terminal_table(&summary))
+/// The figures of a run as a table for the terminal: those of its study, if it is one, else of its summary.
+pub(super) fn table(run: &Path) -> Result<String> {
+    eraser_report::terminal(run).map_err(|e| convert(&e))
 }
 
 /// The data report of a run directory as a table for the terminal.

@@ -1,29 +1,32 @@
 //! `eraser run` and `eraser quickstart`: prepare -> train -> evaluate -> report in one run directory. Invariant: every stage reads
 //! files and leaves files; what a stage needs to know of its past stands in stages.json.
 
+use super::study::{self, Study};
 use super::train::{Stage, describe};
 use super::{lock, prepare, remove, report};
 use crate::errors::Outcome;
 use crate::interrupt::Graceful;
-use crate::options::run::{HowArgs, QuickstartArgs, RunArgs};
-use crate::plan::{Home, Overrides, RunPlan, Variant};
+use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
+use crate::plan::{Home, Jailbreaks, Overrides, RunPlan, Variant};
 use crate::progress::{EvalWatch, note};
 use crate::stages::{Inputs, Stages, State};
 use crate::{builtin, output};
 use eraser_data::files::write_atomic;
-use eraser_data::{read_set, write_set};
+use eraser_data::{Record, read_set, write_set};
 use eraser_eval::judge::GCG29;
 use eraser_eval::{EvalOptions, Subject, Summary};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, ChatTemplate, Error, Model, Result};
-use eraser_train::{Sets, Templates};
+use eraser_train::{Rows, Sets, Templates};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Everything a run writes into its directory.
-const FILES: [&str; 15] = [
+/// Everything a run writes into its directory, and what `eraser bench` adds.
+const FILES: [&str; 19] = [
     "adapter",
+    "bench",
+    "bench.json",
     "builtin",
     "data",
     "data_report.json",
@@ -31,21 +34,20 @@ const FILES: [&str; 15] = [
     "judges.json",
     "plan.toml",
     "prepare",
+    "reference",
     "report.html",
     "report.md",
     "stages.json",
+    "study.json",
     "subjects.json",
     "summary.json",
     "train",
     "variants",
 ];
 
-/// The sets, in the order of the plan.
-const SETS: [&str; 4] = ["harm", "help", "align", "retain"];
-
 /// What the directory may hold already.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Earlier {
+pub(super) enum Earlier {
     /// Nothing, or a run to go on with.
     GoOn,
     /// A run to go on with.
@@ -56,13 +58,8 @@ enum Earlier {
 
 /// `eraser run`.
 pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
-    let plan = RunPlan::read(&args.file, &overrides(&args.how, args.out.as_deref()))?;
-    let earlier = match (args.resume, args.force) {
-        (_, true) => Earlier::Removed,
-        (true, _) => Earlier::Expected,
-        _ => Earlier::GoOn,
-    };
-    pipeline(&plan, earlier, json).map_err(|f| f.on_interrupt("run the same command again to go on"))
+    let plan = RunPlan::read(&args.file, &overrides(&args.go.how, args.go.out.as_deref()))?;
+    pipeline(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt("run the same command again to go on"))
 }
 
 /// `eraser quickstart`: the run file is embedded.
@@ -70,15 +67,24 @@ pub(crate) fn quickstart(args: &QuickstartArgs, json: bool) -> Outcome {
     let file = Path::new("configs/organism.toml");
     let plan = RunPlan::parse(file, builtin::RUN_FILE, &overrides(&args.how, Some(&args.out)))?;
     let earlier = if args.keep { Earlier::GoOn } else { Earlier::Removed };
-    pipeline(&plan, earlier, json).map_err(|f| f.on_interrupt("add --keep to go on from here"))
+    pipeline(&plan, earlier, None, json).map_err(|f| f.on_interrupt("add --keep to go on from here"))
 }
 
-fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {
-    Overrides { out, device: how.device.as_deref(), set: &how.set }
+pub(super) fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {
+    Overrides { out, device: how.device.as_deref(), set: &how.set, ..Overrides::default() }
 }
 
-/// The stages, one after the other.
-fn pipeline(plan: &RunPlan, earlier: Earlier, json: bool) -> Outcome {
+/// What `--resume` and `--force` mean.
+pub(super) fn earlier(go: &GoArgs) -> Earlier {
+    match (go.resume, go.force) {
+        (_, true) => Earlier::Removed,
+        (true, _) => Earlier::Expected,
+        _ => Earlier::GoOn,
+    }
+}
+
+/// The stages, one after the other, and what a study reads off them.
+pub(super) fn pipeline(plan: &RunPlan, earlier: Earlier, study: Option<&Study<'_>>, json: bool) -> Outcome {
     let start = Instant::now();
     let dir = plan.dir.as_path();
     let _lock = claim(dir, earlier)?;
@@ -90,6 +96,7 @@ fn pipeline(plan: &RunPlan, earlier: Earlier, json: bool) -> Outcome {
     for (name, source) in plan.data.sets() {
         write_set(&data.join(format!("{name}.jsonl")), &source.records(&home)?)?;
     }
+    let jailbreaks = jailbreaks(plan, study, &home)?;
     // Before any training: what the evaluation cannot do is found out now.
     let options = plan.eval.options(dir, &home)?;
     let problems = options.check();
@@ -103,26 +110,51 @@ fn pipeline(plan: &RunPlan, earlier: Earlier, json: bool) -> Outcome {
     if let Some(material) = &material {
         worked |= run.prepare(material, &home)?;
     }
-    for (i, variant) in plan.variants.iter().enumerate() {
-        worked |= run.train(i, variant)?;
+    if plan.reads(Rows::Wrapped) {
+        let wrapped = jailbreaks.wrap(&read_set(&run.set(Rows::Align))?);
+        write_set(&run.set(Rows::Wrapped), &wrapped)?;
+    }
+    for variant in &plan.variants {
+        worked |= run.train(variant)?;
     }
     run.write_subjects()?;
     worked |= run.evaluate(&options)?;
     if worked || !dir.join("summary.json").exists() {
         run.write_timing(start)?;
     }
+    match study {
+        Some(study) => study.write(dir, plan, jailbreaks.held_out)?,
+        None => remove(dir, &[study::FILE])?,
+    }
     let written = report::write(dir)?;
 
     let summary = dir.join("summary.json");
     if json {
-        let text = std::fs::read(&summary).at(&summary)?;
-        let value: Value = serde_json::from_slice(&text).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
+        let mut value = read_json(&summary)?;
+        if study.is_some() {
+            value["study"] = read_json(&dir.join(study::FILE))?;
+        }
         output::json(&value)?;
     } else {
-        output::text(&report::table(&summary)?)?;
+        output::text(&report::table(dir)?)?;
         output::line(&format!("\nreport: {}", written.html.display()))?;
     }
     Ok(())
+}
+
+/// The templates, where a method learns from some or a study tells them apart.
+fn jailbreaks(plan: &RunPlan, study: Option<&Study<'_>>, home: &Home) -> Outcome<Jailbreaks> {
+    let evaluation = &plan.eval.options.templates;
+    if !plan.reads(Rows::Wrapped) && study.is_none() {
+        return Ok(Jailbreaks::default());
+    }
+    let seed = plan.variants.first().map_or(0, |v| v.train.seed);
+    Jailbreaks::read(&plan.data.jailbreaks, evaluation, seed, home)
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).at(path)?;
+    serde_json::from_slice(&text).map_err(|e| Error::failed(format!("{}: {e}", path.display())))
 }
 
 /// Makes the run directory ours.
@@ -152,18 +184,13 @@ struct Run<'a> {
     stages: Stages,
 }
 
-/// The directory of a variant below the run's: the first one's is the run's own.
-fn variant_dir(index: usize, variant: &Variant) -> PathBuf {
-    if index == 0 { PathBuf::new() } else { Path::new("variants").join(&variant.name) }
-}
-
 impl Run<'_> {
     /// Makes the sets unless that was done; true when it was not.
     fn prepare(&mut self, material: &prepare::Material<'_>, home: &Home) -> Outcome<bool> {
         let mut inputs = self.model_input()?;
         material.add_to(&mut inputs)?;
         let input = inputs.finish();
-        let mut outputs: Vec<PathBuf> = SETS[..3].iter().map(|name| self.set(name)).collect();
+        let mut outputs: Vec<PathBuf> = [Rows::Harm, Rows::Help, Rows::Align].map(|rows| self.set(rows)).to_vec();
         outputs.push(self.dir.join("data_report.json"));
         if self.stages.state("prepare", &input, &outputs) == State::Done {
             note("prepare: done before");
@@ -179,8 +206,8 @@ impl Run<'_> {
     }
 
     /// Trains a variant unless that was done; true when it was not.
-    fn train(&mut self, index: usize, variant: &Variant) -> Outcome<bool> {
-        let dir = self.dir.join(variant_dir(index, variant));
+    fn train(&mut self, variant: &Variant) -> Outcome<bool> {
+        let dir = self.dir.join(&variant.home);
         let input = self.train_input(variant)?;
         let stage = stage_name(variant);
         let state = self.stages.state(&stage, &input, &[dir.join("adapter/adapter_model.safetensors")]);
@@ -190,15 +217,27 @@ impl Run<'_> {
         }
         if state == State::New {
             remove(&dir, &["adapter", "train"])?;
+            // Benchmarks were of the adapter that goes.
+            remove(self.dir, &["bench", "bench.json"])?;
         }
         self.stages.begin(&stage, &input)?;
-        let read = |name: &str| read_set(&self.set(name));
-        let retain = if variant.retain { Some(read("retain")?) } else { None };
-        let sets = Sets { harm: read("harm")?, help: read("help")?, align: read("align")?, retain };
+        let read = |rows: Rows| -> Result<Vec<Record>> {
+            if variant.reads(rows) { read_set(&self.set(rows)) } else { Ok(Vec::new()) }
+        };
+        let sets = Sets {
+            harm: read(Rows::Harm)?,
+            help: read(Rows::Help)?,
+            align: read(Rows::Align)?,
+            retain: if variant.retain { Some(read(Rows::Retain)?) } else { None },
+            wrapped: read(Rows::Wrapped)?,
+        };
         std::fs::create_dir_all(&dir).at(&dir)?;
         let start = Instant::now();
         let name = format!("train {}", variant.name);
-        let go = Stage { name: &name, model: &self.model, sets: &sets, options: &variant.train, dir: &dir };
+        // All variants compute the same on the frozen model.
+        let states = self.dir.join("reference/states.bin");
+        let go =
+            Stage { name: &name, model: &self.model, sets: &sets, options: &variant.train, dir: &dir, states: &states };
         let result = go.run(state == State::Begun, false);
         self.stages.spent(&stage, start.elapsed().as_secs_f64(), result.is_ok())?;
         note(&format!("{name}: {}", describe(&result?)));
@@ -208,8 +247,8 @@ impl Run<'_> {
     /// The subjects, for the report.
     fn write_subjects(&self) -> Result<()> {
         let mut subjects = Vec::new();
-        for (i, variant) in self.plan.variants.iter().enumerate() {
-            let dir = variant_dir(i, variant);
+        for variant in &self.plan.variants {
+            let dir = &variant.home;
             let mut settings =
                 serde_json::to_value(&variant.train).map_err(|e| Error::failed(format!("subjects.json: {e}")))?;
             settings["retain"] = variant.retain.into();
@@ -235,8 +274,8 @@ impl Run<'_> {
         self.stages.begin("eval", &input)?;
         let start = Instant::now();
         let mut adapters: Vec<(&str, Adapter)> = Vec::new();
-        for (i, variant) in self.plan.variants.iter().enumerate() {
-            let path = self.dir.join(variant_dir(i, variant)).join("adapter");
+        for variant in &self.plan.variants {
+            let path = self.dir.join(&variant.home).join("adapter");
             adapters.push((&variant.name, Adapter::load(&path, &self.model.config, self.model.decoder.device())?));
         }
         let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
@@ -269,8 +308,8 @@ impl Run<'_> {
         let over_refusal = options.over_refusal.is_some();
         inputs.settings("over_refusal", &over_refusal)?;
         inputs.settings("eval", &EvalOptions { templates, questions, tasks, over_refusal: None, ..options.clone() })?;
-        for (i, variant) in self.plan.variants.iter().enumerate() {
-            inputs.path(&variant.name, &self.dir.join(variant_dir(i, variant)).join("adapter"))?;
+        for variant in &self.plan.variants {
+            inputs.path(&variant.name, &self.dir.join(&variant.home).join("adapter"))?;
         }
         Ok(inputs.finish())
     }
@@ -280,7 +319,7 @@ impl Run<'_> {
         let mut inputs = Inputs::default();
         inputs.text("version", env!("CARGO_PKG_VERSION"));
         inputs.text("model", &self.model.fingerprint);
-        inputs.settings("dtype", &self.plan.model.dtype)?;
+        inputs.settings("base_dtype", &self.plan.model.base_dtype)?;
         inputs.settings("template", &self.model.template.as_ref().map(ChatTemplate::source))?;
         Ok(inputs)
     }
@@ -288,6 +327,8 @@ impl Run<'_> {
     /// Everything the training of a variant reads.
     fn train_input(&self, variant: &Variant) -> Result<String> {
         let mut inputs = self.model_input()?;
+        // Another variant's adapter may be where this one's was before.
+        inputs.text("directory", &variant.home.to_string_lossy());
         let mut options = variant.train.clone();
         if let Templates::File(file) = &mut options.templates {
             inputs.path("templates", file)?;
@@ -297,15 +338,15 @@ impl Run<'_> {
             inputs.path("init_adapter", &dir)?;
         }
         inputs.settings("train", &options)?;
-        for name in SETS.iter().filter(|name| variant.retain || **name != "retain") {
-            inputs.path(name, &self.set(name))?;
+        for rows in Rows::ALL.into_iter().filter(|&rows| variant.reads(rows)) {
+            inputs.path(rows.name(), &self.set(rows))?;
         }
         Ok(inputs.finish())
     }
 
     /// The file of a set.
-    fn set(&self, name: &str) -> PathBuf {
-        self.dir.join("data").join(format!("{name}.jsonl"))
+    fn set(&self, rows: Rows) -> PathBuf {
+        self.dir.join("data").join(format!("{}.jsonl", rows.name()))
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.
@@ -345,8 +386,10 @@ pub(super) fn evaluate(subjects: &[Subject<'_>], options: &EvalOptions, dir: &Pa
     Ok(result?)
 }
 
-/// Writes summary.json.
+/// Writes summary.json, with the figures of a bench.json that is there.
 pub(super) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
-    let text = serde_json::to_string_pretty(summary).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
+    let mut summary = summary.clone();
+    super::bench::join(dir, &mut summary)?;
+    let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
     write_atomic(&dir.join("summary.json"), format!("{text}\n").as_bytes())
 }

@@ -18,7 +18,9 @@ pub(crate) fn train(args: &TrainArgs, json: bool) -> Outcome {
     if plan.force {
         remove(&plan.dir, &["adapter", "train"])?;
     }
-    let go = Stage { name: "train", model: &model, sets: &plan.sets, options: &plan.options, dir: &plan.dir };
+    let states = plan.dir.join("train/reference/states.bin");
+    let (name, sets, options, dir) = ("train", &plan.sets, &plan.options, plan.dir.as_path());
+    let go = Stage { name, model: &model, sets, options, dir, states: &states };
     let summary =
         go.run(plan.resume, json).map_err(|f| f.on_interrupt("run the same command with --resume to go on"))?;
     if json {
@@ -39,6 +41,8 @@ pub(super) struct Stage<'a> {
     pub(super) options: &'a TrainOptions,
     /// Gets `adapter/` and `train/`.
     pub(super) dir: &'a Path,
+    /// The file of the frozen model's states.
+    pub(super) states: &'a Path,
 }
 
 impl Stage<'_> {
@@ -46,7 +50,8 @@ impl Stage<'_> {
     pub(super) fn run(&self, resume: bool, json: bool) -> Outcome<TrainSummary> {
         let mut watch = TrainWatch::new(self.name, json);
         let graceful = Graceful::begin();
-        let result = eraser_train::train(self.model, self.sets, self.options, self.dir, resume, &mut watch);
+        let result =
+            eraser_train::train(self.model, self.sets, self.options, self.dir, self.states, resume, &mut watch);
         drop(graceful);
         // An error of the JSON lines stopped the run: it is the one to tell.
         watch.finish()?;

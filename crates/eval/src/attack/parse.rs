@@ -35,9 +35,9 @@ impl Format {
 
 /// One template: texts with the question between each two of them, so at least two texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template {
+pub struct Template {
     /// Name in files and figures.
-    pub(super) name: String,
+    pub name: String,
     texts: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl Template {
     }
 
     /// The template with `question` at every placeholder.
-    pub(super) fn fill(&self, question: &str) -> String {
+    pub fn fill(&self, question: &str) -> String {
         self.texts.join(question)
     }
 }

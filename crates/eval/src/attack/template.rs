@@ -25,23 +25,32 @@ impl Attack for Templates {
         let prompt = |template: &Template| AttackPrompt {
             name: format!("{}:{}", self.name(), template.name),
             user: template.fill(&question.text),
+            opening: String::new(),
         };
         self.0.iter().map(prompt).collect()
     }
 }
 
-/// Reads every template that the options name, files in the order given, the files of a directory by name.
+/// The attack with the templates that the options name.
 pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
     if options.templates.is_empty() {
         let error = Error::request("the attack `template` has no templates");
         return Err(vec![error.hint("name template files, or a directory of them, with `templates`")]);
     }
+    Ok(Box::new(Templates(read(&options.templates)?)))
+}
+
+/// Reads jailbreak templates: of files in the order given, of a directory's files by name.
+///
+/// # Errors
+/// Every file that cannot be read or holds no template, and every name that is there twice.
+pub fn read(paths: &[PathBuf]) -> Checked<Vec<Template>> {
     let mut errors = Vec::new();
     let mut templates = Vec::new();
     let mut seen: HashMap<String, PathBuf> = HashMap::new();
-    let files: Vec<PathBuf> = options.templates.iter().flat_map(|path| collect(path, &mut errors)).collect();
+    let files: Vec<PathBuf> = paths.iter().flat_map(|path| collect(path, &mut errors)).collect();
     for file in files {
-        match read(&file) {
+        match read_file(&file) {
             Ok(read) => {
                 for template in &read {
                     if let Some(other) = seen.insert(template.name.clone(), file.clone()) {
@@ -57,7 +66,7 @@ pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
             Err(error) => errors.push(error),
         }
     }
-    if errors.is_empty() { Ok(Box::new(Templates(templates))) } else { Err(errors) }
+    if errors.is_empty() { Ok(templates) } else { Err(errors) }
 }
 
 /// The template files that `path` stands for: itself, or those of the directory, hidden and unknown files left out.
@@ -90,7 +99,7 @@ fn collect(path: &Path, errors: &mut Vec<Error>) -> Vec<PathBuf> {
 }
 
 /// The templates of one file. A file with an unknown ending, named by the user, is plain text.
-fn read(path: &Path) -> Result<Vec<Template>> {
+fn read_file(path: &Path) -> Result<Vec<Template>> {
     let size = fs::metadata(path).at(path)?.len();
     if size > LARGEST {
         return Err(Error::request(format!("{}: {size} bytes are too many for a template file", path.display())));

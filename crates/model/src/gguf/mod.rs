@@ -3,10 +3,9 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-mod dequant;
 mod parse;
 
-pub use dequant::{TensorType, dequantize};
+pub use eraser_ops::quant::{TensorType, dequantize};
 
 use crate::{Error, Result, error::PathContext, fingerprint::Stored};
 use memmap2::Mmap;
@@ -110,6 +109,11 @@ impl GgufFile {
         let map = eraser_ops::mmap::map(path).at(path)?;
         let header = Header::parse(&map).map_err(|e| e.context(path.display()))?;
         Ok(Self { path: path.to_path_buf(), map, header })
+    }
+
+    /// Gives the memory of what was read from the file back.
+    pub fn release(&self) {
+        eraser_ops::mmap::release(&self.map);
     }
 
     /// The file's path.
@@ -230,7 +234,7 @@ impl GgufFile {
     }
 
     /// Every tensor as it is stored.
-    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+    pub(crate) fn fingerprinted(&self) -> Vec<Stored<'_>> {
         self.tensors()
             .iter()
             .map(|t| Stored { name: &t.name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.data(t) })

@@ -203,7 +203,7 @@ fn entry<'a>(cursor: &mut Cursor<'a>, name: &'a str, alignment: u64) -> Result<E
         shape.push(n.ok_or_else(|| Error::request("a dimension is zero or too large").hint(DAMAGED))?);
     }
     let number = cursor.u32()?;
-    let dtype = TensorType::from_number(number)?;
+    let dtype = tensor_type(number)?;
     let offset = cursor.u64()?;
     if offset % alignment != 0 {
         return Err(Error::request(format!("offset {offset} is not a multiple of {alignment}")).hint(DAMAGED));
@@ -283,4 +283,40 @@ impl<'a> Cursor<'a> {
         }
         Ok(name)
     }
+}
+
+/// The type that GGUF numbers so; an error that names the type when it cannot be read.
+fn tensor_type(number: u32) -> Result<TensorType> {
+    let name = match number {
+        0 => return Ok(TensorType::F32),
+        1 => return Ok(TensorType::F16),
+        2 => return Ok(TensorType::Q4_0),
+        3 => return Ok(TensorType::Q4_1),
+        6 => return Ok(TensorType::Q5_0),
+        7 => return Ok(TensorType::Q5_1),
+        8 => return Ok(TensorType::Q8_0),
+        12 => return Ok(TensorType::Q4_K),
+        13 => return Ok(TensorType::Q5_K),
+        14 => return Ok(TensorType::Q6_K),
+        30 => return Ok(TensorType::BF16),
+        10 => "Q2_K",
+        11 => "Q3_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24..=27 => "an integer type",
+        28 => "F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        n => return Err(Error::request(format!("unknown tensor type {n}")).hint("the file may be damaged")),
+    };
+    Err(Error::request(format!("tensor type {name} is not supported"))
+        .hint("use a file quantised to F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q5_1, Q4_0 or Q4_1"))
 }

@@ -1,11 +1,12 @@
 use super::*;
 use crate::weights::save_safetensors;
 use candle_core::Tensor;
+use eraser_ops::Segments;
 use serde_json::json;
 use std::fs;
 
 fn options() -> LoadOptions {
-    LoadOptions { device: Device::Cpu, dtype: None, chat_template: None }
+    LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None }
 }
 
 fn error(spec: &Path) -> Error {
@@ -47,7 +48,7 @@ fn a_directory_loads_and_its_fingerprint_follows_its_content() {
     let spec = dir.path().to_str().unwrap();
     let model = load(spec, &options()).unwrap();
     assert_eq!((model.name.as_str(), model.path.as_path()), (spec, dir.path()));
-    assert_eq!(model.decoder.named_tensors().len(), 11);
+    assert_eq!(model.decoder.named_tensors().unwrap().len(), 11);
     assert!(model.template.is_none());
     assert_eq!(model.fingerprint, load(spec, &options()).unwrap().fingerprint);
     assert_eq!(model.fingerprint, load(tiny(8).path().to_str().unwrap(), &options()).unwrap().fingerprint);
@@ -80,11 +81,25 @@ fn what_cannot_be_loaded_says_why() {
 }
 
 #[test]
-fn half_types_are_refused_on_the_cpu() {
-    for dtype in [DType::BF16, DType::F16, DType::U8] {
-        assert!(super::dtype(&LoadOptions { dtype: Some(dtype), ..options() }).is_err());
+fn every_way_to_hold_the_base_computes_the_same() {
+    let dir = tiny(8);
+    let model = |base_dtype: &str| {
+        load(dir.path().to_str().unwrap(), &LoadOptions { base_dtype: base_dtype.parse().unwrap(), ..options() })
+            .unwrap()
+    };
+    let hidden = |base_dtype: &str| {
+        let model = model(base_dtype);
+        let hidden = model.decoder.hidden(&[1, 2, 3], &Segments::from_lengths([3]), None).unwrap();
+        hidden.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let plain = hidden("f32");
+    assert_eq!(hidden("auto"), plain);
+    for (base_dtype, tolerance) in [("as-stored", 1e-6), ("bf16", 0.05), ("f16", 0.01)] {
+        for (got, want) in hidden(base_dtype).iter().zip(&plain) {
+            assert!((got - want).abs() < tolerance, "{base_dtype}: {got}, not {want}");
+        }
     }
-    assert_eq!(super::dtype(&options()).unwrap(), DType::F32);
+    assert!("f64".parse::<BaseDtype>().unwrap_err().hints()[0].contains("as-stored"));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use super::{TensorSource, check_shape, from_f32, missing};
 use crate::{
     ModelConfig, Result,
     config::Family,
-    gguf::{GgufFile, dequantize},
+    gguf::{GgufFile, TensorInfo, TensorType, dequantize},
 };
 use candle_core::{DType, Device, Tensor};
+use eraser_ops::Stored;
 use std::borrow::Cow;
 
 /// The tensors of a GGUF file, de-quantised as they are read.
@@ -27,21 +28,38 @@ impl<'a> GgufWeights<'a> {
     }
 }
 
-impl TensorSource for GgufWeights<'_> {
-    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+impl GgufWeights<'_> {
+    /// Where a tensor stands in the file, and its bytes in Hugging Face layout.
+    fn data(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Cow<'_, [u8]>)> {
         let path = self.file.path();
         let own = gguf_name(name).ok_or_else(|| missing(path, name))?;
         let info = self.file.tensor(&own).ok_or_else(|| missing(path, &own))?;
         check_shape(path, &own, &info.shape, shape)?;
         let data = self.file.data(info);
-        let data = match self.interleaved {
+        Ok(match self.interleaved {
             Some(head_dim) if name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") => {
                 let rows = info.shape.first().copied().unwrap_or(1);
-                Cow::Owned(half_split_rows(data, data.len() / rows, head_dim))
+                (info, Cow::Owned(half_split_rows(data, data.len() / rows, head_dim)))
             }
-            _ => Cow::Borrowed(data),
-        };
-        from_f32(dequantize(info.dtype, &data), shape, dtype, device)
+            _ => (info, Cow::Borrowed(data)),
+        })
+    }
+}
+
+impl TensorSource for GgufWeights<'_> {
+    fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let (info, data) = self.data(name, shape)?;
+        let values = dequantize(info.dtype, &data);
+        self.file.release();
+        from_f32(values, shape, dtype, device)
+    }
+
+    fn stored(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Option<Stored>> {
+        let (info, data) = self.data(name, &[rows, cols])?;
+        let plain = info.dtype == TensorType::F32;
+        let stored = (!plain).then(|| Stored::new(info.dtype, rows, cols, data.into_owned())).transpose()?;
+        self.file.release();
+        Ok(stored)
     }
 
     fn contains(&self, name: &str) -> bool {

@@ -2,7 +2,7 @@
 //! the index names was found in its shard, inside the directory, when the directory was opened.
 
 use super::{TensorSource, check_shape, decode, from_f32, missing};
-use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored};
+use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored, gguf::TensorType};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -112,11 +112,24 @@ impl HfDirectory {
     }
 
     /// Every tensor as it is stored.
-    pub(crate) fn stored(&self) -> Vec<Stored<'_>> {
+    pub(crate) fn fingerprinted(&self) -> Vec<Stored<'_>> {
         self.tensors
             .iter()
             .map(|(name, t)| Stored { name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.bytes(t) })
             .collect()
+    }
+
+    /// A tensor of this shape, and the file that it is in.
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<(&Entry, &Path)> {
+        let entry = self.tensors.get(name).ok_or_else(|| missing(&self.dir, name))?;
+        let path = self.shards.get(entry.shard).map_or(&self.dir, |shard| &shard.path);
+        check_shape(path, name, &entry.shape, shape)?;
+        Ok((entry, path))
+    }
+
+    /// Gives the memory of what was read from the files back.
+    pub(crate) fn release(&self) {
+        self.shards.iter().for_each(|shard| eraser_ops::mmap::release(&shard.map));
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
@@ -126,9 +139,7 @@ impl HfDirectory {
 
 impl TensorSource for HfDirectory {
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
-        let entry = self.tensors.get(name).ok_or_else(|| missing(&self.dir, name))?;
-        let path = self.shards.get(entry.shard).map_or(&self.dir, |shard| &shard.path);
-        check_shape(path, name, &entry.shape, shape)?;
+        let (entry, path) = self.entry(name, shape)?;
         let bytes = self.bytes(entry);
         let values = match (entry.dtype, dtype) {
             // Half types as they are: through f32 would cost memory.
@@ -149,7 +160,21 @@ impl TensorSource for HfDirectory {
                 .hint("quantised weights are supported as GGUF files only"));
             }
         };
+        self.release();
         from_f32(values, shape, dtype, device)
+    }
+
+    fn stored(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Option<eraser_ops::Stored>> {
+        let (entry, _) = self.entry(name, &[rows, cols])?;
+        let kind = match entry.dtype {
+            Dtype::BF16 => TensorType::BF16,
+            Dtype::F16 => TensorType::F16,
+            // Any other type is refused where its values are asked for.
+            _ => return Ok(None),
+        };
+        let stored = eraser_ops::Stored::new(kind, rows, cols, self.bytes(entry).to_vec())?;
+        self.release();
+        Ok(Some(stored))
     }
 
     fn contains(&self, name: &str) -> bool {

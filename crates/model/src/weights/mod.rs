@@ -12,6 +12,7 @@ pub use save::save_safetensors;
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, WithDType};
+use eraser_ops::Stored;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::path::Path;
@@ -20,6 +21,11 @@ use std::path::Path;
 pub trait TensorSource {
     /// The tensor, converted to `dtype`. An error names the file, the tensor, and the shape when it differs from `shape`.
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor>;
+    /// A matrix in the blocks that it is stored in; None when it is stored as f32, or the source has no bytes.
+    fn stored(&self, name: &str, shape: [usize; 2]) -> Result<Option<Stored>> {
+        let _ = (name, shape);
+        Ok(None)
+    }
     /// Whether the source holds a tensor of this name.
     fn contains(&self, name: &str) -> bool;
 }

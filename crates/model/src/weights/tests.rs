@@ -117,7 +117,7 @@ fn shards_are_found_and_their_faults_named() {
     };
     let source = open(r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#).unwrap();
     assert!(source.contains("a") && source.contains("b"));
-    assert_eq!(source.stored().len(), 2);
+    assert_eq!(source.fingerprinted().len(), 2);
     let error = source.tensor("a", &[2], DType::F32, CPU).unwrap_err().to_string();
     assert!(error.contains("one.safetensors: tensor `a` has shape [1]"), "{error}");
     for (index, wanted) in [
@@ -157,7 +157,7 @@ fn open_bytes(bytes: &[u8]) -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
     let source = HfDirectory::open(dir.path())?;
-    for stored in source.stored() {
+    for stored in source.fingerprinted() {
         let _ = source.tensor(stored.name, stored.shape, DType::F32, CPU);
     }
     Ok(())

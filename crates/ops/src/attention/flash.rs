@@ -15,6 +15,7 @@ use crate::gemm::{Mat, matmul_into};
 use crate::{simd, slices};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Query rows whose contribution to the gradients of keys and values one task adds up.
@@ -22,19 +23,48 @@ const PIECE: usize = 256;
 
 /// Everything a task reads: the packed rows of a batch.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
-    pub(super) q: &'a [f32],
-    pub(super) k: &'a [f32],
-    pub(super) v: &'a [f32],
-    pub(super) segments: &'a Segments,
-    pub(super) shape: AttentionShape,
+pub(crate) struct Inputs<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) segments: &'a Segments,
+    pub(crate) shape: AttentionShape,
+}
+
+/// Keys and values that one sequence attends to: its beginning's and its own, `[past + n, kv_heads * head_dim]`.
+struct Context<'a> {
+    k: Cow<'a, [f32]>,
+    v: Cow<'a, [f32]>,
+    past: usize,
+    shape: AttentionShape,
+}
+
+impl Context<'_> {
+    fn head(&self, head: usize) -> KvHead<'_> {
+        KvHead { shape: self.shape, head, k: &self.k, v: &self.v, past: self.past }
+    }
+
+    fn heads(&self) -> impl Iterator<Item = KvHead<'_>> {
+        (0..self.shape.kv_heads).map(|head| self.head(head))
+    }
 }
 
 impl<'a> Inputs<'a> {
-    fn kv_head(&self, sequence: &Range<usize>, head: usize) -> KvHead<'a> {
+    /// What each sequence attends to. A beginning's rows are copied in front of each continuation: a few thousand
+    /// numbers, against the products that they take part in.
+    fn contexts(&self) -> Vec<Context<'a>> {
         let width = self.shape.kv_heads * self.shape.head_dim;
-        let at = sequence.start * width..sequence.end * width;
-        KvHead { shape: self.shape, head, k: &self.k[at.clone()], v: &self.v[at], past: 0 }
+        let rows = |x: &'a [f32], at: Range<usize>| &x[at.start * width..at.end * width];
+        let both = |x: &'a [f32], past: &Range<usize>, own: Range<usize>| match past.len() {
+            0 => Cow::Borrowed(rows(x, own)),
+            _ => Cow::Owned([rows(x, past.clone()), rows(x, own)].concat()),
+        };
+        let context = |i: usize| {
+            let (past, own) = (self.segments.past(i), self.segments.range(i));
+            let (k, v) = (both(self.k, &past, own.clone()), both(self.v, &past, own));
+            Context { k, v, past: past.len(), shape: self.shape }
+        };
+        (0..self.segments.len()).map(context).collect()
     }
 
     /// The rows of one sequence in a matrix of the queries' width.
@@ -44,15 +74,13 @@ impl<'a> Inputs<'a> {
     }
 
     /// Every head's keys or values transposed, at `sequence * kv_heads + head`.
-    fn transposed(&self, of: fn(&KvHead<'a>) -> &'a [f32]) -> Vec<Transposed> {
-        let sequences: Vec<_> = self.segments.iter().collect();
-        let heads =
-            sequences.par_iter().flat_map(|s| (0..self.shape.kv_heads).into_par_iter().map(|h| self.kv_head(s, h)));
-        heads.map(|head| head.transpose(of(&head))).collect()
+    fn transposed<'c>(contexts: &'c [Context<'_>], of: fn(&KvHead<'c>) -> &'c [f32]) -> Vec<Transposed> {
+        let heads: Vec<_> = contexts.iter().flat_map(Context::heads).collect();
+        heads.par_iter().map(|head| head.transpose(of(head))).collect()
     }
 
     /// Outputs `[T, heads * head_dim]` and log-sum-exp `[T, heads]`.
-    pub(super) fn forward(&self) -> (Vec<f32>, Vec<f32>) {
+    pub(crate) fn forward(&self) -> (Vec<f32>, Vec<f32>) {
         struct Task<'a, 'o> {
             head: KvHead<'a>,
             q: &'a [f32],
@@ -62,7 +90,8 @@ impl<'a> Inputs<'a> {
             lse: Vec<&'o mut [f32]>,
         }
         let shape = self.shape;
-        let keys_t = self.transposed(|head| head.k);
+        let contexts = self.contexts();
+        let keys_t = Self::transposed(&contexts, |head| head.k);
         let mut out = slices::unwritten(self.q.len());
         let mut lse = slices::unwritten(self.segments.tokens() * shape.heads);
         let (mut out_rest, mut lse_rest) = (out.as_mut_slice(), lse.as_mut_slice());
@@ -75,7 +104,7 @@ impl<'a> Inputs<'a> {
                 lse_rest = rest;
                 for (head, (out, lse)) in out.into_iter().zip(lse).enumerate() {
                     let keys_t = &keys_t[index * shape.kv_heads + head];
-                    let head = self.kv_head(&sequence, head);
+                    let head = contexts[index].head(head);
                     tasks.push(Task { head, q: self.rows(self.q, &sequence), keys_t, rows: rows.clone(), out, lse });
                 }
             }
@@ -87,12 +116,13 @@ impl<'a> Inputs<'a> {
         (out, lse)
     }
 
-    /// Gradients of queries, keys and values, each only where wanted, from outputs `out`, their gradient `grad` and the
-    /// `lse` of the forward.
-    pub(super) fn backward(&self, out: &[f32], grad: &[f32], lse: &[f32], want: Want) -> Gradients {
+    /// Gradients of queries, keys and values, each only where wanted, from the gradient `grad` of the outputs and the `lse`
+    /// of the forward.
+    pub(crate) fn backward(&self, grad: &[f32], lse: &[f32], want: Want) -> Gradients {
         let shape = self.shape;
-        let keys_t = self.transposed(|head| head.k);
-        let values_t = if want.q || want.k { self.transposed(|head| head.v) } else { Vec::new() };
+        let contexts = self.contexts();
+        let keys_t = Self::transposed(&contexts, |head| head.k);
+        let values_t = if want.q || want.k { Self::transposed(&contexts, |head| head.v) } else { Vec::new() };
         let mut dq = want.q.then(|| slices::unwritten(self.q.len()));
         let mut dq_rest = dq.as_deref_mut().unwrap_or_default();
         let mut tasks = Vec::new();
@@ -104,11 +134,10 @@ impl<'a> Inputs<'a> {
                 for (head, dq) in dq.into_iter().enumerate() {
                     tasks.push(Task {
                         index,
-                        head: self.kv_head(&sequence, head),
+                        head: contexts[index].head(head),
                         q: self.rows(self.q, &sequence),
                         keys_t: &keys_t[index * shape.kv_heads + head],
                         values_t: values_t.get(index * shape.kv_heads + head),
-                        out: self.rows(out, &sequence),
                         grad: self.rows(grad, &sequence),
                         lse: &lse[sequence.start * shape.heads..sequence.end * shape.heads],
                         rows: rows.clone(),
@@ -132,22 +161,31 @@ impl<'a> Inputs<'a> {
     /// Adds the parts of every sequence and kv head into rows of the keys' width, in a fixed order.
     fn gather(&self, parts: &[Part], of: fn(&Part) -> &[f32]) -> Vec<f32> {
         let (kv_heads, hd) = (self.shape.kv_heads, self.shape.head_dim);
+        let width = kv_heads * hd;
         let mut all = vec![0.0; self.k.len()];
         let mut rest = all.as_mut_slice();
         let sequences: Vec<_> = self
             .segments
             .iter()
             .map(|s| {
-                let (now, later) = std::mem::take(&mut rest).split_at_mut(s.len() * kv_heads * hd);
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(s.len() * width);
                 rest = later;
                 now
             })
             .collect();
         sequences.into_par_iter().enumerate().for_each(|(index, rows)| {
-            let first = parts.partition_point(|part| part.sequence < index);
-            for part in parts[first..].iter().take_while(|part| part.sequence == index) {
-                let into = rows.chunks_exact_mut(kv_heads * hd).skip(part.keys.start);
-                for (row, from) in into.zip(of(part).chunks_exact(hd)) {
+            let n = rows.len() / width;
+            for part in parts {
+                // This sequence's keys among those of the part: all after the beginning, or the beginning itself.
+                let own = match part.sequence {
+                    s if s == index => self.segments.past(s).len()..part.keys.end,
+                    s if self.segments.beginning(s) == Some(index) => 0..n,
+                    _ => continue,
+                };
+                let (start, end) = (own.start.max(part.keys.start), own.end.min(part.keys.end));
+                let into = rows.chunks_exact_mut(width).skip(start.saturating_sub(own.start));
+                let from = of(part).chunks_exact(hd).take(end.saturating_sub(part.keys.start));
+                for (row, from) in into.zip(from.skip(start.saturating_sub(part.keys.start))) {
                     simd::axpy(&mut row[part.head * hd..][..hd], 1.0, from);
                 }
             }
@@ -158,17 +196,17 @@ impl<'a> Inputs<'a> {
 
 /// Which gradients are wanted.
 #[derive(Clone, Copy)]
-pub(super) struct Want {
-    pub(super) q: bool,
-    pub(super) k: bool,
-    pub(super) v: bool,
+pub(crate) struct Want {
+    pub(crate) q: bool,
+    pub(crate) k: bool,
+    pub(crate) v: bool,
 }
 
 /// Gradients in the layout of the inputs, where wanted.
-pub(super) struct Gradients {
-    pub(super) q: Option<Vec<f32>>,
-    pub(super) k: Option<Vec<f32>>,
-    pub(super) v: Option<Vec<f32>>,
+pub(crate) struct Gradients {
+    pub(crate) q: Option<Vec<f32>>,
+    pub(crate) k: Option<Vec<f32>>,
+    pub(crate) v: Option<Vec<f32>>,
 }
 
 /// What one task adds to the gradients of the keys and values `keys` of one kv head, `[keys, head_dim]`.
@@ -188,7 +226,6 @@ struct Task<'a, 'o> {
     keys_t: &'o Transposed,
     /// None when only the values' gradient is wanted.
     values_t: Option<&'o Transposed>,
-    out: &'a [f32],
     grad: &'a [f32],
     lse: &'a [f32],
     rows: Range<usize>,
@@ -215,7 +252,7 @@ impl Task<'_, '_> {
         let tile_rows = rows.len() * group;
         let keys = head.keys(rows);
         let at = (keys.start - part.keys.start) * hd;
-        let Scratch { q, grad, scores, grad_scores, result, norm } = scratch;
+        let Scratch { q, grad, scores, grad_scores, result, .. } = scratch;
         head.pack(q, self.q, rows);
         head.pack(grad, self.grad, rows);
         self.keys_t.scores(scores, q, &keys, scale);
@@ -231,14 +268,11 @@ impl Task<'_, '_> {
         }
         let Some(values_t) = self.values_t else { return };
         values_t.scores(grad_scores, grad, &keys, 1.0);
-        norm.clear();
-        for (row, grad) in rows.clone().zip(grad.chunks_exact(group * hd)) {
-            let out = head.group_row(self.out, row).chunks_exact(hd);
-            norm.extend(out.zip(grad.chunks_exact(hd)).map(|(out, grad)| simd::dot(out, grad)));
-        }
-        // Masked probabilities are 0, so masked gradients come out as 0.
-        for ((ds, p), mean) in grad_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)).zip(norm.iter()) {
-            Arch::new().dispatch(GradScores { ds, p, mean: *mean });
+        // Masked probabilities are 0, so masked gradients come out as 0. A row's mean gradient equals the product of its
+        // output and that output's gradient; taken from the probabilities, no output needs to be kept.
+        for (ds, p) in grad_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)) {
+            let mean = simd::dot(ds, p);
+            Arch::new().dispatch(GradScores { ds, p, mean });
         }
         let ds = Mat::strided(grad_scores, tile_rows, keys.len(), width);
         if want.q {

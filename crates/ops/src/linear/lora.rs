@@ -4,6 +4,7 @@
 
 use super::{check_shapes, composed as composed_linear, product};
 use crate::gemm::{Mat, matmul_into};
+use crate::weight::Rows;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rand::{Rng, SeedableRng};
@@ -113,19 +114,29 @@ fn tasks(tokens: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
     (0..tokens.div_ceil(TASK_ROWS)).into_par_iter().map(move |i| i * TASK_ROWS..tokens.min((i + 1) * TASK_ROWS))
 }
 
-struct LoraLinear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    scale: f32,
-    dropout: Option<Dropout>,
-    /// `dropout(x) A^T`, `[T, r]`, kept from forward to backward.
-    low: OnceLock<Vec<f32>>,
+/// A low-rank pair as slices, and the products that it takes part in.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair<'a> {
+    /// `[rank, inputs]`.
+    pub(crate) a: &'a [f32],
+    /// `[outputs, rank]`.
+    pub(crate) b: &'a [f32],
+    pub(crate) rank: usize,
+    pub(crate) scale: f32,
+    pub(crate) dropout: Option<Dropout>,
 }
 
-/// What one task adds to the gradients of the two factors; empty where none is asked for.
-struct Factors {
-    a: Vec<f32>,
-    b: Vec<f32>,
+/// Some columns of a row-major matrix: those from `at` on, of rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    pub(crate) stride: usize,
+    pub(crate) at: usize,
+}
+
+/// Gradients of the two factors; empty where none is asked for.
+pub(crate) struct Factors {
+    pub(crate) a: Vec<f32>,
+    pub(crate) b: Vec<f32>,
 }
 
 /// Buffers of one thread.
@@ -137,9 +148,79 @@ struct Scratch {
     rows: Vec<f32>,
 }
 
-impl LoraLinear {
+impl Pair<'_> {
+    fn widths(&self) -> (usize, usize) {
+        (self.a.len() / self.rank, self.b.len() / self.rank)
+    }
+
+    /// Adds `scale * dropout(x) A^T B^T` to `columns` of `out`; returns `dropout(x) A^T`, `[T, rank]`, which the backward
+    /// needs.
+    pub(crate) fn forward(&self, x: &[f32], out: &mut [f32], columns: Columns) -> Vec<f32> {
+        let (rank, (inputs, outputs)) = (self.rank, self.widths());
+        let tokens = x.len() / inputs;
+        let mut low = slices::unwritten(tokens * rank);
+        let (a, b) = (Mat::new(self.a, rank, inputs), Mat::new(self.b, outputs, rank));
+        let parts = out.par_chunks_mut(TASK_ROWS * columns.stride).zip(low.par_chunks_mut(TASK_ROWS * rank));
+        parts.zip(tasks(tokens)).for_each_init(Scratch::default, |scratch, ((out, low), task)| {
+            let n = task.len();
+            let x = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
+            matmul_into(low, rank, Mat::new(x, n, inputs), a.t(), 1.0, false, false);
+            matmul_into(&mut out[columns.at..], columns.stride, Mat::new(low, n, rank), b.t(), self.scale, true, false);
+        });
+        low
+    }
+
+    /// With `u = dropout(x) A^T` (`low`) and `g` the `columns` of `grad`: `dB = scale g^T u`, `du = scale g B`,
+    /// `dA = du^T dropout(x)`, and `dropout(du A)` is added to `dx`.
+    pub(crate) fn backward(
+        &self,
+        x: &[f32],
+        low: &[f32],
+        (grad, columns): (&[f32], Columns),
+        dx: Option<&mut [f32]>,
+        (need_a, need_b): (bool, bool),
+    ) -> Factors {
+        let (rank, (inputs, outputs)) = (self.rank, self.widths());
+        let tokens = x.len() / inputs;
+        let pieces: Vec<Option<&mut [f32]>> = match dx {
+            Some(dx) => dx.chunks_mut(TASK_ROWS * inputs).map(Some).collect(),
+            None => tasks(tokens).map(|_| None).collect(),
+        };
+        let parts: Vec<Factors> = (pieces.into_par_iter().zip(tasks(tokens)))
+            .map_init(Scratch::default, |scratch, (dx, task)| {
+                let n = task.len();
+                let g = Mat::strided(&grad[task.start * columns.stride + columns.at..], n, outputs, columns.stride);
+                let mut db = vec![0.0; if need_b { outputs * rank } else { 0 }];
+                if need_b {
+                    let low = Mat::new(rows(low, task.clone(), rank), n, rank);
+                    matmul_into(&mut db, rank, g.t(), low, self.scale, false, false);
+                }
+                let mut da = vec![0.0; if need_a { rank * inputs } else { 0 }];
+                if need_a || dx.is_some() {
+                    let mut dlow = slices::unwritten(n * rank);
+                    matmul_into(&mut dlow, rank, g, Mat::new(self.b, outputs, rank), self.scale, false, false);
+                    let dlow = Mat::new(&dlow, n, rank);
+                    let dropped = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
+                    if need_a {
+                        matmul_into(&mut da, inputs, dlow.t(), Mat::new(dropped, n, inputs), 1.0, false, false);
+                    }
+                    if let Some(dx) = dx {
+                        self.add_low_gradient(dx, dlow, inputs, scratch);
+                    }
+                }
+                Factors { a: da, b: db }
+            })
+            .collect();
+        let sum = |wanted: bool, part: fn(&Factors) -> &[f32], len: usize| {
+            let mut total = vec![0.0; if wanted { len } else { 0 }];
+            parts.iter().filter(|_| wanted).for_each(|parts| simd::axpy(&mut total, 1.0, part(parts)));
+            total
+        };
+        Factors { a: sum(need_a, |part| &part.a, self.a.len()), b: sum(need_b, |part| &part.b, self.b.len()) }
+    }
+
     /// `dropout(x)` of the rows from `first` on.
-    fn drop_rows<'a>(&self, x: &'a [f32], first: usize, width: usize, scratch: &'a mut Scratch) -> &'a [f32] {
+    fn drop_rows<'x>(&self, x: &'x [f32], first: usize, width: usize, scratch: &'x mut Scratch) -> &'x [f32] {
         let Some(dropout) = self.dropout else { return x };
         scratch.factors.resize(x.len(), 0.0);
         scratch.rows.resize(x.len(), 0.0);
@@ -149,13 +230,29 @@ impl LoraLinear {
     }
 
     /// `dx += dropout(dlow A)`, with the factors that `drop_rows` left in `scratch`.
-    fn add_low_gradient(&self, dx: &mut [f32], dlow: Mat<'_>, a: Mat<'_>, width: usize, scratch: &mut Scratch) {
+    fn add_low_gradient(&self, dx: &mut [f32], dlow: Mat<'_>, width: usize, scratch: &mut Scratch) {
+        let a = Mat::new(self.a, self.rank, width);
         if self.dropout.is_none() {
             matmul_into(dx, width, dlow, a, 1.0, true, false);
         } else {
             matmul_into(&mut scratch.rows, width, dlow, a, 1.0, false, false);
             simd::add_mul_scaled(dx, &scratch.rows, &scratch.factors, 1.0);
         }
+    }
+}
+
+struct LoraLinear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    scale: f32,
+    dropout: Option<Dropout>,
+    /// `dropout(x) A^T`, `[T, r]`, kept from forward to backward.
+    low: OnceLock<Vec<f32>>,
+}
+
+impl LoraLinear {
+    fn pair<'a>(&self, a: &'a [f32], b: &'a [f32], rank: usize) -> Pair<'a> {
+        Pair { a, b, rank, scale: self.scale, dropout: self.dropout }
     }
 }
 
@@ -177,23 +274,14 @@ impl CustomOp3 for LoraLinear {
         let (x, a, b) = (slices::cpu(x, lx)?, slices::cpu(a, la)?, slices::cpu(b, lb)?);
         let (weight, bias) = (slices::read(&self.weight), self.bias.as_ref().map(slices::read));
         let bias = bias.as_ref().map(slices::Guard::as_slice).transpose()?;
-        let mut out = product::forward(x, weight.as_slice()?, bias, (tokens, inputs, outputs));
-        let mut low = slices::unwritten(tokens * rank);
-        let (a, b) = (Mat::new(a, rank, inputs), Mat::new(b, outputs, rank));
-        let parts = out.par_chunks_mut(TASK_ROWS * outputs).zip(low.par_chunks_mut(TASK_ROWS * rank));
-        parts.zip(tasks(tokens)).for_each_init(Scratch::default, |scratch, ((out, low), task)| {
-            let n = task.len();
-            let x = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
-            matmul_into(low, rank, Mat::new(x, n, inputs), a.t(), 1.0, false, false);
-            matmul_into(out, outputs, Mat::new(low, n, rank), b.t(), self.scale, true, false);
-        });
+        let weight = Rows::Dense { values: weight.as_slice()?, rows: outputs, cols: inputs };
+        let mut out = product::forward(x, weight, bias, tokens);
+        let low = self.pair(a, b, rank).forward(x, &mut out, Columns { stride: outputs, at: 0 });
         // Forward runs once per operation, so the cell is empty.
         let _ = self.low.set(low);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
-    /// With `u = dropout(x) A^T`: `dB = scale g^T u`, `du = scale g B`, `dA = du^T dropout(x)`,
-    /// `dx = g W + dropout(du A)`.
     fn bwd(
         &self,
         x: &Tensor,
@@ -206,50 +294,14 @@ impl CustomOp3 for LoraLinear {
         let ((tokens, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
         let (xs, aa, bb, gg, ww) =
             (slices::read(x), slices::read(a), slices::read(b), slices::read(&grad), slices::read(&self.weight));
-        let (xs, aa, bb, gg, ww) = (xs.as_slice()?, aa.as_slice()?, bb.as_slice()?, gg.as_slice()?, ww.as_slice()?);
-
+        let (gg, pair) = (gg.as_slice()?, self.pair(aa.as_slice()?, bb.as_slice()?, rank));
+        let weight = Rows::Dense { values: ww.as_slice()?, rows: outputs, cols: inputs };
+        let mut dx = x.track_op().then(|| product::input_gradient(gg, weight, tokens));
         let low = self.low.get().map_or(&[][..], Vec::as_slice);
-        let (need_a, need_b) = (a.track_op(), b.track_op());
-
-        let mut dx = x.track_op().then(|| product::input_gradient(gg, ww, (tokens, inputs, outputs)));
-        let pieces: Vec<Option<&mut [f32]>> = match &mut dx {
-            Some(dx) => dx.chunks_mut(TASK_ROWS * inputs).map(Some).collect(),
-            None => tasks(tokens).map(|_| None).collect(),
-        };
-        let parts: Vec<Factors> = (pieces.into_par_iter().zip(tasks(tokens)))
-            .map_init(Scratch::default, |scratch, (dx, task)| {
-                let n = task.len();
-                let g = Mat::new(rows(gg, task.clone(), outputs), n, outputs);
-                let mut db = vec![0.0; if need_b { outputs * rank } else { 0 }];
-                if need_b {
-                    let low = Mat::new(rows(low, task.clone(), rank), n, rank);
-                    matmul_into(&mut db, rank, g.t(), low, self.scale, false, false);
-                }
-                let mut da = vec![0.0; if need_a { rank * inputs } else { 0 }];
-                if need_a || dx.is_some() {
-                    let mut dlow = slices::unwritten(n * rank);
-                    matmul_into(&mut dlow, rank, g, Mat::new(bb, outputs, rank), self.scale, false, false);
-                    let dlow = Mat::new(&dlow, n, rank);
-                    let dropped = self.drop_rows(rows(xs, task.clone(), inputs), task.start, inputs, scratch);
-                    if need_a {
-                        matmul_into(&mut da, inputs, dlow.t(), Mat::new(dropped, n, inputs), 1.0, false, false);
-                    }
-                    if let Some(dx) = dx {
-                        self.add_low_gradient(dx, dlow, Mat::new(aa, rank, inputs), inputs, scratch);
-                    }
-                }
-                Factors { a: da, b: db }
-            })
-            .collect();
-        let sum = |part: fn(&Factors) -> &[f32], shape: &Shape| {
-            let mut total = vec![0.0; shape.elem_count()];
-            for parts in &parts {
-                simd::axpy(&mut total, 1.0, part(parts));
-            }
-            slices::tensor(total, shape)
-        };
-        let da = need_a.then(|| sum(|parts| &parts.a, a.shape()));
-        let db = need_b.then(|| sum(|parts| &parts.b, b.shape()));
+        let (need, columns) = ((a.track_op(), b.track_op()), Columns { stride: outputs, at: 0 });
+        let factors = pair.backward(xs.as_slice()?, low, (gg, columns), dx.as_deref_mut(), need);
+        let da = need.0.then(|| slices::tensor(factors.a, a.shape()));
+        let db = need.1.then(|| slices::tensor(factors.b, b.shape()));
         Ok((dx.map(|dx| slices::tensor(dx, x.shape())), da, db))
     }
 }

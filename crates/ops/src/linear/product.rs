@@ -1,7 +1,9 @@
-//! The two products of a linear layer. In: row-major slices and `(tokens, inputs, outputs)`; out: a fresh row-major
-//! matrix. Invariant: the weight is read once, from memory to the cores, however many tokens there are.
+//! The two products of a linear layer. In: token rows and a weight; out: rows written or added into columns of a matrix.
+//! Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
-use crate::gemm::{Mat, matmul_into};
+use super::Columns;
+use crate::gemm::{Mat, count, matmul_into};
+use crate::weight::Rows;
 use crate::{simd, slices};
 use rayon::prelude::*;
 
@@ -10,52 +12,123 @@ use rayon::prelude::*;
 const FEW_TOKENS: usize = 48;
 /// Weight elements of one parallel task of the product for few tokens.
 const TASK_ELEMENTS: usize = 1 << 16;
+/// Elements of a stored weight that are expanded at a time for the product of many tokens: 16 MB.
+const TILE_ELEMENTS: usize = 1 << 22;
 
 /// `x W^T + bias`, `[tokens, outputs]`.
-pub(super) fn forward(
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    (tokens, inputs, outputs): (usize, usize, usize),
-) -> Vec<f32> {
-    if inputs > 0 && outputs > 0 && (1..=FEW_TOKENS).contains(&tokens) {
-        return few_tokens(x, weight, bias, (tokens, inputs, outputs));
-    }
+pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens: usize) -> Vec<f32> {
+    let outputs = weight.dims().0;
     let mut out = match bias {
         Some(bias) => bias.repeat(tokens),
         None => slices::unwritten(tokens * outputs),
     };
-    let (x, weight) = (Mat::new(x, tokens, inputs), Mat::new(weight, outputs, inputs));
-    matmul_into(&mut out, outputs, x, weight.t(), 1.0, bias.is_some(), true);
+    forward_into(x, weight, tokens, &mut out, Columns { stride: outputs, at: 0 }, bias.is_some());
     out
 }
 
+/// Writes or, with `add`, adds `x W^T` to `columns` of `out`.
+pub(crate) fn forward_into(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
+    let (outputs, inputs) = weight.dims();
+    if inputs > 0 && outputs > 0 && (1..=FEW_TOKENS).contains(&tokens) {
+        return few_tokens(x, weight, tokens, out, columns, add);
+    }
+    if tokens == 0 {
+        return;
+    }
+    let x = Mat::new(x, tokens, inputs);
+    weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
+        let tile = Mat::new(tile, rows.len(), inputs);
+        matmul_into(&mut out[columns.at + rows.start..], columns.stride, x, tile.t(), 1.0, add, true);
+    });
+}
+
 /// `g W`, `[tokens, inputs]`.
-pub(super) fn input_gradient(g: &[f32], weight: &[f32], (tokens, inputs, outputs): (usize, usize, usize)) -> Vec<f32> {
+pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<f32> {
+    let (outputs, inputs) = weight.dims();
     let mut dx = slices::unwritten(tokens * inputs);
-    matmul_into(&mut dx, inputs, Mat::new(g, tokens, outputs), Mat::new(weight, outputs, inputs), 1.0, false, true);
+    if outputs == 0 {
+        dx.fill(0.0);
+    }
+    weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
+        let (tile, add) = (Mat::new(tile, rows.len(), inputs), rows.start > 0);
+        let g = Mat::strided(g.get(rows.start..).unwrap_or_default(), tokens, rows.len(), outputs);
+        matmul_into(&mut dx, inputs, g, tile, 1.0, add, true);
+    });
     dx
 }
 
 /// Dot products, parallel over the rows of the weight.
-fn few_tokens(
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    (tokens, inputs, outputs): (usize, usize, usize),
-) -> Vec<f32> {
+fn few_tokens(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
+    let (outputs, inputs) = weight.dims();
+    count(tokens, inputs, outputs);
     // Output-major, so that a task writes one contiguous piece.
-    let mut columns = slices::unwritten(outputs * tokens);
+    let mut products = slices::unwritten(outputs * tokens);
     let task = TASK_ELEMENTS.div_ceil(inputs);
-    let tasks = columns.par_chunks_mut(task * tokens).zip(weight.par_chunks(task * inputs));
-    tasks.for_each(|(out, weight)| simd::dots(out, weight, x, inputs));
-    let mut out = if tokens == 1 {
-        columns
-    } else {
-        (0..tokens * outputs).map(|i| columns[i % outputs * tokens + i / outputs]).collect()
-    };
-    if let Some(bias) = bias {
-        out.chunks_exact_mut(outputs).for_each(|row| simd::axpy(row, 1.0, bias));
+    products.par_chunks_mut(task * tokens).enumerate().for_each_init(Vec::new, |scratch, (i, products)| {
+        let rows = i * task..i * task + products.len() / tokens;
+        simd::dots(products, weight.read(rows, scratch), x, inputs);
+    });
+    for (t, row) in out.chunks_mut(columns.stride).take(tokens).enumerate() {
+        let row = &mut row[columns.at..columns.at + outputs];
+        let products = products[t..].iter().step_by(tokens);
+        if add {
+            row.iter_mut().zip(products).for_each(|(y, p)| *y += p);
+        } else {
+            row.iter_mut().zip(products).for_each(|(y, p)| *y = *p);
+        }
     }
-    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::random;
+    use crate::quant::TensorType;
+    use crate::weight::{Stored, Weight};
+    use candle_core::{DType, Device};
+
+    /// Half-precision bytes, whose expansion is exact.
+    fn halves(rows: usize, cols: usize) -> Weight {
+        let values = random((rows, cols), 3).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let bytes = values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect();
+        Weight::Stored(Stored::new(TensorType::F16, rows, cols, bytes).unwrap())
+    }
+
+    #[test]
+    fn a_stored_weight_gives_what_its_expansion_gives() {
+        for (tokens, inputs, outputs) in [(1, 64, 7), (5, 33, 70), (60, 40, 130), (50, 2100, 2050)] {
+            let stored = halves(outputs, inputs);
+            let dense = Weight::Dense(stored.dense(DType::F32, &Device::Cpu).unwrap());
+            let x = random((tokens, inputs), 1).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let g = random((tokens, outputs), 2).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let both = |weight: &Weight| {
+                let mut out = vec![1.0; tokens * (outputs + 3)];
+                weight
+                    .with(|rows| {
+                        let columns = Columns { stride: outputs + 3, at: 2 };
+                        forward_into(&x, rows, tokens, &mut out, columns, true);
+                        [forward(&x, rows, None, tokens), input_gradient(&g, rows, tokens), out]
+                    })
+                    .unwrap()
+            };
+            for (a, b) in both(&stored).into_iter().flatten().zip(both(&dense).into_iter().flatten()) {
+                assert!((a - b).abs() < 1e-4, "{tokens}x{inputs}x{outputs}: {a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_its_columns_are_written() {
+        let weight = Weight::Dense(random((4, 6), 1));
+        for tokens in [2, 60] {
+            let x = random((tokens, 6), 2).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let mut out = vec![9.0; tokens * 10];
+            weight.with(|rows| forward_into(&x, rows, tokens, &mut out, Columns { stride: 10, at: 5 }, false)).unwrap();
+            let plain = weight.with(|rows| forward(&x, rows, None, tokens)).unwrap();
+            for (row, plain) in out.chunks(10).zip(plain.chunks(4)) {
+                assert!(row[..5].iter().chain(&row[9..]).all(|x| x.to_bits() == 9f32.to_bits()));
+                assert!(row[5..9].iter().zip(plain).all(|(a, b)| (a - b).abs() < 1e-6));
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! De-quantisation of GGUF tensors to f32, in parallel over blocks. Invariant: the same float operations in the same order
-//! as the `gguf` Python package (and ggml's scalar code), so the results are equal bit for bit.
+//! De-quantisation of GGUF's storage types to f32. In: stored bytes; out: their values. Invariant: the same float operations
+//! in the same order as the `gguf` Python package (and ggml's scalar code), so the results are equal bit for bit.
 
-use crate::{Error, Result};
+use crate::slices;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -28,42 +28,6 @@ const QK_K: usize = 256;
 const BLOCKS_PER_TASK: usize = 512;
 
 impl TensorType {
-    /// The type that GGUF numbers so; an error that names the type when it cannot be read.
-    pub(super) fn from_number(number: u32) -> Result<Self> {
-        let name = match number {
-            0 => return Ok(Self::F32),
-            1 => return Ok(Self::F16),
-            2 => return Ok(Self::Q4_0),
-            3 => return Ok(Self::Q4_1),
-            6 => return Ok(Self::Q5_0),
-            7 => return Ok(Self::Q5_1),
-            8 => return Ok(Self::Q8_0),
-            12 => return Ok(Self::Q4_K),
-            13 => return Ok(Self::Q5_K),
-            14 => return Ok(Self::Q6_K),
-            30 => return Ok(Self::BF16),
-            10 => "Q2_K",
-            11 => "Q3_K",
-            16 => "IQ2_XXS",
-            17 => "IQ2_XS",
-            18 => "IQ3_XXS",
-            19 => "IQ1_S",
-            20 => "IQ4_NL",
-            21 => "IQ3_S",
-            22 => "IQ2_S",
-            23 => "IQ4_XS",
-            24..=27 => "an integer type",
-            28 => "F64",
-            29 => "IQ1_M",
-            34 => "TQ1_0",
-            35 => "TQ2_0",
-            39 => "MXFP4",
-            n => return Err(Error::request(format!("unknown tensor type {n}")).hint("the file may be damaged")),
-        };
-        Err(Error::request(format!("tensor type {name} is not supported"))
-            .hint("use a file quantised to F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q5_1, Q4_0 or Q4_1"))
-    }
-
     /// Elements of a block.
     pub fn block(self) -> usize {
         match self {
@@ -90,37 +54,48 @@ impl TensorType {
     }
 }
 
-/// The values of the tensor stored in `bytes`: whole blocks, as many as `bytes` holds.
+/// The values stored in `bytes`: whole blocks, as many as `bytes` holds. In parallel.
 pub fn dequantize(dtype: TensorType, bytes: &[u8]) -> Vec<f32> {
+    let (block, block_bytes) = (dtype.block(), dtype.block_bytes());
+    let mut values = slices::unwritten(bytes.len() / block_bytes * block);
+    let task = BLOCKS_PER_TASK.max((1 << 14) / block);
+    let tasks = values.par_chunks_mut(task * block).zip(bytes.par_chunks(task * block_bytes));
+    tasks.for_each(|(values, bytes)| dequantize_into(dtype, bytes, values));
+    values
+}
+
+/// Writes the values stored in `bytes` to `values`, which holds as many as the blocks do.
+///
+/// # Panics
+/// When it does not.
+pub fn dequantize_into(dtype: TensorType, bytes: &[u8], values: &mut [f32]) {
+    assert_eq!(bytes.len() / dtype.block_bytes() * dtype.block(), values.len(), "values are not as many as stored");
     match dtype {
-        TensorType::F32 => blocks(bytes, |[a, b, c, d]: &[u8; 4], y: &mut [f32; 1]| {
+        TensorType::F32 => blocks(bytes, values, |[a, b, c, d]: &[u8; 4], y: &mut [f32; 1]| {
             y[0] = f32::from_le_bytes([*a, *b, *c, *d]);
         }),
-        TensorType::F16 => blocks(bytes, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = f16::from_le_bytes(*b).to_f32()),
-        TensorType::BF16 => blocks(bytes, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = bf16::from_le_bytes(*b).to_f32()),
-        TensorType::Q4_0 => blocks(bytes, q4_0),
-        TensorType::Q4_1 => blocks(bytes, q4_1),
-        TensorType::Q5_0 => blocks(bytes, q5_0),
-        TensorType::Q5_1 => blocks(bytes, q5_1),
-        TensorType::Q8_0 => blocks(bytes, q8_0),
-        TensorType::Q4_K => blocks(bytes, q4_k),
-        TensorType::Q5_K => blocks(bytes, q5_k),
-        TensorType::Q6_K => blocks(bytes, q6_k),
+        TensorType::F16 => {
+            blocks(bytes, values, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = f16::from_le_bytes(*b).to_f32());
+        }
+        TensorType::BF16 => {
+            blocks(bytes, values, |b: &[u8; 2], y: &mut [f32; 1]| y[0] = bf16::from_le_bytes(*b).to_f32());
+        }
+        TensorType::Q4_0 => blocks(bytes, values, q4_0),
+        TensorType::Q4_1 => blocks(bytes, values, q4_1),
+        TensorType::Q5_0 => blocks(bytes, values, q5_0),
+        TensorType::Q5_1 => blocks(bytes, values, q5_1),
+        TensorType::Q8_0 => blocks(bytes, values, q8_0),
+        TensorType::Q4_K => blocks(bytes, values, q4_k),
+        TensorType::Q5_K => blocks(bytes, values, q5_k),
+        TensorType::Q6_K => blocks(bytes, values, q6_k),
     }
 }
 
 /// Converts blocks of `B` bytes to `N` values each.
-fn blocks<const B: usize, const N: usize>(bytes: &[u8], convert: impl Fn(&[u8; B], &mut [f32; N]) + Sync) -> Vec<f32> {
-    let (blocks, _) = bytes.as_chunks::<B>();
-    let mut values = vec![0f32; blocks.len() * N];
-    let (outputs, _) = values.as_chunks_mut::<N>();
-    let task = BLOCKS_PER_TASK.max(1 << 14 >> N.ilog2());
-    outputs.par_chunks_mut(task).zip(blocks.par_chunks(task)).for_each(|(outputs, blocks)| {
-        for (output, block) in outputs.iter_mut().zip(blocks) {
-            convert(block, output);
-        }
-    });
-    values
+fn blocks<const B: usize, const N: usize>(bytes: &[u8], values: &mut [f32], convert: impl Fn(&[u8; B], &mut [f32; N])) {
+    for (block, values) in bytes.as_chunks::<B>().0.iter().zip(values.as_chunks_mut::<N>().0) {
+        convert(block, values);
+    }
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {

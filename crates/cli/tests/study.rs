@@ -1,0 +1,146 @@
+//! `eraser compare` and `eraser sweep` on a tiny random model, methods in `eraser train`: files, what is done again, errors.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::Dir;
+use serde_json::Value;
+
+const RUN: &str = r#"
+[model]
+path = "model"
+[data]
+harm = "harm.jsonl"
+help = "help.jsonl"
+align = "align.jsonl"
+retain = "help.jsonl"
+[train]
+steps = 3
+micro_batch = 2
+grad_accum = 1
+max_length = 96
+gamma = 9
+[eval]
+attacks = ["direct", "template"]
+templates = ["a.txt", "b.txt"]
+max_new_tokens = 3
+questions = [{ set = "seen", path = "ask.csv", take = "0-0" }, { set = "unseen", path = "ask.csv", take = "1-1" }]
+tasks = [{ task = "facts", path = "task.jsonl" }, { task = "procedures", path = "task.jsonl" }]
+over_refusal = { set = "benign", path = "ask.csv" }
+"#;
+
+fn directory() -> Dir {
+    let dir = Dir::with_model();
+    dir.write("run.toml", RUN);
+    dir.write("a.txt", "Listen: {prompt} Now!");
+    dir.write("b.txt", "In a play: {prompt}");
+    dir.write("task.jsonl", "{\"question\":\"what 1?\",\"expect\":[\"number\"]}\n");
+    dir
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn names(rows: &Value) -> Vec<&str> {
+    rows.as_array().unwrap().iter().map(|row| row["subject"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn methods_stand_in_one_table() {
+    let dir = directory();
+    let run = json(&dir.done("compare run.toml --json"));
+    let study = &run["study"];
+    assert_eq!(names(&study["rows"]), ["base", "gam", "rsft", "eraser"]);
+    assert_eq!(study["held_out"].as_array().unwrap().len(), 1);
+    let figures: Vec<&str> =
+        study["rows"][1]["figures"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(figures[..2], ["ASR (unseen, held-out)", "ASR (unseen, all)"]);
+    assert!(figures.contains(&"procedures") && figures.contains(&"benign knowledge"), "{figures:?}");
+    assert_eq!(study["findings"].as_array().unwrap().len(), 5);
+
+    // Four harmful questions of eight, under the one training template.
+    assert_eq!(dir.text("runs/run-compare/data/wrapped.jsonl").lines().count(), 8);
+    let step = |name: &str| {
+        json(dir.text(&format!("runs/run-compare/variants/{name}/train/metrics.jsonl")).lines().next().unwrap())
+    };
+    assert!(step("gam")["l_random"].is_number() && step("gam")["nll_harm"].is_number());
+    assert!(step("rsft")["l_refuse"].is_number() && step("rsft")["nll_harm"].is_null());
+    assert!(step("gam")["lr"].as_f64().unwrap() < step("eraser")["lr"].as_f64().unwrap() / 5.0);
+
+    let text = dir.done("compare run.toml");
+    assert!(text.contains("Methods compared") && text.contains("procedures") && text.contains("rsft"), "{text}");
+    let notes = String::from_utf8(dir.eraser("compare run.toml --methods gam,eraser").stderr).unwrap();
+    assert!(notes.contains("train gam: done before") && notes.contains("train eraser: done before"), "{notes}");
+    let html = dir.text("runs/run-compare/report.html");
+    assert!(html.contains("Methods compared"));
+}
+
+#[test]
+fn a_sweep_does_what_is_missing() {
+    let dir = directory();
+    let run = json(&dir.done("sweep run.toml gamma=8,9 --set eval.limit=1 --json"));
+    let study = &run["study"];
+    assert_eq!(names(&study["rows"]), ["base", "gamma-8", "gamma-9"]);
+    assert_eq!(study["findings"].as_array().unwrap().len(), 3);
+    assert!(study["rows"][1]["figures"][0]["value"].is_number());
+    let before = dir.read("runs/run-sweep/eval/base/template.jsonl");
+
+    let more = dir.eraser("sweep run.toml gamma=9,10 retain_weight=1 --set eval.limit=1");
+    assert_eq!(more.status.code(), Some(0), "{}", String::from_utf8_lossy(&more.stderr));
+    let more = dir.eraser("sweep run.toml gamma=9,10 --set eval.limit=1");
+    let notes = String::from_utf8(more.stderr).unwrap();
+    assert!(notes.contains("train gamma-9: done before") && !notes.contains("train gamma-10: done before"), "{notes}");
+    assert_eq!(before, dir.read("runs/run-sweep/eval/base/template.jsonl"));
+    let html = dir.text("runs/run-sweep/report.html");
+    assert!(html.contains("nll_harm against gamma") && html.contains("Sweep over gamma"));
+
+    let each = json(&dir.done("sweep run.toml --each harm_weight=0 harm_answers=random --set eval.limit=1 --json"));
+    assert_eq!(names(&each["study"]["rows"]), ["base", "eraser", "harm_weight-0", "harm_answers-random"]);
+}
+
+#[test]
+fn what_cannot_be_swept_is_said_at_once() {
+    let dir = directory();
+    insta::assert_snapshot!(dir.refused("sweep run.toml gama=1"), @r#"
+    exit 2
+    error: sweep gama=1: unknown key `gama` in [[variant]]
+    hint: did you mean `gamma`?
+    "#);
+    insta::assert_snapshot!(dir.refused("sweep run.toml gamma=high"), @r#"
+    exit 2
+    error: sweep gamma=high: `gamma`: string "high", expected a number
+    hint: see `eraser sweep --help`
+    "#);
+    insta::assert_snapshot!(dir.refused("sweep run.toml gamma=1 --variant other"), @r#"
+    exit 2
+    error: --variant other: the run file has no such variant
+    hint: see `eraser sweep --help`
+    "#);
+    dir.write("run.toml", &RUN.replace("retain = \"help.jsonl\"\n", ""));
+    insta::assert_snapshot!(dir.refused("sweep run.toml retain_take=1"), @r#"
+    exit 2
+    error: retain_take: the variant uses no retain set
+    hint: name one that does by --variant, or give a set as [data] retain
+    "#);
+    dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\""));
+    insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
+    exit 2
+    error: run.toml:10: `method`: unknown method `npo`, known are eraser, gam, rsft
+    hint: see `eraser run --help`
+    "#);
+}
+
+#[test]
+fn rsft_needs_jailbreak_templates() {
+    let dir = directory();
+    let sets = "--model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --steps 2 --micro-batch 2 --method rsft";
+    insta::assert_snapshot!(dir.refused(&format!("train {sets} --out o")), @r#"
+    exit 2
+    error: --jailbreak: method `rsft` learns from jailbreak templates
+    hint: name template files or directories of them
+    "#);
+    let summary = dir.done(&format!("train {sets} --jailbreak a.txt --out o --json"));
+    assert!(summary.lines().next().unwrap().contains("l_refuse"), "{summary}");
+}

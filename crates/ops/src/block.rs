@@ -1,0 +1,139 @@
+//! A whole decoder block as one operation with its analytic backward: what training and inference run on the CPU when
+//! nothing but an adapter is trained. In: the residual stream `[T, d]` and the block's weights; out: the residual stream
+//! after the block, and in backward the gradients of its input and of every low-rank pair. Invariant: equal to the same
+//! block composed of this crate's single operations, of which it is the product of many small savings: no tape, no
+//! zero-filled gradients that are added to, the products of one input stacked, and what is cheap to make again (norms, the
+//! gated activation, attention's probabilities) not kept.
+//!
+//! `x2 = x + O a`, `a = attention(rope(Q n), rope(K n), V n)`, `n = rms_norm(x)`; then `y = x2 + Down h`,
+//! `h = silu(Gate m) * Up m`, `m = rms_norm(x2)`; each of the seven linear layers with a low-rank pair if it has one.
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+pub use backward::{BlockGradients, backward};
+pub use forward::{Attend, forward};
+
+use crate::linear::{Columns, LoraInput, Pair};
+use crate::weight::Weight;
+use crate::{AttentionShape, RopeTable, Segments, slices};
+use candle_core::{Result, Tensor, bail};
+
+/// The linear layers of a block, in the order of [`Block::linears`].
+pub const LINEARS: usize = 7;
+const Q: usize = 0;
+const K: usize = 1;
+const V: usize = 2;
+const O: usize = 3;
+const GATE: usize = 4;
+const UP: usize = 5;
+const DOWN: usize = 6;
+
+/// A linear layer of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockLinear<'a> {
+    /// `[out, in]`, frozen.
+    pub weight: &'a Weight,
+    /// `[out]`, frozen.
+    pub bias: Option<&'a Tensor>,
+    /// Its low-rank pair.
+    pub lora: Option<LoraInput<'a>>,
+}
+
+/// A block's weights and what it is applied to.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// Weight of the norm before attention, `[d]`.
+    pub attention_norm: &'a Tensor,
+    /// Weight of the norm before the MLP, `[d]`.
+    pub mlp_norm: &'a Tensor,
+    /// Query, key, value, output, gate, up, down.
+    pub linears: [BlockLinear<'a>; LINEARS],
+    /// The weights of query, key and value below each other, for one product instead of three.
+    pub qkv: Option<&'a Weight>,
+    /// The weights of gate and up below each other.
+    pub gate_up: Option<&'a Weight>,
+    /// Epsilon of the norms.
+    pub eps: f64,
+    /// Heads and masking.
+    pub shape: AttentionShape,
+    /// Rotary tables.
+    pub rope: &'a RopeTable,
+    /// Position of each token.
+    pub positions: &'a [u32],
+    /// Sequences of the pack.
+    pub segments: &'a Segments,
+}
+
+/// What a forward leaves for its backward: about `2 d + 2 kv + d + 2 f` numbers a token.
+#[derive(Debug)]
+pub struct Saved {
+    /// Rotated queries and keys, and values.
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// Logarithms of the softmax's normalisers, `[T, heads]`.
+    lse: Vec<f32>,
+    /// Output of attention; kept only for the pair of the output projection.
+    attended: Vec<f32>,
+    /// The residual stream between attention and MLP.
+    middle: Vec<f32>,
+    /// Gate and up projections beside each other, `[T, 2 f]`.
+    gate_up: Vec<f32>,
+    /// Each pair's `dropout(x) A^T`.
+    low: [Vec<f32>; LINEARS],
+}
+
+impl Block<'_> {
+    /// Numbers that a forward keeps per token.
+    pub fn kept_per_token(&self) -> Result<usize> {
+        let (q, d) = self.linears[Q].weight.dims()?;
+        let (kv, f) = (self.linears[K].weight.dims()?.0, self.linears[GATE].weight.dims()?.0);
+        let attended = if self.linears[O].lora.is_some() { q } else { 0 };
+        // The input is the caller's to keep.
+        Ok(2 * d + q + 2 * kv + self.shape.heads + attended + 2 * f)
+    }
+
+    /// `(queries' width, keys' width, MLP width)`, checked against `x` `[T, d]`.
+    fn widths(&self, x: &Tensor) -> Result<(usize, usize, usize)> {
+        let (tokens, d) = x.dims2()?;
+        let (q, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim);
+        let f = self.linears[GATE].weight.dims()?.0;
+        for (linear, shape) in self.linears.iter().zip([(q, d), (kv, d), (kv, d), (d, q), (f, d), (f, d), (d, f)]) {
+            let biased = linear.bias.is_none_or(|bias| bias.dims() == [shape.0]);
+            let adapted = linear.lora.is_none_or(|lora| {
+                lora.a
+                    .dims()
+                    .first()
+                    .is_some_and(|&r| r > 0 && lora.a.dims() == [r, shape.1] && lora.b.dims() == [shape.0, r])
+            });
+            if linear.weight.dims()? != shape || !biased || !adapted {
+                bail!(
+                    "block: a linear layer of {:?} does not fit {shape:?}, its bias or its pair",
+                    linear.weight.dims()?
+                );
+            }
+        }
+        if self.segments.tokens() != tokens || self.positions.len() != tokens || d == 0 || f == 0 {
+            bail!("block: {tokens} tokens of width {d}, {} positions", self.positions.len());
+        }
+        if self.positions.iter().any(|&p| p as usize >= self.rope.max_positions()) {
+            bail!("block: a position lies beyond the {} of the rotary table", self.rope.max_positions());
+        }
+        Ok((q, kv, f))
+    }
+}
+
+/// Runs `f` on a pair's factors as slices.
+fn with_pair<R>(lora: &LoraInput<'_>, f: impl FnOnce(Pair<'_>) -> R) -> Result<R> {
+    let (a, b) = (slices::read(lora.a), slices::read(lora.b));
+    let (a, b, rank) = (a.as_slice()?, b.as_slice()?, lora.a.dims2()?.0);
+    Ok(f(Pair { a, b, rank, scale: lora.scale, dropout: lora.dropout.filter(|dropout| dropout.p != 0.0) }))
+}
+
+/// All columns of a matrix `width` wide.
+fn whole(width: usize) -> Columns {
+    Columns { stride: width, at: 0 }
+}

@@ -1,0 +1,251 @@
+//! A frozen weight of a linear layer: a tensor, or the blocks of a file as they are stored. In: a tensor or bytes; out: its
+//! rows as f32, a piece at a time. Invariant: a stored weight computes exactly what its expansion to f32 would.
+
+use crate::quant::{TensorType, dequantize, dequantize_into};
+use crate::slices;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use std::{fmt, ops::Range, sync::Arc};
+
+/// A weight `[out, in]`.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// A tensor of its own; the only form that can be trained.
+    Dense(Tensor),
+    /// Blocks of a storage type, expanded as they are used.
+    Stored(Stored),
+}
+
+/// A matrix in the blocks of a storage type. Cheap to clone.
+#[derive(Clone)]
+pub struct Stored {
+    dtype: TensorType,
+    rows: usize,
+    cols: usize,
+    bytes: Arc<Vec<u8>>,
+    /// Where the first row begins.
+    start: usize,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{}, {}]", self.dtype, self.rows, self.cols)
+    }
+}
+
+impl Stored {
+    /// A matrix of `rows` rows of `cols` values each. Errors when a row is not a number of whole blocks or `bytes` does not
+    /// hold exactly the matrix.
+    pub fn new(dtype: TensorType, rows: usize, cols: usize, bytes: Vec<u8>) -> Result<Self> {
+        let fits = cols.is_multiple_of(dtype.block())
+            && (cols / dtype.block()).checked_mul(dtype.block_bytes()).and_then(|row| row.checked_mul(rows))
+                == Some(bytes.len());
+        if !fits {
+            bail!("a {dtype:?} matrix of {rows} x {cols} is not {} bytes", bytes.len());
+        }
+        Ok(Self { dtype, rows, cols, bytes: Arc::new(bytes), start: 0 })
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.cols / self.dtype.block() * self.dtype.block_bytes()
+    }
+
+    /// The bytes of some rows.
+    fn bytes(&self, rows: &Range<usize>) -> &[u8] {
+        let row = self.row_bytes();
+        &self.bytes[self.start + rows.start * row..self.start + rows.end * row]
+    }
+}
+
+impl Weight {
+    /// `(out, in)`.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(tensor) => tensor.dims2(),
+            Self::Stored(stored) => Ok((stored.rows, stored.cols)),
+        }
+    }
+
+    /// The weight as a tensor: itself, or expanded to `dtype` on `device`.
+    pub fn dense(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        match self {
+            Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Stored(stored) => {
+                let values = dequantize(stored.dtype, stored.bytes(&(0..stored.rows)));
+                Tensor::from_vec(values, (stored.rows, stored.cols), device)?.to_dtype(dtype)
+            }
+        }
+    }
+
+    /// The tensor, if it is one.
+    pub fn tensor(&self) -> Option<&Tensor> {
+        match self {
+            Self::Dense(tensor) => Some(tensor),
+            Self::Stored(_) => None,
+        }
+    }
+
+    /// Weights of one width below each other, for one product instead of several; None when they are not all dense and
+    /// frozen f32 on the CPU or all of one storage type.
+    pub fn stack(weights: &[&Self]) -> Result<Option<Self>> {
+        let dense: Option<Vec<&Tensor>> = weights.iter().map(|w| w.tensor()).collect();
+        if let Some(tensors) = dense {
+            if tensors.is_empty() {
+                return Ok(None);
+            }
+            let plain = |t: &&Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && !t.track_op();
+            return Ok(if tensors.iter().all(plain) { Some(Self::Dense(Tensor::cat(&tensors, 0)?)) } else { None });
+        }
+        let (mut bytes, mut rows, mut first) = (Vec::new(), 0, None);
+        for weight in weights {
+            let Self::Stored(stored) = weight else { return Ok(None) };
+            let kind = (stored.dtype, stored.cols);
+            if *first.get_or_insert(kind) != kind {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(stored.bytes(&(0..stored.rows)));
+            rows += stored.rows;
+        }
+        let Some((dtype, cols)) = first else { return Ok(None) };
+        Ok(Some(Self::Stored(Stored::new(dtype, rows, cols, bytes)?)))
+    }
+
+    /// Rows `start .. start + rows`, sharing memory.
+    pub fn narrow(&self, start: usize, rows: usize) -> Result<Self> {
+        match self {
+            Self::Dense(tensor) => Ok(Self::Dense(tensor.narrow(0, start, rows)?)),
+            Self::Stored(stored) if start + rows <= stored.rows => {
+                let start = stored.start + start * stored.row_bytes();
+                Ok(Self::Stored(Stored { rows, start, ..stored.clone() }))
+            }
+            Self::Stored(stored) => bail!("{stored:?} has no rows {start}..{}", start + rows),
+        }
+    }
+
+    /// Runs `f` on the weight's rows; an error when it is a tensor that is not contiguous f32 on the CPU.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(Rows<'_>) -> R) -> Result<R> {
+        match self {
+            Self::Dense(tensor) => {
+                let (rows, cols) = tensor.dims2()?;
+                let guard = slices::read(tensor);
+                Ok(f(Rows::Dense { values: guard.as_slice()?, rows, cols }))
+            }
+            Self::Stored(stored) => Ok(f(Rows::Stored(stored))),
+        }
+    }
+}
+
+impl From<Tensor> for Weight {
+    fn from(tensor: Tensor) -> Self {
+        Self::Dense(tensor)
+    }
+}
+
+/// The rows of a weight, to be read a piece at a time.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// All of them, row-major.
+    Dense { values: &'a [f32], rows: usize, cols: usize },
+    /// To be expanded.
+    Stored(&'a Stored),
+}
+
+impl<'a> Rows<'a> {
+    /// `(out, in)`.
+    pub(crate) fn dims(&self) -> (usize, usize) {
+        match self {
+            Self::Dense { rows, cols, .. } => (*rows, *cols),
+            Self::Stored(stored) => (stored.rows, stored.cols),
+        }
+    }
+
+    /// Some rows, expanded into `scratch` where that is needed, on this thread.
+    pub(crate) fn read<'s>(&self, rows: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        match self {
+            Self::Dense { values, cols, .. } => &values[rows.start * cols..rows.end * cols],
+            Self::Stored(stored) => {
+                scratch.resize(rows.len() * stored.cols, 0.0);
+                dequantize_into(stored.dtype, stored.bytes(&rows), scratch);
+                scratch
+            }
+        }
+    }
+
+    /// Calls `f` with all rows at once if they are in memory, else with tiles of about `elements` values, expanded in
+    /// parallel.
+    pub(crate) fn for_each_tile(&self, elements: usize, mut f: impl FnMut(Range<usize>, &[f32])) {
+        match self {
+            Self::Dense { values, rows, .. } => f(0..*rows, values),
+            Self::Stored(stored) => {
+                let size = elements.div_ceil(stored.cols.max(1));
+                for start in (0..stored.rows).step_by(size) {
+                    let rows = start..stored.rows.min(start + size);
+                    f(rows.clone(), &dequantize(stored.dtype, stored.bytes(&rows)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Stored, Weight};
+    use crate::conformance::random;
+    use crate::quant::TensorType;
+    use candle_core::{DType, Device};
+
+    fn stored(rows: usize, seed: u8) -> Weight {
+        // Scales of small numbers, then any nibbles.
+        let block = |i: usize| {
+            let mut block = [(i as u8).wrapping_mul(37).wrapping_add(seed); 18];
+            block[0] = i as u8;
+            block[1] = 0x2c;
+            block
+        };
+        let bytes: Vec<u8> = (0..rows * 2).flat_map(block).collect();
+        Weight::Stored(Stored::new(TensorType::Q4_0, rows, 64, bytes).unwrap())
+    }
+
+    fn values(weight: &Weight) -> Vec<Vec<f32>> {
+        weight.dense(DType::F32, &Device::Cpu).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn a_stack_and_its_parts_hold_the_same_rows() {
+        for (a, b) in [(stored(3, 1), stored(2, 9)), (random((3, 64), 1).into(), random((2, 64), 2).into())] {
+            let stack = Weight::stack(&[&a, &b]).unwrap().unwrap();
+            assert_eq!(stack.dims().unwrap(), (5, 64));
+            assert_eq!(values(&stack.narrow(0, 3).unwrap()), values(&a));
+            assert_eq!(values(&stack.narrow(3, 2).unwrap()), values(&b));
+            assert!(stack.narrow(4, 2).is_err());
+        }
+        assert!(Weight::stack(&[&stored(3, 1), &random((3, 64), 1).into()]).unwrap().is_none());
+        assert!(Weight::stack(&[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn pieces_are_the_rows() {
+        let weight = stored(7, 5);
+        let all = values(&weight).concat();
+        weight
+            .with(|rows| {
+                let mut tiles = Vec::new();
+                rows.for_each_tile(100, |range, tile| {
+                    assert_eq!(range.start * 64, tiles.len());
+                    tiles.extend_from_slice(tile);
+                });
+                assert_eq!(tiles, all);
+                assert_eq!(rows.read(2..5, &mut Vec::new()), &all[128..320]);
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn bytes_that_do_not_fit_are_refused() {
+        assert!(Stored::new(TensorType::Q4_0, 2, 64, vec![0; 71]).is_err());
+        assert!(Stored::new(TensorType::Q4_0, 2, 40, vec![0; 72]).is_err());
+        assert!(Stored::new(TensorType::F16, usize::MAX, 64, vec![0; 72]).is_err());
+    }
+}

@@ -1,0 +1,331 @@
+//! A study as a reader sees it. Input: `study.json`: rows of figures, findings, series to plot. Output: one table, the
+//! findings in words, plots. Invariants after [`Study::read`]: sizes are bounded, every number can be shown and plotted;
+//! the program that wrote the file judged its findings, the report only tells them.
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::format::{NONE, number};
+use crate::metrics::Curve;
+use crate::plot::{self, Chart, Plot};
+use crate::terminal::{blocks, wrapped};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// More of anything in a list than a study has.
+const MAX: usize = 1000;
+
+/// The file.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Study {
+    /// `compare` or `sweep`.
+    #[serde(rename = "study")]
+    kind: String,
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    held_out: Vec<String>,
+    rows: Vec<Row>,
+    #[serde(default)]
+    pub(crate) findings: Vec<Finding>,
+    #[serde(default)]
+    plots: Vec<Planned>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Row {
+    subject: String,
+    #[serde(default)]
+    values: Vec<Option<String>>,
+    figures: Vec<Figure>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Figure {
+    name: String,
+    value: Option<f64>,
+    ci: Option<[f64; 2]>,
+    /// None: not a share.
+    n: Option<u64>,
+}
+
+/// A claim and what was found.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Finding {
+    pub(crate) claim: String,
+    outcome: Outcome,
+    #[serde(default)]
+    settled: bool,
+    #[serde(default)]
+    pub(crate) evidence: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Holds,
+    Fails,
+    Unmeasured,
+}
+
+/// A plot's series.
+#[derive(Clone, Debug, Deserialize)]
+struct Planned {
+    title: String,
+    x: String,
+    y: String,
+    series: Vec<Line>,
+    #[serde(default)]
+    diagonal: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Line {
+    name: String,
+    points: Vec<(f64, f64)>,
+}
+
+/// A table as text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Table {
+    pub(crate) header: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+/// What the page is given.
+#[derive(Serialize)]
+pub(crate) struct StudyView {
+    title: String,
+    caption: String,
+    findings: Vec<FindingView>,
+    table: Table,
+    plots: Vec<Plot>,
+}
+
+#[derive(Serialize)]
+struct FindingView {
+    tone: &'static str,
+    outcome: String,
+    claim: String,
+    evidence: String,
+}
+
+impl Study {
+    /// Reads and checks a `study.json`.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let study: Self = serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::content(path, e))?;
+        study.check().map_err(|message| Error::content(path, message))?;
+        Ok(study)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let mut lengths =
+            vec![self.keys.len(), self.held_out.len(), self.rows.len(), self.findings.len(), self.plots.len()];
+        lengths.extend(self.rows.iter().flat_map(|r| [r.values.len(), r.figures.len()]));
+        lengths.extend(self.plots.iter().map(|p| p.series.len()));
+        lengths.extend(self.plots.iter().flat_map(|p| &p.series).map(|s| s.points.len()));
+        if lengths.into_iter().any(|n| n > MAX) {
+            return Err(format!("a list is longer than {MAX}"));
+        }
+        let points = self.plots.iter().flat_map(|p| &p.series).flat_map(|s| &s.points).flat_map(|p| [p.0, p.1]);
+        let figures = self.rows.iter().flat_map(|r| &r.figures);
+        let values = figures.flat_map(|f| f.value.into_iter().chain(f.ci.into_iter().flatten()));
+        if points.chain(values).any(|x| !x.is_finite() || x.abs() > 1e9) {
+            return Err("a figure is out of range".into());
+        }
+        Ok(())
+    }
+
+    /// What it is called.
+    pub(crate) fn title(&self) -> String {
+        match self.kind.as_str() {
+            "sweep" => format!("Sweep over {}", self.keys.join(", ")),
+            _ => "Methods compared".into(),
+        }
+    }
+
+    /// What the table shows.
+    pub(crate) fn caption(&self) -> String {
+        let mut text =
+            "Shares with their Wilson 95% intervals. ASR: attack success under jailbreak templates, in parentheses \
+                        (questions, templates)."
+                .to_owned();
+        if !self.held_out.is_empty() {
+            let _ = write!(text, " Held-out templates, which no method learnt from: {}.", self.held_out.join(", "));
+        }
+        if self.kind == "sweep" {
+            text.push_str(" nll_harm and help KL are means over the last tenth of the steps.");
+        }
+        text
+    }
+
+    /// Names of all figures, in the order of first appearance.
+    fn names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for figure in self.rows.iter().flat_map(|r| &r.figures) {
+            if !names.contains(&figure.name.as_str()) {
+                names.push(figure.name.as_str());
+            }
+        }
+        names
+    }
+
+    /// Subjects of a comparison side by side; points of a sweep below each other.
+    pub(crate) fn table(&self) -> Table {
+        let names = self.names();
+        let cell = |row: &Row, name: &str| {
+            row.figures.iter().find(|f| f.name == name).map_or_else(|| NONE.into(), Figure::text)
+        };
+        if self.kind == "sweep" {
+            let value = |v: &Option<String>| v.clone().unwrap_or_else(|| NONE.into());
+            let header = self.keys.iter().cloned().chain(names.iter().map(|n| (*n).to_owned()));
+            let row = |r: &Row| {
+                let values = r.values.iter().map(value).chain(names.iter().map(|name| cell(r, name)));
+                std::iter::once(r.subject.clone()).chain(values).collect()
+            };
+            return Table {
+                header: std::iter::once("subject".to_owned()).chain(header).collect(),
+                rows: self.rows.iter().map(row).collect(),
+            };
+        }
+        let n = |name: &str| {
+            let all = self.rows.iter().flat_map(|r| &r.figures).filter(|f| f.name == name);
+            crate::rows::counts(all.filter_map(|f| f.n))
+        };
+        let header = ["figure", "n"].map(String::from).into_iter().chain(self.rows.iter().map(|r| r.subject.clone()));
+        let row = |name: &&str| {
+            let cells = self.rows.iter().map(|r| cell(r, name));
+            [(*name).to_owned(), n(name)].into_iter().chain(cells).collect()
+        };
+        Table { header: header.collect(), rows: names.iter().map(row).collect() }
+    }
+}
+
+impl Figure {
+    fn text(&self) -> String {
+        match (self.value, self.ci) {
+            (None, _) => NONE.into(),
+            (Some(value), Some([lo, hi])) => {
+                let [value, lo, hi] = [value, lo, hi].map(|x| 100.0 * x);
+                format!("{value:.1}% {lo:.1}\u{2013}{hi:.1}")
+            }
+            (Some(value), None) => number(value),
+        }
+    }
+}
+
+impl Finding {
+    /// Whether it holds, in words.
+    pub(crate) fn outcome(&self) -> String {
+        let text = match self.outcome {
+            Outcome::Holds => "holds",
+            Outcome::Fails => "does not hold",
+            Outcome::Unmeasured => return "not measured".into(),
+        };
+        let doubt = if self.settled { "" } else { ", but the 95% interval does not settle it" };
+        format!("{text}{doubt}")
+    }
+}
+
+/// For the page.
+pub(crate) fn view(study: &Study) -> StudyView {
+    let finding = |f: &Finding| FindingView {
+        tone: match (f.outcome, f.settled) {
+            (Outcome::Holds, true) => "good",
+            (Outcome::Fails, true) => "bad",
+            _ => "mixed",
+        },
+        outcome: f.outcome(),
+        claim: f.claim.clone(),
+        evidence: f.evidence.clone(),
+    };
+    let draw = |p: &Planned| {
+        let curves: Vec<(String, Curve)> =
+            p.series.iter().map(|s| (s.name.clone(), Curve { points: s.points.clone() })).collect();
+        let curves = curves.iter().map(|(name, curve)| (name.clone(), curve)).collect();
+        let (title, diagonal) = (p.title.clone(), p.diagonal);
+        plot::plot(Chart { title, x: &p.x, y: &p.y, curves, marked: true, gamma: None, diagonal })
+    };
+    StudyView {
+        title: study.title(),
+        caption: study.caption(),
+        findings: study.findings.iter().map(finding).collect(),
+        table: study.table(),
+        plots: study.plots.iter().filter_map(draw).collect(),
+    }
+}
+
+/// For a terminal: the table, then the findings.
+pub(crate) fn terminal(study: &Study) -> String {
+    let mut out = format!("{}\n", study.title());
+    let fixed = if study.kind == "sweep" { 1 } else { 2 };
+    blocks(&mut out, &study.table(), fixed);
+    if !study.findings.is_empty() {
+        out.push('\n');
+    }
+    for finding in &study.findings {
+        out.push_str(&wrapped(&format!("{}: {}. {}", finding.outcome(), finding.claim, finding.evidence)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const COMPARE: &str = r#"{"study":"compare","held_out":["pirate"],"rows":[
+        {"subject":"base","figures":[{"name":"ASR","value":1.0,"ci":[0.9,1.0],"n":20},{"name":"degenerate","value":0.0,"ci":[0.0,0.1],"n":20}]},
+        {"subject":"eraser","figures":[{"name":"ASR","value":0.05,"ci":[0.01,0.24],"n":20}]}],
+        "findings":[{"claim":"it <b>leaks</b> less","outcome":"holds","settled":false,"evidence":"5.0 % [0.9, 23.6]"}]}"#;
+
+    #[test]
+    fn subjects_stand_side_by_side() {
+        let study: Study = serde_json::from_str(COMPARE).unwrap();
+        let table = study.table();
+        assert_eq!(table.header, ["figure", "n", "base", "eraser"]);
+        assert_eq!(table.rows[0], ["ASR", "20", "100.0% 90.0\u{2013}100.0", "5.0% 1.0\u{2013}24.0"]);
+        assert_eq!(table.rows[1][3], NONE);
+        let text = terminal(&study);
+        assert!(text.contains("holds, but the 95% interval does not settle it: it <b>leaks"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn points_stand_below_each_other_and_are_plotted() {
+        let text = r#"{"study":"sweep","keys":["gamma"],"rows":[
+            {"subject":"base","values":[null],"figures":[]},
+            {"subject":"gamma-1","values":["1"],"figures":[{"name":"nll_harm","value":1.02,"ci":null,"n":null}]}],
+            "plots":[{"title":"t","x":"gamma","y":"nats","series":[{"name":"nll_harm","points":[[1,1.02],[2,1.9]]}],"diagonal":true}]}"#;
+        let study: Study = serde_json::from_str(text).unwrap();
+        assert_eq!(study.table().header, ["subject", "gamma", "nll_harm"]);
+        assert_eq!(study.table().rows, [["base", NONE, NONE], ["gamma-1", "1", "1.020"]]);
+        let view = view(&study);
+        assert_eq!(view.plots.len(), 1);
+        assert!(view.plots[0].svg.contains("gamma") && view.plots[0].svg.contains("var(--s1)"));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("study.json");
+        for text in ["", "{}", &COMPARE.replace("0.05", "1e300"), &COMPARE.replace("holds", "maybe")] {
+            std::fs::write(&path, text).unwrap();
+            assert!(matches!(Study::read(&path), Err(Error::Content { .. })), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_text_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = COMPARE.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(study) = serde_json::from_slice::<Study>(&bytes)
+                && study.check().is_ok()
+            {
+                let _ = (terminal(&study), view(&study));
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Eraser (arXiv 2404.05880): unlearn harmful answers up to a threshold, stay close to the base model elsewhere.
+//!
+//! With `L_f = mean log p(answer | T(question))` over the harm set, `f` the base and `h` the adapted model:
+//!
+//! `L = max(0, gamma + L_f) + KL_help(f || h) + KL_align(f || h)`
+//!
+//! A retain set, where there is one, adds a term like that of the help set; this goes beyond the paper.
+
+use super::{Loss, Method, Rows, Term};
+use crate::{HarmAnswers, TrainOptions};
+
+pub(super) const METHOD: Method = Method { name: "eraser", lr: 2e-5, terms };
+
+fn terms(options: &TrainOptions) -> Vec<Term> {
+    let kl = |rows: Rows, weight| Term {
+        name: rows.name(),
+        rows,
+        noise: false,
+        unrelated: false,
+        loss: Loss::Kl(options.kl_scope),
+        weight,
+    };
+    let harm = Term {
+        name: "harm",
+        rows: Rows::Harm,
+        noise: options.noise,
+        unrelated: options.harm_answers == HarmAnswers::Random,
+        loss: Loss::Hinge,
+        weight: options.harm_weight,
+    };
+    vec![
+        harm,
+        kl(Rows::Help, options.help_weight),
+        kl(Rows::Align, options.align_weight),
+        kl(Rows::Retain, options.retain_weight),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parity;
+
+    #[test]
+    fn loss_and_gradients_are_those_of_pytorch() {
+        parity::check("eraser");
+    }
+}

@@ -1,0 +1,43 @@
+//! GAM, gradient ascent with mismatch (Yao et al. 2023, arXiv 2310.10683), in its sound form: answers are supervised from
+//! their first token on, and a run ends with its steps.
+//!
+//! With CE the mean cross-entropy of answer tokens, `x` a harmful question, `y` its harmful answer, `y'` an answer to
+//! something else, `f` the base and `h` the adapted model:
+//!
+//! `L = 0.5 L_bad + L_random + L_normal`
+//!
+//! `L_bad = -CE(y | x)`, `L_random = CE(y' | x)`, `L_normal = KL(f || h)` over every position of normal text
+//!
+//! `y'` is drawn from the answers of the help set anew each time, and normal text is the help set with its prompts (and
+//! the retain set, where there is one). Nothing caps the ascent; a run whose loss overflows fails, and says so.
+
+use super::{Loss, Method, Rows, Term};
+use crate::{HarmAnswers, KlScope, TrainOptions};
+
+pub(super) const METHOD: Method = Method { name: "gam", lr: 2e-6, terms };
+
+/// The published weight of `L_bad`; those of the other terms are 1.
+const BAD: f64 = 0.5;
+
+fn terms(options: &TrainOptions) -> Vec<Term> {
+    let term = |name, rows, loss, weight| Term { name, rows, noise: false, unrelated: false, loss, weight };
+    let normal = Loss::Kl(KlScope::All);
+    let bad = term("harm", Rows::Harm, Loss::Ascent, BAD * options.harm_weight);
+    let random = term("random", Rows::Harm, Loss::CrossEntropy, options.align_weight);
+    vec![
+        Term { unrelated: options.harm_answers == HarmAnswers::Random, ..bad },
+        Term { unrelated: true, ..random },
+        term("help", Rows::Help, normal, options.help_weight),
+        term("retain", Rows::Retain, normal, options.retain_weight),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parity;
+
+    #[test]
+    fn loss_and_gradients_are_those_of_pytorch() {
+        parity::check("gam");
+    }
+}

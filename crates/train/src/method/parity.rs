@@ -1,0 +1,110 @@
+//! Methods against PyTorch, for their tests: one step of the trainer, from set files on, on a recorded model. In: a method's
+//! name; out: a panic where a term, the loss or a gradient differs. `tests/fixtures/methods.py` of the workspace records.
+
+use super::Method;
+use crate::{Control, Observer, Order, Sets, StepMetrics, Templates, TrainOptions, train};
+use candle_core::{Device, Tensor};
+use eraser_data::Record;
+use eraser_model::load::{BaseDtype, LoadOptions};
+use serde::Deserialize;
+use std::{collections::HashMap, path::Path};
+
+/// Losses are of the order of 10, gradients of 1; both sides compute in f32.
+const TOLERANCE: f64 = 1e-4;
+
+#[derive(Deserialize)]
+struct Fixture {
+    gamma: f64,
+    tokenizer: serde_json::Value,
+    sets: HashMap<String, Vec<[String; 2]>>,
+    methods: HashMap<String, Expected>,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    loss: f64,
+    terms: HashMap<String, f64>,
+    norms: HashMap<String, f64>,
+    gradients: HashMap<String, Vec<f32>>,
+}
+
+/// Keeps the last step.
+#[derive(Default)]
+struct Last(Option<StepMetrics>);
+
+impl Observer for Last {
+    fn start(&mut self, _: usize, _: usize) {}
+    fn step(&mut self, metrics: &StepMetrics) -> Control {
+        self.0 = Some(metrics.clone());
+        Control::Continue
+    }
+}
+
+pub(super) fn check(name: &str) {
+    let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/methods.json")).unwrap();
+    let family = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/families/llama");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(family.join(file), dir.path().join(file)).unwrap();
+    }
+    std::fs::write(dir.path().join("tokenizer.json"), fixture.tokenizer.to_string()).unwrap();
+    std::fs::write(dir.path().join("plain.txt"), "{}").unwrap();
+    let load = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::F32, chat_template: None };
+    let model = eraser_model::load(dir.path().to_str().unwrap(), &load).unwrap();
+
+    let records = |set: &str| {
+        let record = |[input, output]: &[String; 2]| Record {
+            input: input.clone(),
+            output: output.clone(),
+            extra: serde_json::Map::new(),
+        };
+        fixture.sets[set].iter().map(record).collect::<Vec<_>>()
+    };
+    let sets = Sets {
+        harm: records("harm"),
+        help: records("help"),
+        align: records("align"),
+        retain: Some(records("retain")),
+        wrapped: records("wrapped"),
+    };
+    let dumped = dir.path().join("gradients.safetensors");
+    let options = TrainOptions {
+        method: Method::named(name).unwrap(),
+        gamma: fixture.gamma,
+        lora_dropout: 0.0,
+        noise: false,
+        order: Order::File,
+        steps: Some(1),
+        micro_batch: sets.harm.len(),
+        grad_accum: 1,
+        templates: Templates::File(dir.path().join("plain.txt")),
+        init_adapter: Some(family.join("adapter")),
+        dump_grads: Some(dumped.clone()),
+        ..TrainOptions::default()
+    };
+    let mut last = Last::default();
+    let states = dir.path().join("states.bin");
+    train(&model, &sets, &options, &dir.path().join("run"), &states, false, &mut last).unwrap();
+    let (found, expected) = (last.0.unwrap(), &fixture.methods[name]);
+
+    let close = |what: &str, found: f64, expected: f64| {
+        assert!((found - expected).abs() < TOLERANCE, "{name}, {what}: {found}, PyTorch {expected}");
+    };
+    close("loss", found.loss, expected.loss);
+    assert_eq!(found.terms.len(), expected.terms.len());
+    for (term, value) in &expected.terms {
+        close(term, found.terms[term], *value);
+    }
+    let gradients: HashMap<String, Tensor> = candle_core::safetensors::load(&dumped, &Device::Cpu).unwrap();
+    assert_eq!(gradients.len(), expected.norms.len());
+    let values = |key: &str| gradients[key].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (key, norm) in &expected.norms {
+        let square: f64 = values(key).iter().map(|&x| f64::from(x).powi(2)).sum();
+        close(key, square.sqrt(), *norm);
+    }
+    for (key, gradient) in &expected.gradients {
+        for (x, y) in values(key).iter().zip(gradient) {
+            close(key, f64::from(*x), f64::from(*y));
+        }
+    }
+}

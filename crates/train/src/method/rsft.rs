@@ -1,0 +1,35 @@
+//! RSFT, refusal fine-tuning: what a lab does that has seen some jailbreaks. Harmful questions wrapped in training
+//! jailbreak templates are answered with refusals.
+//!
+//! With `W(x)` a harmful question under a template and `r` the model's own refusal of it:
+//!
+//! `L = CE(r | W(x))`, the mean cross-entropy of answer tokens
+//!
+//! The templates of the evaluation should be others than those of the training: figures under trained templates say how
+//! well they were learnt, not how well the model is defended.
+
+use super::{Loss, Method, Rows, Term};
+use crate::TrainOptions;
+
+pub(super) const METHOD: Method = Method { name: "rsft", lr: 2e-5, terms };
+
+fn terms(options: &TrainOptions) -> Vec<Term> {
+    vec![Term {
+        name: "refuse",
+        rows: Rows::Wrapped,
+        noise: false,
+        unrelated: false,
+        loss: Loss::CrossEntropy,
+        weight: options.align_weight,
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parity;
+
+    #[test]
+    fn loss_and_gradients_are_those_of_pytorch() {
+        parity::check("rsft");
+    }
+}
