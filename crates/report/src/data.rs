@@ -150,7 +150,7 @@ pub fn data_table(path: &Path) -> Result<String> {
             let _ = writeln!(out, "{}", cells.join("  ").trim_end());
         }
     }
-    let _ = write!(out, "\n{}\n", note(&report));
+    let _ = write!(out, "\n{}\n", note(&report).replace(". ", ".\n"));
     Ok(out)
 }
 
@@ -174,7 +174,7 @@ mod tests {
         let text = data_table(&path).unwrap();
         assert!(text.contains("help: 2 entities (0 lists unread), 20 questions; left out 4 refusals"), "{text}");
         assert!(text.contains("5.5 (max 6)") && text.contains("align        3        2"), "{text}");
-        assert!(!text.contains("unseen"), "{text}");
+        assert!(!text.contains("unseen") && text.lines().all(|line| line.chars().count() <= 110), "{text}");
         std::fs::write(&path, "{}").unwrap();
         assert!(data_table(&path).is_err());
     }
