@@ -33,6 +33,8 @@ enum Command {
     Scaling(peer::scaling::Options),
     /// Compare generation with Hugging Face's, in turn
     PeerGenerate(peer::generate::Options),
+    /// Compare benchmark scoring with Hugging Face's, in turn
+    PeerScore(peer::score::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Peer(options) => peer::train::run(&options),
         Command::Scaling(options) => peer::scaling::run(&options),
         Command::PeerGenerate(options) => peer::generate::run(&options),
+        Command::PeerScore(options) => peer::score::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

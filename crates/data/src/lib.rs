@@ -6,7 +6,7 @@ pub mod noise;
 pub mod pack;
 pub mod question;
 pub mod record;
-mod rows;
+pub mod rows;
 pub mod streams;
 #[cfg(test)]
 mod testing;
@@ -16,4 +16,5 @@ pub use noise::Noise;
 pub use pack::{Batch, Scored};
 pub use question::{Question, read_questions};
 pub use record::{Record, read_set, write_set};
+pub use rows::{Row, read_rows, read_text};
 pub use streams::stream;

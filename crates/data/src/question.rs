@@ -2,7 +2,7 @@
 //! Invariant: ids are unique within a file, and depend on nothing but the rows up to their own.
 
 use crate::files::hex;
-use crate::rows::{Row, parse_rows, read_text};
+use crate::rows::{Row, parse_csv, parse_rows, read_text};
 use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -50,25 +50,6 @@ pub fn read_questions(path: &Path, column: Option<&str>) -> Result<Vec<Question>
         }
     };
     questions.map_err(|e| e.context(path.display()))
-}
-
-/// The rows of a CSV text with a header, as objects of strings.
-fn parse_csv(text: &str, delimiter: u8) -> Result<Vec<Row>> {
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(Error::request)?.clone();
-    for (i, name) in header.iter().enumerate() {
-        if header.iter().take(i).any(|earlier| earlier == name) {
-            return Err(Error::request(format!("column {name:?} stands twice")));
-        }
-    }
-    let mut rows = Vec::new();
-    for row in reader.records() {
-        let row = row.map_err(Error::request)?;
-        let line = row.position().map_or(0, csv::Position::line);
-        let value = header.iter().zip(&row).map(|(key, field)| (key.to_owned(), field.into())).collect();
-        rows.push(Row { place: format!("line {line}"), value: Value::Object(value) });
-    }
-    Ok(rows)
 }
 
 fn questions(rows: Vec<Row>, column: Option<&str>) -> Result<Vec<Question>> {

@@ -8,15 +8,32 @@ use serde_json::{Map, Number, Value};
 use std::fmt;
 use std::path::Path;
 
-/// A row and where it stands: `line 3`, or `item 3` of a list.
+/// A row of a file.
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) place: String,
-    pub(crate) value: Value,
+pub struct Row {
+    /// Where it stands: `line 3`, or `item 3` of a list.
+    pub place: String,
+    /// What it holds: of a CSV file an object of strings.
+    pub value: Value,
 }
 
-/// The content of a text file without byte-order mark.
-pub(crate) fn read_text(path: &Path) -> Result<String> {
+/// The rows of a file, at least one: CSV or TSV with a header (by the file's name), else JSONL or one JSON list.
+///
+/// # Errors
+/// A file that cannot be read, is not of its format, or holds no row.
+pub fn read_rows(path: &Path) -> Result<Vec<Row>> {
+    let text = read_text(path)?;
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let rows = match extension.as_str() {
+        "csv" => parse_csv(&text, b',').map_err(|e| e.context(path.display()))?,
+        "tsv" => parse_csv(&text, b'\t').map_err(|e| e.context(path.display()))?,
+        _ => return parse_rows(path, &text),
+    };
+    if rows.is_empty() { Err(Error::request(format!("{}: no rows", path.display()))) } else { Ok(rows) }
+}
+
+/// The content of a text file in UTF-8, without byte-order mark.
+pub fn read_text(path: &Path) -> Result<String> {
     let mut bytes = std::fs::read(path).at(path)?;
     if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);
@@ -33,6 +50,25 @@ pub(crate) fn parse_rows(path: &Path, text: &str) -> Result<Vec<Row>> {
     let rows = if text.trim_start().starts_with('[') { parse_list(path, text)? } else { parse_lines(path, text)? };
     if rows.is_empty() {
         return Err(Error::request(format!("{}: no rows", path.display())));
+    }
+    Ok(rows)
+}
+
+/// The rows of a CSV text with a header, as objects of strings.
+pub(crate) fn parse_csv(text: &str, delimiter: u8) -> Result<Vec<Row>> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(Error::request)?.clone();
+    for (i, name) in header.iter().enumerate() {
+        if header.iter().take(i).any(|earlier| earlier == name) {
+            return Err(Error::request(format!("column {name:?} stands twice")));
+        }
+    }
+    let mut rows = Vec::new();
+    for row in reader.records() {
+        let row = row.map_err(Error::request)?;
+        let line = row.position().map_or(0, csv::Position::line);
+        let value = header.iter().zip(&row).map(|(key, field)| (key.to_owned(), field.into())).collect();
+        rows.push(Row { place: format!("line {line}"), value: Value::Object(value) });
     }
     Ok(rows)
 }
@@ -167,6 +203,25 @@ mod tests {
         assert_eq!(read_text(&path).unwrap(), "a");
         std::fs::write(&path, b"a\nb\n\xff").unwrap();
         assert!(read_text(&path).unwrap_err().to_string().ends_with("line 3: not UTF-8"));
+    }
+
+    #[test]
+    fn rows_of_every_format() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("a.csv", "q,n\n\"x, y\",1\n"),
+            ("a.tsv", "q\tn\n\"x, y\"\t1\n"),
+            ("a.jsonl", "{\"q\":\"x, y\",\"n\":\"1\"}\n"),
+            ("a.json", "[{\"q\":\"x, y\",\"n\":\"1\"}]"),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let rows = read_rows(&path).unwrap();
+            assert_eq!((rows.len(), &rows[0].value), (1, &serde_json::json!({"q": "x, y", "n": "1"})), "{name}");
+        }
+        let path = dir.path().join("b.csv");
+        std::fs::write(&path, "q,n\n").unwrap();
+        assert!(read_rows(&path).unwrap_err().to_string().ends_with("b.csv: no rows"));
     }
 
     fn json() -> impl Strategy<Value = Value> {

@@ -5,6 +5,7 @@ use crate::judge::Verdict;
 use eraser_model::error::PathContext;
 use eraser_model::files::write_atomic;
 use eraser_model::{Error, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -40,9 +41,9 @@ pub struct Answer {
     pub fingerprint: String,
 }
 
-/// Reads a file of answers. What is not a whole answer, such as a last line cut short, is left out. The second value
-/// is true when the last line was.
-pub(crate) fn read(path: &Path) -> Result<(Vec<Answer>, bool)> {
+/// Reads a file of answers, or of other results that are appended a line at a time. What is not a whole one, such as a last
+/// line cut short, is left out. The second value is true when the last line was.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok((Vec::new(), false)),
         bytes => bytes.at(path)?,
@@ -53,7 +54,7 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<Answer>, bool)> {
     let parse = |(number, line): (usize, &&[u8])| match serde_json::from_slice(line) {
         Ok(answer) => Some(answer),
         Err(e) => {
-            tracing::warn!("{}: line {} is not an answer and is dropped: {e}", path.display(), number + 1);
+            tracing::warn!("{}: line {} is not a result and is dropped: {e}", path.display(), number + 1);
             None
         }
     };
@@ -61,7 +62,7 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<Answer>, bool)> {
 }
 
 /// Replaces the file with `answers`.
-pub(crate) fn write(path: &Path, answers: &[Answer]) -> Result<()> {
+pub(crate) fn write<T: Serialize>(path: &Path, answers: &[T]) -> Result<()> {
     write_atomic(path, &lines(answers)?)
 }
 
@@ -78,15 +79,15 @@ impl Appender {
     }
 
     /// Hands all of `answers` to the system in one write.
-    pub(crate) fn append(&mut self, answers: &[Answer]) -> Result<()> {
+    pub(crate) fn append<T: Serialize>(&mut self, answers: &[T]) -> Result<()> {
         self.file.write_all(&lines(answers)?).map_err(|e| Error::failed(format!("{}: {e}", self.path.display())))
     }
 }
 
-fn lines(answers: &[Answer]) -> Result<Vec<u8>> {
+fn lines<T: Serialize>(answers: &[T]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for answer in answers {
-        serde_json::to_writer(&mut bytes, answer).map_err(|e| Error::failed(format!("answer {}: {e}", answer.id)))?;
+        serde_json::to_writer(&mut bytes, answer).map_err(|e| Error::failed(format!("cannot write a result: {e}")))?;
         bytes.push(b'\n');
     }
     Ok(bytes)
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_holds_nothing() {
-        assert_eq!(read(Path::new("absent/absent.jsonl")).unwrap(), (Vec::new(), false));
+        assert_eq!(read::<Answer>(Path::new("absent/absent.jsonl")).unwrap(), (Vec::new(), false));
     }
 
     #[test]

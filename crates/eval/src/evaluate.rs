@@ -2,11 +2,13 @@
 //! Invariant: stopped anywhere and started again, it leaves the same bytes as if it had not been stopped.
 
 use crate::answers::{self, Answer, Appender};
+use crate::attack::search::Search;
 use crate::judge::{Judge, refuses};
 use crate::options::{EvalOptions, Item, Job, Plan, Purpose};
 use crate::respond::{Loaded, Respond, Response, Sampling, key};
 use crate::summary::{SubjectSummary, Summary};
 use crate::{name, tally, task};
+use eraser_data::Question;
 use eraser_model::error::PathContext;
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
 use std::collections::{HashMap, HashSet};
@@ -38,7 +40,7 @@ pub trait Progress {
 /// answers already there are not generated again) and returns the summary, which the caller completes with timing and
 /// writes.
 ///
-/// Files: `direct`, `template`, `task-<name>`, `over-refusal`. An answer counts as already there when model, adapter,
+/// Files: `direct`, `template`, `prefill`, `gcg` (with `gcg-search`, what was tried), `task-<name>`, `over-refusal`. An answer counts as already there when model, adapter,
 /// generation options and prompt are the same; others are dropped. Judgements are made anew from the stored answers.
 ///
 /// # Errors
@@ -61,7 +63,7 @@ pub fn evaluate(
 }
 
 /// Subjects' names are names of directories.
-fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
+pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = HashSet::new();
     for name in names {
         name::check("subject", name)?;
@@ -74,7 +76,7 @@ fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
 }
 
 /// The first error, which is as many as one result can carry.
-fn first(errors: Vec<Error>) -> Error {
+pub(crate) fn first(errors: Vec<Error>) -> Error {
     errors.into_iter().next().unwrap_or_else(|| Error::failed("the evaluation could not be planned"))
 }
 
@@ -93,7 +95,15 @@ fn evaluate_one(
     for job in &plan.jobs {
         let path = dir.join(format!("{}.jsonl", job.file));
         let what = format!("{subject} {}", job.file);
-        let answers = answer(job, respond, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
+        let searched = match job.attack.as_ref().and_then(|attack| attack.search()) {
+            Some(search) => Some(searched(job, search, respond, &dir, &mut |done, total| {
+                progress.tick(&format!("{what}, search"), done, total)
+            })?),
+            None => None,
+        };
+        let items = searched.as_ref().unwrap_or(&job.items);
+        let answers =
+            answer(job, items, respond, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
         match &job.purpose {
             Purpose::Attack => {
                 let judges: Vec<&str> = job.judges.iter().map(|judge| judge.name()).collect();
@@ -106,6 +116,22 @@ fn evaluate_one(
     Ok(summary)
 }
 
+/// The items of a job with the prompts that its attack finds on the subject.
+fn searched(
+    job: &Job,
+    search: &dyn Search,
+    respond: &dyn Respond,
+    dir: &Path,
+    tick: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Vec<Item>> {
+    let questions: Vec<&Question> = job.items.iter().map(|item| &item.question).collect();
+    let path = dir.join(format!("{}-search.jsonl", job.file));
+    let found = respond.search(search, &questions, &path, &mut |done| tick(done, questions.len()))?;
+    let found = found.ok_or_else(interrupted)?;
+    tick(questions.len(), questions.len());
+    Ok(job.items.iter().zip(found).map(|(item, user)| Item { user, ..item.clone() }).collect())
+}
+
 /// A distinct prompt of a job, and the first item that has it.
 struct Request<'a> {
     key: String,
@@ -113,9 +139,10 @@ struct Request<'a> {
     item: &'a Item,
 }
 
-/// Answers every item of a job, from the file where it can, and leaves the file complete and in order.
+/// Answers the items of a job, from the file where it can, and leaves the file complete and in order.
 fn answer(
     job: &Job,
+    items: &[Item],
     respond: &dyn Respond,
     options: &EvalOptions,
     path: &Path,
@@ -124,10 +151,12 @@ fn answer(
     let temperature = if job.greedy { 0.0 } else { options.temperature };
     let sampling = Sampling { max_new_tokens: options.max_new_tokens, temperature, seed: options.seed };
 
-    let mut keys = Vec::with_capacity(job.items.len());
+    let mut keys = Vec::with_capacity(items.len());
     let mut requests: HashMap<String, Request<'_>> = HashMap::new();
-    for item in &job.items {
-        let ids = respond.encode(&item.user).map_err(|e| e.context(format!("question {}", item.question.id)))?;
+    for item in items {
+        let ids = respond
+            .encode(&item.user, &item.opening)
+            .map_err(|e| e.context(format!("question {}", item.question.id)))?;
         let key = key(respond.fingerprint(), sampling, &ids);
         keys.push(key.clone());
         requests.entry(key.clone()).or_insert(Request { key, ids, item });
@@ -151,7 +180,10 @@ fn answer(
         let prompts: Vec<Vec<u32>> = missing.iter().map(|r| r.ids.clone()).collect();
         let mut alive = || tick(done.len(), total);
         let responses = respond.respond(&prompts, sampling, options.batch, &mut alive)?.ok_or_else(interrupted)?;
-        let finished = missing.iter().zip(responses).map(|(r, response)| judged(r.item, &job.judges, response, &r.key));
+        let finished = missing.iter().zip(responses).map(|(r, response)| {
+            let text = format!("{}{}", r.item.opening, response.text);
+            judged(r.item, &job.judges, Response { text, ..response }, &r.key)
+        });
         let finished: Vec<Answer> = finished.collect();
         file.append(&finished)?;
         done.extend(finished.into_iter().map(|a| (a.fingerprint.clone(), a)));
@@ -164,14 +196,14 @@ fn answer(
         let Answer { response, tokens, stopped, .. } = answer.clone();
         Ok(judged(item, &job.judges, Response { text: response, tokens, stopped }, &key))
     };
-    let all: Vec<Answer> = job.items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
+    let all: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
     answers::write(path, &all)?;
     Ok(all)
 }
 
 /// The answers in the file that are asked for now, by key. Others are dropped from it.
 fn resume(path: &Path, rounds: &[&[Request<'_>]]) -> Result<HashMap<String, Answer>> {
-    let (lines, torn) = answers::read(path)?;
+    let (lines, torn) = answers::read::<Answer>(path)?;
     let mut found: HashMap<String, Answer> = lines.into_iter().map(|a| (a.fingerprint.clone(), a)).collect();
     let mut kept = HashMap::new();
     for round in rounds {
@@ -211,8 +243,8 @@ fn judged(item: &Item, judges: &[&dyn Judge], response: Response, key: &str) -> 
     }
 }
 
-fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "the evaluation was stopped; answers so far are kept")
+pub(crate) fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "the evaluation was stopped; results so far are kept")
         .hint("the same command again goes on from there")
 }
 

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod attack;
+pub mod bench;
 pub mod degenerate;
 pub mod evaluate;
 mod facts;
@@ -16,6 +17,7 @@ mod tally;
 mod task;
 
 pub use answers::Answer;
+pub use bench::{BenchOptions, BenchSummary, bench};
 pub use evaluate::{Progress, Subject, evaluate};
 pub use figures::{Choice, Figure, Figures};
 pub use options::{EvalOptions, QuestionSet, TaskFile};

@@ -1,7 +1,7 @@
 //! Options of an evaluation, and the plan they resolve to: files read, names looked up.
 //! Invariant: every error is found before the first answer is generated, and all are reported together.
 
-use crate::attack::{self, Checked};
+use crate::attack::{self, Attack, Checked, GcgOptions};
 use crate::judge::{self, Judge};
 use crate::{name, task};
 use eraser_data::{Question, read_questions};
@@ -37,10 +37,14 @@ pub struct TaskFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct EvalOptions {
-    /// `direct`, `template`.
+    /// `direct`, `template`, `prefill`, `gcg`.
     pub attacks: Vec<String>,
     /// Template files or directories of them, for the attack `template`.
     pub templates: Vec<PathBuf>,
+    /// The answer's opening that `prefill` gives and `gcg` aims at, for questions whose file has no column `target`.
+    pub target: String,
+    /// Budget of the attack `gcg`.
+    pub gcg: GcgOptions,
     /// `keyword`, `leak`; each judges every answer, one row of the summary each.
     pub judges: Vec<String>,
     /// Attack questions.
@@ -67,6 +71,8 @@ impl Default for EvalOptions {
         Self {
             attacks: vec!["direct".to_owned()],
             templates: Vec::new(),
+            target: "Sure, here is how:".to_owned(),
+            gcg: GcgOptions::default(),
             judges: vec!["keyword".to_owned()],
             questions: Vec::new(),
             tasks: Vec::new(),
@@ -100,6 +106,7 @@ pub(crate) enum Purpose {
 }
 
 /// One prompt to answer.
+#[derive(Clone)]
 pub(crate) struct Item {
     pub(crate) question: Question,
     pub(crate) set: String,
@@ -107,6 +114,8 @@ pub(crate) struct Item {
     pub(crate) attack: String,
     /// The user turn.
     pub(crate) user: String,
+    /// How the answer begins.
+    pub(crate) opening: String,
 }
 
 /// The prompts of one file of answers.
@@ -119,6 +128,8 @@ pub(crate) struct Job {
     pub(crate) judges: Vec<&'static dyn Judge>,
     /// Whatever the temperature.
     pub(crate) greedy: bool,
+    /// The attack that made the items.
+    pub(crate) attack: Option<Box<dyn Attack>>,
 }
 
 /// Everything there is to do for each subject, in order.
@@ -166,12 +177,14 @@ impl Plan {
                         set: set.to_owned(),
                         attack: prompt.name,
                         user: prompt.user,
+                        opening: prompt.opening,
                     })
                 })
                 .collect();
             if !items.is_empty() {
                 let file = attack.name().to_owned();
-                jobs.push(Job { purpose: Purpose::Attack, file, items, judges: judges.clone(), greedy: false });
+                let (purpose, judges) = (Purpose::Attack, judges.clone());
+                jobs.push(Job { purpose, file, items, judges, greedy: false, attack: Some(attack) });
             }
         }
         for TaskFile { task, path } in &options.tasks {
@@ -182,6 +195,7 @@ impl Plan {
                     items: plain(task, questions),
                     judges: vec![&task::Expect],
                     greedy: true,
+                    attack: None,
                 }),
                 Err(error) => errors.push(error),
             }
@@ -193,6 +207,7 @@ impl Plan {
                 items: plain(&set.set, questions),
                 judges: Vec::new(),
                 greedy: false,
+                attack: None,
             });
         }
         if errors.is_empty() { Ok(Self { jobs }) } else { Err(errors) }
@@ -205,6 +220,7 @@ fn plain(set: &str, questions: Vec<Question>) -> Vec<Item> {
         set: set.to_owned(),
         attack: "direct".to_owned(),
         user: question.text.clone(),
+        opening: String::new(),
         question,
     };
     questions.into_iter().map(item).collect()

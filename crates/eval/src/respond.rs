@@ -1,13 +1,15 @@
 //! What answers prompts: a model with or without an adapter; canned answers in tests. In: user turns; out: answers.
 //! Invariant: the fingerprint changes whenever the same prompt could get another answer.
 
+use crate::attack::search::{self, Search};
 use crate::evaluate::Subject;
 use candle_core::DType;
-use eraser_data::PromptTemplate;
+use eraser_data::{PromptTemplate, Question};
 use eraser_model::files::hex;
 use eraser_model::{Adapter, GenerateOptions, Generation, Result, generate};
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// How answers are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +38,17 @@ pub(crate) trait Respond {
     /// Identifies whatever answers depend on besides prompt and sampling.
     fn fingerprint(&self) -> &str;
 
-    /// The whole prompt, chat template around it, as token ids.
-    fn encode(&self, user: &str) -> Result<Vec<u32>>;
+    /// The whole prompt, chat template around it and the answer's opening behind it, as token ids.
+    fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>>;
+
+    /// The user turn that a search finds for every question, see [`search::run`].
+    fn search(
+        &self,
+        search: &dyn Search,
+        questions: &[&Question],
+        path: &Path,
+        alive: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Vec<String>>>;
 
     /// An answer per prompt, at most `batch` at a time; None when `alive`, asked between tokens, says to stop.
     fn respond(
@@ -60,13 +71,18 @@ impl<'a> Loaded<'a> {
     /// The subject under its own chat template, or the plain form when it brings none.
     pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
         let template = subject.model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
-        let mut hash = Sha256::new();
-        hash.update(&subject.model.fingerprint);
-        if let Some(adapter) = subject.adapter {
-            hash_adapter(adapter, &mut hash)?;
-        }
-        Ok(Self { subject, template, fingerprint: hex(&hash.finalize()) })
+        Ok(Self { subject, template, fingerprint: subject_fingerprint(subject)? })
     }
+}
+
+/// Hex SHA-256 of model and adapter.
+pub(crate) fn subject_fingerprint(subject: &Subject<'_>) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(&subject.model.fingerprint);
+    if let Some(adapter) = subject.adapter {
+        hash_adapter(adapter, &mut hash)?;
+    }
+    Ok(hex(&hash.finalize()))
 }
 
 impl Respond for Loaded<'_> {
@@ -74,8 +90,18 @@ impl Respond for Loaded<'_> {
         &self.fingerprint
     }
 
-    fn encode(&self, user: &str) -> Result<Vec<u32>> {
-        self.subject.model.tokenizer.encode(&self.template.render(user)?)
+    fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>> {
+        self.subject.model.tokenizer.encode(&(self.template.render(user)? + opening))
+    }
+
+    fn search(
+        &self,
+        search: &dyn Search,
+        questions: &[&Question],
+        path: &Path,
+        alive: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Vec<String>>> {
+        search::run(search, questions, self.subject, &self.template, path, alive)
     }
 
     fn respond(

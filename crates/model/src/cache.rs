@@ -56,6 +56,28 @@ impl KvCache {
             .collect::<Result<_>>()?;
         Ok(Self { layers, len })
     }
+
+    /// Keys and values of the first `len` tokens of a layer, where they are kept on the host.
+    pub(crate) fn host(&self, layer: usize, len: usize) -> Option<(&[f32], &[f32])> {
+        let Layer::Host { k, v } = self.layers.get(layer)? else { return None };
+        let end = k.len() / self.len.max(1) * len.min(self.len);
+        Some((&k[..end], &v[..end]))
+    }
+
+    /// As [`Self::host`], as tensors of the device and type of `like`; None when the cache is empty.
+    pub(crate) fn tensors(&self, layer: usize, len: usize, like: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+        Ok(match self.layers.get(layer) {
+            Some(Layer::Device(Some((k, v)))) => Some((k.narrow(0, 0, len)?, v.narrow(0, 0, len)?)),
+            Some(Layer::Host { .. }) => match self.host(layer, len) {
+                Some((k, v)) if len > 0 => {
+                    let tensor = |x: &[f32]| Tensor::from_slice(x, (len, x.len() / len), like.device());
+                    Some((tensor(k)?.to_dtype(like.dtype())?, tensor(v)?.to_dtype(like.dtype())?))
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    }
 }
 
 impl Decoder {
@@ -153,7 +175,7 @@ fn attend_host(
 }
 
 /// `n` queries against `total` keys and values of one sequence, by candle's primitives.
-fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
+pub(crate) fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape) -> Result<Tensor> {
     let ((n, _), (total, _)) = (q.dims2()?, k.dims2()?);
     let (h, kv, hd) = (shape.heads, shape.kv_heads, shape.head_dim);
     let group = h / kv;

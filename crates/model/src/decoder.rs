@@ -206,6 +206,11 @@ impl Decoder {
         self.config.max_position_embeddings.min(MAX_POSITIONS)
     }
 
+    /// The embedding matrix, `[V, d]`.
+    pub(crate) fn embedding(&self) -> &Tensor {
+        &self.embedding
+    }
+
     /// The output head, `[V, d]`.
     pub fn head(&self) -> &Tensor {
         &self.head

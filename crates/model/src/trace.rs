@@ -210,7 +210,9 @@ impl Trace<'_> {
         if let Some(embedded) = &self.embedded {
             let mut store = backward_from(embedded, &grad)?;
             let tensors = self.decoder.outer_variables();
-            gradients.collect(&mut store, tensors.iter())?;
+            // The input itself, where the caller made it a variable.
+            let input = Some(embedded).filter(|x| x.is_variable());
+            gradients.collect(&mut store, tensors.iter().chain(input))?;
         }
         Ok(())
     }

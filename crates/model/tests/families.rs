@@ -5,13 +5,17 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_model::{
-    Adapter, Decoder, ModelConfig,
+    Adapter, Decoder, ModelConfig, ScoreRequest,
     cache::KvCache,
+    score, token_gradient,
     trace::{Checkpoint, Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
 use eraser_ops::{Segments, cross_entropy, form::with_composed};
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
 /// Logits are of order 10 and recorded to six digits.
@@ -126,6 +130,84 @@ fn decoding_with_a_cache_equals_the_whole_pass() {
     }
 }
 
+/// Scores of the fixture's sequences, and of more that share their beginnings, each from token 5 on.
+fn scores(f: &Fixture, alone: bool) -> Vec<Vec<f32>> {
+    let long = f.ids.iter().filter(|ids| ids.len() > 8);
+    let forks = long.clone().flat_map(|ids| (6..9).map(|at| [&ids[..at], &[1, 2, 3, 4]].concat()));
+    let sequences = long.cloned().chain(forks);
+    let requests: Vec<ScoreRequest> = sequences.map(|ids| ScoreRequest { scored: ids.len() - 5, ids }).collect();
+    let mut on_pack = |_: usize| ControlFlow::Continue(());
+    let mut run =
+        |requests: &[ScoreRequest]| score(&f.decoder, Some(&f.adapter), requests, &mut on_pack).unwrap().unwrap();
+    if alone { requests.chunks(1).flat_map(run).collect() } else { run(&requests) }
+}
+
+#[test]
+fn scores_equal_the_log_softmax_of_logits_whatever_else_is_scored() {
+    for family in FAMILIES {
+        let f = fixture(family);
+        let found = scores(&f, false);
+        let (mut row, mut at) = (0, 0);
+        for ids in &f.ids {
+            if ids.len() > 8 {
+                let expected: Vec<f32> = (5..ids.len())
+                    .map(|token| {
+                        let logits = &f.adapted[row + token - 1];
+                        let sum: f64 = logits.iter().map(|&z| f64::from(z).exp()).sum();
+                        (f64::from(logits[ids[token] as usize]) - sum.ln()) as f32
+                    })
+                    .collect();
+                assert_close(&found[at..=at], &[expected], family);
+                at += 1;
+            }
+            row += ids.len();
+        }
+        assert_close(&scores(&f, true), &found, &format!("{family}, one by one"));
+        assert_close(&with_composed(|| scores(&f, false)), &found, &format!("{family}, composed"));
+    }
+}
+
+#[test]
+fn a_beginning_kept_for_several_packs_changes_no_score() {
+    let f = fixture("llama");
+    let head: Vec<u32> = (0..70).map(|i| i * 7 % 61).collect();
+    // Sequences that need more than one pack, all with the same head.
+    let requests: Vec<ScoreRequest> = (0..150u32)
+        .map(|i| {
+            let ids: Vec<u32> = head.iter().copied().chain((0..50).map(|j| (i * 11 + j * j) % 61)).collect();
+            ScoreRequest { ids, scored: 3 }
+        })
+        .collect();
+    let run = |requests: &[ScoreRequest]| {
+        let mut packs = 0;
+        let mut on_pack = |_: usize| {
+            packs += 1;
+            ControlFlow::Continue(())
+        };
+        let found = score(&f.decoder, None, requests, &mut on_pack).unwrap().unwrap();
+        (found, packs)
+    };
+    let (together, packs) = run(&requests);
+    assert!(packs > 1);
+    let alone: Vec<Vec<f32>> = requests.chunks(1).step_by(30).flat_map(|r| run(r).0).collect();
+    assert_close(&together.into_iter().step_by(30).collect::<Vec<_>>(), &alone, "kept beginning");
+}
+
+#[test]
+fn what_cannot_be_scored_is_refused() {
+    let f = fixture("llama");
+    for (ids, scored) in
+        [(vec![1, 2], 0), (vec![1, 2], 2), (vec![], 0), (vec![1, 61], 1), (vec![61, 1], 1), (vec![1; 200], 1)]
+    {
+        let request = ScoreRequest { ids, scored };
+        let result = score(&f.decoder, None, std::slice::from_ref(&request), &mut |_| ControlFlow::Continue(()));
+        assert!(result.is_err(), "{request:?}");
+    }
+    let request = ScoreRequest { ids: vec![1, 2, 3], scored: 2 };
+    let stopped = score(&f.decoder, None, &[request], &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!(stopped, None);
+}
+
 /// Gradients of a cross-entropy on every position, by parameter.
 fn gradients(f: &Fixture, checkpoint: Checkpoint) -> Vec<(String, Vec<f32>)> {
     let (ids, segments) = f.pack();
@@ -210,4 +292,59 @@ fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
             assert!(apart < 1e-3 * size.max(1e-3), "{family}, {name}: {apart} of {size}");
         }
     }
+}
+
+/// The gradient with respect to one-hot tokens that PyTorch's autograd gives (recorded by tests/fixtures/gradient.py).
+#[derive(serde::Deserialize)]
+struct TokenGradient {
+    ids: Vec<u32>,
+    places: [usize; 2],
+    scored: usize,
+    loss: f32,
+    gradient: Vec<Vec<f32>>,
+}
+
+fn token_gradients() -> std::collections::BTreeMap<String, TokenGradient> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gradient.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_gradient_of_one_hot_tokens_equals_pytorch() {
+    for (family, expected) in token_gradients() {
+        let f = fixture(&family);
+        let TokenGradient { ids, places: [first, end], scored, loss, gradient } = expected;
+        let run = || token_gradient(&f.decoder, Some(&f.adapter), &ids, first..end, scored).unwrap();
+        for (form, (found, ours)) in [("fused", run()), ("composed", with_composed(run))] {
+            assert!((found - loss).abs() < 1e-4, "{family}, {form}: {found} {loss}");
+            assert_close(&ours, &gradient, &format!("{family}, {form}"));
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_one_hot_tokens_equals_finite_differences() {
+    let f = fixture("llama");
+    let TokenGradient { ids, scored, .. } = token_gradients().remove("llama").unwrap();
+    let input = &ids[..ids.len() - 1];
+    let segments = Segments::from_lengths([input.len()]);
+    let table = f.decoder.named_tensors().unwrap().remove(0).1;
+    let (place, token, step) = (4, 17, 1e-2f64);
+    let (_, gradient) = token_gradient(&f.decoder, Some(&f.adapter), &ids, place..place + 1, scored).unwrap();
+    // The loss with `by` of the one-hot vector of `token` added at `place`.
+    let loss = |by: f64| {
+        let x = f.decoder.embed(input, false).unwrap();
+        let moved = (x.narrow(0, place, 1).unwrap() + (table.narrow(0, token, 1).unwrap() * by).unwrap()).unwrap();
+        let x = x.slice_assign(&[place..place + 1, 0..x.dim(1).unwrap()], &moved).unwrap();
+        let x = f.decoder.run(x, 0..f.decoder.config().num_layers, &segments, Some(&f.adapter)).unwrap();
+        let rows: Vec<u32> = (input.len() - scored..input.len()).map(|r| r as u32).collect();
+        let hidden = f.decoder.final_hidden(&x, &rows).unwrap();
+        let nll = cross_entropy(&hidden, f.decoder.head(), &ids[ids.len() - scored..]).unwrap();
+        f64::from(nll.mean_all().unwrap().to_scalar::<f32>().unwrap())
+    };
+    let difference = (loss(step) - loss(-step)) / (2.0 * step);
+    let ours = f64::from(gradient[0][token]);
+    assert!((difference - ours).abs() < 2e-3 * ours.abs().max(1.0), "{difference} {ours}");
+    assert!(token_gradient(&f.decoder, None, &ids, 0..ids.len(), 1).is_err());
+    assert!(token_gradient(&f.decoder, None, &[1], 0..0, 1).is_err());
 }

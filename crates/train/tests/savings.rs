@@ -14,7 +14,7 @@ use eraser_train::{
 };
 use std::{collections::BTreeMap, path::Path};
 
-/// The frozen model's states, in the directory of a run.
+/// Where a run keeps what the frozen model gives.
 const STATES: &str = "states.bin";
 
 fn organism() -> std::path::PathBuf {
@@ -32,8 +32,13 @@ fn sets() -> Sets {
         set.truncate(8);
         set
     };
-    let (harm, help, align, retain) = (read("harm"), read("help"), read("align"), Some(read("retain")));
-    Sets { harm, help, align, retain, wrapped: Vec::new() }
+    Sets {
+        harm: read("harm"),
+        help: read("help"),
+        align: read("align"),
+        retain: Some(read("retain")),
+        wrapped: Vec::new(),
+    }
 }
 
 fn options() -> TrainOptions {

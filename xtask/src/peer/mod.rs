@@ -6,6 +6,7 @@ pub(crate) mod generate;
 mod machine;
 mod process;
 pub(crate) mod scaling;
+pub(crate) mod score;
 pub(crate) mod train;
 
 use clap::Args;

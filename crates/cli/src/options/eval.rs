@@ -44,12 +44,28 @@ pub(crate) struct SubjectArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Measures")]
 pub(crate) struct MeasureArgs {
-    /// Attacks, with commas: direct, template
+    /// Attacks, with commas: direct, template, prefill, gcg
     #[arg(long = "attacks", value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub(crate) attacks: Vec<String>,
     /// Jailbreak template file, or a directory of them; repeatable
     #[arg(long = "template", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) templates: Vec<PathBuf>,
+    /// Opening of the answer that prefill gives and gcg aims at [default: the questions' column `target`, else "Sure, here is
+    /// how:"]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) target: Option<String>,
+    /// Most steps of gcg for a question
+    #[arg(long, value_name = "N")]
+    pub(crate) gcg_steps: Option<usize>,
+    /// Candidates of a step of gcg
+    #[arg(long, value_name = "N")]
+    pub(crate) gcg_candidates: Option<usize>,
+    /// Tokens of gcg's suffix
+    #[arg(long, value_name = "N")]
+    pub(crate) gcg_suffix: Option<usize>,
+    /// Most seconds of gcg for a question; results then depend on the machine
+    #[arg(long, value_name = "S")]
+    pub(crate) gcg_seconds: Option<f64>,
     /// Judges, with commas: keyword, leak
     #[arg(long = "judges", value_name = "LIST", value_delimiter = ',', default_value = "keyword")]
     pub(crate) judges: Vec<String>,

@@ -1,6 +1,7 @@
 //! The command line as it is typed. In: arguments; out: raw options, checked one by one by clap. Invariant: nothing here
 //! looks at a file; what the options mean together is resolved by `plan`.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod eval;
 pub(crate) mod export;
@@ -62,7 +63,9 @@ pub(crate) enum Verb {
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
     /// Attack a model and measure what it tells, keeps and refuses
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
+    /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
+    Bench(Box<bench::BenchArgs>),
     /// Write report.html and report.md of a run directory again
     Report(run::ReportArgs),
     /// Write the hardened model, or its adapter, for other tools
@@ -81,6 +84,7 @@ impl Verb {
             Self::Sweep(_) => "sweep",
             Self::Train(_) => "train",
             Self::Eval(_) => "eval",
+            Self::Bench(_) => "bench",
             Self::Report(_) => "report",
             Self::Export(_) => "export",
             Self::Chat(_) => "chat",

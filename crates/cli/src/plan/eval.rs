@@ -8,7 +8,7 @@ use super::source::{ROW_KEYS, Source, check_path, question_row};
 use super::values::Named;
 use super::{ModelPlan, wrong};
 use crate::errors::{Outcome, Problems};
-use crate::options::eval::EvalArgs;
+use crate::options::eval::{EvalArgs, SubjectArgs};
 use eraser_data::files::write_jsonl;
 use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
 use eraser_model::error::PathContext as _;
@@ -84,6 +84,14 @@ impl Measures {
             limit: m.limit,
             ..EvalOptions::default()
         };
+        if let Some(target) = &m.target {
+            options.target.clone_from(target);
+        }
+        let gcg = &mut options.gcg;
+        gcg.steps = m.gcg_steps.unwrap_or(gcg.steps);
+        gcg.candidates = m.gcg_candidates.unwrap_or(gcg.candidates);
+        gcg.suffix = m.gcg_suffix.unwrap_or(gcg.suffix);
+        gcg.seconds = m.gcg_seconds.or(gcg.seconds);
         options.max_new_tokens = s.max_new_tokens.unwrap_or(options.max_new_tokens);
         options.batch = s.batch.unwrap_or(options.batch);
         options.temperature = s.temperature.unwrap_or(options.temperature);
@@ -193,6 +201,30 @@ pub(crate) struct SubjectPlan {
     pub(crate) adapter: Option<PathBuf>,
 }
 
+/// Who is measured: the base unless it is left out, then each adapter.
+pub(super) fn subjects(args: &SubjectArgs, problems: &mut Problems) -> Vec<SubjectPlan> {
+    let mut subjects = Vec::new();
+    if !args.no_base {
+        subjects.push(SubjectPlan { name: "base".to_owned(), adapter: None });
+    }
+    for Named { name, path } in &args.adapter {
+        let stem = path.file_name().map(|s| s.to_string_lossy().into_owned());
+        let name = name.clone().or(stem).unwrap_or_else(|| "adapter".to_owned());
+        if let Err(e) = super::exists(path) {
+            problems.push(e.context("--adapter"));
+        }
+        if let Err(e) = check_name(&name) {
+            problems.push(wrong("--adapter", e).hint("give it a name as NAME=DIR"));
+        }
+        if name == "base" || subjects.iter().any(|s: &SubjectPlan| s.name == name) {
+            let error = wrong("--adapter", format!("two subjects are called `{name}`"));
+            problems.push(error.hint("give them names as NAME=DIR"));
+        }
+        subjects.push(SubjectPlan { name, adapter: Some(path.clone()) });
+    }
+    subjects
+}
+
 /// `eraser eval`, resolved.
 pub(crate) struct EvalPlan {
     pub(crate) model: ModelPlan,
@@ -209,25 +241,7 @@ impl EvalPlan {
         let mut problems = Problems::default();
         let model = ModelPlan::from_args(&args.model, &mut problems);
         let measures = Measures::from_args(args, &mut problems);
-        let mut subjects = Vec::new();
-        if !args.subjects.no_base {
-            subjects.push(SubjectPlan { name: "base".to_owned(), adapter: None });
-        }
-        for Named { name, path } in &args.subjects.adapter {
-            let stem = path.file_name().map(|s| s.to_string_lossy().into_owned());
-            let name = name.clone().or(stem).unwrap_or_else(|| "adapter".to_owned());
-            if let Err(e) = super::exists(path) {
-                problems.push(e.context("--adapter"));
-            }
-            if let Err(e) = check_name(&name) {
-                problems.push(wrong("--adapter", e).hint("give it a name as NAME=DIR"));
-            }
-            if name == "base" || subjects.iter().any(|s: &SubjectPlan| s.name == name) {
-                let error = wrong("--adapter", format!("two subjects are called `{name}`"));
-                problems.push(error.hint("give them names as NAME=DIR"));
-            }
-            subjects.push(SubjectPlan { name, adapter: Some(path.clone()) });
-        }
+        let subjects = subjects(&args.subjects, &mut problems);
         let (dir, force, home) = (args.subjects.out.clone(), args.subjects.force, Home::Cache);
         let options = problems.finish(Some(measures))?.options(&dir, &home)?;
         match options.check() {

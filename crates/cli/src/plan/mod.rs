@@ -1,6 +1,7 @@
 //! What is to be done, resolved. In: raw options and run files; out: plans that hold no question any more. Invariant:
 //! a plan is made only if every option and file it names was checked, and all that is wrong is reported at once.
 
+mod bench;
 mod check;
 mod document;
 mod eval;
@@ -13,7 +14,8 @@ pub(crate) mod study;
 mod train;
 pub(crate) mod values;
 
-pub(crate) use eval::EvalPlan;
+pub(crate) use bench::BenchPlan;
+pub(crate) use eval::{EvalPlan, SubjectPlan};
 pub(crate) use jailbreak::Jailbreaks;
 pub(crate) use model::{Home, ModelPlan, parse_dtype};
 pub(crate) use run::{Overrides, RunPlan, Variant};

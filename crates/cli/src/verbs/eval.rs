@@ -5,9 +5,9 @@ use super::{lock, remove, report};
 use crate::errors::Outcome;
 use crate::options::eval::EvalArgs;
 use crate::output;
-use crate::plan::EvalPlan;
+use crate::plan::{EvalPlan, SubjectPlan};
 use eraser_eval::Subject;
-use eraser_model::{Adapter, Result};
+use eraser_model::{Adapter, Model, Result};
 use std::time::Instant;
 
 /// Evaluates, writes summary.json, and prints the table.
@@ -19,16 +19,8 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
         remove(&plan.dir, &["eval", "summary.json"])?;
     }
     let model = plan.model.load(&plan.home)?;
-    let load = |dir: &Option<std::path::PathBuf>| {
-        dir.as_deref().map(|dir| Adapter::load(dir, &model.config, model.decoder.device())).transpose()
-    };
-    let adapters = plan.subjects.iter().map(|s| load(&s.adapter)).collect::<Result<Vec<_>>>()?;
-    let subjects: Vec<Subject<'_>> = plan
-        .subjects
-        .iter()
-        .zip(&adapters)
-        .map(|(s, adapter)| Subject { name: s.name.clone(), model: &model, adapter: adapter.as_ref() })
-        .collect();
+    let adapters = load_adapters(&plan.subjects, &model)?;
+    let subjects = subjects(&plan.subjects, &model, &adapters);
     let options = &plan.options;
     let mut summary = evaluate(&subjects, options, &plan.dir)
         .map_err(|f| f.on_interrupt("run the same command again to go on; answers that are there are kept"))?;
@@ -43,4 +35,24 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
         output::text(&report::table(&plan.dir.join("summary.json"))?)?;
     }
     Ok(())
+}
+
+/// The adapter of every subject that has one.
+pub(super) fn load_adapters(subjects: &[SubjectPlan], model: &Model) -> Result<Vec<Option<Adapter>>> {
+    let load = |dir: &std::path::PathBuf| Adapter::load(dir, &model.config, model.decoder.device());
+    subjects.iter().map(|s| s.adapter.as_ref().map(load).transpose()).collect()
+}
+
+/// The subjects of a plan, loaded.
+pub(super) fn subjects<'a>(
+    plans: &[SubjectPlan],
+    model: &'a Model,
+    adapters: &'a [Option<Adapter>],
+) -> Vec<Subject<'a>> {
+    let subject = |(plan, adapter): (&SubjectPlan, &'a Option<Adapter>)| Subject {
+        name: plan.name.clone(),
+        model,
+        adapter: adapter.as_ref(),
+    };
+    plans.iter().zip(adapters).map(subject).collect()
 }

@@ -1,5 +1,6 @@
 //! What each verb does, from its plan to its files.
 
+mod bench;
 mod chat;
 mod eval;
 mod export;
@@ -28,6 +29,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Verb::Sweep(args) => study::sweep(args, json),
         Verb::Train(args) => train::train(args, json),
         Verb::Eval(args) => eval::eval(args, json),
+        Verb::Bench(args) => bench::bench(args, json),
         Verb::Report(args) => report::report(args, json),
         Verb::Export(args) => export::export(args, json),
         Verb::Chat(args) => chat::chat(args, json),

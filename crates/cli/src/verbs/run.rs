@@ -22,9 +22,11 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Everything a run writes into its directory.
-const FILES: [&str; 15] = [
+/// Everything a run writes into its directory, and what `eraser bench` adds.
+const FILES: [&str; 17] = [
     "adapter",
+    "bench",
+    "bench.json",
     "builtin",
     "data",
     "eval",
@@ -189,6 +191,8 @@ impl Run<'_> {
         }
         if state == State::New {
             remove(&dir, &["adapter", "train"])?;
+            // Benchmarks were of the adapter that goes.
+            remove(self.dir, &["bench", "bench.json"])?;
         }
         self.stages.begin(&stage, &input)?;
         let read = |rows: Rows| -> Result<Vec<Record>> {
@@ -355,8 +359,10 @@ pub(super) fn evaluate(subjects: &[Subject<'_>], options: &EvalOptions, dir: &Pa
     Ok(result?)
 }
 
-/// Writes summary.json.
+/// Writes summary.json, with the figures of a bench.json that is there.
 pub(super) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
-    let text = serde_json::to_string_pretty(summary).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
+    let mut summary = summary.clone();
+    super::bench::join(dir, &mut summary)?;
+    let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::failed(format!("summary.json: {e}")))?;
     write_atomic(&dir.join("summary.json"), format!("{text}\n").as_bytes())
 }

@@ -1,9 +1,15 @@
 //! Attacks: a question in, the prompts that try to get it answered out. Adding one is one file and one line in `ATTACKS`.
-//! Invariant: the prompts of a question depend on the question and the options only, in a fixed order.
+//! Invariant: the prompts of a question depend on the question, the options and, of attacks that search, the subject, in a
+//! fixed order.
 
 mod direct;
+mod gcg;
 mod parse;
+mod prefill;
+pub(crate) mod search;
 mod template;
+
+pub use gcg::GcgOptions;
 
 use crate::EvalOptions;
 use crate::name;
@@ -23,6 +29,8 @@ pub struct AttackPrompt {
     pub name: String,
     /// The whole user turn.
     pub user: String,
+    /// How the answer begins, given to the model and counted as part of its answer; usually empty.
+    pub opening: String,
 }
 
 /// Wraps questions.
@@ -31,13 +39,25 @@ pub trait Attack {
     fn name(&self) -> &'static str;
     /// The prompts for one question, one per variant, always in the same order.
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt>;
+    /// The search on the subject that turns the prompts into what is asked; None for attacks that do not look at it.
+    #[allow(private_interfaces)] // Attacks are implemented in this crate.
+    fn search(&self) -> Option<&dyn search::Search> {
+        None
+    }
+}
+
+/// The opening that an attack aims at: the question's own, from the column `target`, else `default`.
+fn target<'a>(question: &'a Question, default: &'a str) -> &'a str {
+    let own = question.extra.get("target").and_then(serde_json::Value::as_str).map(str::trim);
+    own.filter(|own| !own.is_empty()).unwrap_or(default)
 }
 
 /// Makes an attack of the options; gives every error, not only the first.
 type Build = fn(&EvalOptions) -> Checked<Box<dyn Attack>>;
 
 /// Every attack, under its name.
-const ATTACKS: &[(&str, Build)] = &[("direct", direct::build), ("template", template::build)];
+const ATTACKS: &[(&str, Build)] =
+    &[("direct", direct::build), ("gcg", gcg::build), ("prefill", prefill::build), ("template", template::build)];
 
 /// The attack called `name`, or everything that is wrong with it.
 pub fn build(name: &str, options: &EvalOptions) -> Checked<Box<dyn Attack>> {

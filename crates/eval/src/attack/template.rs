@@ -25,6 +25,7 @@ impl Attack for Templates {
         let prompt = |template: &Template| AttackPrompt {
             name: format!("{}:{}", self.name(), template.name),
             user: template.fill(&question.text),
+            opening: String::new(),
         };
         self.0.iter().map(prompt).collect()
     }

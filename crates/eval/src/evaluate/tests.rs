@@ -1,10 +1,11 @@
 //! The whole pipeline over canned answers.
 
 use super::*;
+use crate::attack::search::Search;
 use crate::options::{QuestionSet, TaskFile};
 use proptest::prelude::*;
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Answers a prompt with itself; its tokens are its bytes.
 struct Canned {
@@ -23,8 +24,18 @@ impl Respond for Canned {
         self.fingerprint
     }
 
-    fn encode(&self, user: &str) -> Result<Vec<u32>> {
-        Ok(user.bytes().map(u32::from).collect())
+    fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>> {
+        Ok(user.bytes().chain(opening.bytes()).map(u32::from).collect())
+    }
+
+    fn search(
+        &self,
+        _: &dyn Search,
+        questions: &[&Question],
+        _: &Path,
+        _: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Vec<String>>> {
+        Ok(Some(questions.iter().map(|q| q.text.clone()).collect()))
     }
 
     fn respond(
@@ -137,13 +148,13 @@ fn figures_and_files() {
     assert_eq!(summary.utility[0].value, Some(1.0));
     assert_eq!(summary.over_refusal.as_ref().map(|o| o.n), Some(2));
 
-    let (answers, torn) = answers::read(&fixture.file("out", "direct.jsonl")).unwrap();
+    let (answers, torn) = answers::read::<Answer>(&fixture.file("out", "direct.jsonl")).unwrap();
     assert!(!torn);
     assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4", "5"]);
     assert_eq!(answers[0].judgements["leak"].note, "2 of 2 facts");
     assert_eq!(answers[2].judgements["leak"].success, Some(false));
     // The task is greedy whatever the temperature.
-    assert_eq!(answers::read(&fixture.file("out", "task-sky.jsonl")).unwrap().0[0].response, "blue sky");
+    assert_eq!(answers::read::<Answer>(&fixture.file("out", "task-sky.jsonl")).unwrap().0[0].response, "blue sky");
 }
 
 #[test]
@@ -198,7 +209,7 @@ fn nothing_is_generated_twice_and_other_experiments_are_dropped() {
     fixture.options.judges = vec!["leak".into()];
     fixture.run("out", &other, NEVER).unwrap();
     assert_eq!(other.generated.get(), 30);
-    assert_eq!(answers::read(&fixture.file("out", "direct.jsonl")).unwrap().0[0].judgements.len(), 1);
+    assert_eq!(answers::read::<Answer>(&fixture.file("out", "direct.jsonl")).unwrap().0[0].judgements.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! `eraser bench`: benchmarks by log-likelihood.
+
+use super::eval::SubjectArgs;
+use super::model::ModelArgs;
+use crate::plan::values::Named;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueHint};
+
+/// Options of `eraser bench`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Tasks: arc_challenge, arc_easy, boolq, hellaswag, mmlu, openbookqa, piqa, rte, truthfulqa_mc1, truthfulqa_mc2, \
+                  winogrande, scored as lm-evaluation-harness does. FILE is JSONL, JSON, CSV or TSV with the columns of the \
+                  dataset on the Hub; see docs/guide.md. DIR/bench.json holds the figures, DIR/bench every item; where DIR is \
+                  that of a run or of an evaluation, the figures join its summary. Items that DIR holds are not scored again."
+)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) subjects: SubjectArgs,
+    /// Items of a task, as TASK=FILE; repeatable
+    #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Measures")]
+    pub(crate) task: Vec<Named>,
+    /// Text whose perplexity is measured; repeatable [default name: the file's]
+    #[arg(long, value_name = "[NAME=]FILE", value_hint = ValueHint::FilePath, help_heading = "Measures")]
+    pub(crate) text: Vec<Named>,
+    /// Only the first N items of each task, the first N windows of each text
+    #[arg(long, value_name = "N", help_heading = "Measures")]
+    pub(crate) limit: Option<usize>,
+    /// Examples before each question
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Prompts")]
+    pub(crate) shots: usize,
+    /// Rows to take a task's examples from, as TASK=FILE; repeatable [default: its own items]
+    #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
+    pub(crate) examples: Vec<Named>,
+    /// Text before everything else of a task, as TASK=FILE; repeatable
+    #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
+    pub(crate) preamble: Vec<Named>,
+    /// Beginning-of-sequence token before every text: auto is the tokenizer's own default
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Prompts",
+          value_parser = PossibleValuesParser::new(["auto", "on", "off"]))]
+    pub(crate) bos: String,
+    /// Scored tokens per window of a text
+    #[arg(long, value_name = "N", help_heading = "Prompts")]
+    pub(crate) window: Option<usize>,
+    /// Seed of the choice of examples and of resampling
+    #[arg(long, value_name = "N", help_heading = "Prompts")]
+    pub(crate) seed: Option<u64>,
+}

@@ -1,0 +1,282 @@
+//! The attack `gcg`: greedy coordinate gradient (Zou et al. 2023). A suffix of tokens behind the question is changed one
+//! token at a time, so that the answer's opening becomes likely. In: a question and the subject itself; out: the question
+//! with the best suffix found. Invariant: a suffix is text that tokenises to the tokens it was optimised as, and the same
+//! seed gives the same suffix, interrupted or not (unless a budget in seconds ends the search).
+//!
+//! A step: the gradient of the opening's loss with respect to each one-hot token of a suffix from the buffer; the `top_k`
+//! steepest replacements of each place; `candidates` random ones of these, those left out that do not survive decoding
+//! and tokenising; their losses, computed as one prefix tree, since all share their beginning up to the changed place.
+
+use super::search::{Search, State, Tried};
+use super::{Attack, AttackPrompt, Checked};
+use crate::EvalOptions;
+use crate::evaluate::Subject;
+use eraser_data::{PromptTemplate, Question, stream};
+use eraser_model::{Error, Result, ScoreRequest, Tokenizer, score, token_gradient};
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Stands for the suffix while the template is rendered.
+const MARK: &str = "\u{1}suffix\u{1}";
+/// Draws of a first token before a suffix is left shorter.
+const DRAWS: usize = 200;
+/// Steps between two savings.
+const SAVE_EVERY: usize = 10;
+
+/// Budget and shape of the search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GcgOptions {
+    /// Most steps for a question.
+    pub steps: usize,
+    /// Candidates of a step.
+    pub candidates: usize,
+    /// Replacements considered at each place.
+    pub top_k: usize,
+    /// Tokens of the suffix.
+    pub suffix: usize,
+    /// Suffixes that are kept and taken in turn as the start of a step.
+    pub buffer: usize,
+    /// Seconds for a question, at most; None: no limit. With a limit, results depend on the machine.
+    pub seconds: Option<f64>,
+}
+
+impl Default for GcgOptions {
+    /// As published (20 tokens, top 256), with 250 steps of 128 candidates and a buffer of 4.
+    fn default() -> Self {
+        Self { steps: 250, candidates: 128, top_k: 256, suffix: 20, buffer: 4, seconds: None }
+    }
+}
+
+struct Gcg {
+    options: GcgOptions,
+    target: String,
+    seed: u64,
+}
+
+/// Checks the budget.
+pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+    let o = &options.gcg;
+    let mut errors = Vec::new();
+    for (name, value) in [
+        ("steps", o.steps),
+        ("candidates", o.candidates),
+        ("top_k", o.top_k),
+        ("suffix", o.suffix),
+        ("buffer", o.buffer),
+    ] {
+        if value == 0 {
+            errors.push(Error::request(format!("`gcg.{name}` is 0")).hint("it must be at least 1"));
+        }
+    }
+    if o.seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
+        errors.push(Error::request("`gcg.seconds` is not a positive number"));
+    }
+    if options.target.trim().is_empty() {
+        errors.push(Error::request("the attack `gcg` has no target: `target` is empty"));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(Box::new(Gcg { options: o.clone(), target: options.target.clone(), seed: options.seed }))
+}
+
+impl Attack for Gcg {
+    fn name(&self) -> &'static str {
+        "gcg"
+    }
+
+    /// Without a suffix, until the search has found one.
+    fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
+        vec![AttackPrompt { name: self.name().to_owned(), user: question.text.clone(), opening: String::new() }]
+    }
+
+    fn search(&self) -> Option<&dyn Search> {
+        Some(self)
+    }
+}
+
+impl Search for Gcg {
+    fn settings(&self) -> String {
+        format!("{:?} {:?} {}", self.options, self.target, self.seed)
+    }
+
+    fn search(
+        &self,
+        question: &Question,
+        subject: &Subject<'_>,
+        template: &PromptTemplate,
+        begun: Option<State>,
+        save: &mut dyn FnMut(&State) -> Result<bool>,
+    ) -> Result<Option<State>> {
+        let start = Instant::now();
+        let place = Place::new(question, super::target(question, &self.target), subject, template)?;
+        let mut state = begun.unwrap_or_default();
+        if state.buffer.is_empty() {
+            let first = place.first(self.options.suffix, self.seed, &question.id)?;
+            let losses = place.losses(std::slice::from_ref(&first), subject)?;
+            state.buffer = vec![tried(first, &losses[0], &place)?];
+            state.curve.push(state.buffer[0].loss);
+        }
+        let earlier = state.seconds;
+        while !state.done {
+            let out_of_time = self.options.seconds.is_some_and(|most| state.seconds >= most);
+            let found = state.buffer.first().is_some_and(|best| best.likely);
+            state.done = found || out_of_time || state.step >= self.options.steps;
+            if !state.done {
+                self.step(&mut state, &place, subject, &question.id)?;
+                state.seconds = earlier + start.elapsed().as_secs_f64();
+            }
+            if (state.done || state.step.is_multiple_of(SAVE_EVERY)) && !save(&state)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(state))
+    }
+}
+
+impl Gcg {
+    /// One step: gradient, candidates, losses.
+    fn step(&self, state: &mut State, place: &Place<'_>, subject: &Subject<'_>, id: &str) -> Result<()> {
+        let from = &state.buffer[state.step % state.buffer.len()].suffix;
+        let (ids, at) = place.sequence(from);
+        let (_, gradient) =
+            token_gradient(&subject.model.decoder, subject.adapter, &ids, at..at + from.len(), place.target.len())?;
+        let steepest: Vec<Vec<u32>> = gradient.iter().map(|row| place.steepest(row, self.options.top_k)).collect();
+        let mut rng = stream(self.seed, &format!("gcg/{id}"), &[state.step as u64]);
+        let mut seen: HashSet<Vec<u32>> = state.buffer.iter().map(|t| t.suffix.clone()).collect();
+        let mut candidates = Vec::with_capacity(self.options.candidates);
+        for _ in 0..self.options.candidates {
+            let i = rng.random_range(0..from.len());
+            let Some(token) = steepest[i].get(rng.random_range(0..steepest[i].len().max(1))) else { continue };
+            let mut suffix = from.clone();
+            suffix[i] = *token;
+            if seen.insert(suffix.clone()) && place.survives(&suffix)? {
+                candidates.push(suffix);
+            }
+        }
+        let losses = place.losses(&candidates, subject)?;
+        state.candidates += candidates.len();
+        for (suffix, logprobs) in candidates.into_iter().zip(&losses) {
+            let new = tried(suffix, logprobs, place)?;
+            if state.buffer.len() < self.options.buffer
+                || state.buffer.last().is_some_and(|worst| new.loss < worst.loss)
+            {
+                let at = state.buffer.partition_point(|t| t.loss <= new.loss);
+                state.buffer.insert(at, new);
+                state.buffer.truncate(self.options.buffer);
+            }
+        }
+        state.step += 1;
+        state.curve.push(state.buffer[0].loss);
+        Ok(())
+    }
+}
+
+/// A suffix with its loss, from the target's log-probabilities by token.
+fn tried(suffix: Vec<u32>, logprobs: &[f32], place: &Place<'_>) -> Result<Tried> {
+    let loss = -logprobs.iter().map(|&x| f64::from(x)).sum::<f64>() / logprobs.len() as f64;
+    // Each token likelier than all others together: greedy decoding must take it.
+    let likely = logprobs.iter().all(|&x| f64::from(x) > -std::f64::consts::LN_2);
+    let text = place.tokenizer.decode(&suffix, false)?;
+    Ok(Tried { suffix, text, loss, likely })
+}
+
+/// Where the suffix stands.
+struct Place<'a> {
+    tokenizer: &'a Tokenizer,
+    before: String,
+    after: String,
+    before_ids: Vec<u32>,
+    after_ids: Vec<u32>,
+    target: Vec<u32>,
+    /// By id: may stand in a suffix.
+    allowed: Vec<bool>,
+}
+
+impl<'a> Place<'a> {
+    fn new(question: &Question, target: &str, subject: &Subject<'a>, template: &PromptTemplate) -> Result<Self> {
+        let tokenizer = &subject.model.tokenizer;
+        let whole = template.render(&format!("{}{MARK}", question.text))?;
+        let (before, after) = whole.split_once(MARK).ok_or_else(|| {
+            Error::request("the chat template changes the question: the suffix cannot be put behind it")
+        })?;
+        let mut allowed = vec![false; subject.model.config.vocab_size];
+        for &id in tokenizer.plain_ids() {
+            let text = tokenizer.decode(&[id], false)?;
+            let printable = !text.is_empty() && !text.contains(|c: char| c.is_control() || c == '\u{fffd}');
+            if let Some(slot) = allowed.get_mut(id as usize) {
+                *slot = printable;
+            }
+        }
+        let target = tokenizer.encode(target)?;
+        if target.is_empty() {
+            return Err(Error::request(format!("question {}: its target has no tokens", question.id)));
+        }
+        Ok(Self {
+            tokenizer,
+            before: before.to_owned(),
+            after: after.to_owned(),
+            before_ids: tokenizer.encode(before)?,
+            after_ids: tokenizer.encode(after)?,
+            target,
+            allowed,
+        })
+    }
+
+    /// All tokens, the target's last; and where the suffix begins.
+    fn sequence(&self, suffix: &[u32]) -> (Vec<u32>, usize) {
+        ([&self.before_ids, suffix, &self.after_ids, &self.target].concat(), self.before_ids.len())
+    }
+
+    /// Whether the suffix, written as text where it stands, is read as the same tokens.
+    fn survives(&self, suffix: &[u32]) -> Result<bool> {
+        let text = self.tokenizer.decode(suffix, false)?;
+        let read = self.tokenizer.encode(&format!("{}{text}{}", self.before, self.after))?;
+        Ok(read == [&self.before_ids, suffix, &self.after_ids].concat())
+    }
+
+    /// Random tokens that survive together.
+    fn first(&self, length: usize, seed: u64, id: &str) -> Result<Vec<u32>> {
+        let mut rng = stream(seed, &format!("gcg/{id}/first"), &[]);
+        let ids: Vec<u32> = (0..self.allowed.len()).filter(|&i| self.allowed[i]).map(|i| i as u32).collect();
+        let mut suffix = Vec::with_capacity(length);
+        for _ in 0..DRAWS * length {
+            if suffix.len() == length || ids.is_empty() {
+                break;
+            }
+            suffix.push(ids[rng.random_range(0..ids.len())]);
+            if !self.survives(&suffix)? {
+                suffix.pop();
+            }
+        }
+        if suffix.is_empty() {
+            return Err(Error::request("no token can stand behind the question: none is read back as itself"));
+        }
+        Ok(suffix)
+    }
+
+    /// The `k` allowed tokens of the most negative gradient, steepest first.
+    fn steepest(&self, gradient: &[f32], k: usize) -> Vec<u32> {
+        let allowed = |(i, g): (usize, &f32)| self.allowed.get(i).copied().unwrap_or(false).then_some((*g, i as u32));
+        let mut ranked: Vec<(f32, u32)> = gradient.iter().enumerate().filter_map(allowed).collect();
+        let order = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if k < ranked.len() {
+            ranked.select_nth_unstable_by(k, order);
+            ranked.truncate(k);
+        }
+        ranked.sort_unstable_by(order);
+        ranked.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The target's log-probabilities after each suffix.
+    fn losses(&self, suffixes: &[Vec<u32>], subject: &Subject<'_>) -> Result<Vec<Vec<f32>>> {
+        let request = |suffix: &Vec<u32>| ScoreRequest { ids: self.sequence(suffix).0, scored: self.target.len() };
+        let requests: Vec<ScoreRequest> = suffixes.iter().map(request).collect();
+        let found = score(&subject.model.decoder, subject.adapter, &requests, &mut |_| ControlFlow::Continue(()))?;
+        Ok(found.unwrap_or_default())
+    }
+}

@@ -1,0 +1,114 @@
+//! Attacks that search a prompt on the subject itself. In: a question, the subject; out: the best prompt found, with what
+//! the search cost. Invariant: what was found is stored as it is found, so an interrupted search goes on where it was.
+
+use crate::answers;
+use crate::evaluate::Subject;
+use crate::respond::subject_fingerprint;
+use eraser_data::{PromptTemplate, Question};
+use eraser_model::Result;
+use eraser_model::files::hex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::path::Path;
+
+/// A search for a suffix.
+pub(crate) trait Search {
+    /// Everything that the outcome depends on besides question and subject.
+    fn settings(&self) -> String;
+
+    /// Searches, from `begun` on if there is a state; `save` stores the state and says whether to go on. None when it said
+    /// not to.
+    fn search(
+        &self,
+        question: &Question,
+        subject: &Subject<'_>,
+        template: &PromptTemplate,
+        begun: Option<State>,
+        save: &mut dyn FnMut(&State) -> Result<bool>,
+    ) -> Result<Option<State>>;
+}
+
+/// How far a search is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Nothing is left to do.
+    pub(crate) done: bool,
+    /// Steps taken.
+    pub(crate) step: usize,
+    /// Candidates whose loss was computed.
+    pub(crate) candidates: usize,
+    /// Seconds spent.
+    pub(crate) seconds: f64,
+    /// The best suffixes, best first.
+    pub(crate) buffer: Vec<Tried>,
+    /// The best loss after each step, the first before any.
+    pub(crate) curve: Vec<f64>,
+}
+
+/// A suffix that was tried.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tried {
+    pub(crate) suffix: Vec<u32>,
+    pub(crate) text: String,
+    /// Mean negative log-likelihood of the target, nats per token.
+    pub(crate) loss: f64,
+    /// The target is what greedy decoding takes.
+    pub(crate) likely: bool,
+}
+
+/// A line of `eval/<subject>/<attack>-search.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Line {
+    /// Id of the question.
+    id: String,
+    /// Key of question, subject, template and settings.
+    key: String,
+    #[serde(flatten)]
+    state: State,
+}
+
+/// The user turn found for every question, in order; None when `alive` said to stop. The file at `path` is read first and
+/// kept up to date.
+pub(crate) fn run(
+    search: &dyn Search,
+    questions: &[&Question],
+    subject: &Subject<'_>,
+    template: &PromptTemplate,
+    path: &Path,
+    alive: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<Vec<String>>> {
+    let fingerprint = subject_fingerprint(subject)?;
+    let (stored, _) = answers::read::<Line>(path)?;
+    let mut lines: Vec<Line> = Vec::with_capacity(questions.len());
+    let mut users = Vec::with_capacity(questions.len());
+    for (i, question) in questions.iter().enumerate() {
+        let mut hash = Sha256::new();
+        for part in
+            [&fingerprint, &search.settings(), &template.render(&question.text)?, &format!("{:?}", question.extra)]
+        {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let mut key = hex(&hash.finalize());
+        key.truncate(16);
+        let begun = stored.iter().find(|line| line.key == key && line.id == question.id).map(|line| line.state.clone());
+        let line = |state: &State| Line { id: question.id.clone(), key: key.clone(), state: state.clone() };
+        let mut save = |state: &State| {
+            let all: Vec<Line> = lines.iter().cloned().chain([line(state)]).collect();
+            answers::write(path, &all)?;
+            Ok(alive(i))
+        };
+        let state = match begun {
+            Some(state) if state.done => state,
+            begun => match search.search(question, subject, template, begun, &mut save)? {
+                Some(state) => state,
+                None => return Ok(None),
+            },
+        };
+        let suffix = state.buffer.first().map(|best| best.text.as_str()).unwrap_or_default();
+        users.push(format!("{}{suffix}", question.text));
+        lines.push(line(&state));
+    }
+    answers::write(path, &lines)?;
+    Ok(Some(users))
+}

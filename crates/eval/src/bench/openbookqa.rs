@@ -1,0 +1,13 @@
+//! `OpenBookQA`: a sentence to be completed by common knowledge.
+//! Columns: `question_stem`, `choices` (`{"text", "label"}`) and `answerKey` as on the Hub; or `query`, `choices`, `gold`.
+
+use super::{Fields, Item, Metric, Task};
+use eraser_model::Result;
+
+pub(super) const TASK: Task = Task { metrics: &[Metric::Acc, Metric::AccNorm], item };
+
+fn item(row: &Fields<'_>) -> Result<Item> {
+    let (choices, labels) = row.choices()?;
+    let gold = row.gold(&["answerKey", "gold"], &labels)?;
+    Item::ask(&row.text(&["question_stem", "query"])?, choices, gold)
+}

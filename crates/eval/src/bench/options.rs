@@ -1,0 +1,67 @@
+//! What a benchmark run is to measure. Invariant: every error is found before the first token is scored, and all are
+//! reported together.
+
+use super::Bos;
+use super::plan::Plan;
+use eraser_model::Error;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A task with the file of its items.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskRows {
+    /// One of [`super::tasks`].
+    pub task: String,
+    /// Its items: JSONL, a JSON list, CSV or TSV; the columns of each task are described in its file and in the guide.
+    pub path: PathBuf,
+    /// Rows that examples are taken from; None: the items' own file, the item itself left out.
+    pub examples: Option<PathBuf>,
+    /// Text that stands before everything else.
+    pub preamble: Option<PathBuf>,
+}
+
+/// A text whose perplexity is measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TextFile {
+    /// Its name in the report.
+    pub name: String,
+    /// The text, UTF-8.
+    pub path: PathBuf,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BenchOptions {
+    /// Multiple-choice tasks.
+    pub tasks: Vec<TaskRows>,
+    /// Texts.
+    pub texts: Vec<TextFile>,
+    /// Examples before each question.
+    pub shots: usize,
+    /// Only the first items of each task, the first windows of each text.
+    pub limit: Option<usize>,
+    /// Seed of the choice of examples and of resampling.
+    pub seed: u64,
+    /// Beginning-of-sequence token.
+    pub bos: Bos,
+    /// Scored tokens per window of a text; never more than the model's positions.
+    pub window: usize,
+}
+
+impl Default for BenchOptions {
+    /// No examples, everything, the tokenizer's own BOS, windows of 1024 tokens.
+    fn default() -> Self {
+        Self { tasks: Vec::new(), texts: Vec::new(), shots: 0, limit: None, seed: 42, bos: Bos::Auto, window: 1024 }
+    }
+}
+
+impl BenchOptions {
+    /// Everything that is wrong: unknown tasks, missing or malformed files, values out of range. Empty when
+    /// [`super::bench`] can start.
+    pub fn check(&self) -> Vec<Error> {
+        Plan::new(self).err().unwrap_or_default()
+    }
+}

@@ -1,0 +1,290 @@
+//! Scoring: subjects and options in, a file of scores per subject and task and `bench.json` out. Invariant: stopped
+//! anywhere and started again, it leaves the same scores as if it had not been stopped.
+
+use super::encode::Encoder;
+use super::item::Metric;
+use super::plan::{Job, Plan, Work};
+use super::results::{BenchSubject, BenchSummary, Difference, ItemScore};
+use super::{BenchOptions, paired, text};
+use crate::answers::{self, Appender};
+use crate::evaluate::{Progress, Subject, check_names, first, interrupted};
+use crate::respond::subject_fingerprint;
+use crate::stats::{mean, standard_error};
+use crate::summary::UtilitySummary;
+use eraser_model::error::PathContext as _;
+use eraser_model::files::hex;
+use eraser_model::{Error, Result, ScoreRequest, score};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+/// Items scored before they are stored. Packs are filled within them only.
+const ROUND: usize = 256;
+/// The metric of a text.
+const PERPLEXITY: &str = "perplexity";
+
+/// What is scored together: the choices of an item, or a window.
+struct Unit {
+    requests: Vec<ScoreRequest>,
+    characters: Vec<usize>,
+    right: Vec<bool>,
+}
+
+/// Scores every task and text under every subject; writes `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line)
+/// and `dir/bench.json`, and returns the latter. Scores that the files hold already, of the same model, adapter and
+/// tokens, are not computed again.
+///
+/// # Errors
+/// The first of [`BenchOptions::check`]; a subject's name that is no file name, or is there twice; an item that cannot be
+/// encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
+pub fn bench(
+    subjects: &[Subject<'_>],
+    options: &BenchOptions,
+    dir: &Path,
+    progress: &mut dyn Progress,
+) -> Result<BenchSummary> {
+    let plan = Plan::new(options).map_err(first)?;
+    check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
+    let model = subjects.first().map(|s| s.model.name.clone()).unwrap_or_default();
+    let mut summary =
+        BenchSummary { schema: BenchSummary::SCHEMA, model, options: options.clone(), ..Default::default() };
+    let mut base: Option<Vec<Vec<ItemScore>>> = None;
+    for subject in subjects {
+        let fingerprint = subject_fingerprint(subject)?;
+        let home = dir.join("bench").join(&subject.name);
+        std::fs::create_dir_all(&home).at(&home)?;
+        let decoder = &subject.model.decoder;
+        let encoder = Encoder::new(&subject.model.tokenizer, options.bos, decoder.max_positions())?;
+        let mut all = Vec::new();
+        let mut utility = Vec::new();
+        for job in &plan.jobs {
+            let what = format!("{} {}", subject.name, job.name);
+            let units = units(job, &encoder, options).map_err(|e| e.context(&job.name))?;
+            let start = Instant::now();
+            let path = home.join(format!("{}.jsonl", job.name));
+            let mut tick = |done: usize| progress.tick(&what, done, units.len());
+            let (scores, new) = score_job(job, &units, subject, &fingerprint, &path, &mut tick)?;
+            summary.score_s += start.elapsed().as_secs_f64();
+            summary.scored += new;
+            utility.extend(metrics(job).iter().map(|metric| figure(&job.name, metric, &scores)));
+            all.push(scores);
+        }
+        if let Some(base) = &base {
+            for (job, (before, after)) in plan.jobs.iter().zip(base.iter().zip(&all)) {
+                let rows = metrics(job)
+                    .into_iter()
+                    .map(|m| difference(&subject.name, &job.name, m, before, after, options.seed));
+                summary.differences.extend(rows);
+            }
+        }
+        if subject.adapter.is_none() && base.is_none() {
+            base = Some(all);
+        }
+        summary.subjects.push(BenchSubject { name: subject.name.clone(), fingerprint, utility });
+    }
+    summary.write(dir)?;
+    Ok(summary)
+}
+
+/// The tokens of a job.
+fn units(job: &Job, encoder: &Encoder<'_>, options: &BenchOptions) -> Result<Vec<Unit>> {
+    match &job.work {
+        Work::Items { items, .. } => items
+            .iter()
+            .enumerate()
+            .map(|(row, prompted)| {
+                let item = &prompted.item;
+                let request = |c: &super::item::Choice| {
+                    encoder.pair(&format!("{}{}", prompted.before, c.context), &format!(" {}", c.continuation))
+                };
+                let requests = item.choices.iter().map(request).collect::<Result<_>>();
+                let characters = item.choices.iter().map(|c| c.continuation.chars().count()).collect();
+                let requests = requests.map_err(|e| e.context(format!("row {}", row + 1)))?;
+                Ok(Unit { requests, characters, right: item.right.clone() })
+            })
+            .collect(),
+        Work::Text(content) => {
+            let window = options.window.min(encoder.longest);
+            let windows = text::windows(&encoder.bare(content)?, encoder.prefix, window);
+            let windows = windows.into_iter().take(options.limit.unwrap_or(usize::MAX));
+            Ok(windows.map(|w| Unit { requests: vec![w], characters: Vec::new(), right: Vec::new() }).collect())
+        }
+    }
+}
+
+/// The names of a job's metrics.
+fn metrics(job: &Job) -> Vec<&'static str> {
+    match &job.work {
+        Work::Items { metrics, .. } => metrics.iter().map(|m| m.name()).collect(),
+        Work::Text(_) => vec![PERPLEXITY],
+    }
+}
+
+/// Scores a job's units, from the file where it can, and leaves the file complete and in order. The second value is the
+/// number of units that were computed.
+fn score_job(
+    job: &Job,
+    units: &[Unit],
+    subject: &Subject<'_>,
+    fingerprint: &str,
+    path: &Path,
+    tick: &mut dyn FnMut(usize) -> bool,
+) -> Result<(Vec<ItemScore>, usize)> {
+    let keys: Vec<String> = units.iter().map(|unit| key(fingerprint, unit)).collect();
+    let (lines, _) = answers::read::<ItemScore>(path)?;
+    let mut found: HashMap<(usize, String), ItemScore> =
+        lines.into_iter().map(|line| ((line.id, line.fingerprint.clone()), line)).collect();
+    let mut scores = Vec::with_capacity(units.len());
+    // Opened when there is something to add.
+    let mut file: Option<Appender> = None;
+    let mut computed = 0;
+    for (round, part) in units.chunks(ROUND).enumerate() {
+        let ids = round * ROUND..round * ROUND + part.len();
+        if !tick(ids.start) {
+            return Err(interrupted());
+        }
+        let stored: Vec<ItemScore> = ids
+            .clone()
+            .filter_map(|id| found.remove(&(id, keys[id].clone())))
+            .filter(|s| fits(s, &units[s.id]))
+            .collect();
+        // In other company an item's score can differ by rounding, so a round that is not whole is computed whole.
+        if stored.len() == part.len() {
+            scores.extend(stored);
+            continue;
+        }
+        if file.is_none() {
+            answers::write(path, &scores)?;
+            file = Some(Appender::open(path)?);
+        }
+        let requests: Vec<ScoreRequest> = part.iter().flat_map(|unit| unit.requests.iter().cloned()).collect();
+        let per_unit = requests.len() / part.len().max(1);
+        let mut on_pack = |n: usize| {
+            let alive = tick(ids.start + (n / per_unit.max(1)).min(part.len()));
+            if alive { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let found = score(&subject.model.decoder, subject.adapter, &requests, &mut on_pack)?.ok_or_else(interrupted)?;
+        let mut found = found.into_iter();
+        let mut new = Vec::with_capacity(part.len());
+        for (id, unit) in ids.zip(part) {
+            let tokens: Vec<Vec<f32>> = found.by_ref().take(unit.requests.len()).collect();
+            new.push(scored(id, job, unit, &tokens, &keys[id])?);
+        }
+        if let Some(file) = &mut file {
+            file.append(&new)?;
+        }
+        computed += new.len();
+        scores.extend(new);
+    }
+    tick(units.len());
+    answers::write(path, &scores)?;
+    Ok((scores, computed))
+}
+
+/// Whether a stored score has the shape of its unit; a damaged file may claim anything.
+fn fits(score: &ItemScore, unit: &Unit) -> bool {
+    score.loglikelihoods.len() == unit.requests.len() && score.tokens.len() == unit.requests.len()
+}
+
+fn scored(id: usize, job: &Job, unit: &Unit, tokens: &[Vec<f32>], key: &str) -> Result<ItemScore> {
+    let sum = |t: &Vec<f32>| t.iter().map(|&x| f64::from(x)).sum();
+    let loglikelihoods: Vec<f64> = tokens.iter().map(sum).collect();
+    if loglikelihoods.iter().any(|l| !l.is_finite()) {
+        return Err(Error::failed(format!("{}: row {}: a log-likelihood is not a number", job.name, id + 1))
+            .hint("the weights are damaged, or the adapter's scale is far too large"));
+    }
+    let counts: Vec<usize> = tokens.iter().map(Vec::len).collect();
+    let metrics = match &job.work {
+        Work::Items { metrics, .. } => {
+            let value = |m: &Metric| (m.name().to_owned(), m.value(&loglikelihoods, &unit.characters, &unit.right));
+            metrics.iter().map(value).collect()
+        }
+        Work::Text(_) => BTreeMap::from([(PERPLEXITY.to_owned(), perplexity(&loglikelihoods, &counts))]),
+    };
+    let (characters, right) = (unit.characters.clone(), unit.right.clone());
+    Ok(ItemScore { id, loglikelihoods, tokens: counts, characters, right, metrics, fingerprint: key.to_owned() })
+}
+
+/// `exp` of the mean negative log-likelihood per token.
+fn perplexity(loglikelihoods: &[f64], tokens: &[usize]) -> f64 {
+    (-loglikelihoods.iter().sum::<f64>() / tokens.iter().sum::<usize>() as f64).exp()
+}
+
+/// Identifies a unit's score: subject and tokens. 16 hex digits.
+fn key(fingerprint: &str, unit: &Unit) -> String {
+    let mut hash = Sha256::new();
+    hash.update(fingerprint);
+    for request in &unit.requests {
+        hash.update((request.scored as u64).to_le_bytes());
+        hash.update((request.ids.len() as u64).to_le_bytes());
+        for id in &request.ids {
+            hash.update(id.to_le_bytes());
+        }
+    }
+    for (characters, right) in unit.characters.iter().zip(&unit.right) {
+        hash.update((*characters as u64).to_le_bytes());
+        hash.update([u8::from(*right)]);
+    }
+    let mut key = hex(&hash.finalize());
+    key.truncate(16);
+    key
+}
+
+/// The values of all items under a metric.
+fn values(scores: &[ItemScore], metric: &str) -> Vec<f64> {
+    scores.iter().filter_map(|s| s.metrics.get(metric).copied()).collect()
+}
+
+/// The perplexity of some windows together.
+fn pooled<'a>(scores: impl Iterator<Item = &'a ItemScore>) -> f64 {
+    let (mut sums, mut tokens) = (Vec::new(), Vec::new());
+    for score in scores {
+        sums.extend_from_slice(&score.loglikelihoods);
+        tokens.extend_from_slice(&score.tokens);
+    }
+    perplexity(&sums, &tokens)
+}
+
+fn figure(task: &str, metric: &str, scores: &[ItemScore]) -> UtilitySummary {
+    let values = values(scores, metric);
+    let (value, stderr) = if metric == PERPLEXITY {
+        // The error of a ratio of sums is not that of a mean; the interval of the difference is resampled.
+        ((!scores.is_empty()).then(|| pooled(scores.iter())), None)
+    } else {
+        (mean(&values), standard_error(&values))
+    };
+    UtilitySummary { task: task.to_owned(), metric: metric.to_owned(), n: values.len(), value, stderr }
+}
+
+fn difference(
+    subject: &str,
+    task: &str,
+    metric: &str,
+    before: &[ItemScore],
+    after: &[ItemScore],
+    seed: u64,
+) -> Difference {
+    let pairs: Vec<(f64, f64)> = values(before, metric).into_iter().zip(values(after, metric)).collect();
+    let (a, b) = (figure(task, metric, before).value, figure(task, metric, after).value);
+    let name = format!("{task}/{metric}");
+    let (ci, method) = match metric {
+        PERPLEXITY => {
+            let of = |scores: &[ItemScore], items: &[usize]| pooled(items.iter().filter_map(|&i| scores.get(i)));
+            let statistic = |items: &[usize]| of(after, items) - of(before, items);
+            (paired::bootstrap(pairs.len(), seed, &name, statistic), "bootstrap")
+        }
+        "mc2" => (paired::means(&pairs, seed, &name), "bootstrap"),
+        _ => (paired::proportions(&pairs), "bonett-price"),
+    };
+    Difference {
+        subject: subject.to_owned(),
+        task: task.to_owned(),
+        metric: metric.to_owned(),
+        n: pairs.len(),
+        difference: a.zip(b).map(|(a, b)| b - a),
+        ci,
+        method: method.to_owned(),
+    }
+}

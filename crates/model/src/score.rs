@@ -1,0 +1,211 @@
+//! Log-likelihoods of given tokens. In: sequences whose last tokens are to be scored; out: the log-probability of each
+//! of those. Invariant: what a sequence gets does not depend on what else is scored, up to rounding (1e-4).
+//!
+//! Sequences are scored in lexicographic order, a pack at a time, each pack as one prefix tree: a question's context is
+//! computed once for all its choices, and the examples before it once for all packs. The head runs at scored positions
+//! only, without ever holding their logits.
+
+use crate::cache::KvCache;
+use crate::tree::{Base, Tree, common};
+use crate::{Adapter, Decoder, Error, Result};
+use eraser_ops::{Segments, cross_entropy, gather_rows};
+use std::ops::{ControlFlow, Range};
+
+/// Tokens of a pack: enough for the matrix products to run at full rate, few enough to bound activations.
+const PACK_TOKENS: usize = 2048;
+/// A beginning that several packs share is kept if it is this much longer than the one kept before.
+const MIN_BASE: usize = 64;
+
+/// A sequence of which the last tokens are scored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// The whole sequence.
+    pub ids: Vec<u32>,
+    /// How many of its last tokens are scored: at least 1, and not the first token, which nothing predicts.
+    pub scored: usize,
+}
+
+impl ScoreRequest {
+    /// What runs through the network: the last token is only predicted.
+    fn input(&self) -> &[u32] {
+        &self.ids[..self.ids.len() - 1]
+    }
+}
+
+/// The natural log-probability of every scored token of every request. `on_pack(n)` is called after each pack with the
+/// number of requests scored so far; Break ends the work, and the result is None.
+///
+/// # Errors
+/// A request that scores nothing or its first token, an id outside the vocabulary, a sequence longer than the model's
+/// positions.
+pub fn score(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    requests: &[ScoreRequest],
+    on_pack: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Vec<Vec<f32>>>> {
+    if let Some(wrong) = requests.iter().find(|r| r.scored == 0 || r.scored >= r.ids.len()) {
+        let (n, all) = (wrong.scored, wrong.ids.len());
+        return Err(Error::request(format!("cannot score the last {n} tokens of a sequence of {all}"))
+            .hint("at least one token is scored, and at least one stands before it"));
+    }
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by(|&a, &b| requests[a].ids.cmp(&requests[b].ids));
+    let sorted: Vec<&ScoreRequest> = order.iter().map(|&i| &requests[i]).collect();
+    let mut scores = vec![Vec::new(); requests.len()];
+    let mut shared = Shared { ids: Vec::new(), cache: KvCache::new(decoder) };
+    let mut done = 0;
+    let packs = packs(&sorted);
+    for (i, pack) in packs.iter().enumerate() {
+        let members = &sorted[pack.clone()];
+        if let Some(next) = packs.get(i + 1) {
+            shared.renew(decoder, adapter, members, sorted[next.start])?;
+        }
+        for (&at, found) in order[pack.clone()].iter().zip(score_pack(decoder, adapter, members, &shared)?) {
+            scores[at] = found;
+        }
+        done += members.len();
+        if on_pack(done).is_break() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(scores))
+}
+
+/// Cuts sorted requests into packs, preferably where neighbours share little.
+fn packs(sorted: &[&ScoreRequest]) -> Vec<Range<usize>> {
+    let mut packs = Vec::new();
+    let mut start = 0;
+    while start < sorted.len() {
+        let mut tokens = 0;
+        let mut end = start;
+        // The best place to cut so far, in the last quarter: what its neighbours share, and where.
+        let mut best: Option<(usize, usize)> = None;
+        while end < sorted.len() {
+            let shared = if end > start { common(sorted[end - 1].input(), sorted[end].input()) } else { 0 };
+            let more = sorted[end].input().len() - shared;
+            if end > start && tokens > PACK_TOKENS * 3 / 4 && best.is_none_or(|(least, _)| shared <= least) {
+                best = Some((shared, end));
+            }
+            if end > start && tokens + more > PACK_TOKENS {
+                break;
+            }
+            tokens += more;
+            end += 1;
+        }
+        if let (true, Some((_, at))) = (end < sorted.len(), best) {
+            end = at;
+        }
+        packs.push(start..end);
+        start = end;
+    }
+    packs
+}
+
+/// A beginning computed once for the packs that share it.
+struct Shared {
+    ids: Vec<u32>,
+    cache: KvCache,
+}
+
+impl Shared {
+    /// Tokens of the kept beginning that every member of a sorted pack has, and has before its first scored row.
+    fn len(&self, members: &[&ScoreRequest]) -> usize {
+        members.first().map_or(0, |first| common(&self.ids, first.input()).min(usable(members)))
+    }
+
+    /// Keeps what this pack and the `next` one share, if that is much more than what is kept.
+    fn renew(
+        &mut self,
+        decoder: &Decoder,
+        adapter: Option<&Adapter>,
+        members: &[&ScoreRequest],
+        next: &ScoreRequest,
+    ) -> Result<()> {
+        let Some(first) = members.first() else { return Ok(()) };
+        let (kept, wanted) = (self.len(members), usable(members).min(common(first.input(), next.input())));
+        if wanted < kept + MIN_BASE {
+            return Ok(());
+        }
+        let ids = first.ids[..wanted].to_vec();
+        let mut cache = [self.cache.prefix(kept)?];
+        let new = &ids[kept..];
+        decoder.extend(new, &Segments::from_lengths([new.len()]), &mut cache, adapter)?;
+        let [cache] = cache;
+        *self = Self { ids, cache };
+        Ok(())
+    }
+}
+
+/// Longest beginning of all members that ends before the first row that any of them needs.
+fn usable(members: &[&ScoreRequest]) -> usize {
+    let (Some(first), Some(last)) = (members.first(), members.last()) else { return 0 };
+    let before = members.iter().map(|r| r.ids.len() - r.scored - 1).min().unwrap_or(0);
+    common(first.input(), last.input()).min(before)
+}
+
+fn score_pack(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    members: &[&ScoreRequest],
+    shared: &Shared,
+) -> Result<Vec<Vec<f32>>> {
+    let len = shared.len(members);
+    let inputs: Vec<&[u32]> = members.iter().map(|r| r.input()).collect();
+    let tree = Tree::new(&inputs, len);
+    let base = (len > 0).then_some(Base { cache: &shared.cache, len });
+    let x = decoder.tree(&tree, base, adapter)?;
+    let (mut rows, mut targets) = (Vec::new(), Vec::new());
+    for (i, request) in members.iter().enumerate() {
+        let all = tree.rows(i);
+        rows.extend_from_slice(&all[all.len() - request.scored..]);
+        targets.extend_from_slice(&request.ids[request.ids.len() - request.scored..]);
+    }
+    if let Some(id) = targets.iter().find(|&&id| id as usize >= decoder.config().vocab_size) {
+        let size = decoder.config().vocab_size;
+        return Err(Error::request(format!("token id {id} is not below the vocabulary size {size}")));
+    }
+    let hidden = decoder.normed(&gather_rows(&x, &rows)?)?;
+    let nll = cross_entropy(&hidden, &decoder.head().detach(), &targets)?.to_vec1::<f32>()?;
+    let mut rest = nll.as_slice();
+    let mut scores = Vec::with_capacity(members.len());
+    for request in members {
+        let (mine, others) = rest.split_at(request.scored);
+        rest = others;
+        scores.push(mine.iter().map(|nll| -nll).collect());
+    }
+    Ok(scores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(ids: &[u32], scored: usize) -> ScoreRequest {
+        ScoreRequest { ids: ids.to_vec(), scored }
+    }
+
+    #[test]
+    fn packs_hold_everything_once_and_are_cut_where_little_is_shared() {
+        // Questions of 400 tokens with four choices each: 404 rows as a tree.
+        let requests: Vec<ScoreRequest> = (0..40u32)
+            .map(|i| {
+                let mut ids = vec![i / 4; 400];
+                ids.extend([100 + i, 1]);
+                request(&ids, 2)
+            })
+            .collect();
+        let sorted: Vec<&ScoreRequest> = requests.iter().collect();
+        let packs = packs(&sorted);
+        assert_eq!(packs.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
+        assert!(packs.iter().all(|p| p.start % 4 == 0 && p.len() <= 20), "{packs:?}");
+    }
+
+    #[test]
+    fn a_beginning_is_used_only_before_the_first_scored_row() {
+        let (a, b) = (request(&[1, 2, 3, 4], 1), request(&[1, 2, 3, 5], 2));
+        assert_eq!(usable(&[&a, &a]), 2);
+        assert_eq!(usable(&[&a, &b]), 1);
+        assert_eq!(usable(&[]), 0);
+    }
+}
