@@ -37,7 +37,7 @@ pub(crate) struct SweepArgs {
     /// Run file; `builtin` is that of the built-in model
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// A key of [train] (or `retain`) and its values
+    /// A key of the table `train` (or `retain`) and its values
     #[arg(value_name = "KEY=V1,V2,..", required = true, value_parser = Axis::parse)]
     pub(crate) axes: Vec<Axis>,
     /// The file's variant to change [default: its first]
