@@ -202,7 +202,7 @@ fn terms(m: &StepMetrics) -> String {
     text
 }
 
-/// Watches an evaluation: a bar for each thing measured, Ctrl-C.
+/// Watches an evaluation or a preparation: a bar for each thing measured, Ctrl-C.
 #[derive(Default)]
 pub(crate) struct EvalWatch {
     bar: Option<(String, ProgressBar)>,
@@ -220,6 +220,12 @@ impl EvalWatch {
                 tracing::info!("{what}: {total} answers in {seconds:.1} s");
             }
         }
+    }
+}
+
+impl eraser_data::prepare::Progress for EvalWatch {
+    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
+        eraser_eval::Progress::tick(self, what, done, total)
     }
 }
 

@@ -101,7 +101,7 @@ port = 80
     assert_snapshot!(dir.refused("run run.toml --device cuda:99"), @r#"
     exit 2
     error: run.toml:27: unknown key `sever`
-    hint: the keys are run, model, data, train, method, variant, eval
+    hint: the keys are run, model, prepare, data, train, method, variant, eval
     error: run.toml:4: unknown key `devise` in [model]
     hint: did you mean `device`?
     error: --device: this binary was built without support for cuda

@@ -1,11 +1,13 @@
-//! Records and sets, prompt noise, sample encoding, packing, random streams.
+//! Records and sets, prompt noise, sample encoding, packing, random streams, preparation of the sets.
 
 pub mod encode;
 pub mod files;
 pub mod noise;
 pub mod pack;
+pub mod prepare;
 pub mod question;
 pub mod record;
+pub mod refusal;
 pub mod rows;
 pub mod streams;
 #[cfg(test)]

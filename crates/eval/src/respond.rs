@@ -113,27 +113,13 @@ impl Respond for Loaded<'_> {
     ) -> Result<Option<Vec<Response>>> {
         let Subject { model, adapter, .. } = self.subject;
         let greedy = GenerateOptions::greedy(sampling.max_new_tokens, model.tokenizer.stops());
-        let options = GenerateOptions { temperature: sampling.temperature, ..greedy };
+        let options = GenerateOptions { temperature: sampling.temperature, seed: sampling.seed, ..greedy };
         let mut stop = false;
         let mut on_token = |_: usize, _: u32| {
             stop = !alive();
             if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let mut run = |prompts: &[Vec<u32>], options: &GenerateOptions| {
-            generate(&model.decoder, *adapter, prompts, options, batch, &mut on_token)
-        };
-        let generations = if sampling.temperature > 0.0 {
-            // A sequence's random stream hangs on its place in the call; alone, with a seed of its own, an answer
-            // does not depend on which other prompts are still to be answered.
-            let mut all = Vec::with_capacity(prompts.len());
-            for prompt in prompts {
-                let options = GenerateOptions { seed: own_seed(sampling.seed, prompt), ..options.clone() };
-                all.append(&mut run(std::slice::from_ref(prompt), &options)?);
-            }
-            all
-        } else {
-            run(prompts, &options)?
-        };
+        let generations = generate(&model.decoder, *adapter, prompts, &options, batch, &mut on_token)?;
         if stop {
             return Ok(None);
         }
@@ -156,14 +142,6 @@ pub(crate) fn key(fingerprint: &str, sampling: Sampling, prompt: &[u32]) -> Stri
     let mut key = hex(&hash.finalize());
     key.truncate(16);
     key
-}
-
-/// The seed of one prompt's random stream.
-fn own_seed(seed: u64, prompt: &[u32]) -> u64 {
-    let mut hash = Sha256::new();
-    hash.update(seed.to_le_bytes());
-    hash_ids(prompt, &mut hash);
-    hash.finalize().iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
 fn hash_ids(ids: &[u32], hash: &mut Sha256) {
@@ -205,11 +183,5 @@ mod tests {
         ];
         let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
         assert_eq!(distinct.len(), 6);
-    }
-
-    #[test]
-    fn seeds_differ_by_prompt_and_seed() {
-        assert_ne!(own_seed(1, &[1]), own_seed(1, &[2]));
-        assert_ne!(own_seed(1, &[1]), own_seed(2, &[1]));
     }
 }

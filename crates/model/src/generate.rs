@@ -1,5 +1,6 @@
-//! Batched generation. In: prompts as token ids; out: new tokens for each. Invariant: sequence i draws from its own random
-//! stream and attends to itself only, so what else is generated at the same time changes nothing but rounding.
+//! Batched generation. In: prompts as token ids; out: new tokens for each. Invariant: a sequence draws from a random stream
+//! that seed and prompt fix and attends to itself only, so what else is generated at the same time changes nothing but
+//! rounding.
 //!
 //! A finished sequence's place is taken at once by the next prompt. Prompts are admitted in lexicographic order, so that
 //! those that share a beginning (a system prompt, a jailbreak template) come together and compute it once.
@@ -8,6 +9,7 @@ use crate::{Adapter, Decoder, Error, Result, cache::KvCache};
 use eraser_ops::Segments;
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 
 /// Shared beginnings shorter than this are computed again: copying a cache costs too.
@@ -30,7 +32,7 @@ pub struct GenerateOptions {
     pub repetition_penalty: f32,
     /// Ids that end a sequence; not part of the result.
     pub stops: Vec<u32>,
-    /// Seed; sequence i draws from stream (seed, i), whatever else is in the batch.
+    /// Seed; a sequence draws from a stream of (seed, prompt), whatever else is in the batch.
     pub seed: u64,
 }
 
@@ -78,8 +80,24 @@ pub fn generate(
     batch: usize,
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>> {
+    let mut on_done = |_: usize, _: &Generation| Ok(());
+    generate_each(decoder, adapter, prompts, options, batch, on_token, &mut on_done)
+}
+
+/// As [`generate`]; `on_done(i, generation)` sees every sequence once, when it has ended by itself or at the limit, so that
+/// it can be stored before the others end. Its error ends the generation.
+pub fn generate_each(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    batch: usize,
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    on_done: &mut dyn FnMut(usize, &Generation) -> Result<()>,
+) -> Result<Vec<Generation>> {
     let mut done = vec![Generation::default(); prompts.len()];
     if options.max_new_tokens == 0 {
+        done.iter().enumerate().try_for_each(|(i, nothing)| on_done(i, nothing))?;
         return Ok(done);
     }
     if prompts.iter().any(Vec::is_empty) {
@@ -95,8 +113,7 @@ pub fn generate(
         if room > 0 && !order.is_empty() {
             let wave = order.split_off(order.len().saturating_sub(room));
             for admitted in admit(decoder, adapter, prompts, wave, order.last().copied(), &mut shared)? {
-                let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-                rng.set_stream(admitted.index as u64);
+                let rng = own_stream(options.seed, &prompts[admitted.index]);
                 let mut sequence = Active { index: admitted.index, last: 0, rng };
                 let id = sample(&admitted.logits, &prompts[sequence.index], &[], options, &mut sequence.rng);
                 sequence.last = id;
@@ -107,6 +124,8 @@ pub fn generate(
                 if fate == Fate::Goes {
                     active.push(sequence);
                     caches.push(admitted.cache);
+                } else {
+                    on_done(sequence.index, &done[sequence.index])?;
                 }
             }
             continue;
@@ -130,6 +149,7 @@ pub fn generate(
             if fate != Fate::Goes {
                 active.swap_remove(i);
                 caches.swap_remove(i);
+                on_done(index, &done[index])?;
             }
         }
     }
@@ -193,6 +213,16 @@ fn admit(
         admitted.extend(run.map(|(((index, _), cache), logits)| Admitted { index, cache, logits }));
     }
     Ok(admitted)
+}
+
+/// The random stream of one sequence.
+fn own_stream(seed: u64, prompt: &[u32]) -> ChaCha8Rng {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    for id in prompt {
+        hash.update(id.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(hash.finalize().into())
 }
 
 /// Length of the common beginning.
@@ -292,6 +322,14 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         rng.set_stream(stream);
         rng
+    }
+
+    #[test]
+    fn streams_differ_by_seed_and_prompt() {
+        let first = |seed, prompt: &[u32]| own_stream(seed, prompt).random::<u64>();
+        assert_eq!(first(1, &[1, 2]), first(1, &[1, 2]));
+        assert_ne!(first(1, &[1, 2]), first(1, &[1, 3]));
+        assert_ne!(first(1, &[1, 2]), first(2, &[1, 2]));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub use adapter::{Adapter, LoraConfig};
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{GenerateOptions, Generation, generate};
+pub use generate::{GenerateOptions, Generation, generate, generate_each};
 pub use gradient::token_gradient;
 pub use load::{BaseDtype, LoadOptions, Model, load};
 pub use score::{ScoreRequest, score};

@@ -10,6 +10,7 @@
 //! `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
 
 mod answers;
+mod data;
 mod error;
 mod files;
 mod format;
@@ -24,6 +25,7 @@ mod summary;
 mod terminal;
 mod verdict;
 
+pub use data::data_table;
 pub use error::{Error, Result};
 pub use summary::{Attack, OverRefusal, Subject, Summary, Timing, Utility};
 pub use terminal::terminal_table;

@@ -1,6 +1,7 @@
 //! report.md: the verdict and the tables as Markdown, for a repository or an issue. No transcript goes into it.
 //! Invariant: text from files cannot end a cell, a row or a code span, nor start HTML.
 
+use crate::data;
 use crate::format::{interval, percent, timing};
 use crate::html::LIMITS;
 use crate::rows::{self, utility_cell};
@@ -28,6 +29,19 @@ pub(crate) fn render(run: &Run) -> String {
                 let _ = writeln!(out, "- {what}: {value}");
             }
         }
+    }
+    if let Some(report) = &run.data {
+        out.push_str("\n## Data\n\n");
+        for line in data::made(report) {
+            let _ = writeln!(out, "- {}", text(&line));
+        }
+        out.push('\n');
+        for (header, lines) in [data::sets(report), data::overlaps(report)] {
+            let lines: Vec<Vec<String>> =
+                lines.iter().map(|line| line.iter().map(|cell| text(cell)).collect()).collect();
+            table(&mut out, &header, &lines);
+        }
+        let _ = writeln!(out, "{}", text(&data::note(report)));
     }
     out.push_str("\n## Limits\n\n");
     for limit in LIMITS {

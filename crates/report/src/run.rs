@@ -1,6 +1,7 @@
 //! What a run directory holds, read and checked. Input: the directory. Invariant: every piece is optional, since a
 //! report of half a run is asked for too; a piece that is there and damaged is an error.
 
+use crate::data::DataReport;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::metrics::Metrics;
@@ -22,6 +23,8 @@ pub(crate) struct Run {
     pub(crate) trained: Vec<Trained>,
     /// The stages that were run, by name: `stages.json`.
     pub(crate) stages: BTreeMap<String, Stage>,
+    /// What the sets hold, if they were prepared: `data_report.json`.
+    pub(crate) data: Option<DataReport>,
     /// Phrases of each keyword judge, by its name in the summary: `judges.json`.
     pub(crate) judges: BTreeMap<String, Vec<String>>,
     /// `study.json`, if the run is one.
@@ -70,8 +73,9 @@ impl Run {
         let stages = optional(&run.join("stages.json"), json)?.unwrap_or_default();
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
         let study = optional(&run.join("study.json"), Study::read)?;
+        let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, judges, study })
+        Ok(Self { summary, plan, trained, stages, data, judges, study })
     }
 }
 
@@ -109,7 +113,7 @@ fn entries_by_convention(run: &Path, summary: Option<&Summary>) -> Vec<Entry> {
     names.into_iter().enumerate().map(path).collect()
 }
 
-fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::content(path, e))
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod chat;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod model;
+pub(crate) mod prepare;
 pub(crate) mod run;
 pub(crate) mod study;
 pub(crate) mod train;
@@ -54,8 +55,10 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Harden and measure the built-in model: the whole pipeline, no network
     Quickstart(run::QuickstartArgs),
-    /// Do what a run file says: train, evaluate, report; goes on where it stopped
+    /// Do what a run file says: prepare, train, evaluate, report; goes on where it stopped
     Run(run::RunArgs),
+    /// Make the harm, help and align sets from a list of questions; goes on where it stopped
+    Prepare(Box<prepare::PrepareArgs>),
     /// Train and measure several methods on one run file: one table, one report
     Compare(study::CompareArgs),
     /// Train and measure one variant under several values of its settings
@@ -80,6 +83,7 @@ impl Verb {
         match self {
             Self::Quickstart(_) => "quickstart",
             Self::Run(_) => "run",
+            Self::Prepare(_) => "prepare",
             Self::Compare(_) => "compare",
             Self::Sweep(_) => "sweep",
             Self::Train(_) => "train",

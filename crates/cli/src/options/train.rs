@@ -221,7 +221,7 @@ pub(crate) struct SampleArgs {
 }
 
 /// A value of an enum under its serde name.
-fn named<T>(names: impl Into<PossibleValuesParser>) -> impl TypedValueParser<Value = T>
+pub(super) fn named<T>(names: impl Into<PossibleValuesParser>) -> impl TypedValueParser<Value = T>
 where
     T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
 {

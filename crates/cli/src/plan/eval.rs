@@ -125,6 +125,11 @@ impl Measures {
         measures
     }
 
+    /// Every file of questions, with the name of its set or task.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &Asked> {
+        self.questions.iter().chain(&self.tasks).chain(&self.over_refusal)
+    }
+
     /// `given` fields that are empty nevertheless could not be read, which was said already.
     fn check(&self, at: &dyn Fn(&str) -> String, given: &dyn Fn(&str) -> bool, problems: &mut Problems) {
         let o = &self.options;

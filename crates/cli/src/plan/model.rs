@@ -54,21 +54,12 @@ impl ModelPlan {
     /// From the table `[model]` of a run file; `device` overrides.
     pub(crate) fn from_section(section: &Section<'_>, device: Option<&str>, problems: &mut Problems) -> Self {
         section.know(&["path", "device", "base_dtype", "chat_template"], problems);
-        let spec: Option<String> = section.value("path", problems);
         if section.get("path").is_none() {
             problems.push(section.missing("path").hint("for example path = \"builtin\", or a model directory"));
         }
-        let spec = match spec {
-            Some(spec) if spec == builtin::NAME || is_hub_name(section, &spec) => spec,
-            Some(spec) => {
-                let path = problems.ok(section.resolve("path", &spec));
-                path.unwrap_or_else(|| builtin::NAME.into()).display().to_string()
-            }
-            // Noted above; the rest is checked all the same.
-            None => builtin::NAME.to_owned(),
-        };
         let plan = Self {
-            spec,
+            // What is wrong was noted; the rest is checked all the same.
+            spec: Self::spec(section, "path", problems).unwrap_or_else(|| builtin::NAME.to_owned()),
             device: device
                 .map(ToOwned::to_owned)
                 .or_else(|| section.value("device", problems))
@@ -81,6 +72,29 @@ impl ModelPlan {
         plan
     }
 
+    /// The model named by a key of a run file: a path relative to that file, a hub name or `builtin`.
+    pub(crate) fn spec(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<String> {
+        let spec: String = section.value(key, problems)?;
+        if spec == builtin::NAME || is_hub_name(section, &spec) {
+            return Some(spec);
+        }
+        problems.ok(section.resolve(key, &spec)).map(|path| path.display().to_string())
+    }
+
+    /// Another model, loaded where and as this one is.
+    pub(crate) fn beside(&self, spec: &str) -> Self {
+        Self { spec: spec.to_owned(), chat_template: None, ..self.clone() }
+    }
+
+    /// An error unless the model is one by its name, or is there.
+    pub(crate) fn check_spec(spec: &str) -> Result<()> {
+        if spec == builtin::NAME || hub_shaped(spec) {
+            return Ok(());
+        }
+        let hint = "a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`";
+        exists(Path::new(spec)).map_err(|e| Error::request(e).hint(hint))
+    }
+
     fn check(&self, at: impl Fn(&str) -> String, problems: &mut Problems) {
         if let Err(e) = parse_device(&self.device) {
             problems.push(e.context(at("device")));
@@ -91,11 +105,8 @@ impl ModelPlan {
         if let Some(Err(e)) = self.chat_template.as_deref().map(exists) {
             problems.push(e.context(at("chat_template")));
         }
-        if self.spec != builtin::NAME && !hub_shaped(&self.spec) {
-            let hint = "a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`";
-            if let Err(e) = exists(Path::new(&self.spec)) {
-                problems.push(Error::request(e).context(at("model")).hint(hint));
-            }
+        if let Err(e) = Self::check_spec(&self.spec) {
+            problems.push(e.context(at("model")));
         }
     }
 

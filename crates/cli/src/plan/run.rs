@@ -3,6 +3,7 @@
 
 use super::document::Document;
 use super::eval::{Asked, Measures, check_name};
+use super::prepare::Preparation;
 use super::section::Section;
 use super::source::{Source, check_path};
 use super::study::Variants;
@@ -19,27 +20,29 @@ pub(crate) struct RunPlan {
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
     pub(crate) model: ModelPlan,
+    /// How the three sets are made; None: they are files.
+    pub(crate) prepare: Option<Preparation>,
     pub(crate) data: Data,
     pub(crate) variants: Vec<Variant>,
     pub(crate) eval: Measures,
 }
 
-/// The sets.
+/// The sets that are files: all but `retain` are there, or none of them is and they are prepared.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Data {
-    pub(crate) harm: Source,
-    pub(crate) help: Source,
-    pub(crate) align: Source,
+    pub(crate) harm: Option<Source>,
+    pub(crate) help: Option<Source>,
+    pub(crate) align: Option<Source>,
     pub(crate) retain: Option<Source>,
     /// Templates that methods may learn from; none = half of the evaluation's.
     pub(crate) jailbreaks: Vec<PathBuf>,
 }
 
 impl Data {
-    /// Name and source of each set.
+    /// Name and source of each set that is a file.
     pub(crate) fn sets(&self) -> impl Iterator<Item = (&'static str, &Source)> {
-        let three = [("harm", &self.harm), ("help", &self.help), ("align", &self.align)];
-        three.into_iter().chain(self.retain.iter().map(|s| ("retain", s)))
+        let sets = [("harm", &self.harm), ("help", &self.help), ("align", &self.align), ("retain", &self.retain)];
+        sets.into_iter().filter_map(|(name, source)| source.as_ref().map(|source| (name, source)))
     }
 }
 
@@ -82,7 +85,7 @@ impl RunPlan {
     pub(crate) fn read(file: &Path, overrides: &Overrides<'_>) -> Outcome<Self> {
         let mut problems = Problems::default();
         let document = Document::read(file, &mut problems);
-        let plan = document.and_then(|document| Self::resolve(document, overrides, &mut problems));
+        let plan = document.map(|document| Self::resolve(document, overrides, &mut problems));
         problems.finish(plan)
     }
 
@@ -90,11 +93,11 @@ impl RunPlan {
     pub(crate) fn parse(file: &Path, text: &str, overrides: &Overrides<'_>) -> Outcome<Self> {
         let mut problems = Problems::default();
         let document = Document::parse(file, text, &mut problems);
-        let plan = document.and_then(|document| Self::resolve(document, overrides, &mut problems));
+        let plan = document.map(|document| Self::resolve(document, overrides, &mut problems));
         problems.finish(plan)
     }
 
-    fn resolve(mut document: Document, overrides: &Overrides<'_>, problems: &mut Problems) -> Option<Self> {
+    fn resolve(mut document: Document, overrides: &Overrides<'_>, problems: &mut Problems) -> Self {
         for assignment in overrides.set {
             if let Err(e) = document.set(assignment) {
                 problems.push(e);
@@ -102,7 +105,7 @@ impl RunPlan {
         }
         overrides.variants.apply(&mut document, problems);
         let root = Section::root(&document);
-        root.know(&["run", "model", "data", "train", "method", "variant", "eval"], problems);
+        root.know(&["run", "model", "prepare", "data", "train", "method", "variant", "eval"], problems);
 
         let run = root.section("run", problems);
         run.know(&["name", "dir"], problems);
@@ -120,12 +123,14 @@ impl RunPlan {
         let dir = overrides.out.map_or_else(own_dir, ToOwned::to_owned);
 
         let model = ModelPlan::from_section(&root.section("model", problems), overrides.device, problems);
-        let data = data(&root.section("data", problems), problems);
+        let prepared = root.get("prepare").is_some();
+        let prepare =
+            if prepared { Preparation::from_section(&root.section("prepare", problems), problems) } else { None };
+        let data = data(&root.section("data", problems), prepared, problems);
         let has_retain = root.section("data", problems).get("retain").is_some();
         let first_at_home = matches!(overrides.variants, Variants::AsWritten);
         let variants = variants(&root, has_retain, first_at_home, problems);
         let eval = Measures::from_section(&root.section("eval", problems), problems);
-        let data = data?;
         let wraps = variants.iter().find(|v| v.train.method.reads(Rows::Wrapped));
         if let Some(variant) = wraps.filter(|_| data.jailbreaks.is_empty() && eval.options.templates.is_empty()) {
             let (file, name) = (document.file.display(), &variant.name);
@@ -134,7 +139,7 @@ impl RunPlan {
                     .hint("name template files or directories as [data] jailbreaks"),
             );
         }
-        Some(Self { name, dir, model, data, variants, eval })
+        Self { name, dir, model, prepare, data, variants, eval }
     }
 
     /// The plan as a run file. Paths are absolute, so that it means the same from every directory.
@@ -149,6 +154,9 @@ impl RunPlan {
         }
         absolute(&mut model, "chat_template", self.model.chat_template.as_deref())?;
         root.insert("model".into(), model.into());
+        if let Some(prepare) = &self.prepare {
+            root.insert("prepare".into(), prepare.to_toml()?.into());
+        }
         let mut data = toml::Table::new();
         for (key, source) in self.data.sets() {
             data.insert(key.into(), source_table(source, "input")?.into());
@@ -190,7 +198,7 @@ impl RunPlan {
     }
 }
 
-fn data(section: &Section<'_>, problems: &mut Problems) -> Option<Data> {
+fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> Data {
     section.know(&["harm", "help", "align", "retain", "jailbreaks"], problems);
     let mut jailbreaks = Vec::new();
     for text in section.value::<Vec<String>>("jailbreaks", problems).unwrap_or_default() {
@@ -202,13 +210,17 @@ fn data(section: &Section<'_>, problems: &mut Problems) -> Option<Data> {
         }
     }
     let mut set = |key: &str| {
-        if section.get(key).is_none() && key != "retain" {
+        let there = section.get(key).is_some();
+        if !there && !prepared && key != "retain" {
             problems.push(section.missing(key).hint("a set is a path, or a table with path, input, output, take"));
+        }
+        if there && prepared && key != "retain" {
+            let error = section.wrong(key, "this set is made by [prepare]");
+            problems.push(error.hint("leave it out here, or leave [prepare] out"));
         }
         Source::set(section, key, problems)
     };
-    let (harm, help, align, retain) = (set("harm"), set("help"), set("align"), set("retain"));
-    Some(Data { harm: harm?, help: help?, align: align?, retain, jailbreaks })
+    Data { harm: set("harm"), help: set("help"), align: set("align"), retain: set("retain"), jailbreaks }
 }
 
 /// The table `[train]`, and every `[[variant]]` on top of it.
@@ -310,7 +322,7 @@ fn train_options(
 }
 
 /// An absolute path; those of the built-in model stay as they are.
-fn path_value(path: &Path) -> Result<toml::Value> {
+pub(crate) fn path_value(path: &Path) -> Result<toml::Value> {
     if crate::builtin::relative(path).is_some() {
         return Ok(path.display().to_string().into());
     }
@@ -329,7 +341,7 @@ fn absolute(table: &mut toml::Table, key: &str, path: Option<&Path>) -> Result<(
     Ok(())
 }
 
-fn source_table(source: &Source, input: &str) -> Result<toml::Table> {
+pub(crate) fn source_table(source: &Source, input: &str) -> Result<toml::Table> {
     let mut table = toml::Table::try_from(source).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))?;
     if let Some(column) = table.remove("input") {
         table.insert(input.to_owned(), column);
@@ -396,8 +408,8 @@ over_refusal = { set = "o", path = "set.jsonl" }
             (Some(7), Some(&[1, 2][..]), false)
         );
         assert_eq!(two.train.templates, Templates::File(dir.path().join("plain.txt")));
-        assert_eq!(plan.data.help.path, dir.path().join("set.jsonl"));
-        assert_eq!(plan.data.align.path, Path::new("builtin/sets/align.jsonl"));
+        assert_eq!(plan.data.help.unwrap().path, dir.path().join("set.jsonl"));
+        assert_eq!(plan.data.align.unwrap().path, Path::new("builtin/sets/align.jsonl"));
     }
 
     #[test]
@@ -427,16 +439,36 @@ over_refusal = { set = "o", path = "set.jsonl" }
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
         let plan = RunPlan::read(&configs.join("organism.toml"), &Overrides::default()).unwrap();
         assert_eq!(plan.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["eraser", "eraser+retain"]);
-        // Of the other one only the files may be missing, which are the user's.
-        let mut problems = Problems::default();
-        if let Some(document) = Document::read(&configs.join("smollm2.toml"), &mut problems) {
+        let mut seen = 0;
+        for entry in std::fs::read_dir(&configs).unwrap() {
+            let path = entry.unwrap().path();
+            let mut problems = Problems::default();
+            let document = Document::read(&path, &mut problems).unwrap();
             let _ = RunPlan::resolve(document, &Overrides::default(), &mut problems);
+            // Only the files may be missing, which are the user's.
+            let missing = |m: &String| m.contains("is not set") || m.contains("No such file");
+            let other: Vec<String> = problems.messages().into_iter().filter(|m| !missing(m)).collect();
+            assert!(other.is_empty(), "{}: {other:?}", path.display());
+            seen += 1;
         }
-        let other: Vec<String> = problems
-            .messages()
-            .into_iter()
-            .filter(|m| !m.contains("is not set") && !m.contains("No such file"))
-            .collect();
-        assert!(other.is_empty(), "{other:?}");
+        assert!(seen >= 5, "{seen}");
+    }
+
+    #[test]
+    fn every_setting_of_a_configuration_says_what_it_trades() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        for entry in std::fs::read_dir(configs).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut above = "";
+            for line in text.lines() {
+                let key = line.split_once(" = ").map_or("", |(key, _)| key);
+                let setting = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                let plain = ["path", "seed", "questions", "tasks", "over_refusal", "answers_file"].contains(&key);
+                let explained = line.contains(" # ") || above.starts_with('#');
+                assert!(!setting || plain || explained, "{}: {line}", path.display());
+                above = line;
+            }
+        }
     }
 }

@@ -22,15 +22,28 @@ pub(crate) struct Methods<'a> {
 pub(crate) fn findings(methods: &Methods<'_>) -> Vec<Finding> {
     let Methods { base: Some(base), eraser: Some(eraser), gam, rsft } = *methods else { return Vec::new() };
     let name = &eraser.subject;
-    let mut findings = vec![defence(eraser), knowledge(base, eraser)];
+    let told = |row: &Row, figure: &str| row.get(figure).map_or_else(|| "not measured".to_owned(), shown);
+    let mut findings = vec![defence(eraser)];
     if let Some(rsft) = rsft {
         let claim = format!("{name} leaks less than {} there", rsft.subject);
-        findings.insert(1, less(claim, Figures::ASR_HELD_OUT, eraser, rsft));
-        let claim = format!("{} refuses more benign questions than {name}", rsft.subject);
-        findings.push(more(claim, Figures::OVER_REFUSAL, rsft, eraser));
+        let held = rsft.get(Figures::ASR_HELD_OUT).and_then(|f| f.value).is_some_and(|asr| asr <= LEAK);
+        let why = if held {
+            "the refusals that it learnt carried over to templates it had not seen, so there is nothing to be below"
+        } else {
+            "refusals learnt under some templates carried over to others as well as forgetting did"
+        };
+        findings.push(less(claim, Figures::ASR_HELD_OUT, eraser, rsft).explained(why));
     }
+    findings.push(knowledge(base, eraser).explained("more steps or a heavier help term (help_weight) keep more"));
     if let Some(gam) = gam {
-        findings.push(collateral(eraser, gam));
+        let why = "nothing caps the ascent, so what it costs hangs on the rate and the steps it was given";
+        findings.push(collateral(eraser, gam).explained(why));
+    }
+    if let Some(rsft) = rsft {
+        let claim = format!("{} refuses more benign questions than {name}", rsft.subject);
+        let [a, b] = [rsft, eraser].map(|row| format!("{} {}", row.subject, told(row, Figures::SKILLS)));
+        let why = format!("these questions ask for facts; allowed procedures, which are benign too: {a}, {b}");
+        findings.push(more(claim, Figures::OVER_REFUSAL, rsft, eraser).explained(&why));
     }
     findings
 }

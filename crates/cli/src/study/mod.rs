@@ -81,6 +81,15 @@ impl Finding {
         Self { claim, outcome: Outcome::Unmeasured, settled: false, evidence: String::new() }
     }
 
+    /// With a reason, which is told where the claim does not hold.
+    fn explained(mut self, why: &str) -> Self {
+        if self.outcome == Outcome::Fails {
+            self.evidence.push_str(". Why: ");
+            self.evidence.push_str(why);
+        }
+        self
+    }
+
     /// A claim about `value`, whose interval is `ci`, that `holds` checks.
     fn checked(claim: String, value: f64, ci: [f64; 2], holds: impl Fn(f64) -> bool, evidence: String) -> Self {
         let outcome = if holds(value) { Outcome::Holds } else { Outcome::Fails };

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod eval;
 mod export;
+mod prepare;
 mod report;
 mod run;
 mod study;
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
     match &cli.verb {
         Verb::Quickstart(args) => run::quickstart(args, json),
         Verb::Run(args) => run::run(args, json),
+        Verb::Prepare(args) => prepare::prepare(args, json),
         Verb::Compare(args) => study::compare(args, json),
         Verb::Sweep(args) => study::sweep(args, json),
         Verb::Train(args) => train::train(args, json),

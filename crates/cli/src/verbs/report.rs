@@ -29,6 +29,11 @@ pub(super) fn table(run: &Path) -> Result<String> {
     eraser_report::terminal(run).map_err(|e| convert(&e))
 }
 
+/// The data report of a run directory as a table for the terminal.
+pub(super) fn data_table(run: &Path) -> Result<String> {
+    eraser_report::data_table(&run.join("data_report.json")).map_err(|e| convert(&e))
+}
+
 /// The report depends on none of our crates, so its error is its own.
 fn convert(error: &eraser_report::Error) -> Error {
     let kind = if error.is_request() { ErrorKind::Request } else { ErrorKind::Failed };

@@ -1,9 +1,9 @@
-//! `eraser run` and `eraser quickstart`: train -> evaluate -> report in one run directory. Invariant: every stage reads
+//! `eraser run` and `eraser quickstart`: prepare -> train -> evaluate -> report in one run directory. Invariant: every stage reads
 //! files and leaves files; what a stage needs to know of its past stands in stages.json.
 
 use super::study::{self, Study};
 use super::train::{Stage, describe};
-use super::{lock, remove, report};
+use super::{lock, prepare, remove, report};
 use crate::errors::Outcome;
 use crate::interrupt::Graceful;
 use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
@@ -23,15 +23,17 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Everything a run writes into its directory, and what `eraser bench` adds.
-const FILES: [&str; 17] = [
+const FILES: [&str; 19] = [
     "adapter",
     "bench",
     "bench.json",
     "builtin",
     "data",
+    "data_report.json",
     "eval",
     "judges.json",
     "plan.toml",
+    "prepare",
     "reference",
     "report.html",
     "report.md",
@@ -95,10 +97,6 @@ pub(super) fn pipeline(plan: &RunPlan, earlier: Earlier, study: Option<&Study<'_
         write_set(&data.join(format!("{name}.jsonl")), &source.records(&home)?)?;
     }
     let jailbreaks = jailbreaks(plan, study, &home)?;
-    if plan.reads(Rows::Wrapped) {
-        let wrapped = jailbreaks.wrap(&plan.data.align.records(&home)?);
-        write_set(&data.join(format!("{}.jsonl", Rows::Wrapped.name())), &wrapped)?;
-    }
     // Before any training: what the evaluation cannot do is found out now.
     let options = plan.eval.options(dir, &home)?;
     let problems = options.check();
@@ -106,8 +104,16 @@ pub(super) fn pipeline(plan: &RunPlan, earlier: Earlier, study: Option<&Study<'_
         return Err(problems.into());
     }
 
+    let material = plan.prepare.as_ref().map(|p| prepare::Material::read(p, plan.eval.asked(), &home)).transpose()?;
     let mut run = Run { plan, dir, model: plan.model.load(&home)?, stages: Stages::read(dir) };
     let mut worked = false;
+    if let Some(material) = &material {
+        worked |= run.prepare(material, &home)?;
+    }
+    if plan.reads(Rows::Wrapped) {
+        let wrapped = jailbreaks.wrap(&read_set(&run.set(Rows::Align))?);
+        write_set(&run.set(Rows::Wrapped), &wrapped)?;
+    }
     for variant in &plan.variants {
         worked |= run.train(variant)?;
     }
@@ -179,6 +185,26 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Makes the sets unless that was done; true when it was not.
+    fn prepare(&mut self, material: &prepare::Material<'_>, home: &Home) -> Outcome<bool> {
+        let mut inputs = self.model_input()?;
+        material.add_to(&mut inputs)?;
+        let input = inputs.finish();
+        let mut outputs: Vec<PathBuf> = [Rows::Harm, Rows::Help, Rows::Align].map(|rows| self.set(rows)).to_vec();
+        outputs.push(self.dir.join("data_report.json"));
+        if self.stages.state("prepare", &input, &outputs) == State::Done {
+            note("prepare: done before");
+            return Ok(false);
+        }
+        self.stages.begin("prepare", &input)?;
+        let start = Instant::now();
+        let result = material.prepare(&self.model, &self.plan.model, home, self.dir);
+        self.stages.spent("prepare", start.elapsed().as_secs_f64(), result.is_ok())?;
+        result?;
+        note(&format!("prepare: three sets in {:.1} s", start.elapsed().as_secs_f64()));
+        Ok(true)
+    }
+
     /// Trains a variant unless that was done; true when it was not.
     fn train(&mut self, variant: &Variant) -> Outcome<bool> {
         let dir = self.dir.join(&variant.home);
@@ -334,7 +360,8 @@ impl Run<'_> {
         let timing = &mut summary.timing;
         timing.train_s = Some(train);
         timing.eval_s = eval;
-        timing.total_s = Some(start.elapsed().as_secs_f64().max(train + eval.unwrap_or_default()));
+        let stages = train + eval.unwrap_or_default() + self.stages.seconds("prepare").unwrap_or_default();
+        timing.total_s = Some(start.elapsed().as_secs_f64().max(stages));
         timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
         write_summary(self.dir, &summary)
     }

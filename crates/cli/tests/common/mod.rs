@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "shared by test crates that use parts of it")]
 
+pub mod server;
 pub mod tiny;
 
 use assert_cmd::cargo::{cargo_bin, cargo_bin_cmd};

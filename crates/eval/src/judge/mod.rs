@@ -4,7 +4,7 @@
 mod keyword;
 mod leak;
 
-pub use keyword::{GCG29, refuses};
+pub use eraser_data::refusal::{GCG29, refuses};
 
 use crate::name;
 use eraser_data::Question;

@@ -1,0 +1,182 @@
+//! Asking and storing. In: prompts and what answers them; out: an answer for each, in order. Invariant: every answer is
+//! stored when it comes, under a key of all it depends on, and is never asked for again.
+
+use super::Progress;
+use super::journal::Journal;
+use crate::files::hex;
+use eraser_model::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// An answer as it was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Answer {
+    /// The text, special tokens left out.
+    pub(super) text: String,
+    /// New tokens; None when a server does not say.
+    pub(super) tokens: Option<usize>,
+    /// Ended by itself, not at the limit.
+    pub(super) stopped: bool,
+    /// A server's filter kept the answer back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) refused: bool,
+}
+
+/// How answers are drawn.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Sampling {
+    pub(super) max_new_tokens: usize,
+    pub(super) temperature: f64,
+    pub(super) top_k: usize,
+    pub(super) top_p: f64,
+    pub(super) repetition_penalty: f64,
+    pub(super) seed: u64,
+}
+
+impl Sampling {
+    /// The likeliest answer.
+    pub(super) fn greedy(max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+/// What takes answers as they come.
+pub(super) trait Sink {
+    /// Stores the answer to prompt `i`.
+    fn take(&mut self, i: usize, answer: Answer) -> Result<()>;
+    /// False when the work is to stop.
+    fn alive(&mut self) -> bool;
+}
+
+/// What answers prompts.
+pub(super) trait Respond {
+    /// Identifies whatever answers depend on besides prompt and sampling.
+    fn fingerprint(&self) -> String;
+    /// Gives `sink` an answer for every prompt that is `wanted`. What the others are answered may matter for rounding.
+    fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()>;
+}
+
+/// Answers to all prompts, from the file where it has them. `what` is shown while it goes on.
+pub(super) fn ask(
+    path: &Path,
+    what: &str,
+    respond: &dyn Respond,
+    prompts: &[String],
+    sampling: &Sampling,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Answer>> {
+    let settings = serde_json::to_string(sampling).map_err(|e| Error::failed(format!("{what}: {e}")))?;
+    let fingerprint = respond.fingerprint();
+    let keys: Vec<String> = prompts.iter().map(|prompt| key(&[&fingerprint, &settings, prompt])).collect();
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    let mut unique: Vec<(&str, &str)> = Vec::new();
+    for (key, prompt) in keys.iter().zip(prompts) {
+        index.entry(key).or_insert_with(|| {
+            unique.push((key, prompt));
+            unique.len() - 1
+        });
+    }
+    let mut journal = Journal::open(path)?;
+    let wanted: Vec<bool> = unique.iter().map(|(key, _)| journal.get(key).is_none()).collect();
+    let missing = wanted.iter().filter(|wanted| **wanted).count();
+    let texts: Vec<&str> = unique.iter().map(|(_, prompt)| *prompt).collect();
+    let unique_keys: Vec<&str> = unique.iter().map(|(key, _)| *key).collect();
+    let done = unique.len() - missing;
+    let mut store = Store { journal: &mut journal, keys: &unique_keys, what, done, progress };
+    if !store.alive() {
+        return Err(interrupted());
+    }
+    if missing > 0 {
+        let result = respond.respond(&texts, &wanted, sampling, &mut store);
+        // What came before a failure is kept.
+        journal.sync()?;
+        result?;
+    }
+    let answer = |key: &String| {
+        journal.get(key).cloned().ok_or_else(|| Error::failed(format!("{what}: a question was left without an answer")))
+    };
+    keys.iter().map(answer).collect()
+}
+
+/// The stage was stopped from outside.
+pub(super) fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "the preparation was stopped; answers so far are kept")
+        .hint("the same command again goes on from there")
+}
+
+fn key(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize()[..16])
+}
+
+struct Store<'a> {
+    journal: &'a mut Journal,
+    keys: &'a [&'a str],
+    what: &'a str,
+    done: usize,
+    progress: &'a mut dyn Progress,
+}
+
+impl Sink for Store<'_> {
+    fn take(&mut self, i: usize, answer: Answer) -> Result<()> {
+        self.journal.push(self.keys[i], &answer)?;
+        self.done += 1;
+        self.progress.tick(self.what, self.done, self.keys.len());
+        Ok(())
+    }
+
+    fn alive(&mut self) -> bool {
+        self.progress.tick(self.what, self.done, self.keys.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers with the prompt, and fails after a number of answers.
+    struct Echo(usize);
+
+    impl Respond for Echo {
+        fn fingerprint(&self) -> String {
+            "echo".into()
+        }
+        fn respond(&self, prompts: &[&str], wanted: &[bool], _: &Sampling, sink: &mut dyn Sink) -> Result<()> {
+            for (n, (i, _)) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted).enumerate() {
+                if n == self.0 {
+                    return Err(Error::failed("enough"));
+                }
+                sink.take(i, Answer { text: prompts[i].to_uppercase(), ..Answer::default() })?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failure_costs_nothing_that_was_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let prompts = ["a", "b", "a", "c"].map(ToOwned::to_owned);
+        let go = |limit| ask(&path, "x", &Echo(limit), &prompts, &Sampling::greedy(1), &mut |_: &str, _, _| true);
+        assert_eq!(go(2).unwrap_err().to_string(), "enough");
+        let texts: Vec<String> = go(1).unwrap().into_iter().map(|a| a.text).collect();
+        assert_eq!(texts, ["A", "B", "A", "C"]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+        assert!(go(0).is_ok());
+    }
+
+    #[test]
+    fn it_stops_before_it_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let prompts = ["a".to_owned()];
+        let path = dir.path().join("a.jsonl");
+        let error = ask(&path, "x", &Echo(9), &prompts, &Sampling::greedy(1), &mut |_: &str, _, _| false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+    }
+}

@@ -1,0 +1,91 @@
+//! A local model that answers. In: user turns; out: answers, each as soon as it has ended. Invariant: prompts are answered in
+//! rounds that the list of prompts fixes, and a round that was interrupted is generated whole again, since in other company
+//! an answer can differ by rounding; so resuming gives the same bytes.
+
+use super::ask::{Answer, Respond, Sampling, Sink, interrupted};
+use crate::PromptTemplate;
+use crate::files::hex;
+use eraser_model::{Error, GenerateOptions, Generation, Model, Result, generate_each};
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+
+/// Batches in a round: finished places are taken by the next prompt of the same round.
+const BATCHES: usize = 4;
+
+/// A model under its own chat template, or the plain form when it brings none.
+pub(super) struct Local<'a> {
+    model: &'a Model,
+    template: PromptTemplate,
+    batch: usize,
+}
+
+impl<'a> Local<'a> {
+    pub(super) fn new(model: &'a Model, batch: usize) -> Self {
+        let template = model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
+        Self { model, template, batch: batch.max(1) }
+    }
+}
+
+impl Respond for Local<'_> {
+    fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(&self.model.fingerprint);
+        if let Some(template) = &self.model.template {
+            hash.update(template.source());
+        }
+        hex(&hash.finalize())
+    }
+
+    fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
+        let tokenizer = &self.model.tokenizer;
+        let encoded: Vec<Vec<u32>> =
+            prompts.iter().map(|prompt| tokenizer.encode(&self.template.render(prompt)?)).collect::<Result<_>>()?;
+        let round = self.batch.saturating_mul(BATCHES);
+        for (n, prompts) in encoded.chunks(round).enumerate() {
+            let first = n * round;
+            let wanted = &wanted[first..first + prompts.len()];
+            if !wanted.contains(&true) {
+                continue;
+            }
+            let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
+            let room = self.model.decoder.max_positions().saturating_sub(longest);
+            if room == 0 {
+                return Err(Error::request(format!(
+                    "{}: a prompt of {longest} tokens is too long for it",
+                    self.model.name
+                ))
+                .hint("shorten the question, or ask for shorter answers (harm_max_new_tokens)"));
+            }
+            let options = GenerateOptions {
+                max_new_tokens: sampling.max_new_tokens.min(room),
+                temperature: sampling.temperature as f32,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p as f32,
+                repetition_penalty: sampling.repetition_penalty as f32,
+                stops: tokenizer.stops().to_vec(),
+                seed: sampling.seed,
+            };
+            let shared = RefCell::new(&mut *sink);
+            let mut stopped = false;
+            let mut on_token = |_: usize, _: u32| {
+                stopped = !shared.borrow_mut().alive();
+                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let mut on_done = |i: usize, generation: &Generation| {
+                if !wanted[i] {
+                    return Ok(());
+                }
+                let text = tokenizer.decode(&generation.tokens, true)?.trim().to_owned();
+                let tokens = Some(generation.tokens.len());
+                let answer = Answer { text, tokens, stopped: generation.stopped, refused: false };
+                shared.borrow_mut().take(first + i, answer)
+            };
+            generate_each(&self.model.decoder, None, prompts, &options, self.batch, &mut on_token, &mut on_done)?;
+            if stopped {
+                return Err(interrupted());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! Options of a preparation: the keys of `[prepare]` in a run file, the flags of `eraser prepare`. Invariant: the defaults
+//! of generation are the published ones.
+
+use crate::refusal::RefusalList;
+use serde::{Deserialize, Serialize};
+
+/// Where the harmful answers come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answers {
+    /// A file of questions and answers.
+    #[default]
+    File,
+    /// A server that speaks the chat completions of OpenAI.
+    Endpoint,
+    /// A local model.
+    Model,
+    /// Text that has nothing to do with the question: the ablation of the paper.
+    Random,
+}
+
+/// What finds the entities of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntitySource {
+    /// The built-in rule.
+    #[default]
+    Extract,
+    /// The model that is to be hardened, asked for a list.
+    Model,
+    /// The endpoint, asked for a list.
+    Endpoint,
+}
+
+/// What becomes of an answer that is not of the kind its set is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unfit {
+    /// It stays, and is counted.
+    Keep,
+    /// It is left out, and counted.
+    Drop,
+}
+
+/// How the sets are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields, default)]
+pub struct PrepareOptions {
+    /// Source of the harmful answers.
+    pub answers: Answers,
+    /// Local model that gives the harmful answers; None: the one that is to be hardened.
+    pub answers_model: Option<String>,
+    /// Harmful answers that are refusals.
+    pub harm_refusals: Unfit,
+    /// Align answers that are no refusals.
+    pub align_answered: Unfit,
+    /// What counts as a refusal.
+    pub refusal_list: RefusalList,
+    /// What finds entities.
+    pub entities: EntitySource,
+    /// Most entities of an answer.
+    pub max_entities: usize,
+    /// Question forms per entity; None: all ten.
+    pub forms: Option<usize>,
+    /// New tokens per answer of `help` and `align`, and per list of entities.
+    pub max_new_tokens: usize,
+    /// New tokens per harmful answer.
+    pub harm_max_new_tokens: usize,
+    /// 0 = greedy.
+    pub temperature: f64,
+    /// 0 = all.
+    pub top_k: usize,
+    /// 1 = all.
+    pub top_p: f64,
+    /// 1 = off.
+    pub repetition_penalty: f64,
+    /// Sequences generated at a time.
+    pub batch: usize,
+    /// Seed of every random stream.
+    pub seed: u64,
+    /// Evaluation sets that may hold questions that are trained on.
+    pub allow_leakage: Vec<String>,
+    /// Base URL of the endpoint: `/chat/completions` is put behind it.
+    pub endpoint: Option<String>,
+    /// Model that the endpoint is asked for.
+    pub endpoint_model: Option<String>,
+    /// Environment variable that holds the endpoint's key; None: no key is sent.
+    pub endpoint_key_env: Option<String>,
+    /// Requests under way at a time.
+    pub endpoint_concurrency: usize,
+    /// Seconds after which a request is given up.
+    pub endpoint_timeout: f64,
+    /// Attempts at a request before the preparation stops.
+    pub endpoint_attempts: usize,
+    /// Seconds before the second attempt; doubled with every further one.
+    pub endpoint_backoff: f64,
+}
+
+impl Default for PrepareOptions {
+    fn default() -> Self {
+        Self {
+            answers: Answers::File,
+            answers_model: None,
+            harm_refusals: Unfit::Drop,
+            align_answered: Unfit::Keep,
+            refusal_list: RefusalList::Gcg29,
+            entities: EntitySource::Extract,
+            max_entities: 8,
+            forms: None,
+            max_new_tokens: 1024,
+            harm_max_new_tokens: 2048,
+            temperature: 0.7,
+            top_k: 20,
+            top_p: 0.95,
+            repetition_penalty: 1.15,
+            batch: 16,
+            seed: 42,
+            allow_leakage: vec!["seen".to_owned()],
+            endpoint: None,
+            endpoint_model: None,
+            endpoint_key_env: None,
+            endpoint_concurrency: 4,
+            endpoint_timeout: 120.0,
+            endpoint_attempts: 8,
+            endpoint_backoff: 0.5,
+        }
+    }
+}
+
+impl PrepareOptions {
+    /// True when some stage asks the endpoint.
+    pub fn needs_endpoint(&self) -> bool {
+        self.answers == Answers::Endpoint || self.entities == EntitySource::Endpoint
+    }
+}

@@ -1,0 +1,312 @@
+//! The stages of a preparation, one after the other: harmful answers, entities, help, align. Invariant: what a stage leaves
+//! out is counted.
+
+use super::ask::{Answer, Respond, Sampling, ask};
+use super::endpoint::Endpoint;
+use super::local::Local;
+use super::options::{Answers, EntitySource, PrepareOptions, Unfit};
+use super::report::{self, DataReport, Evaluation};
+use super::{Progress, entities, forms};
+use crate::files::write_atomic;
+use crate::{Noise, Question, Record, stream, write_set};
+use eraser_model::error::PathContext as _;
+use eraser_model::{Error, Model, Result};
+use rand::seq::SliceRandom as _;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+/// Most tokens before and after an empty text: how long random answers are.
+const RANDOM: Noise = Noise { before: 48, after: 16 };
+
+/// What a preparation is given.
+pub struct Inputs<'a> {
+    /// The model that is to be hardened.
+    pub model: &'a Model,
+    /// Loads the model that gives harmful answers; asked once, if `answers` is a model of its own.
+    pub answers_model: &'a dyn Fn(&str) -> Result<Model>,
+    /// The endpoint, when one is named.
+    pub endpoint: Option<&'a Endpoint>,
+    /// The questions.
+    pub questions: &'a [Question],
+    /// Rows of the file of answers: by question, or unrelated texts for `random`.
+    pub answers: Option<&'a [Record]>,
+    /// What the model will be evaluated with.
+    pub evaluation: &'a [Evaluation],
+}
+
+/// What came of each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Questions.
+    pub questions: usize,
+    /// Harmful answers that refuse.
+    pub harm_refused: usize,
+    /// Harmful answers left out: refusals, if they are dropped, and empty ones.
+    pub harm_dropped: usize,
+    /// Harmful answers cut at the limit of tokens.
+    pub harm_cut: usize,
+    /// Lists of entities that could not be read.
+    pub entities_unparsable: usize,
+    /// Distinct entities.
+    pub entities: usize,
+    /// Questions about them.
+    pub help_questions: usize,
+    /// Answers to those that refuse; all are left out.
+    pub help_refused: usize,
+    /// Empty answers; left out.
+    pub help_empty: usize,
+    /// Answers cut at the limit of tokens.
+    pub help_cut: usize,
+    /// Align answers that do not refuse.
+    pub align_answered: usize,
+    /// Align answers left out: those, if they are dropped, and empty ones.
+    pub align_dropped: usize,
+}
+
+/// Makes the sets in `dir/data`, going on with what `dir/prepare` holds, and writes `dir/data_report.json`.
+pub fn prepare(
+    inputs: &Inputs<'_>,
+    options: &PrepareOptions,
+    dir: &Path,
+    progress: &mut dyn Progress,
+) -> Result<DataReport> {
+    let texts = inputs.questions.iter().map(|q| q.text.as_str());
+    report::leakage(texts, inputs.evaluation, &options.allow_leakage)?;
+    for name in ["prepare", "data"] {
+        std::fs::create_dir_all(dir.join(name)).at(&dir.join(name))?;
+    }
+    let tally = Tally { questions: inputs.questions.len(), ..Tally::default() };
+    let mut stages = Stages { inputs, options, dir, progress, tally };
+    let harm = stages.harm()?;
+    stages.write("harm", &harm)?;
+    let entities = stages.entities(&harm)?;
+    let help = stages.help(&entities)?;
+    stages.write("help", &help)?;
+    let align = stages.align()?;
+    stages.write("align", &align)?;
+    let sets: [(&str, &[Record]); 3] = [("harm", &harm), ("help", &help), ("align", &align)];
+    let (tally, list) = (stages.tally, options.refusal_list);
+    let report = report::report(&sets, inputs.evaluation, tally, list, &inputs.model.tokenizer)?;
+    let text = serde_json::to_string_pretty(&report).map_err(|e| Error::failed(format!("data_report.json: {e}")))?;
+    write_atomic(&dir.join("data_report.json"), format!("{text}\n").as_bytes())?;
+    Ok(report)
+}
+
+struct Stages<'a> {
+    inputs: &'a Inputs<'a>,
+    options: &'a PrepareOptions,
+    dir: &'a Path,
+    progress: &'a mut dyn Progress,
+    tally: Tally,
+}
+
+impl<'a> Stages<'a> {
+    /// The questions with harmful answers.
+    fn harm(&mut self) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        let answers = self.harmful()?;
+        for (question, answer) in self.inputs.questions.iter().zip(answers) {
+            let refused = answer.refused || self.options.refusal_list.refuses(&answer.text);
+            self.tally.harm_refused += usize::from(refused);
+            self.tally.harm_cut += usize::from(!answer.stopped);
+            if answer.text.is_empty() || (refused && self.options.harm_refusals == Unfit::Drop) {
+                self.tally.harm_dropped += 1;
+            } else {
+                records.push(record(question, answer));
+            }
+        }
+        if records.is_empty() {
+            return Err(Error::request("no harmful answer is left: every one is empty or a refusal").hint(
+                "take them from a file or from a model that answers, or keep refusals: harm_refusals = \"keep\"",
+            ));
+        }
+        Ok(records)
+    }
+
+    /// A harmful answer for each question, as it came.
+    fn harmful(&mut self) -> Result<Vec<Answer>> {
+        let inputs = self.inputs;
+        let whole = |text: &str| Answer { text: text.to_owned(), stopped: true, ..Answer::default() };
+        let prompts: Vec<String> = inputs.questions.iter().map(|q| q.text.clone()).collect();
+        match self.options.answers {
+            Answers::File => {
+                let rows = inputs.answers.unwrap_or_default();
+                let rows: HashMap<&str, &str> = rows.iter().map(|r| (r.input.trim(), r.output.trim())).collect();
+                let found: Vec<Option<Answer>> =
+                    prompts.iter().map(|prompt| rows.get(prompt.trim()).map(|text| whole(text))).collect();
+                let missing = found.iter().filter(|answer| answer.is_none()).count();
+                if missing > 0 {
+                    let all = prompts.len();
+                    return Err(Error::request(format!("the file of answers lacks {missing} of the {all} questions"))
+                        .hint("it is looked through for the text of each question, letter by letter"));
+                }
+                Ok(found.into_iter().flatten().collect())
+            }
+            Answers::Random => (0..prompts.len()).map(|i| self.unrelated(i).map(|text| whole(&text))).collect(),
+            Answers::Endpoint => self.ask("harm", self.endpoint()?, &prompts, &self.sampling("harm")),
+            Answers::Model => {
+                let other = self.options.answers_model.as_deref().map(inputs.answers_model).transpose()?;
+                let local = Local::new(other.as_ref().unwrap_or(inputs.model), self.options.batch);
+                self.ask("harm", &local, &prompts, &self.sampling("harm"))
+            }
+        }
+    }
+
+    /// Text for question `i` that has nothing to do with it: a row of the file, else random tokens.
+    fn unrelated(&self, i: usize) -> Result<String> {
+        let seed = self.options.seed;
+        match self.inputs.answers {
+            Some(rows) if !rows.is_empty() => {
+                // Every row is used before one is used again.
+                let mut order: Vec<usize> = (0..rows.len()).collect();
+                order.shuffle(&mut stream(seed, "unrelated", &[(i / rows.len()) as u64]));
+                Ok(rows[order[i % rows.len()]].output.trim().to_owned())
+            }
+            _ => {
+                let mut rng = stream(seed, "random", &[i as u64]);
+                for _ in 0..16 {
+                    let text = RANDOM.apply("", &self.inputs.model.tokenizer, &mut rng)?;
+                    if !text.trim().is_empty() {
+                        return Ok(text.trim().to_owned());
+                    }
+                }
+                Err(Error::failed("the tokenizer gives blank text only, so there are no random answers"))
+            }
+        }
+    }
+
+    /// The distinct entities of the harmful answers; of the questions, where the answers have nothing to do with them.
+    fn entities(&mut self, harm: &[Record]) -> Result<Vec<String>> {
+        let cap = self.options.max_entities;
+        let random = self.options.answers == Answers::Random;
+        let texts: Vec<&str> = harm.iter().map(|r| if random { &*r.input } else { &*r.output }).collect();
+        let lists: Vec<Vec<String>> = match self.options.entities {
+            EntitySource::Extract => texts.iter().map(|text| entities::extract(text)).collect(),
+            EntitySource::Model | EntitySource::Endpoint => {
+                let prompts: Vec<String> = texts.iter().map(|text| entities::prompt(text)).collect();
+                let sampling = Sampling::greedy(self.options.max_new_tokens);
+                let answers = if self.options.entities == EntitySource::Endpoint {
+                    self.ask("entities", self.endpoint()?, &prompts, &sampling)?
+                } else {
+                    let local = Local::new(self.inputs.model, self.options.batch);
+                    self.ask("entities", &local, &prompts, &sampling)?
+                };
+                let lists: Vec<_> = answers.iter().map(|answer| entities::parse(&answer.text)).collect();
+                self.tally.entities_unparsable = lists.iter().filter(|list| list.is_none()).count();
+                lists.into_iter().map(Option::unwrap_or_default).collect()
+            }
+        };
+        let found = entities::distinct(lists.iter().map(Vec::as_slice), cap);
+        self.tally.entities = found.len();
+        if found.is_empty() {
+            let unread = self.tally.entities_unparsable;
+            return Err(Error::request(format!(
+                "no entity was found in {} texts ({unread} lists unread)",
+                texts.len()
+            ))
+            .hint("entities = \"extract\" needs no model; answers of a word or two hold nothing to ask about"));
+        }
+        Ok(found)
+    }
+
+    /// Questions about the entities, with the model's own answers.
+    fn help(&mut self, entities: &[String]) -> Result<Vec<Record>> {
+        let mut seen = HashSet::new();
+        let mut questions = Vec::new();
+        for entity in entities {
+            for text in forms::questions(entity, self.options.forms, self.options.seed) {
+                if seen.insert(text.clone()) {
+                    let extra = Map::from_iter([("entity".to_owned(), Value::from(entity.as_str()))]);
+                    questions.push(Record { input: text, output: String::new(), extra });
+                }
+            }
+        }
+        self.tally.help_questions = questions.len();
+        let texts = questions.iter().map(|q| q.input.as_str());
+        report::leakage(texts, self.inputs.evaluation, &self.options.allow_leakage)?;
+        let prompts: Vec<String> = questions.iter().map(|q| q.input.clone()).collect();
+        let local = Local::new(self.inputs.model, self.options.batch);
+        let answers = self.ask("help", &local, &prompts, &self.sampling("help"))?;
+        let mut records = Vec::new();
+        for (question, answer) in questions.into_iter().zip(answers) {
+            self.tally.help_cut += usize::from(!answer.stopped);
+            if answer.text.is_empty() {
+                self.tally.help_empty += 1;
+            } else if self.options.refusal_list.refuses(&answer.text) {
+                self.tally.help_refused += 1;
+            } else {
+                records.push(Record { output: answer.text, ..question });
+            }
+        }
+        if records.is_empty() {
+            return Err(Error::request("no help answer is left: the model refuses every question about the entities")
+                .hint("refusal_list = \"eraser6\" is a shorter list of refusal phrases"));
+        }
+        Ok(records)
+    }
+
+    /// The questions as they are, with the model's own answers.
+    fn align(&mut self) -> Result<Vec<Record>> {
+        let prompts: Vec<String> = self.inputs.questions.iter().map(|q| q.text.clone()).collect();
+        let local = Local::new(self.inputs.model, self.options.batch);
+        let answers = self.ask("align", &local, &prompts, &self.sampling("align"))?;
+        let mut records = Vec::new();
+        for (question, answer) in self.inputs.questions.iter().zip(answers) {
+            let answered = !answer.text.is_empty() && !self.options.refusal_list.refuses(&answer.text);
+            self.tally.align_answered += usize::from(answered);
+            if answer.text.is_empty() || (answered && self.options.align_answered == Unfit::Drop) {
+                self.tally.align_dropped += 1;
+            } else {
+                records.push(record(question, answer));
+            }
+        }
+        if records.is_empty() {
+            return Err(Error::request("no align answer is left: the model answers every question")
+                .hint("keep them as they are: align_answered = \"keep\""));
+        }
+        Ok(records)
+    }
+
+    fn ask(
+        &mut self,
+        stage: &str,
+        respond: &dyn Respond,
+        prompts: &[String],
+        sampling: &Sampling,
+    ) -> Result<Vec<Answer>> {
+        let path = self.dir.join("prepare").join(format!("{stage}.jsonl"));
+        ask(&path, &format!("prepare {stage}"), respond, prompts, sampling, self.progress)
+    }
+
+    fn endpoint(&self) -> Result<&'a Endpoint> {
+        self.inputs.endpoint.ok_or_else(|| Error::request("no endpoint is named"))
+    }
+
+    fn sampling(&self, stage: &str) -> Sampling {
+        let o = self.options;
+        let max_new_tokens = if stage == "harm" { o.harm_max_new_tokens } else { o.max_new_tokens };
+        if o.temperature <= 0.0 {
+            return Sampling { repetition_penalty: o.repetition_penalty, ..Sampling::greedy(max_new_tokens) };
+        }
+        Sampling {
+            max_new_tokens,
+            temperature: o.temperature,
+            top_k: o.top_k,
+            top_p: o.top_p,
+            repetition_penalty: o.repetition_penalty,
+            seed: o.seed,
+        }
+    }
+
+    fn write(&self, set: &str, records: &[Record]) -> Result<()> {
+        write_set(&self.dir.join("data").join(format!("{set}.jsonl")), records)
+    }
+}
+
+/// A row of a set.
+fn record(question: &Question, answer: Answer) -> Record {
+    let extra = Map::from_iter([("id".to_owned(), Value::from(question.id.as_str()))]);
+    Record { input: question.text.clone(), output: answer.text, extra }
+}

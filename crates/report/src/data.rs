@@ -1,0 +1,181 @@
+//! The data report: what the sets of a run hold and how they overlap. In: `data_report.json`; out: tables, for the terminal and
+//! for Markdown. Invariant: a share over nothing is a dash.
+
+use crate::error::Result;
+use crate::format::{NONE, percent};
+use crate::run::json;
+use serde::Deserialize;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// The file.
+#[derive(Deserialize)]
+pub(crate) struct DataReport {
+    made: Made,
+    sets: Vec<Set>,
+    overlaps: Vec<Overlap>,
+    near: Near,
+}
+
+#[derive(Deserialize)]
+struct Made {
+    questions: usize,
+    harm_refused: usize,
+    harm_dropped: usize,
+    harm_cut: usize,
+    entities_unparsable: usize,
+    entities: usize,
+    help_questions: usize,
+    help_refused: usize,
+    help_empty: usize,
+    help_cut: usize,
+    align_answered: usize,
+    align_dropped: usize,
+}
+
+#[derive(Deserialize)]
+struct Set {
+    #[serde(rename = "set")]
+    name: String,
+    n: usize,
+    input_tokens: Lengths,
+    output_tokens: Lengths,
+    refused_share: Option<f64>,
+    exact_duplicates: usize,
+    near_duplicates: usize,
+}
+
+#[derive(Deserialize)]
+struct Lengths {
+    mean: Option<f64>,
+    max: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Overlap {
+    set: String,
+    with: String,
+    n: usize,
+    exact: usize,
+    near: usize,
+}
+
+#[derive(Deserialize)]
+struct Near {
+    shingle: usize,
+    similarity: f64,
+}
+
+impl DataReport {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        json(path)
+    }
+}
+
+/// Header and lines.
+type Table = (Vec<String>, Vec<Vec<String>>);
+
+/// How the sets came to be, in sentences.
+pub(crate) fn made(report: &DataReport) -> Vec<String> {
+    let m = &report.made;
+    vec![
+        format!(
+            "harm: of {} answers {} refuse; {} left out, {} cut at the limit of tokens",
+            m.questions, m.harm_refused, m.harm_dropped, m.harm_cut
+        ),
+        format!(
+            "help: {} entities ({} lists unread), {} questions; left out {} refusals and {} empty answers, {} cut",
+            m.entities, m.entities_unparsable, m.help_questions, m.help_refused, m.help_empty, m.help_cut
+        ),
+        format!("align: of {} answers {} do not refuse; {} left out", m.questions, m.align_answered, m.align_dropped),
+    ]
+}
+
+/// A line per set.
+pub(crate) fn sets(report: &DataReport) -> Table {
+    let header = ["set", "rows", "question tokens", "answer tokens", "refused", "repeated", "nearly"];
+    let lengths = |l: &Lengths| match (l.mean, l.max) {
+        (Some(mean), Some(max)) => format!("{mean:.1} (max {max})"),
+        _ => NONE.to_owned(),
+    };
+    let line = |s: &Set| {
+        vec![
+            s.name.clone(),
+            s.n.to_string(),
+            lengths(&s.input_tokens),
+            lengths(&s.output_tokens),
+            percent(s.refused_share),
+            s.exact_duplicates.to_string(),
+            s.near_duplicates.to_string(),
+        ]
+    };
+    (header.map(String::from).to_vec(), report.sets.iter().map(line).collect())
+}
+
+/// A line per pair of sets that have a question in common.
+pub(crate) fn overlaps(report: &DataReport) -> Table {
+    let header = ["rows of", "that are in", "of size", "the same", "nearly"];
+    let line =
+        |o: &Overlap| vec![o.set.clone(), o.with.clone(), o.n.to_string(), o.exact.to_string(), o.near.to_string()];
+    let common = report.overlaps.iter().filter(|o| o.exact + o.near > 0);
+    (header.map(String::from).to_vec(), common.map(line).collect())
+}
+
+/// What the columns mean.
+pub(crate) fn note(report: &DataReport) -> String {
+    let Near { shingle, similarity } = report.near;
+    format!(
+        "The same: equal but for case, spaces and punctuation. Nearly: Jaccard similarity of {shingle}-character shingles of at \
+         least {similarity}. harm and align share their questions by design; pairs without a common question are left out."
+    )
+}
+
+/// The tables of `data_report.json`, for a terminal.
+pub fn data_table(path: &Path) -> Result<String> {
+    let report = DataReport::read(path)?;
+    let mut out = String::new();
+    for line in made(&report) {
+        let _ = writeln!(out, "{line}");
+    }
+    for (header, lines) in [sets(&report), overlaps(&report)] {
+        if lines.is_empty() {
+            continue;
+        }
+        let all: Vec<&Vec<String>> = std::iter::once(&header).chain(&lines).collect();
+        let width = |column: usize| all.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+        out.push('\n');
+        for line in &all {
+            let cells: Vec<String> =
+                line.iter().enumerate().map(|(i, cell)| format!("{cell:<w$}", w = width(i))).collect();
+            let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+        }
+    }
+    let _ = write!(out, "\n{}\n", note(&report).replace(". ", ".\n"));
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"{"schema":1,"made":{"questions":3,"harm_refused":1,"harm_dropped":1,"harm_cut":0,
+        "entities_unparsable":0,"entities":2,"help_questions":20,"help_refused":4,"help_empty":0,"help_cut":1,
+        "align_answered":1,"align_dropped":0},"sets":[{"set":"harm","n":2,"input_tokens":{"mean":5.5,"median":5,"max":6},
+        "output_tokens":{"mean":null,"median":null,"max":null},"refused":0,"refused_share":null,"exact_duplicates":0,
+        "near_duplicates":1}],"overlaps":[{"set":"harm","with":"align","evaluation":false,"n":3,"exact":2,"near":0},
+        {"set":"harm","with":"unseen","evaluation":true,"n":9,"exact":0,"near":0}],
+        "near":{"shingle":5,"similarity":0.8}}"#;
+
+    #[test]
+    fn tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data_report.json");
+        std::fs::write(&path, FILE).unwrap();
+        let text = data_table(&path).unwrap();
+        assert!(text.contains("help: 2 entities (0 lists unread), 20 questions; left out 4 refusals"), "{text}");
+        assert!(text.contains("5.5 (max 6)") && text.contains("align        3        2"), "{text}");
+        assert!(!text.contains("unseen") && text.lines().all(|line| line.chars().count() <= 110), "{text}");
+        std::fs::write(&path, "{}").unwrap();
+        assert!(data_table(&path).is_err());
+    }
+}
