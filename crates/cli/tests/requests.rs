@@ -206,7 +206,7 @@ fn all_of_an_eval_request_is_checked_at_once() {
     hint: known: keyword, leak
     error: there is no attack `indirect`
     hint: did you mean `direct`?
-    hint: known: direct, template
+    hint: known: direct, gcg, prefill, template
     "#);
 }
 

@@ -317,7 +317,10 @@ fn the_gradient_of_one_hot_tokens_equals_pytorch() {
         let run = || token_gradient(&f.decoder, Some(&f.adapter), &ids, first..end, scored).unwrap();
         for (form, (found, ours)) in [("fused", run()), ("composed", with_composed(run))] {
             assert!((found - loss).abs() < 1e-4, "{family}, {form}: {found} {loss}");
-            assert_close(&ours, &gradient, &format!("{family}, {form}"));
+            let size = gradient.iter().flatten().fold(0f32, |m, g| m.max(g.abs()));
+            let pairs = ours.iter().flatten().zip(gradient.iter().flatten());
+            let apart = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-3 * size, "{family}, {form}: {apart} of {size}");
         }
     }
 }
@@ -329,7 +332,7 @@ fn the_gradient_of_one_hot_tokens_equals_finite_differences() {
     let input = &ids[..ids.len() - 1];
     let segments = Segments::from_lengths([input.len()]);
     let table = f.decoder.named_tensors().unwrap().remove(0).1;
-    let (place, token, step) = (4, 17, 1e-2f64);
+    let (place, token, step) = (4, 17, 1e-3f64);
     let (_, gradient) = token_gradient(&f.decoder, Some(&f.adapter), &ids, place..place + 1, scored).unwrap();
     // The loss with `by` of the one-hot vector of `token` added at `place`.
     let loss = |by: f64| {
@@ -344,7 +347,7 @@ fn the_gradient_of_one_hot_tokens_equals_finite_differences() {
     };
     let difference = (loss(step) - loss(-step)) / (2.0 * step);
     let ours = f64::from(gradient[0][token]);
-    assert!((difference - ours).abs() < 2e-3 * ours.abs().max(1.0), "{difference} {ours}");
+    assert!((difference - ours).abs() < 5e-3 * ours.abs(), "{difference} {ours}");
     assert!(token_gradient(&f.decoder, None, &ids, 0..ids.len(), 1).is_err());
     assert!(token_gradient(&f.decoder, None, &[1], 0..0, 1).is_err());
 }
