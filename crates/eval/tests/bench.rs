@@ -3,26 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
+mod common;
+
 use candle_core::Device;
+use common::model;
 use eraser_eval::bench::{ItemScore, TaskRows, TextFile};
 use eraser_eval::{BenchOptions, BenchSummary, Progress, Subject, bench};
 use eraser_model::adapter::Module;
-use eraser_model::{Adapter, BaseDtype, ErrorKind, LoadOptions, LoraConfig, Model, load};
+use eraser_model::{Adapter, ErrorKind, LoraConfig, Model};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Log-likelihoods are sums over up to twenty tokens, in f32 on both sides.
 const TOLERANCE: f64 = 1e-4;
-
-fn model() -> Option<Model> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/model");
-    if !path.join("config.json").is_file() {
-        eprintln!("skipped: assets/organism is not there");
-        return None;
-    }
-    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
-    Some(load(path.to_str().unwrap(), &options).unwrap())
-}
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bench").join(name)

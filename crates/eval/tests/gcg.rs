@@ -3,22 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use candle_core::Device;
+mod common;
+
+use common::model;
 use eraser_eval::attack::GcgOptions;
 use eraser_eval::{Answer, EvalOptions, Progress, QuestionSet, Subject, evaluate};
-use eraser_model::{BaseDtype, ErrorKind, LoadOptions, Model, load};
+use eraser_model::ErrorKind;
 use serde_json::Value;
 use std::path::Path;
-
-fn model() -> Option<Model> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/model");
-    if !path.join("config.json").is_file() {
-        eprintln!("skipped: assets/organism is not there");
-        return None;
-    }
-    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
-    Some(load(path.to_str().unwrap(), &options).unwrap())
-}
 
 /// Stops when it was asked so many times.
 struct After(usize);
