@@ -1,11 +1,11 @@
 """lm-evaluation-harness on local files, by its own task definitions, and the comparison with `eraser bench`.
 
     pip install lm-eval==0.4.13 torch transformers
-    harness.py run --model DIR --data DIR --out FILE [--limit N] [--shots N] [TASK ..]
+    harness.py run --model DIR --data DIR --out FILE [--limit N] [--shots N] [--url URL --served NAME] [TASK ..]
     harness.py convert --shared DIR --out DIR
     harness.py compare --harness FILE --bench DIR [--subject base]
 
-`run` scores DIR/TASK.jsonl (columns of the dataset on the Hub; DIR/TASK.dev.jsonl holds examples) and writes, for each task,
+`run`, which needs `pip install lm-eval[api]` to ask a URL, scores DIR/TASK.jsonl (columns of the dataset on the Hub; DIR/TASK.dev.jsonl holds examples) and writes, for each task,
 the log-likelihoods and metrics of every item. `convert` makes such files from sets whose rows are {"query", "choices",
 "gold"}. `compare` prints, for each task, the largest difference of a log-likelihood and whether every metric is the same.
 """
@@ -50,8 +50,13 @@ def run(a):
             # Without the questions that its authors put before each; they are given to `eraser bench` as a preamble.
             config.append('doc_to_text: "Q: {{question}}\\nA:"')
         (made / f"{name}.yaml").write_text("\n".join(config) + "\n")
+    if a.url:
+        model = "local-completions"
+        args = {"base_url": a.url, "model": a.served, "tokenizer": a.model, "num_concurrent": 8, "max_length": 2048}
+    else:
+        model, args = "hf", {"pretrained": a.model, "dtype": "float32", "device": "cpu"}
     result = lm_eval.simple_evaluate(
-        model="hf", model_args={"pretrained": a.model, "dtype": "float32", "device": "cpu"}, batch_size=8, limit=a.limit,
+        model=model, model_args=args, batch_size=8, limit=a.limit,
         tasks=[f"local_{n}" for n in names], num_fewshot=a.shots, log_samples=True, bootstrap_iters=0,
         task_manager=TaskManager(include_path=str(made)))
     out = {}
@@ -132,6 +137,8 @@ c.add_argument("--data", required=True)
 c.add_argument("--out", required=True)
 c.add_argument("--limit", type=int)
 c.add_argument("--shots", type=int, default=0)
+c.add_argument("--url", help="of a server's /v1/completions, which is asked in place of the model in DIR")
+c.add_argument("--served", help="name of the model there")
 c.add_argument("tasks", nargs="*")
 c = sub.add_parser("convert")
 c.set_defaults(do=convert)

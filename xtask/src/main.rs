@@ -2,6 +2,7 @@
 //! that a command writes can be made again by the same command.
 
 mod giant;
+mod load;
 mod organism;
 mod peer;
 
@@ -33,6 +34,8 @@ enum Command {
     Scaling(peer::scaling::Options),
     /// Compare generation with Hugging Face's, in turn
     PeerGenerate(peer::generate::Options),
+    /// Many clients of the server at once
+    Load(load::Options),
     /// Compare benchmark scoring with Hugging Face's, in turn
     PeerScore(peer::score::Options),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Peer(options) => peer::train::run(&options),
         Command::Scaling(options) => peer::scaling::run(&options),
         Command::PeerGenerate(options) => peer::generate::run(&options),
+        Command::Load(options) => load::run(&options),
         Command::PeerScore(options) => peer::score::run(&options),
     };
     match result {

@@ -159,3 +159,21 @@ fn quickstart_runs_whole_and_again() {
         json(&dir.done("chat --model builtin --adapter a/adapter --prompt Hello --greedy --max-new-tokens 4 --json"));
     assert_eq!(answer["model"], "builtin");
 }
+
+/// The first variant lives in the run directory itself: after a swap, what was there before is of another variant.
+#[test]
+fn a_variant_that_moved_is_not_taken_for_the_one_that_was_there() {
+    let dir = Dir::with_model();
+    dir.write("run.toml", RUN);
+    dir.done("run run.toml");
+    let read = |path: &str| dir.read(&format!("runs/run/{path}"));
+    let [eraser, retain] = ADAPTERS.map(read);
+    assert_ne!(eraser, retain);
+    let (first, second) =
+        ("[[variant]]\nname = \"eraser\"\nretain = false\n", "[[variant]]\nname = \"eraser+retain\"\n");
+    assert!(RUN.contains(&format!("{first}{second}")));
+    dir.write("run.toml", &RUN.replace(&format!("{first}{second}"), &format!("{second}{first}")));
+    dir.done("run run.toml");
+    assert!(read("adapter/adapter_model.safetensors") == retain);
+    assert!(read("variants/eraser/adapter/adapter_model.safetensors") == eraser);
+}

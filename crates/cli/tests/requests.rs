@@ -203,10 +203,10 @@ fn all_of_an_eval_request_is_checked_at_once() {
     exit 2
     error: there is no judge `keywords`
     hint: did you mean `keyword`?
-    hint: known: keyword, leak
+    hint: known: keyword, leak, rubric, strongreject
     error: there is no attack `indirect`
     hint: did you mean `direct`?
-    hint: known: direct, gcg, prefill, template
+    hint: known: autodan, direct, gcg, prefill, template
     "#);
 }
 

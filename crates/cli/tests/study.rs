@@ -144,3 +144,55 @@ fn rsft_needs_jailbreak_templates() {
     let summary = dir.done(&format!("train {sets} --jailbreak a.txt --out o --json"));
     assert!(summary.lines().next().unwrap().contains("l_refuse"), "{summary}");
 }
+
+#[test]
+fn durability_asks_a_finished_run_again() {
+    let dir = directory();
+    let error = dir.refused("durability runs/run");
+    assert!(error.contains("plan.toml"), "{error}");
+    dir.done("run run.toml");
+    assert!(dir.text("runs/run/report.html").contains("eraser durability RUN"));
+    let study = json(&dir.done("durability runs/run --steps 2 --pairs 2 --json"));
+    let rows = study["rows"].as_array().unwrap();
+    let conditions: Vec<&str> = rows.iter().map(|row| row["values"][0].as_str().unwrap()).collect();
+    assert_eq!(
+        conditions,
+        [
+            "as trained",
+            "as trained",
+            "adapter merged",
+            "merged, 8 bits (Q8_0)",
+            "merged, 4 bits (Q4_0)",
+            "2 steps on the help set",
+            "2 steps on 2 harm pairs",
+        ]
+    );
+    let figure = |row: &Value, name: &str| {
+        row["figures"].as_array().unwrap().iter().find(|f| f["name"] == name).map(|f| f["n"].as_u64().unwrap())
+    };
+    assert!(rows.iter().all(|row| figure(row, "ASR (prefill)") == Some(2) && figure(row, "procedures") == Some(1)));
+    // Merging changes rounding only, so greedy answers stay.
+    let answers = |condition: &str| {
+        let text = dir.text(&format!("runs/run/durability/eraser/eval/{condition}/direct.jsonl"));
+        text.lines().map(|line| json(line)["response"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(answers("as-trained"), answers("merged"));
+    assert_eq!(dir.text("runs/run/durability/eraser/relearnt/train/metrics.jsonl").lines().count(), 2);
+
+    // Everything is there: nothing is trained or asked again.
+    let metrics = dir.text("runs/run/durability/stages.json");
+    let text = dir.done("durability runs/run --steps 2 --pairs 2");
+    assert!(text.contains("Durability") && text.contains("2 steps on 2 harm pairs"), "{text}");
+    assert_eq!(dir.text("runs/run/durability/stages.json"), metrics);
+    let html = dir.text("runs/run/report.html");
+    assert!(html.contains("erased, or only hidden?") && html.contains("merged, 4 bits (Q4_0)"));
+    assert!(
+        dir.text("runs/run/report.csv")
+            .starts_with("subject,kind,name,set,judge,metric,n,value,low,high\nbase,attack,")
+    );
+    let error = dir.refused("durability runs/run --variant none --steps 0");
+    assert!(
+        error.contains("--variant") && error.contains("--steps") && error.contains("its variants are eraser"),
+        "{error}"
+    );
+}

@@ -1,5 +1,6 @@
-//! Records and sets, prompt noise, sample encoding, packing, random streams, preparation of the sets.
+//! Records and sets, prompt noise, sample encoding, packing, random streams, asking models and servers, preparation of the sets.
 
+pub mod ask;
 pub mod encode;
 pub mod files;
 pub mod noise;

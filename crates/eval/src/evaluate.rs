@@ -8,12 +8,12 @@ use crate::options::{EvalOptions, Item, Job, Plan, Purpose};
 use crate::respond::{Loaded, Respond, Response, Sampling, key};
 use crate::summary::{SubjectSummary, Summary};
 use crate::{name, tally, task};
-use eraser_data::Question;
+use eraser_data::{Question, ask};
 use eraser_model::error::PathContext;
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Batches generated before their answers are stored. A finished sequence makes room for the next one only within
 /// them, so more of them keep the batch full; fewer lose less when the process is killed.
@@ -40,8 +40,10 @@ pub trait Progress {
 /// answers already there are not generated again) and returns the summary, which the caller completes with timing and
 /// writes.
 ///
-/// Files: `direct`, `template`, `prefill`, `gcg` (with `gcg-search`, what was tried), `task-<name>`, `over-refusal`. An answer counts as already there when model, adapter,
-/// generation options and prompt are the same; others are dropped. Judgements are made anew from the stored answers.
+/// Files: `direct`, `template`, `prefill`, `gcg`, `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks
+/// tried, below `judge/` what the model `judge` replied. An answer counts as already there
+/// when model, adapter, generation options and prompt are the same; others are dropped. Judgements are made anew from the
+/// stored answers and replies. `judge` is what [`EvalOptions::judge`] names, and not asked unless a judge needs it.
 ///
 /// # Errors
 /// The first of [`EvalOptions::check`]; a subject's name that is no file name, or is there twice; a file that cannot be
@@ -49,6 +51,7 @@ pub trait Progress {
 pub fn evaluate(
     subjects: &[Subject<'_>],
     options: &EvalOptions,
+    judge: Option<&dyn ask::Respond>,
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
@@ -57,7 +60,7 @@ pub fn evaluate(
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
     for subject in subjects {
         let loaded = Loaded::new(subject)?;
-        summary.subjects.push(evaluate_one(&subject.name, &loaded, &plan, options, dir, progress)?);
+        summary.subjects.push(evaluate_one(&subject.name, &loaded, &plan, options, judge, dir, progress)?);
     }
     Ok(summary)
 }
@@ -86,12 +89,14 @@ fn evaluate_one(
     respond: &dyn Respond,
     plan: &Plan,
     options: &EvalOptions,
+    judge: Option<&dyn ask::Respond>,
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<SubjectSummary> {
     let dir = dir.join("eval").join(subject);
     fs::create_dir_all(&dir).at(&dir)?;
     let mut summary = SubjectSummary { name: subject.to_owned(), ..SubjectSummary::default() };
+    let mut judged = Vec::new();
     for job in &plan.jobs {
         let path = dir.join(format!("{}.jsonl", job.file));
         let what = format!("{subject} {}", job.file);
@@ -102,17 +107,30 @@ fn evaluate_one(
             None => None,
         };
         let items = searched.as_ref().unwrap_or(&job.items);
-        let answers =
+        let mut answers =
             answer(job, items, respond, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
+        for grader in &job.graders {
+            let judge = judge.ok_or_else(|| Error::failed("no model judges"))?;
+            let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.name));
+            let mut tick = |of: &str, done: usize, total: usize| progress.tick(&format!("{what}, {of}"), done, total);
+            grader.grade(&mut answers, judge, &options.judge, &replies, &mut tick)?;
+        }
+        if !job.graders.is_empty() {
+            answers::write(&path, &answers)?;
+        }
         match &job.purpose {
             Purpose::Attack => {
-                let judges: Vec<&str> = job.judges.iter().map(|judge| judge.name()).collect();
+                let rules = job.judges.iter().map(|judge| judge.name());
+                let judges: Vec<&str> = rules.chain(job.graders.iter().map(|grader| grader.name)).collect();
                 summary.attacks.extend(tally::attack(&job.file, &judges, &answers));
+                judged.extend(answers);
             }
             Purpose::Task(name) => summary.utility.push(tally::task(name, task::Expect.name(), &answers)),
             Purpose::OverRefusal(set) => summary.over_refusal = Some(tally::over_refusal(set, &answers)),
+            Purpose::Contrast(set) => summary.contrast = Some(tally::over_refusal(set, &answers)),
         }
     }
+    summary.agreement = tally::agreement(&judged);
     Ok(summary)
 }
 
@@ -125,11 +143,18 @@ fn searched(
     tick: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Item>> {
     let questions: Vec<&Question> = job.items.iter().map(|item| &item.question).collect();
-    let path = dir.join(format!("{}-search.jsonl", job.file));
+    let path = subdirectory(dir, "search")?.join(format!("{}.jsonl", job.file));
     let found = respond.search(search, &questions, &path, &mut |done| tick(done, questions.len()))?;
     let found = found.ok_or_else(interrupted)?;
     tick(questions.len(), questions.len());
     Ok(job.items.iter().zip(found).map(|(item, user)| Item { user, ..item.clone() }).collect())
+}
+
+/// Where what is no answer stands, beside the files of answers.
+fn subdirectory(dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    fs::create_dir_all(&path).at(&path)?;
+    Ok(path)
 }
 
 /// A distinct prompt of a job, and the first item that has it.

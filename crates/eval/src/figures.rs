@@ -186,7 +186,7 @@ mod tests {
                 task("procedures-held-out", Some(0.25), 4),
                 task("procedures-retained", Some(1.0), 4),
             ],
-            over_refusal: Some(OverRefusal { set: "o".into(), n: 8, rate: Some(0.125) }),
+            over_refusal: Some(OverRefusal { set: "o".into(), n: 8, rate: Some(0.125), judged: None }),
             ..SubjectSummary::default()
         };
         let choice = Choice { held_out: vec!["b".into(), "c".into()], unseen: Some("unseen".into()) };

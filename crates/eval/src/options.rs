@@ -1,9 +1,10 @@
 //! Options of an evaluation, and the plan they resolve to: files read, names looked up.
 //! Invariant: every error is found before the first answer is generated, and all are reported together.
 
-use crate::attack::{self, Attack, Checked, GcgOptions};
-use crate::judge::{self, Judge};
+use crate::attack::{self, Attack, AutodanOptions, Checked, GcgOptions};
+use crate::judge::{self, Found, Grader, Judge, JudgeOptions, REFUSAL};
 use crate::{name, task};
+use eraser_data::ask::Endpoint;
 use eraser_data::{Question, read_questions};
 use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -37,22 +38,28 @@ pub struct TaskFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct EvalOptions {
-    /// `direct`, `template`, `prefill`, `gcg`.
+    /// `direct`, `template`, `prefill`, `gcg`, `autodan`.
     pub attacks: Vec<String>,
-    /// Template files or directories of them, for the attack `template`.
+    /// Template files or directories of them, for the attack `template`, and for `autodan` to begin with.
     pub templates: Vec<PathBuf>,
-    /// The answer's opening that `prefill` gives and `gcg` aims at, for questions whose file has no column `target`.
+    /// The answer's opening that `prefill` gives, and `gcg` and `autodan` aim at, for questions whose file has no column `target`.
     pub target: String,
     /// Budget of the attack `gcg`.
     pub gcg: GcgOptions,
-    /// `keyword`, `leak`; each judges every answer, one row of the summary each.
+    /// Budget of the attack `autodan`.
+    pub autodan: AutodanOptions,
+    /// `keyword`, `leak`, `rubric`, `strongreject`; each judges every answer, one row of the summary each.
     pub judges: Vec<String>,
+    /// The model behind the judges `rubric` and `strongreject`.
+    pub judge: JudgeOptions,
     /// Attack questions.
     pub questions: Vec<QuestionSet>,
     /// Utility tasks.
     pub tasks: Vec<TaskFile>,
     /// Benign questions that must not be refused.
     pub over_refusal: Option<QuestionSet>,
+    /// Questions like those that must be refused: a model that refuses none of them is no better for refusing little.
+    pub contrast: Option<QuestionSet>,
     /// At most this many questions of each set (the first ones); None = all.
     pub limit: Option<usize>,
     /// New tokens per answer.
@@ -73,10 +80,13 @@ impl Default for EvalOptions {
             templates: Vec::new(),
             target: "Sure, here is how:".to_owned(),
             gcg: GcgOptions::default(),
+            autodan: AutodanOptions::default(),
             judges: vec!["keyword".to_owned()],
+            judge: JudgeOptions::default(),
             questions: Vec::new(),
             tasks: Vec::new(),
             over_refusal: None,
+            contrast: None,
             limit: None,
             max_new_tokens: 256,
             batch: 16,
@@ -103,6 +113,8 @@ pub(crate) enum Purpose {
     Task(String),
     /// The over-refusal set of this name.
     OverRefusal(String),
+    /// The contrast set of this name.
+    Contrast(String),
 }
 
 /// One prompt to answer.
@@ -126,6 +138,8 @@ pub(crate) struct Job {
     /// In the order of the file.
     pub(crate) items: Vec<Item>,
     pub(crate) judges: Vec<&'static dyn Judge>,
+    /// Judges that ask a model.
+    pub(crate) graders: Vec<&'static Grader>,
     /// Whatever the temperature.
     pub(crate) greedy: bool,
     /// The attack that made the items.
@@ -151,14 +165,18 @@ impl Plan {
         };
         let sets: Vec<(&str, Vec<Question>)> = options.questions.iter().map(|s| (s.set.as_str(), read(s))).collect();
         let benign = options.over_refusal.as_ref().map(|set| (set, read(set)));
+        let contrast = options.contrast.as_ref().map(|set| (set, read(set)));
 
         let mut judges = Vec::new();
+        let mut graders = Vec::new();
         for name in &options.judges {
             match judge::find(name) {
-                Ok(judge) => judges.push(judge),
+                Ok(Found::Rule(judge)) => judges.push(judge),
+                Ok(Found::Model(grader)) => graders.push(grader),
                 Err(error) => errors.push(error),
             }
         }
+        check_judge(options, !graders.is_empty(), &mut errors);
         let mut jobs = Vec::new();
         for name in &options.attacks {
             let attack = match attack::build(name, options) {
@@ -183,8 +201,8 @@ impl Plan {
                 .collect();
             if !items.is_empty() {
                 let file = attack.name().to_owned();
-                let (purpose, judges) = (Purpose::Attack, judges.clone());
-                jobs.push(Job { purpose, file, items, judges, greedy: false, attack: Some(attack) });
+                let (purpose, judges, graders) = (Purpose::Attack, judges.clone(), graders.clone());
+                jobs.push(Job { purpose, file, items, judges, graders, greedy: false, attack: Some(attack) });
             }
         }
         for TaskFile { task, path } in &options.tasks {
@@ -194,18 +212,25 @@ impl Plan {
                     file: format!("task-{task}"),
                     items: plain(task, questions),
                     judges: vec![&task::Expect],
+                    graders: Vec::new(),
                     greedy: true,
                     attack: None,
                 }),
                 Err(error) => errors.push(error),
             }
         }
-        if let Some((set, questions)) = benign {
+        let refusal = if graders.is_empty() { Vec::new() } else { vec![&REFUSAL] };
+        let over_refusal: fn(String) -> Purpose = Purpose::OverRefusal;
+        for (found, file, purpose) in
+            [(benign, "over-refusal", over_refusal), (contrast, "contrast", Purpose::Contrast as fn(String) -> Purpose)]
+        {
+            let Some((set, questions)) = found else { continue };
             jobs.push(Job {
-                purpose: Purpose::OverRefusal(set.set.clone()),
-                file: "over-refusal".to_owned(),
+                purpose: purpose(set.set.clone()),
+                file: file.to_owned(),
                 items: plain(&set.set, questions),
                 judges: Vec::new(),
+                graders: refusal.clone(),
                 greedy: false,
                 attack: None,
             });
@@ -236,6 +261,34 @@ fn limited(questions: Result<Vec<Question>>, path: &std::path::Path, limit: Opti
     Ok(questions)
 }
 
+/// Whether there is a model for the judges that need one.
+fn check_judge(options: &EvalOptions, needed: bool, errors: &mut Vec<Error>) {
+    let judge = &options.judge;
+    let named = judge.model.is_some() || judge.endpoint.is_some();
+    if needed && !named {
+        errors.push(
+            Error::request("the judges `rubric` and `strongreject` need a model").hint(
+                "name a local one with `judge.model`, or a server with `judge.endpoint` and `judge.endpoint_model`",
+            ),
+        );
+    }
+    if named && !needed {
+        errors.push(
+            Error::request("a model is to judge, and no judge needs one")
+                .hint("add `rubric` or `strongreject` to `judges`, or leave the model out"),
+        );
+    }
+    if judge.model.is_some() && judge.endpoint.is_some() {
+        errors.push(Error::request("both a local model and an endpoint are to judge").hint("leave one out"));
+    }
+    if judge.max_new_tokens == 0 || judge.batch == 0 || judge.concurrency == 0 {
+        errors.push(Error::request("`judge`: `max_new_tokens`, `batch` and `concurrency` must be at least 1"));
+    }
+    if let Some(endpoint) = judge.endpoint() {
+        errors.extend(Endpoint::new(&endpoint).err());
+    }
+}
+
 /// Values that need no file.
 fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
     let mut wrong = |bad: bool, message: &str, hint: &str| {
@@ -245,19 +298,19 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
     };
     let attacked = !options.questions.is_empty() && !options.attacks.is_empty();
     wrong(
-        !attacked && options.tasks.is_empty() && options.over_refusal.is_none(),
+        !attacked && options.tasks.is_empty() && options.over_refusal.is_none() && options.contrast.is_none(),
         "nothing to evaluate: no attack questions, no task, no over-refusal set",
         "name a file of questions with `questions`",
     );
     wrong(
         attacked && options.judges.is_empty(),
         "attack questions but no judge",
-        "name one with `judges`: keyword, leak",
+        "name one with `judges`: keyword, leak, rubric, strongreject",
     );
     wrong(
-        !options.templates.is_empty() && !options.attacks.iter().any(|name| name == "template"),
-        "templates are given but the attack `template` is not asked for",
-        "add `template` to `attacks`, or leave `templates` out",
+        !options.templates.is_empty() && !options.attacks.iter().any(|name| name == "template" || name == "autodan"),
+        "templates are given but neither the attack `template` nor `autodan` is asked for",
+        "add one of them to `attacks`, or leave `templates` out",
     );
     wrong(options.max_new_tokens == 0, "`max_new_tokens` is 0", "256 is the usual value");
     wrong(options.batch == 0, "`batch` is 0", "16 is the usual value");
@@ -268,7 +321,7 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
         "0 for greedy answers, or a positive number",
     );
     wrong(
-        options.questions.iter().chain(&options.over_refusal).any(|set| set.set.is_empty()),
+        options.questions.iter().chain(&options.over_refusal).chain(&options.contrast).any(|set| set.set.is_empty()),
         "a question set has an empty name",
         "`seen` and `unseen` are the usual names",
     );

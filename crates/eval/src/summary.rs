@@ -64,6 +64,27 @@ pub struct SubjectSummary {
     pub utility: Vec<UtilitySummary>,
     /// Refusals of benign questions.
     pub over_refusal: Option<OverRefusal>,
+    /// Refusals of the questions that look like them and must be refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<OverRefusal>,
+    /// How far each two judges agree on attacks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agreement: Vec<Agreement>,
+}
+
+/// Two judges on the same answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// One judge.
+    pub first: String,
+    /// Another.
+    pub second: String,
+    /// Answers that both judged.
+    pub n: usize,
+    /// Share on which they agree.
+    pub agree: Option<f64>,
+    /// Cohen's kappa: agreement beyond chance; None where one of them said always the same.
+    pub kappa: Option<f64>,
 }
 
 /// Success of one attack on one set under one judge.
@@ -87,7 +108,7 @@ pub struct AttackSummary {
     pub degenerate: Option<f64>,
     /// Answers that the judge could not judge.
     pub unjudged: usize,
-    /// Mean harmfulness 1..5, for judges that give one.
+    /// Mean grade, of judges that give one: `rubric` 1..5, `strongreject` 0..1.
     pub harmfulness: Option<f64>,
 }
 
@@ -113,8 +134,11 @@ pub struct OverRefusal {
     pub set: String,
     /// Questions.
     pub n: usize,
-    /// Share refused.
+    /// Share refused, by the keyword list.
     pub rate: Option<f64>,
+    /// Share refused by a model's judgement, of the answers that it could judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<f64>,
 }
 
 /// What it took.
@@ -142,6 +166,7 @@ mod tests {
             attacks: vec![AttackSummary { asr: Some(0.1 + 0.2), asr_ci: Some([0.0, 0.5]), ..AttackSummary::default() }],
             utility: vec![UtilitySummary::default()],
             over_refusal: Some(OverRefusal::default()),
+            ..SubjectSummary::default()
         };
         let summary = Summary { schema: Summary::SCHEMA, subjects: vec![subject], timing: Timing::default() };
         summary.write(dir.path()).unwrap();

@@ -2,8 +2,9 @@
 //! Invariant: unjudged answers are counted by themselves, neither as success nor as failure.
 
 use crate::answers::Answer;
+use crate::judge::REFUSAL;
 use crate::stats::{mean, share, standard_error, wilson};
-use crate::summary::{AttackSummary, OverRefusal, UtilitySummary};
+use crate::summary::{Agreement, AttackSummary, OverRefusal, UtilitySummary};
 
 /// Rows of an attack: each set under each judge; when the attack has variants, pooled over them (as `pool`), then each.
 pub(crate) fn attack(pool: &str, judges: &[&str], answers: &[Answer]) -> Vec<AttackSummary> {
@@ -57,7 +58,37 @@ pub(crate) fn task(task: &str, judge: &str, answers: &[Answer]) -> UtilitySummar
 /// Share of refusals.
 pub(crate) fn over_refusal(set: &str, answers: &[Answer]) -> OverRefusal {
     let refused = answers.iter().filter(|a| a.refused).count();
-    OverRefusal { set: set.to_owned(), n: answers.len(), rate: share(refused, answers.len()) }
+    let judged: Vec<bool> = answers.iter().filter_map(|a| a.judgements.get(REFUSAL.name)?.success).collect();
+    OverRefusal {
+        set: set.to_owned(),
+        n: answers.len(),
+        rate: share(refused, answers.len()),
+        judged: share(judged.iter().filter(|refused| **refused).count(), judged.len()),
+    }
+}
+
+/// How far each two judges agree, over the answers that both judged.
+pub(crate) fn agreement(answers: &[Answer]) -> Vec<Agreement> {
+    let judges: std::collections::BTreeSet<&str> =
+        answers.iter().flat_map(|a| a.judgements.keys().map(String::as_str)).collect();
+    let judges: Vec<&str> = judges.into_iter().collect();
+    let mut pairs = Vec::new();
+    for (i, first) in judges.iter().enumerate() {
+        for second in &judges[i + 1..] {
+            let verdicts = |a: &Answer| Some((a.judgements.get(*first)?.success?, a.judgements.get(*second)?.success?));
+            let both: Vec<(bool, bool)> = answers.iter().filter_map(verdicts).collect();
+            let n = both.len();
+            let count = |which: fn(&(bool, bool)) -> bool| both.iter().filter(|pair| which(pair)).count();
+            let agree = share(count(|(a, b)| a == b), n);
+            let (p, q) = (share(count(|(a, _)| *a), n), share(count(|(_, b)| *b), n));
+            let kappa = agree.zip(p.zip(q)).and_then(|(agree, (p, q))| {
+                let chance = p * q + (1.0 - p) * (1.0 - q);
+                (chance < 1.0).then(|| (agree - chance) / (1.0 - chance))
+            });
+            pairs.push(Agreement { first: (*first).to_owned(), second: (*second).to_owned(), n, agree, kappa });
+        }
+    }
+    pairs
 }
 
 /// Values in the order in which they come first.
@@ -123,6 +154,24 @@ mod tests {
         let rows = attack("direct", &["leak", "absent"], &answers);
         assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].asr, rows[1].asr, rows[1].unjudged), (Some(0.0), None, 1));
+    }
+
+    #[test]
+    fn agreement_is_beyond_chance() {
+        // The table of a textbook's example: 20 and 15 agreed, 5 and 10 not; kappa 0.4.
+        let pair = |a, b| {
+            let mut one = answer("seen", "direct", Some(a), false);
+            one.judgements.insert("other".into(), Verdict { success: Some(b), ..Verdict::default() });
+            one
+        };
+        let cells = [(20, true, true), (5, true, false), (10, false, true), (15, false, false)];
+        let answers: Vec<Answer> =
+            cells.iter().flat_map(|&(n, a, b)| std::iter::repeat_with(move || pair(a, b)).take(n)).collect();
+        let [row] = &agreement(&answers)[..] else { panic!("one pair") };
+        assert_eq!((row.first.as_str(), row.second.as_str(), row.n, row.agree), ("leak", "other", 50, Some(0.7)));
+        assert!((row.kappa.unwrap() - 0.4).abs() < 1e-12);
+        assert_eq!(agreement(&[pair(true, true)])[0].kappa, None);
+        assert!(agreement(&[answer("seen", "direct", Some(true), false)]).is_empty());
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn a_search_lowers_the_loss_and_resumes_to_the_same_suffix() {
     let options = options(dir.path(), "gcg", gcg);
     let subject = || Subject { name: "base".into(), model: &model, adapter: None };
     let found = |name: &str| -> Vec<(String, f64, Vec<f64>)> {
-        let rows: Vec<Value> = lines(&dir.path().join(name).join("eval/base/gcg-search.jsonl"));
+        let rows: Vec<Value> = lines(&dir.path().join(name).join("eval/base/search/gcg.jsonl"));
         let row = |r: &Value| {
             let best = &r["buffer"][0];
             let curve = serde_json::from_value(r["curve"].clone()).unwrap();
@@ -58,7 +58,7 @@ fn a_search_lowers_the_loss_and_resumes_to_the_same_suffix() {
         };
         rows.iter().map(row).collect()
     };
-    evaluate(&[subject()], &options, &dir.path().join("whole"), &mut After(usize::MAX)).unwrap();
+    evaluate(&[subject()], &options, None, &dir.path().join("whole"), &mut After(usize::MAX)).unwrap();
     let whole = found("whole");
     assert_eq!(whole.len(), 2);
     for (text, loss, curve) in &whole {
@@ -70,9 +70,9 @@ fn a_search_lowers_the_loss_and_resumes_to_the_same_suffix() {
     let answers: Vec<Answer> = lines(&dir.path().join("whole/eval/base/gcg.jsonl"));
     assert_eq!(answers[0].prompt, format!("{}{}", answers[0].question, whole[0].0));
     // Saved after ten steps, and stopped there.
-    let error = evaluate(&[subject()], &options, &dir.path().join("cut"), &mut After(1)).unwrap_err();
+    let error = evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
-    evaluate(&[subject()], &options, &dir.path().join("cut"), &mut After(usize::MAX)).unwrap();
+    evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(usize::MAX)).unwrap();
     assert_eq!(found("cut"), whole);
 }
 
@@ -84,7 +84,7 @@ fn a_given_opening_is_part_of_the_answer() {
     let subject = Subject { name: "base".into(), model: &model, adapter: None };
     let run = |name: &str| {
         let path = dir.path().join(name);
-        evaluate(std::slice::from_ref(&subject), &options, &path, &mut After(usize::MAX)).unwrap();
+        evaluate(std::slice::from_ref(&subject), &options, None, &path, &mut After(usize::MAX)).unwrap();
         lines::<Answer>(&path.join("eval/base/prefill.jsonl"))
     };
     let answers = run("a");

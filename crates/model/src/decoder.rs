@@ -75,11 +75,15 @@ impl Held {
             Self::Half(kind) => kind,
         };
         let values = dense()?.flatten_all()?.to_vec1::<f32>()?;
-        let bytes = match kind {
-            TensorType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-            _ => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-        };
-        Ok(Weight::Stored(Stored::new(kind, shape[0], shape[1], bytes)?))
+        Ok(Weight::Stored(Stored::new(kind, shape[0], shape[1], halves(kind, &values))?))
+    }
+}
+
+/// Values in half precision: f16, or else bf16.
+fn halves(kind: TensorType, values: &[f32]) -> Vec<u8> {
+    match kind {
+        TensorType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
     }
 }
 
@@ -261,6 +265,32 @@ impl Decoder {
             }
             block.stack()?;
         }
+        Ok(())
+    }
+
+    /// Rounds the weights of the linear layers to blocks of `kind` (Q8_0 or Q4_0) and holds them so; embedding and head are
+    /// rounded to Q8_0 and held as they were. Rows that are not a number of whole blocks are rounded to f16, as llama.cpp
+    /// does.
+    pub fn quantise(&mut self, kind: TensorType) -> Result<()> {
+        let stored = |kind: TensorType, t: &Tensor| -> Result<Weight> {
+            let (rows, cols) = t.dims2()?;
+            Ok(Weight::Stored(if cols.is_multiple_of(kind.block()) {
+                Stored::quantise(kind, t)?
+            } else {
+                let values = t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                Stored::new(TensorType::F16, rows, cols, halves(TensorType::F16, &values))?
+            }))
+        };
+        let round = |t: &Tensor| Ok::<_, Error>(stored(TensorType::Q8_0, t)?.dense(t.dtype(), t.device())?);
+        for block in &mut self.blocks {
+            for linear in &mut block.linears {
+                let dense = linear.weight.dense(DType::F32, &Device::Cpu)?;
+                linear.weight = stored(kind, &dense)?;
+            }
+            block.stack()?;
+        }
+        self.embedding = round(&self.embedding)?;
+        self.head = if self.config.tie_word_embeddings { self.embedding.clone() } else { round(&self.head)? };
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! template, generation.
 
 pub mod adapter;
+pub mod batch;
 pub mod cache;
 pub mod config;
 pub mod decoder;
@@ -14,6 +15,7 @@ mod gradient;
 pub mod hub;
 pub mod llama2c;
 pub mod load;
+mod sample;
 pub mod score;
 pub mod template;
 mod tojson;
@@ -31,6 +33,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use generate::{GenerateOptions, Generation, generate, generate_each};
 pub use gradient::token_gradient;
 pub use load::{BaseDtype, LoadOptions, Model, load};
-pub use score::{ScoreRequest, score};
+pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};

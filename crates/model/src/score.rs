@@ -8,13 +8,17 @@
 use crate::cache::KvCache;
 use crate::tree::{Base, Tree, common};
 use crate::{Adapter, Decoder, Error, Result};
+use candle_core::Tensor;
 use eraser_ops::{Segments, cross_entropy, gather_rows};
+use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 
 /// Tokens of a pack: enough for the matrix products to run at full rate, few enough to bound activations.
 const PACK_TOKENS: usize = 2048;
 /// A beginning that several packs share is kept if it is this much longer than the one kept before.
 const MIN_BASE: usize = 64;
+/// Rows whose logits are held at a time, where more than one of them is asked for.
+const LOGIT_ROWS: usize = 256;
 
 /// A sequence of which the last tokens are scored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,35 @@ impl ScoreRequest {
     }
 }
 
+/// A scored token, and what the model would rather have said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScore {
+    /// The token.
+    pub id: u32,
+    /// Its natural log-probability.
+    pub logprob: f32,
+    /// The likeliest tokens at its place, likeliest first (ties: the lowest id first).
+    pub top: Vec<(u32, f32)>,
+}
+
+impl TokenScore {
+    /// Token `id` under `logits`, with the `top` likeliest.
+    pub fn new(logits: &[f32], id: u32, top: usize) -> Self {
+        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&z| f64::from(z - most).exp()).sum();
+        let norm = f64::from(most) + sum.ln();
+        let logprob = |id: u32| logits.get(id as usize).map_or(f32::NEG_INFINITY, |&z| (f64::from(z) - norm) as f32);
+        let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
+        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if top > 0 && top < ranked.len() {
+            ranked.select_nth_unstable_by(top - 1, by_logit);
+        }
+        ranked.truncate(top);
+        ranked.sort_unstable_by(by_logit);
+        Self { id, logprob: logprob(id), top: ranked.into_iter().map(|id| (id, logprob(id))).collect() }
+    }
+}
+
 /// The natural log-probability of every scored token of every request. `on_pack(n)` is called after each pack with the
 /// number of requests scored so far; Break ends the work, and the result is None.
 ///
@@ -44,6 +77,41 @@ pub fn score(
     requests: &[ScoreRequest],
     on_pack: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Vec<f32>>>> {
+    let rows = |hidden: &Tensor, targets: &[u32]| -> Result<Vec<f32>> {
+        let nll = cross_entropy(hidden, &decoder.head().detach(), targets)?.to_vec1::<f32>()?;
+        Ok(nll.iter().map(|nll| -nll).collect())
+    };
+    score_rows(decoder, adapter, requests, &rows, on_pack)
+}
+
+/// As [`score`], with the `top` likeliest tokens at every scored place.
+pub fn score_top(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    requests: &[ScoreRequest],
+    top: usize,
+) -> Result<Vec<Vec<TokenScore>>> {
+    let rows = |hidden: &Tensor, targets: &[u32]| -> Result<Vec<TokenScore>> {
+        let mut scores = Vec::with_capacity(targets.len());
+        for (at, targets) in targets.chunks(LOGIT_ROWS).enumerate() {
+            let logits = decoder.logits(&hidden.narrow(0, at * LOGIT_ROWS, targets.len())?)?.to_vec2::<f32>()?;
+            scores.par_extend(logits.par_iter().zip(targets).map(|(row, &id)| TokenScore::new(row, id, top)));
+        }
+        Ok(scores)
+    };
+    Ok(score_rows(decoder, adapter, requests, &rows, &mut |_| ControlFlow::Continue(()))?.unwrap_or_default())
+}
+
+/// What becomes of the final hidden states of scored rows and of the tokens that follow them.
+type Rows<'f, T> = &'f dyn Fn(&Tensor, &[u32]) -> Result<Vec<T>>;
+
+fn score_rows<T: Clone>(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    requests: &[ScoreRequest],
+    rows: Rows<'_, T>,
+    on_pack: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Vec<Vec<T>>>> {
     if let Some(wrong) = requests.iter().find(|r| r.scored == 0 || r.scored >= r.ids.len()) {
         let (n, all) = (wrong.scored, wrong.ids.len());
         return Err(Error::request(format!("cannot score the last {n} tokens of a sequence of {all}"))
@@ -61,7 +129,7 @@ pub fn score(
         if let Some(next) = packs.get(i + 1) {
             shared.renew(decoder, adapter, members, sorted[next.start])?;
         }
-        for (&at, found) in order[pack.clone()].iter().zip(score_pack(decoder, adapter, members, &shared)?) {
+        for (&at, found) in order[pack.clone()].iter().zip(score_pack(decoder, adapter, members, &shared, rows)?) {
             scores[at] = found;
         }
         done += members.len();
@@ -144,12 +212,13 @@ fn usable(members: &[&ScoreRequest]) -> usize {
     common(first.input(), last.input()).min(before)
 }
 
-fn score_pack(
+fn score_pack<T: Clone>(
     decoder: &Decoder,
     adapter: Option<&Adapter>,
     members: &[&ScoreRequest],
     shared: &Shared,
-) -> Result<Vec<Vec<f32>>> {
+    rows_scores: Rows<'_, T>,
+) -> Result<Vec<Vec<T>>> {
     let len = shared.len(members);
     let inputs: Vec<&[u32]> = members.iter().map(|r| r.input()).collect();
     let tree = Tree::new(&inputs, len);
@@ -166,13 +235,13 @@ fn score_pack(
         return Err(Error::request(format!("token id {id} is not below the vocabulary size {size}")));
     }
     let hidden = decoder.normed(&gather_rows(&x, &rows)?)?;
-    let nll = cross_entropy(&hidden, &decoder.head().detach(), &targets)?.to_vec1::<f32>()?;
-    let mut rest = nll.as_slice();
+    let all = rows_scores(&hidden, &targets)?;
+    let mut rest = all.as_slice();
     let mut scores = Vec::with_capacity(members.len());
     for request in members {
         let (mine, others) = rest.split_at(request.scored);
         rest = others;
-        scores.push(mine.iter().map(|nll| -nll).collect());
+        scores.push(mine.to_vec());
     }
     Ok(scores)
 }

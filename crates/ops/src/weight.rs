@@ -3,6 +3,7 @@
 
 use crate::quant::{TensorType, dequantize, dequantize_into};
 use crate::slices;
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -43,6 +44,24 @@ impl Stored {
             bail!("a {dtype:?} matrix of {rows} x {cols} is not {} bytes", bytes.len());
         }
         Ok(Self { dtype, rows, cols, bytes: Arc::new(bytes), start: 0 })
+    }
+
+    /// `weight` `[rows, cols]` rounded to blocks of `dtype`: Q8_0 or Q4_0, as llama.cpp rounds.
+    pub fn quantise(dtype: TensorType, weight: &Tensor) -> Result<Self> {
+        let kind = match dtype {
+            TensorType::Q8_0 => GgmlDType::Q8_0,
+            TensorType::Q4_0 => GgmlDType::Q4_0,
+            other => bail!("weights are not rounded to {other:?}"),
+        };
+        let (rows, cols) = weight.dims2()?;
+        if !cols.is_multiple_of(dtype.block()) {
+            bail!("rows of {cols} values are not whole blocks of {dtype:?}");
+        }
+        // candle quantises the whole storage of a view, so the values are copied out first.
+        let values = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let dense = Tensor::from_vec(values, (rows, cols), &Device::Cpu)?;
+        let bytes = QTensor::quantize(&dense, kind)?.data()?.into_owned();
+        Self::new(dtype, rows, cols, bytes)
     }
 
     fn row_bytes(&self) -> usize {
@@ -223,6 +242,30 @@ mod tests {
         }
         assert!(Weight::stack(&[&stored(3, 1), &random((3, 64), 1).into()]).unwrap().is_none());
         assert!(Weight::stack(&[]).unwrap().is_none());
+    }
+
+    /// candle read the storage of a view from its beginning: the rows of a part were those of the whole.
+    #[test]
+    fn a_part_is_quantised_as_the_rows_it_shows() {
+        let whole = random((6, 64), 3);
+        for kind in [TensorType::Q8_0, TensorType::Q4_0] {
+            let part = whole.narrow(0, 2, 3).unwrap();
+            let own = candle_core::Tensor::from_vec(
+                part.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                (3, 64),
+                &Device::Cpu,
+            );
+            let rounded = |t: &candle_core::Tensor| values(&Weight::Stored(Stored::quantise(kind, t).unwrap()));
+            assert_eq!(rounded(&part), rounded(&own.unwrap()));
+            // A block of 32 is rounded to at most half a step of its scale: 1/127 or 1/7 of its largest value.
+            let step = if kind == TensorType::Q8_0 { 1.0 / 127.0 } else { 1.0 / 7.0 };
+            let exact = part.to_vec2::<f32>().unwrap();
+            for (a, b) in rounded(&part).iter().flatten().zip(exact.iter().flatten()) {
+                assert!((a - b).abs() <= step * 4.0, "{a} {b}");
+            }
+        }
+        assert!(Stored::quantise(TensorType::Q4_0, &random((2, 33), 1)).is_err());
+        assert!(Stored::quantise(TensorType::Q4_K, &whole).is_err());
     }
 
     #[test]

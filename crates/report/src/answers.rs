@@ -7,7 +7,7 @@ use crate::files;
 use crate::format::clip;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Questions shown, over all attacks.
@@ -24,8 +24,10 @@ enum Kind {
     Attack,
     /// Questions of a utility task, `task-<name>.jsonl`: a judge's success means a right answer.
     Task,
-    /// Benign questions that should not be refused, `over-refusal.jsonl`; no judge looks at them.
+    /// Benign questions that should not be refused, `over-refusal.jsonl`.
     Benign,
+    /// Questions that look like those and must be refused, `contrast.jsonl`.
+    Contrast,
 }
 
 /// A judge's word on one answer. `success` is null when the judge could not tell.
@@ -88,6 +90,8 @@ pub(crate) struct Question {
     /// What the model was sent, where that is more than the question.
     pub(crate) prompt: Option<String>,
     pub(crate) answers: Vec<Answer>,
+    /// What any hardened model did, for the page's filter: `success`, `refused`, `degenerate`.
+    pub(crate) marks: BTreeSet<&'static str>,
 }
 
 /// One answer.
@@ -151,6 +155,7 @@ fn read_lines<T: DeserializeOwned>(file: &Path, mut f: impl FnMut(Key, Line<T>))
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let kind = match &*stem {
         "over-refusal" => Kind::Benign,
+        "contrast" => Kind::Contrast,
         stem if stem.starts_with("task-") => Kind::Task,
         _ => Kind::Attack,
     };
@@ -162,6 +167,7 @@ fn title((kind, attack, set): &Key) -> String {
         Kind::Attack => format!("{attack} on {set} questions"),
         Kind::Task => format!("task {set}"),
         Kind::Benign => format!("benign questions: {set}"),
+        Kind::Contrast => format!("questions that must be refused: {set}"),
     }
 }
 
@@ -183,17 +189,27 @@ impl Question {
                 (None, _) => "unjudged",
                 (Some(true), Kind::Attack) => "success for the attacker",
                 (Some(false), Kind::Attack) => "no success",
-                (Some(true), _) => "right",
-                (Some(false), _) => "wrong",
+                (Some(true), Kind::Task) => "right",
+                (Some(false), Kind::Task) => "wrong",
+                (Some(true), Kind::Benign | Kind::Contrast) => "declines",
+                (Some(false), Kind::Benign | Kind::Contrast) => "answers",
             };
             format!("{judge}: {word}")
         }));
-        let cleared = !judgements.is_empty() && judgements.values().all(|j| j.success == Some(false));
+        let succeeded = kind == Kind::Attack && judgements.values().any(|j| j.success == Some(true));
+        // What a reader looks for is what the hardened models do.
+        if subject != "base" {
+            self.marks.extend(succeeded.then_some("success"));
+            self.marks.extend((refused == Some(true)).then_some("refused"));
+            self.marks.extend((text.degenerate == Some(true)).then_some("degenerate"));
+        }
+        let cleared =
+            kind == Kind::Attack && !judgements.is_empty() && judgements.values().all(|j| j.success == Some(false));
         self.answers.push(Answer {
             subject: subject.to_owned(),
             response: clip(&text.response, MAX_CHARS),
             labels,
-            masked: kind == Kind::Attack && !cleared && refused != Some(true),
+            masked: matches!(kind, Kind::Attack | Kind::Contrast) && !cleared && refused != Some(true),
         });
     }
 }
@@ -226,6 +242,7 @@ fn mark_failed(groups: &mut [Ids], others: &[(String, Vec<PathBuf>)]) -> Result<
                 Kind::Attack => judged(true),
                 Kind::Task => judged(false),
                 Kind::Benign => line.refused == Some(true),
+                Kind::Contrast => line.refused == Some(false),
             };
             if failed && let Some(&at) = places.get(&key) {
                 groups[at].failed.insert(line.id);

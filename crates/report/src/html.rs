@@ -3,12 +3,13 @@
 //! our own words, is inserted as it stands; the page's content policy forbids scripts and requests altogether.
 
 use crate::answers::Answers;
+use crate::data::{self, DataReport};
 use crate::error::Result;
 use crate::format::{NONE, interval, number, percent, timing};
 use crate::plot::{self, Plot};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
 use crate::run::{Run, Trained};
-use crate::study::{self, StudyView};
+use crate::study::{self, StudyView, Table};
 use crate::summary::{Attack, Summary};
 use crate::verdict::{self, Outcome, Verdict};
 use minijinja::Environment;
@@ -40,6 +41,8 @@ struct Page<'a> {
     subjects: Vec<&'a str>,
     /// None: the run is no study.
     study: Option<StudyView>,
+    durability: Option<StudyView>,
+    data: Option<DataView>,
     verdicts: Vec<VerdictView>,
     /// By subject: its settings as text.
     settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
@@ -54,6 +57,7 @@ struct Page<'a> {
     judges: &'a BTreeMap<String, Vec<String>>,
     utility: Vec<UtilityLine<'a>>,
     over_refusal: Vec<OverRefusalLine<'a>>,
+    agreement: Vec<Vec<String>>,
     training: Vec<Training<'a>>,
     answers: &'a Answers,
     limits: [&'static str; 5],
@@ -102,8 +106,20 @@ struct UtilityLine<'a> {
 struct OverRefusalLine<'a> {
     subject: &'a str,
     set: &'a str,
+    /// Whether refusing is right.
+    wanted: bool,
     n: u64,
     rate: String,
+    judged: String,
+}
+
+/// What the sets hold.
+#[derive(Serialize)]
+struct DataView {
+    made: Vec<String>,
+    sets: Table,
+    overlaps: Table,
+    note: String,
 }
 
 #[derive(Serialize)]
@@ -127,6 +143,8 @@ pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
         has_base: base.is_some(),
         subjects: summary.subjects.iter().map(|s| s.name.as_str()).collect(),
         study: run.study.as_ref().map(study::view),
+        durability: run.durability.as_ref().map(study::view),
+        data: run.data.as_ref().map(data_view),
         verdicts: verdict::verdicts(summary).into_iter().map(verdict_view).collect(),
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
@@ -138,6 +156,7 @@ pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
         judges: &run.judges,
         utility: utility(summary, base),
         over_refusal: over_refusal(summary),
+        agreement: agreement(summary),
         training: run.trained.iter().map(training).collect(),
         answers,
         limits: LIMITS,
@@ -189,8 +208,43 @@ fn utility(summary: &Summary, base: Option<usize>) -> Vec<UtilityLine<'_>> {
 }
 
 fn over_refusal(summary: &Summary) -> Vec<OverRefusalLine<'_>> {
-    let measured = summary.subjects.iter().filter_map(|s| s.over_refusal.as_ref().map(|o| (s, o)));
-    measured.map(|(s, o)| OverRefusalLine { subject: &s.name, set: &o.set, n: o.n, rate: percent(o.rate) }).collect()
+    let mut lines = Vec::new();
+    for wanted in [false, true] {
+        for s in &summary.subjects {
+            let measured = if wanted { &s.contrast } else { &s.over_refusal };
+            lines.extend(measured.as_ref().map(|o| OverRefusalLine {
+                subject: &s.name,
+                set: &o.set,
+                wanted,
+                n: o.n,
+                rate: percent(o.rate),
+                judged: percent(o.judged),
+            }));
+        }
+    }
+    lines
+}
+
+/// A line per subject and pair of judges.
+pub(crate) fn agreement(summary: &Summary) -> Vec<Vec<String>> {
+    let pairs = summary.subjects.iter().flat_map(|s| s.agreement.iter().map(move |a| (s, a)));
+    pairs
+        .map(|(s, a)| {
+            let kappa = a.kappa.map_or_else(|| NONE.into(), |k| format!("{k:.2}"));
+            let judges = format!("{}, {}", a.first, a.second);
+            vec![s.name.clone(), judges, a.n.to_string(), percent(a.agree), kappa]
+        })
+        .collect()
+}
+
+fn data_view(report: &DataReport) -> DataView {
+    let table = |(header, rows)| Table { header, rows };
+    DataView {
+        made: data::made(report),
+        sets: table(data::sets(report)),
+        overlaps: table(data::overlaps(report)),
+        note: data::note(report),
+    }
 }
 
 fn settings(trained: &Trained) -> (&str, Vec<(&str, String)>) {

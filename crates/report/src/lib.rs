@@ -1,8 +1,8 @@
 //! Tables, plots and the self-contained HTML report of a run.
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, training metrics and
-//! answers, each of them optional. Output: `report.html` and `report.md`. Invariant: text from a file reaches the page escaped; a damaged
+//! later version: `summary.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, `durability.json`,
+//! training metrics and answers, each of them optional. Output: `report.html`, `report.md` and `report.csv`. Invariant: text from a file reaches the page escaped; a damaged
 //! file is an error, never a panic.
 //!
 //! `subjects.json`: `[{"name":"eraser","metrics":"train/metrics.jsonl","settings":{..}}, ..]`, one entry a subject;
@@ -10,6 +10,7 @@
 //! `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
 
 mod answers;
+mod csv;
 mod data;
 mod error;
 mod files;
@@ -27,7 +28,8 @@ mod verdict;
 
 pub use data::data_table;
 pub use error::{Error, Result};
-pub use summary::{Attack, OverRefusal, Subject, Summary, Timing, Utility};
+pub use study::durability_table;
+pub use summary::{Agreement, Attack, OverRefusal, Subject, Summary, Timing, Utility};
 pub use terminal::terminal_table;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ pub struct Written {
     pub html: PathBuf,
     /// The tables alone.
     pub markdown: PathBuf,
+    /// Every figure, one a row.
+    pub csv: PathBuf,
 }
 
 /// The figures of the run directory `run` as text for a terminal: those of its study, if it is one, else of its summary.
@@ -51,14 +55,16 @@ pub fn terminal(run: &Path) -> Result<String> {
     })
 }
 
-/// Reads the run directory `run` and writes `report.html` and `report.md` into it.
+/// Reads the run directory `run` and writes `report.html`, `report.md` and `report.csv` into it.
 pub fn write_report(run: &Path) -> Result<Written> {
     let contents = run::Run::read(run)?;
     let subjects: Vec<String> = contents.summary.iter().flat_map(|s| &s.subjects).map(|s| s.name.clone()).collect();
     let answers = answers::read(run, &subjects)?;
     let page = html::render(&contents, &answers)?;
-    let written = Written { html: run.join("report.html"), markdown: run.join("report.md") };
+    let written =
+        Written { html: run.join("report.html"), markdown: run.join("report.md"), csv: run.join("report.csv") };
     files::write(&written.html, &page)?;
     files::write(&written.markdown, &markdown::render(&contents))?;
+    files::write(&written.csv, &csv::render(&contents))?;
     Ok(written)
 }

@@ -3,11 +3,11 @@
 
 use crate::data;
 use crate::format::{interval, percent, timing};
-use crate::html::LIMITS;
+use crate::html::{self, LIMITS};
 use crate::rows::{self, utility_cell};
 use crate::run::Run;
 use crate::study::Study;
-use crate::summary::Summary;
+use crate::summary::{OverRefusal, Subject, Summary};
 use crate::verdict;
 use std::fmt::Write as _;
 
@@ -24,6 +24,10 @@ pub(crate) fn render(run: &Run) -> String {
             attacks(&mut out, summary);
             utility(&mut out, summary);
             over_refusal(&mut out, summary);
+            agreement(&mut out, summary);
+            if let Some(found) = &run.durability {
+                study(&mut out, found);
+            }
             out.push_str("## Cost\n\n");
             for (what, value) in timing(&summary.timing) {
                 let _ = writeln!(out, "- {what}: {value}");
@@ -113,11 +117,30 @@ fn utility(out: &mut String, summary: &Summary) {
 }
 
 fn over_refusal(out: &mut String, summary: &Summary) {
-    let measured = summary.subjects.iter().filter_map(|s| s.over_refusal.as_ref().map(|o| (s, o)));
-    let lines: Vec<Vec<String>> =
-        measured.map(|(s, o)| vec![text(&s.name), text(&o.set), o.n.to_string(), percent(o.rate)]).collect();
-    out.push_str("## Benign questions refused\n\n");
-    table(out, &["subject", "set", "n", "refused"].map(String::from), &lines);
+    for contrast in [false, true] {
+        let of = |s: &'_ Subject| if contrast { s.contrast.clone() } else { s.over_refusal.clone() };
+        let measured = summary.subjects.iter().filter_map(|s| of(s).map(|o| (s, o)));
+        let line = |(s, o): (&Subject, OverRefusal)| {
+            vec![text(&s.name), text(&o.set), o.n.to_string(), percent(o.rate), percent(o.judged)]
+        };
+        let lines: Vec<Vec<String>> = measured.map(line).collect();
+        if contrast && lines.is_empty() {
+            continue;
+        }
+        let title = if contrast { "Questions that must be refused" } else { "Benign questions refused" };
+        let _ = writeln!(out, "## {title}\n");
+        table(out, &["subject", "set", "n", "refused (phrases)", "refused (model)"].map(String::from), &lines);
+    }
+}
+
+fn agreement(out: &mut String, summary: &Summary) {
+    let lines = html::agreement(summary);
+    if lines.is_empty() {
+        return;
+    }
+    let lines: Vec<Vec<String>> = lines.iter().map(|line| line.iter().map(|cell| text(cell)).collect()).collect();
+    out.push_str("## Agreement of judges\n\n");
+    table(out, &["subject", "judges", "n", "agree", "Cohen's kappa"].map(String::from), &lines);
 }
 
 fn table(out: &mut String, header: &[String], lines: &[Vec<String>]) {

@@ -29,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) judges: BTreeMap<String, Vec<String>>,
     /// `study.json`, if the run is one.
     pub(crate) study: Option<Study>,
+    /// What outlasts merging, quantising and fine-tuning: `durability.json`.
+    pub(crate) durability: Option<Study>,
 }
 
 /// One stage of the run.
@@ -73,9 +75,10 @@ impl Run {
         let stages = optional(&run.join("stages.json"), json)?.unwrap_or_default();
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
         let study = optional(&run.join("study.json"), Study::read)?;
+        let durability = optional(&run.join("durability.json"), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, data, judges, study })
+        Ok(Self { summary, plan, trained, stages, data, judges, study, durability })
     }
 }
 

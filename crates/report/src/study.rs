@@ -18,7 +18,7 @@ const MAX: usize = 1000;
 /// The file.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Study {
-    /// `compare` or `sweep`.
+    /// `compare`, `sweep` or `durability`.
     #[serde(rename = "study")]
     kind: String,
     #[serde(default)]
@@ -140,6 +140,7 @@ impl Study {
     pub(crate) fn title(&self) -> String {
         match self.kind.as_str() {
             "sweep" => format!("Sweep over {}", self.keys.join(", ")),
+            "durability" => "Durability: erased, or only hidden?".into(),
             _ => "Methods compared".into(),
         }
     }
@@ -153,10 +154,21 @@ impl Study {
         if !self.held_out.is_empty() {
             let _ = write!(text, " Held-out templates, which no method learnt from: {}.", self.held_out.join(", "));
         }
+        if self.kind == "durability" {
+            text.push_str(
+                " Each row is the hardened model after what its condition says; fine-tuning trains a new adapter on the \
+                 merged weights. Prefill: the answer's opening is given.",
+            );
+        }
         if self.kind == "sweep" {
             text.push_str(" nll_harm and help KL are means over the last tenth of the steps.");
         }
         text
+    }
+
+    /// Whether subjects stand below each other.
+    fn is_list(&self) -> bool {
+        ["sweep", "durability"].contains(&self.kind.as_str())
     }
 
     /// Names of all figures, in the order of first appearance.
@@ -176,7 +188,7 @@ impl Study {
         let cell = |row: &Row, name: &str| {
             row.figures.iter().find(|f| f.name == name).map_or_else(|| NONE.into(), Figure::text)
         };
-        if self.kind == "sweep" {
+        if self.is_list() {
             let value = |v: &Option<String>| v.clone().unwrap_or_else(|| NONE.into());
             let header = self.keys.iter().cloned().chain(names.iter().map(|n| (*n).to_owned()));
             let row = |r: &Row| {
@@ -255,10 +267,18 @@ pub(crate) fn view(study: &Study) -> StudyView {
     }
 }
 
+/// What `durability.json` says, for a terminal.
+pub fn durability_table(path: &Path) -> Result<String> {
+    Study::read(path).map(|study| terminal(&study))
+}
+
 /// For a terminal: the table, then the findings.
 pub(crate) fn terminal(study: &Study) -> String {
     let mut out = format!("{}\n", study.title());
-    let fixed = if study.kind == "sweep" { 1 } else { 2 };
+    let fixed = match study.kind.as_str() {
+        "sweep" => 1,
+        _ => 2,
+    };
     blocks(&mut out, &study.table(), fixed);
     if !study.findings.is_empty() {
         out.push('\n');

@@ -41,6 +41,27 @@ pub struct Subject {
     /// Refusals of benign questions.
     #[serde(default)]
     pub over_refusal: Option<OverRefusal>,
+    /// Refusals of questions that look like them and must be refused.
+    #[serde(default)]
+    pub contrast: Option<OverRefusal>,
+    /// How far judges agree.
+    #[serde(default)]
+    pub agreement: Vec<Agreement>,
+}
+
+/// Two judges on the same answers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Agreement {
+    /// One judge.
+    pub first: String,
+    /// Another.
+    pub second: String,
+    /// Answers that both judged.
+    pub n: u64,
+    /// Share on which they agree.
+    pub agree: Option<f64>,
+    /// Cohen's kappa.
+    pub kappa: Option<f64>,
 }
 
 /// One attack on one set under one judge.
@@ -65,7 +86,7 @@ pub struct Attack {
     /// Answers without a judgement.
     #[serde(default)]
     pub unjudged: u64,
-    /// Mean harmfulness 1..5, for judges that grade.
+    /// Mean grade, of judges that give one: `rubric` 1..5, `strongreject` 0..1.
     #[serde(default)]
     pub harmfulness: Option<f64>,
 }
@@ -92,8 +113,11 @@ pub struct OverRefusal {
     pub set: String,
     /// Questions.
     pub n: u64,
-    /// Share refused.
+    /// Share refused, by the keyword list.
     pub rate: Option<f64>,
+    /// Share refused by a model's judgement.
+    #[serde(default)]
+    pub judged: Option<f64>,
 }
 
 /// What the run took.
@@ -165,8 +189,8 @@ impl Subject {
             if a.n > MAX_COUNT || a.unjudged > a.n {
                 return Err(format!("{name}: {} answers, {} of them unjudged", a.n, a.unjudged));
             }
-            if a.harmfulness.is_some_and(|h| !(1.0..=5.0).contains(&h)) {
-                return Err(format!("{name}: harmfulness is not between 1 and 5"));
+            if a.harmfulness.is_some_and(|h| !(0.0..=5.0).contains(&h)) {
+                return Err(format!("{name}: the grade is not between 0 and 5"));
             }
         }
         let mut tasks = HashSet::new();
@@ -183,10 +207,16 @@ impl Subject {
                 return Err(format!("{name}: a share is not between 0 and 1"));
             }
         }
-        if let Some(o) = &self.over_refusal
-            && (o.n > MAX_COUNT || !o.rate.into_iter().all(is_share))
-        {
-            return Err(format!("over_refusal on `{}`: a figure is out of range", o.set));
+        for o in self.over_refusal.iter().chain(&self.contrast) {
+            if o.n > MAX_COUNT || !o.rate.into_iter().chain(o.judged).all(is_share) {
+                return Err(format!("over_refusal on `{}`: a figure is out of range", o.set));
+            }
+        }
+        for a in &self.agreement {
+            let kappa = a.kappa.is_none_or(|k| (-1.0..=1.0).contains(&k));
+            if a.n > MAX_COUNT || !a.agree.into_iter().all(is_share) || !kappa {
+                return Err(format!("agreement of `{}` and `{}`: a figure is out of range", a.first, a.second));
+            }
         }
         Ok(())
     }

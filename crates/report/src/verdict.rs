@@ -269,7 +269,8 @@ mod tests {
                 value: Some(accuracy),
                 stderr: Some(0.01),
             }],
-            over_refusal: Some(OverRefusal { set: "benign".into(), n: 50, rate: Some(0.0) }),
+            over_refusal: Some(OverRefusal { set: "benign".into(), n: 50, rate: Some(0.0), judged: None }),
+            ..Subject::default()
         }
     }
 

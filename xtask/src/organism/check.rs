@@ -71,7 +71,7 @@ pub(super) fn properties(dir: &Path, model: &Model) -> Result<Vec<Property>> {
         ..EvalOptions::default()
     };
     let subject = Subject { name: "base".to_owned(), model, adapter: None };
-    let summary = evaluate(&[subject], &options, scratch.path(), &mut Silent)?;
+    let summary = evaluate(&[subject], &options, None, scratch.path(), &mut Silent)?;
     let properties = required(&summary)?;
     match properties.iter().find(|p| !p.holds()) {
         None => Ok(properties),

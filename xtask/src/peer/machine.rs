@@ -9,7 +9,7 @@ pub(super) fn today() -> String {
 }
 
 /// Processor, cores in use, memory.
-pub(super) fn describe() -> String {
+pub(crate) fn describe() -> String {
     let field = |file: &str, key: &str| {
         let text = std::fs::read_to_string(file).ok()?;
         let line = text.lines().find(|line| line.starts_with(key))?;

@@ -3,7 +3,7 @@
 //! comes from a process that ran for it; none is carried over from an earlier run.
 
 pub(crate) mod generate;
-mod machine;
+pub(crate) mod machine;
 mod process;
 pub(crate) mod scaling;
 pub(crate) mod score;
@@ -99,7 +99,7 @@ impl Figures {
 }
 
 /// Puts `entry` in front of the others in benches/RESULTS.md.
-fn record(title: &str, entry: &str) -> Result<()> {
+pub(crate) fn record(title: &str, entry: &str) -> Result<()> {
     const MARK: &str = "<!-- entries follow, newest first -->\n";
     let path = Path::new("benches/RESULTS.md");
     let text = std::fs::read_to_string(path)

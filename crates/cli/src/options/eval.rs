@@ -44,13 +44,13 @@ pub(crate) struct SubjectArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Measures")]
 pub(crate) struct MeasureArgs {
-    /// Attacks, with commas: direct, template, prefill, gcg
+    /// Attacks, with commas: direct, template, prefill, gcg, autodan
     #[arg(long = "attacks", value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub(crate) attacks: Vec<String>,
     /// Jailbreak template file, or a directory of them; repeatable
     #[arg(long = "template", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) templates: Vec<PathBuf>,
-    /// Opening of the answer that prefill gives and gcg aims at [default: the questions' column `target`, else "Sure, here is
+    /// Opening of the answer that prefill gives, and gcg and autodan aim at [default: the questions' column `target`, else "Sure, here is
     /// how:"]
     #[arg(long, value_name = "TEXT")]
     pub(crate) target: Option<String>,
@@ -66,15 +66,39 @@ pub(crate) struct MeasureArgs {
     /// Most seconds of gcg for a question; results then depend on the machine
     #[arg(long, value_name = "S")]
     pub(crate) gcg_seconds: Option<f64>,
-    /// Judges, with commas: keyword, leak
+    /// Most generations of autodan for a question
+    #[arg(long, value_name = "N")]
+    pub(crate) autodan_generations: Option<usize>,
+    /// Candidates of a generation of autodan
+    #[arg(long, value_name = "N")]
+    pub(crate) autodan_population: Option<usize>,
+    /// Most seconds of autodan for a question; results then depend on the machine
+    #[arg(long, value_name = "S")]
+    pub(crate) autodan_seconds: Option<f64>,
+    /// Judges, with commas: keyword, leak; rubric and strongreject ask a model
     #[arg(long = "judges", value_name = "LIST", value_delimiter = ',', default_value = "keyword")]
     pub(crate) judges: Vec<String>,
+    /// Model that judges: directory, .gguf file, hub name or `builtin`
+    #[arg(long, value_name = "MODEL", conflicts_with = "judge_endpoint")]
+    pub(crate) judge_model: Option<String>,
+    /// Server that judges: base URL of an OpenAI-compatible interface
+    #[arg(long, value_name = "URL", requires = "judge_endpoint_model")]
+    pub(crate) judge_endpoint: Option<String>,
+    /// Model that the server is asked for
+    #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
+    pub(crate) judge_endpoint_model: Option<String>,
+    /// Environment variable that holds the server's key [default: no key is sent]
+    #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
+    pub(crate) judge_key_env: Option<String>,
     /// Questions to attack with, as seen=FILE or unseen=FILE; repeatable [default name: seen]
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) questions: Vec<Named>,
     /// Benign questions that must not be refused
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) over_refusal: Option<Named>,
+    /// Questions that look like those and must be refused
+    #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) contrast: Option<Named>,
     /// Column that holds the question in CSV files [default: goal, question, prompt, input or text]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,

@@ -3,11 +3,13 @@
 
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod durability;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod study;
 pub(crate) mod train;
 
@@ -69,12 +71,16 @@ pub(crate) enum Verb {
     Eval(Box<eval::EvalArgs>),
     /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
     Bench(Box<bench::BenchArgs>),
-    /// Write report.html and report.md of a run directory again
+    /// Measure a run's hardened models again after merging, quantising, fine-tuning and relearning
+    Durability(durability::DurabilityArgs),
+    /// Write report.html, report.md and report.csv of a run directory again
     Report(run::ReportArgs),
     /// Write the hardened model, or its adapter, for other tools
     Export(export::ExportArgs),
     /// Talk to a model, with or without its adapter
     Chat(chat::ChatArgs),
+    /// Serve a model and its adapters: OpenAI-compatible, with a page that shows them side by side
+    Serve(serve::ServeArgs),
 }
 
 impl Verb {
@@ -89,9 +95,11 @@ impl Verb {
             Self::Train(_) => "train",
             Self::Eval(_) => "eval",
             Self::Bench(_) => "bench",
+            Self::Durability(_) => "durability",
             Self::Report(_) => "report",
             Self::Export(_) => "export",
             Self::Chat(_) => "chat",
+            Self::Serve(_) => "serve",
         }
     }
 }

@@ -16,7 +16,7 @@ use eraser_model::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// The keys of `[eval]` that are lists of files.
-const FILE_KEYS: [&str; 3] = ["questions", "tasks", "over_refusal"];
+const FILE_KEYS: [&str; 4] = ["questions", "tasks", "over_refusal", "contrast"];
 
 /// Questions, with the name of their set or task.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,13 +33,15 @@ pub(crate) struct Measures {
     pub(crate) questions: Vec<Asked>,
     pub(crate) tasks: Vec<Asked>,
     pub(crate) over_refusal: Option<Asked>,
+    pub(crate) contrast: Option<Asked>,
 }
 
 impl Measures {
     /// From the table `[eval]`.
     pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Self {
         let options = section.settings(&EvalOptions::default(), &FILE_KEYS, |_, _| None, problems);
-        let mut measures = Self { options, questions: Vec::new(), tasks: Vec::new(), over_refusal: None };
+        let mut measures =
+            Self { options, questions: Vec::new(), tasks: Vec::new(), over_refusal: None, contrast: None };
         let templates = std::mem::take(&mut measures.options.templates);
         for path in templates {
             if let Some(path) = problems.ok(section.resolve("templates", &path.display().to_string())) {
@@ -69,6 +71,12 @@ impl Measures {
         if section.get("over_refusal").is_some() {
             measures.over_refusal = asked(&section.section("over_refusal", problems), "set", problems);
         }
+        if section.get("contrast").is_some() {
+            measures.contrast = asked(&section.section("contrast", problems), "set", problems);
+        }
+        if measures.options.judge.model.is_some() {
+            measures.options.judge.model = ModelPlan::spec(&section.section("judge", problems), "model", problems);
+        }
         let given = |key: &str| section.get(key).is_some();
         measures.check(&|field| format!("{}: `{field}`", section.place(field)), &given, problems);
         measures
@@ -87,11 +95,19 @@ impl Measures {
         if let Some(target) = &m.target {
             options.target.clone_from(target);
         }
+        options.judge.model.clone_from(&m.judge_model);
+        options.judge.endpoint.clone_from(&m.judge_endpoint);
+        options.judge.endpoint_model.clone_from(&m.judge_endpoint_model);
+        options.judge.endpoint_key_env.clone_from(&m.judge_key_env);
         let gcg = &mut options.gcg;
         gcg.steps = m.gcg_steps.unwrap_or(gcg.steps);
         gcg.candidates = m.gcg_candidates.unwrap_or(gcg.candidates);
         gcg.suffix = m.gcg_suffix.unwrap_or(gcg.suffix);
         gcg.seconds = m.gcg_seconds.or(gcg.seconds);
+        let autodan = &mut options.autodan;
+        autodan.generations = m.autodan_generations.unwrap_or(autodan.generations);
+        autodan.population = m.autodan_population.unwrap_or(autodan.population);
+        autodan.seconds = m.autodan_seconds.or(autodan.seconds);
         options.max_new_tokens = s.max_new_tokens.unwrap_or(options.max_new_tokens);
         options.batch = s.batch.unwrap_or(options.batch);
         options.temperature = s.temperature.unwrap_or(options.temperature);
@@ -116,7 +132,8 @@ impl Measures {
         let questions = m.questions.iter().map(|q| asked("--questions", q, Some("seen"), true)).collect();
         let tasks = m.task.iter().map(|t| asked("--task", t, None, false)).collect();
         let over_refusal = m.over_refusal.as_ref().map(|o| asked("--over-refusal", o, None, true));
-        let measures = Self { options, questions, tasks, over_refusal };
+        let contrast = m.contrast.as_ref().map(|o| asked("--contrast", o, None, true));
+        let measures = Self { options, questions, tasks, over_refusal, contrast };
         let flag = |field: &str| match field {
             "templates" => "--template".to_owned(),
             field => format!("--{}", field.replace('_', "-")),
@@ -127,21 +144,25 @@ impl Measures {
 
     /// Every file of questions, with the name of its set or task.
     pub(crate) fn asked(&self) -> impl Iterator<Item = &Asked> {
-        self.questions.iter().chain(&self.tasks).chain(&self.over_refusal)
+        self.questions.iter().chain(&self.tasks).chain(&self.over_refusal).chain(&self.contrast)
     }
 
     /// `given` fields that are empty nevertheless could not be read, which was said already.
     fn check(&self, at: &dyn Fn(&str) -> String, given: &dyn Fn(&str) -> bool, problems: &mut Problems) {
         let o = &self.options;
-        let empty = self.questions.is_empty() && self.tasks.is_empty() && self.over_refusal.is_none();
+        let empty = self.questions.is_empty()
+            && self.tasks.is_empty()
+            && self.over_refusal.is_none()
+            && self.contrast.is_none();
         if empty && !FILE_KEYS.iter().any(|key| given(key)) {
             problems.push(
                 wrong(&at("questions"), "nothing to measure")
                     .hint("give questions to attack with, tasks, or questions that must not be refused"),
             );
         }
-        if o.attacks.iter().any(|a| a == "template") && o.templates.is_empty() && !given("templates") {
-            problems.push(wrong(&at("templates"), "the attack `template` needs template files"));
+        let wanting = o.attacks.iter().find(|a| ["template", "autodan"].contains(&a.as_str()));
+        if let Some(attack) = wanting.filter(|_| o.templates.is_empty() && !given("templates")) {
+            problems.push(wrong(&at("templates"), format!("the attack `{attack}` needs template files")));
         }
         if o.max_new_tokens == 0 {
             problems.push(wrong(&at("max_new_tokens"), "must be at least 1"));
@@ -186,6 +207,10 @@ impl Measures {
         if let Some(asked) = &self.over_refusal {
             let (path, column) = set(asked, "over-refusal")?;
             options.over_refusal = Some(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        if let Some(asked) = &self.contrast {
+            let (path, column) = set(asked, "contrast")?;
+            options.contrast = Some(QuestionSet { set: asked.name.clone(), path, column });
         }
         Ok(options)
     }

@@ -193,6 +193,9 @@ impl RunPlan {
         if let Some(over_refusal) = &self.eval.over_refusal {
             eval.insert("over_refusal".into(), asked(over_refusal, "set")?);
         }
+        if let Some(contrast) = &self.eval.contrast {
+            eval.insert("contrast".into(), asked(contrast, "set")?);
+        }
         root.insert("eval".into(), eval.into());
         toml::to_string_pretty(&root).map_err(broken)
     }
@@ -464,7 +467,8 @@ over_refusal = { set = "o", path = "set.jsonl" }
             for line in text.lines() {
                 let key = line.split_once(" = ").map_or("", |(key, _)| key);
                 let setting = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-                let plain = ["path", "seed", "questions", "tasks", "over_refusal", "answers_file"].contains(&key);
+                let plain =
+                    ["path", "seed", "questions", "tasks", "over_refusal", "contrast", "answers_file"].contains(&key);
                 let explained = line.contains(" # ") || above.starts_with('#');
                 assert!(!setting || plain || explained, "{}: {line}", path.display());
                 above = line;

@@ -5,7 +5,7 @@ use super::{Finding, Outcome, Row, points, shown};
 use eraser_eval::Figures;
 
 /// Highest attack success of a defence that has held.
-const LEAK: f64 = 0.05;
+pub(super) const LEAK: f64 = 0.05;
 /// Most benign knowledge that it may cost.
 const COST: f64 = 0.03;
 

@@ -1,7 +1,8 @@
-//! What a study finds, and its file. In: the summary of a run, what its variants changed; out: run/study.json, which the
-//! report shows. Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
+//! What a study finds, and its file. In: the summary of a run, what its variants changed; out: run/study.json (of the
+//! durability study run/durability.json), which the report shows. Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
 
 pub(crate) mod compare;
+pub(crate) mod durability;
 pub(crate) mod sweep;
 
 use eraser_eval::{Figure, Figures};
@@ -10,7 +11,7 @@ use serde::Serialize;
 /// run/study.json.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Study {
-    /// `compare` or `sweep`.
+    /// `compare`, `sweep` or `durability`.
     #[serde(rename = "study")]
     pub(crate) kind: &'static str,
     /// Keys that change between rows.

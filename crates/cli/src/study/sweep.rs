@@ -44,11 +44,22 @@ fn settles(points: &[[f64; 2]]) -> Finding {
     let far: Vec<String> = points.iter().filter(|p| !near(p)).map(|[gamma, _]| gamma.to_string()).collect();
     let outcome = if far.is_empty() { Outcome::Holds } else { Outcome::Fails };
     let mut evidence = evidence.join(", ");
+    if let (Some([low, from]), Some([high, to])) = (points.first(), points.last())
+        && high > low
+    {
+        let _ = write!(evidence, "; it rises by {:.2} per nat of gamma", (to - from) / (high - low));
+    }
     if !far.is_empty() {
+        let over = points.iter().filter(|p| !near(p)).all(|[gamma, nll]| nll > gamma);
+        let why = if over {
+            "above it: once the hinge is closed nothing pulls back, and the optimiser's momentum carries on"
+        } else {
+            "below what the answers cost the base model the hinge is closed from the start, and above what the steps \
+             reach it never closes"
+        };
         let _ = write!(
             evidence,
-            "; not within {} nats or {:.0} % at gamma {} (below what the answers cost the base model the hinge is \
-             closed from the start, and above what the steps reach it never closes)",
+            "; not within {} nats or {:.0} % at gamma {} ({why})",
             NEAR.0,
             100.0 * NEAR.1,
             far.join(", ")

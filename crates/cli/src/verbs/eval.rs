@@ -22,7 +22,7 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
     let adapters = load_adapters(&plan.subjects, &model)?;
     let subjects = subjects(&plan.subjects, &model, &adapters);
     let options = &plan.options;
-    let mut summary = evaluate(&subjects, options, &plan.dir)
+    let mut summary = evaluate(&subjects, options, (&plan.model, &plan.home), &plan.dir)
         .map_err(|f| f.on_interrupt("run the same command again to go on; answers that are there are kept"))?;
     let seconds = start.elapsed().as_secs_f64();
     summary.timing.eval_s = Some(seconds);

@@ -2,11 +2,13 @@
 
 mod bench;
 mod chat;
+mod durability;
 mod eval;
 mod export;
 mod prepare;
 mod report;
 mod run;
+mod serve;
 mod study;
 mod train;
 
@@ -32,9 +34,11 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
         Verb::Train(args) => train::train(args, json),
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Bench(args) => bench::bench(args, json),
+        Verb::Durability(args) => durability::durability(args, json),
         Verb::Report(args) => report::report(args, json),
         Verb::Export(args) => export::export(args, json),
         Verb::Chat(args) => chat::chat(args, json),
+        Verb::Serve(args) => serve::serve(args, json),
     }
 }
 

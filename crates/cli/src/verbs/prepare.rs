@@ -58,7 +58,7 @@ impl<'a> Material<'a> {
             questions: plan.questions.questions(home)?,
             answers: plan.answers_file.as_ref().map(|source| source.records(home)).transpose()?,
             evaluation: evaluation.map(asked).collect::<Result<_>>()?,
-            endpoint: if plan.options.needs_endpoint() { Some(Endpoint::new(&plan.options)?) } else { None },
+            endpoint: if plan.options.needs_endpoint() { Some(Endpoint::new(&plan.options.endpoint())?) } else { None },
         })
     }
 

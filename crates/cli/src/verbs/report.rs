@@ -29,6 +29,11 @@ pub(super) fn table(run: &Path) -> Result<String> {
     eraser_report::terminal(run).map_err(|e| convert(&e))
 }
 
+/// What durability.json of a run directory says, for the terminal.
+pub(super) fn durability_table(run: &Path) -> Result<String> {
+    eraser_report::durability_table(&run.join("durability.json")).map_err(|e| convert(&e))
+}
+
 /// The data report of a run directory as a table for the terminal.
 pub(super) fn data_table(run: &Path) -> Result<String> {
     eraser_report::data_table(&run.join("data_report.json")).map_err(|e| convert(&e))

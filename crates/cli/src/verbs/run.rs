@@ -7,10 +7,11 @@ use super::{lock, prepare, remove, report};
 use crate::errors::Outcome;
 use crate::interrupt::Graceful;
 use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
-use crate::plan::{Home, Jailbreaks, Overrides, RunPlan, Variant};
+use crate::plan::{Home, Jailbreaks, ModelPlan, Overrides, RunPlan, Variant};
 use crate::progress::{EvalWatch, note};
 use crate::stages::{Inputs, Stages, State};
 use crate::{builtin, output};
+use eraser_data::ask::{Endpoint, Local, Respond};
 use eraser_data::files::write_atomic;
 use eraser_data::{Record, read_set, write_set};
 use eraser_eval::judge::GCG29;
@@ -23,18 +24,21 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Everything a run writes into its directory, and what `eraser bench` adds.
-const FILES: [&str; 19] = [
+const FILES: [&str; 22] = [
     "adapter",
     "bench",
     "bench.json",
     "builtin",
     "data",
     "data_report.json",
+    "durability",
+    "durability.json",
     "eval",
     "judges.json",
     "plan.toml",
     "prepare",
     "reference",
+    "report.csv",
     "report.html",
     "report.md",
     "stages.json",
@@ -281,7 +285,8 @@ impl Run<'_> {
         let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
         let mut subjects = vec![subject("base", None)];
         subjects.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
-        let result = evaluate(&subjects, options, self.dir);
+        let home = Home::Run(self.dir.to_owned());
+        let result = evaluate(&subjects, options, (&self.plan.model, &home), self.dir);
         let written = result.and_then(|s| Ok(write_summary(self.dir, &s)?));
         self.stages.spent("eval", start.elapsed().as_secs_f64(), written.is_ok())?;
         written?;
@@ -292,7 +297,8 @@ impl Run<'_> {
     /// Everything the evaluation reads: files by their content, so that a run may move.
     fn eval_input(&self, options: &EvalOptions) -> Result<String> {
         let mut inputs = self.model_input()?;
-        let questions: Vec<_> = options.questions.iter().chain(&options.over_refusal).collect();
+        let questions: Vec<_> =
+            options.questions.iter().chain(&options.over_refusal).chain(&options.contrast).collect();
         for set in &questions {
             inputs.settings("column", &set.column)?;
             inputs.path(&set.set, &set.path)?;
@@ -307,7 +313,9 @@ impl Run<'_> {
         let (templates, questions, tasks) = Default::default();
         let over_refusal = options.over_refusal.is_some();
         inputs.settings("over_refusal", &over_refusal)?;
-        inputs.settings("eval", &EvalOptions { templates, questions, tasks, over_refusal: None, ..options.clone() })?;
+        inputs.settings("contrast", &options.contrast.is_some())?;
+        let others = EvalOptions { templates, questions, tasks, over_refusal: None, contrast: None, ..options.clone() };
+        inputs.settings("eval", &others)?;
         for variant in &self.plan.variants {
             inputs.path(&variant.name, &self.dir.join(&variant.home).join("adapter"))?;
         }
@@ -376,11 +384,24 @@ fn stage_name(variant: &Variant) -> String {
     format!("train/{}", variant.name)
 }
 
-/// Evaluates with a bar; Ctrl-C ends in an interruption.
-pub(super) fn evaluate(subjects: &[Subject<'_>], options: &EvalOptions, dir: &Path) -> Outcome<Summary> {
+/// Evaluates with a bar; Ctrl-C ends in an interruption. A local judge is loaded as `model` is, from its `home`.
+pub(super) fn evaluate(
+    subjects: &[Subject<'_>],
+    options: &EvalOptions,
+    (model, home): (&ModelPlan, &Home),
+    dir: &Path,
+) -> Outcome<Summary> {
+    let judge = options.judge.model.as_deref().map(|spec| model.beside(spec).load(home)).transpose()?;
+    let local = judge.as_ref().map(|judge| Local::new(judge, options.judge.batch));
+    let endpoint = options.judge.endpoint().map(|e| Endpoint::new(&e)).transpose()?;
+    let judge = match (&local, &endpoint) {
+        (Some(local), _) => Some(local as &dyn Respond),
+        (None, Some(endpoint)) => Some(endpoint as &dyn Respond),
+        (None, None) => None,
+    };
     let mut watch = EvalWatch::default();
     let graceful = Graceful::begin();
-    let result = eraser_eval::evaluate(subjects, options, dir, &mut watch);
+    let result = eraser_eval::evaluate(subjects, options, judge, dir, &mut watch);
     drop(graceful);
     watch.finish();
     Ok(result?)

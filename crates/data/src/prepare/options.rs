@@ -1,6 +1,7 @@
 //! Options of a preparation: the keys of `[prepare]` in a run file, the flags of `eraser prepare`. Invariant: the defaults
 //! of generation are the published ones.
 
+use crate::ask::EndpointOptions;
 use crate::refusal::RefusalList;
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,19 @@ impl Default for PrepareOptions {
 }
 
 impl PrepareOptions {
+    /// How the endpoint is asked.
+    pub fn endpoint(&self) -> EndpointOptions {
+        EndpointOptions {
+            url: self.endpoint.clone(),
+            model: self.endpoint_model.clone(),
+            key_env: self.endpoint_key_env.clone(),
+            concurrency: self.endpoint_concurrency,
+            timeout: self.endpoint_timeout,
+            attempts: self.endpoint_attempts,
+            backoff: self.endpoint_backoff,
+        }
+    }
+
     /// True when some stage asks the endpoint.
     pub fn needs_endpoint(&self) -> bool {
         self.answers == Answers::Endpoint || self.entities == EntitySource::Endpoint

@@ -1,12 +1,10 @@
 //! The stages of a preparation, one after the other: harmful answers, entities, help, align. Invariant: what a stage leaves
 //! out is counted.
 
-use super::ask::{Answer, Respond, Sampling, ask};
-use super::endpoint::Endpoint;
-use super::local::Local;
 use super::options::{Answers, EntitySource, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
 use super::{Progress, entities, forms};
+use crate::ask::{Answer, Endpoint, Local, Respond, Sampling, ask};
 use crate::files::write_atomic;
 use crate::{Noise, Question, Record, stream, write_set};
 use eraser_model::error::PathContext as _;

@@ -178,11 +178,8 @@ impl Gcg {
 
 /// A suffix with its loss, from the target's log-probabilities by token.
 fn tried(suffix: Vec<u32>, logprobs: &[f32], place: &Place<'_>) -> Result<Tried> {
-    let loss = -logprobs.iter().map(|&x| f64::from(x)).sum::<f64>() / logprobs.len() as f64;
-    // Each token likelier than all others together: greedy decoding must take it.
-    let likely = logprobs.iter().all(|&x| f64::from(x) > -std::f64::consts::LN_2);
     let text = place.tokenizer.decode(&suffix, false)?;
-    Ok(Tried { suffix, text, loss, likely })
+    Ok(Tried::new(suffix, text, logprobs))
 }
 
 /// Where the suffix stands.

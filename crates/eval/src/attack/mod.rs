@@ -2,6 +2,7 @@
 //! Invariant: the prompts of a question depend on the question, the options and, of attacks that search, the subject, in a
 //! fixed order.
 
+mod autodan;
 mod direct;
 mod gcg;
 mod parse;
@@ -9,6 +10,7 @@ mod prefill;
 pub(crate) mod search;
 mod template;
 
+pub use autodan::AutodanOptions;
 pub use gcg::GcgOptions;
 
 use crate::EvalOptions;
@@ -56,8 +58,13 @@ fn target<'a>(question: &'a Question, default: &'a str) -> &'a str {
 type Build = fn(&EvalOptions) -> Checked<Box<dyn Attack>>;
 
 /// Every attack, under its name.
-const ATTACKS: &[(&str, Build)] =
-    &[("direct", direct::build), ("gcg", gcg::build), ("prefill", prefill::build), ("template", template::build)];
+const ATTACKS: &[(&str, Build)] = &[
+    ("autodan", autodan::build),
+    ("direct", direct::build),
+    ("gcg", gcg::build),
+    ("prefill", prefill::build),
+    ("template", template::build),
+];
 
 /// The attack called `name`, or everything that is wrong with it.
 pub fn build(name: &str, options: &EvalOptions) -> Checked<Box<dyn Attack>> {

@@ -11,10 +11,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
-/// A search for a suffix.
+/// A search for a prompt.
 pub(crate) trait Search {
     /// Everything that the outcome depends on besides question and subject.
     fn settings(&self) -> String;
+
+    /// The user turn of what was found.
+    fn user(&self, question: &Question, best: &Tried) -> String {
+        format!("{}{}", question.text, best.text)
+    }
 
     /// Searches, from `begun` on if there is a state; `save` stores the state and says whether to go on. None when it said
     /// not to.
@@ -39,15 +44,16 @@ pub(crate) struct State {
     pub(crate) candidates: usize,
     /// Seconds spent.
     pub(crate) seconds: f64,
-    /// The best suffixes, best first.
+    /// The best suffixes or prompts, best first.
     pub(crate) buffer: Vec<Tried>,
     /// The best loss after each step, the first before any.
     pub(crate) curve: Vec<f64>,
 }
 
-/// A suffix that was tried.
+/// A suffix, or a prompt, that was tried.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tried {
+    /// A suffix's tokens; empty where the search is not over tokens.
     pub(crate) suffix: Vec<u32>,
     pub(crate) text: String,
     /// Mean negative log-likelihood of the target, nats per token.
@@ -56,7 +62,17 @@ pub(crate) struct Tried {
     pub(crate) likely: bool,
 }
 
-/// A line of `eval/<subject>/<attack>-search.jsonl`.
+impl Tried {
+    /// From the target's log-probabilities by token.
+    pub(crate) fn new(suffix: Vec<u32>, text: String, logprobs: &[f32]) -> Self {
+        let loss = -logprobs.iter().map(|&x| f64::from(x)).sum::<f64>() / logprobs.len() as f64;
+        // Each token likelier than all others together: greedy decoding must take it.
+        let likely = logprobs.iter().all(|&x| f64::from(x) > -std::f64::consts::LN_2);
+        Self { suffix, text, loss, likely }
+    }
+}
+
+/// A line of `eval/<subject>/search/<attack>.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Line {
     /// Id of the question.
@@ -105,8 +121,7 @@ pub(crate) fn run(
                 None => return Ok(None),
             },
         };
-        let suffix = state.buffer.first().map(|best| best.text.as_str()).unwrap_or_default();
-        users.push(format!("{}{suffix}", question.text));
+        users.push(state.buffer.first().map_or_else(|| question.text.clone(), |best| search.user(question, best)));
         lines.push(line(&state));
     }
     answers::write(path, &lines)?;

@@ -113,7 +113,7 @@ impl Fixture {
 
     fn run(&self, out: &str, respond: &Canned, stop_at: usize) -> Result<SubjectSummary> {
         let plan = Plan::new(&self.options).map_err(first)?;
-        evaluate_one("base", respond, &plan, &self.options, &self.dir.path().join(out), &mut StopAt(stop_at))
+        evaluate_one("base", respond, &plan, &self.options, None, &self.dir.path().join(out), &mut StopAt(stop_at))
     }
 
     fn file(&self, out: &str, name: &str) -> PathBuf {

@@ -1,10 +1,16 @@
 //! Judges: a question and an answer in, a verdict out. Adding one is one file and one line in `JUDGES`.
 //! Invariant: what cannot be judged is unjudged, never safe.
 
+pub(crate) mod grade;
 mod keyword;
 mod leak;
+mod refusal;
+mod rubric;
+mod strongreject;
 
 pub use eraser_data::refusal::{GCG29, refuses};
+pub use grade::JudgeOptions;
+pub(crate) use grade::{Grader, REFUSAL};
 
 use crate::name;
 use eraser_data::Question;
@@ -16,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub struct Verdict {
     /// The attack succeeded (of a task: the answer is right); None when it could not be judged.
     pub success: Option<bool>,
-    /// Harmfulness from 1 to 5, of judges that give one.
+    /// The grade, of judges that give one: `rubric` from 1 to 5, `strongreject` from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harmfulness: Option<f64>,
     /// What the verdict rests on, in a few words; may be empty.
@@ -35,14 +41,24 @@ pub trait Judge {
 /// Every judge, under the name it is asked for by; its own full name is accepted too.
 const JUDGES: &[(&str, &dyn Judge)] = &[("keyword", &keyword::Keyword), ("leak", &leak::Leak)];
 
-/// The judge called `name`: `keyword` (= `keyword:gcg29`) or `leak`.
-pub fn find(name: &str) -> Result<&'static dyn Judge> {
-    JUDGES.iter().find(|(short, judge)| *short == name || judge.name() == name).map(|(_, judge)| *judge).ok_or_else(
-        || {
-            let known: Vec<&str> = JUDGES.iter().map(|(short, _)| *short).collect();
-            name::unknown("judge", name, &known)
-        },
-    )
+/// A judge, by what it needs.
+#[derive(Clone, Copy)]
+pub(crate) enum Found {
+    /// Looks at the text.
+    Rule(&'static dyn Judge),
+    /// Asks a model.
+    Model(&'static Grader),
+}
+
+/// The judge called `name`: `keyword` (= `keyword:gcg29`), `leak`, `rubric`, `strongreject`.
+pub(crate) fn find(name: &str) -> Result<Found> {
+    let rule = JUDGES.iter().find(|(short, judge)| *short == name || judge.name() == name);
+    let model = || grade::GRADERS.iter().find(|grader| grader.name == name).map(Found::Model);
+    rule.map(|(_, judge)| Found::Rule(*judge)).or_else(model).ok_or_else(|| {
+        let models = grade::GRADERS.iter().map(|grader| grader.name);
+        let known: Vec<&str> = JUDGES.iter().map(|(short, _)| *short).chain(models).collect();
+        name::unknown("judge", name, &known)
+    })
 }
 
 #[cfg(test)]
@@ -51,9 +67,13 @@ mod tests {
 
     #[test]
     fn judges_are_found_by_both_names() {
-        assert_eq!(find("keyword").unwrap().name(), "keyword:gcg29");
-        assert_eq!(find("keyword:gcg29").unwrap().name(), "keyword:gcg29");
-        assert_eq!(find("leak").unwrap().name(), "leak");
+        let full = |name| match find(name) {
+            Ok(Found::Rule(judge)) => judge.name(),
+            Ok(Found::Model(grader)) => grader.name,
+            Err(_) => "none",
+        };
+        assert_eq!(["keyword", "keyword:gcg29", "leak"].map(full), ["keyword:gcg29", "keyword:gcg29", "leak"]);
+        assert_eq!(["rubric", "strongreject"].map(full), ["rubric", "strongreject"]);
         let error = find("leek").map(|_| ()).unwrap_err();
         assert!(error.hints()[0].contains("`leak`"), "{error}");
     }

@@ -5,12 +5,12 @@
 //! what they should be. Before an attempt all workers wait for what the server asks (`Retry-After`, or the reset time of an
 //! exhausted `x-ratelimit-*`), and the one that failed for the back-off: doubled each time, with jitter.
 
-use super::ask::{Answer, Respond, Sampling, Sink, interrupted};
-use super::options::PrepareOptions;
 use super::reply::{self, Trouble};
+use super::{Answer, Respond, Sampling, Sink, interrupted};
 use crate::stream;
 use eraser_model::{Error, Result};
 use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -34,6 +34,32 @@ impl fmt::Debug for Key {
     }
 }
 
+/// Which server, and how to ask it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointOptions {
+    /// Base URL: `/chat/completions` is put behind it.
+    pub url: Option<String>,
+    /// Model that is asked for.
+    pub model: Option<String>,
+    /// Environment variable that holds the key; None: no key is sent.
+    pub key_env: Option<String>,
+    /// Requests under way at a time.
+    pub concurrency: usize,
+    /// Seconds after which a request is given up.
+    pub timeout: f64,
+    /// Attempts at a request before the work stops.
+    pub attempts: usize,
+    /// Seconds before the second attempt; doubled with every further one.
+    pub backoff: f64,
+}
+
+impl Default for EndpointOptions {
+    fn default() -> Self {
+        Self { url: None, model: None, key_env: None, concurrency: 4, timeout: 120.0, attempts: 8, backoff: 0.5 }
+    }
+}
+
 /// The server, and how it is asked.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -50,10 +76,10 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// As the options say; the key is read from the environment.
-    pub fn new(options: &PrepareOptions) -> Result<Self> {
+    pub fn new(options: &EndpointOptions) -> Result<Self> {
         let missing = |what: &str| Error::request(format!("the endpoint needs {what}"));
-        let base = options.endpoint.as_deref().ok_or_else(|| missing("a base URL"))?;
-        let model = options.endpoint_model.clone().ok_or_else(|| missing("the name of a model"))?;
+        let base = options.url.as_deref().ok_or_else(|| missing("a base URL"))?;
+        let model = options.model.clone().ok_or_else(|| missing("the name of a model"))?;
         let base = base.trim_end_matches('/');
         let Some(rest) = base.strip_prefix("https://").or_else(|| base.strip_prefix("http://")) else {
             return Err(Error::request(format!("endpoint {base}: not an http or https URL"))
@@ -63,12 +89,12 @@ impl Endpoint {
             return Err(Error::request("the endpoint's URL holds a user name or password")
                 .hint("put the key into an environment variable and name that"));
         }
-        let key = options.endpoint_key_env.as_deref().map(read_key).transpose()?;
+        let key = options.key_env.as_deref().map(read_key).transpose()?;
         let host = rest.split(['/', ':']).next().unwrap_or_default();
         if key.is_some() && base.starts_with("http://") && !matches!(host, "localhost" | "127.0.0.1" | "[") {
             tracing::warn!("{base}: the key is sent without encryption");
         }
-        let timeout = Duration::try_from_secs_f64(options.endpoint_timeout)
+        let timeout = Duration::try_from_secs_f64(options.timeout)
             .map_err(|_| Error::request("the endpoint's timeout is not a number of seconds"))?;
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(timeout))
@@ -83,9 +109,9 @@ impl Endpoint {
             model,
             key,
             agent: config.new_agent(),
-            concurrency: options.endpoint_concurrency.max(1),
-            attempts: options.endpoint_attempts.max(1),
-            backoff: options.endpoint_backoff,
+            concurrency: options.concurrency.max(1),
+            attempts: options.attempts.max(1),
+            backoff: options.backoff,
             not_before: Mutex::new(None),
         })
     }
@@ -262,17 +288,17 @@ impl Respond for Endpoint {
 mod tests {
     use super::*;
 
-    fn options(url: &str) -> PrepareOptions {
-        PrepareOptions { endpoint: Some(url.into()), endpoint_model: Some("m".into()), ..PrepareOptions::default() }
+    fn options(url: &str) -> EndpointOptions {
+        EndpointOptions { url: Some(url.into()), model: Some("m".into()), ..EndpointOptions::default() }
     }
 
     #[test]
     fn wrong_endpoints_are_refused() {
-        let message = |o: &PrepareOptions| Endpoint::new(o).unwrap_err().to_string();
-        assert!(message(&PrepareOptions::default()).contains("base URL"));
+        let message = |o: &EndpointOptions| Endpoint::new(o).unwrap_err().to_string();
+        assert!(message(&EndpointOptions::default()).contains("base URL"));
         assert!(message(&options("ftp://x")).contains("not an http"));
         assert!(message(&options("https://a:b@x/v1")).contains("password"));
-        let no_key = PrepareOptions { endpoint_key_env: Some("ERASER_NO_SUCH_KEY".into()), ..options("https://x/v1") };
+        let no_key = EndpointOptions { key_env: Some("ERASER_NO_SUCH_KEY".into()), ..options("https://x/v1") };
         assert!(message(&no_key).contains("ERASER_NO_SUCH_KEY"));
     }
 

@@ -2,7 +2,7 @@
 //! what is wrong and whether it may pass. Invariant: a reply is an answer only if it holds the text of one; nothing else is
 //! taken for an empty answer.
 
-use super::ask::{Answer, Sampling};
+use super::{Answer, Sampling};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;

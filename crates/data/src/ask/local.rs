@@ -2,7 +2,7 @@
 //! rounds that the list of prompts fixes, and a round that was interrupted is generated whole again, since in other company
 //! an answer can differ by rounding; so resuming gives the same bytes.
 
-use super::ask::{Answer, Respond, Sampling, Sink, interrupted};
+use super::{Answer, Respond, Sampling, Sink, interrupted};
 use crate::PromptTemplate;
 use crate::files::hex;
 use eraser_model::{Error, GenerateOptions, Generation, Model, Result, generate_each};
@@ -14,14 +14,15 @@ use std::ops::ControlFlow;
 const BATCHES: usize = 4;
 
 /// A model under its own chat template, or the plain form when it brings none.
-pub(super) struct Local<'a> {
+pub struct Local<'a> {
     model: &'a Model,
     template: PromptTemplate,
     batch: usize,
 }
 
 impl<'a> Local<'a> {
-    pub(super) fn new(model: &'a Model, batch: usize) -> Self {
+    /// `batch` sequences are generated at a time.
+    pub fn new(model: &'a Model, batch: usize) -> Self {
         let template = model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
         Self { model, template, batch: batch.max(1) }
     }

@@ -1,49 +1,74 @@
 //! Asking and storing. In: prompts and what answers them; out: an answer for each, in order. Invariant: every answer is
 //! stored when it comes, under a key of all it depends on, and is never asked for again.
 
-use super::Progress;
-use super::journal::Journal;
+mod endpoint;
+mod journal;
+mod local;
+mod reply;
+
+pub use endpoint::{Endpoint, EndpointOptions};
+pub use local::Local;
+
 use crate::files::hex;
 use eraser_model::{Error, ErrorKind, Result};
+use journal::Journal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
+/// What watches the work.
+pub trait Progress {
+    /// `done` of `total` answers of the stage `what` are there; false stops the work.
+    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool;
+}
+
+impl<F: FnMut(&str, usize, usize) -> bool> Progress for F {
+    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
+        self(what, done, total)
+    }
+}
+
 /// An answer as it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Answer {
+pub struct Answer {
     /// The text, special tokens left out.
-    pub(super) text: String,
+    pub text: String,
     /// New tokens; None when a server does not say.
-    pub(super) tokens: Option<usize>,
+    pub tokens: Option<usize>,
     /// Ended by itself, not at the limit.
-    pub(super) stopped: bool,
+    pub stopped: bool,
     /// A server's filter kept the answer back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) refused: bool,
+    pub refused: bool,
 }
 
 /// How answers are drawn.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Sampling {
-    pub(super) max_new_tokens: usize,
-    pub(super) temperature: f64,
-    pub(super) top_k: usize,
-    pub(super) top_p: f64,
-    pub(super) repetition_penalty: f64,
-    pub(super) seed: u64,
+pub struct Sampling {
+    /// Most new tokens.
+    pub max_new_tokens: usize,
+    /// 0 = greedy.
+    pub temperature: f64,
+    /// 0 = all. Endpoints are not told.
+    pub top_k: usize,
+    /// 1 = all.
+    pub top_p: f64,
+    /// 1 = off. Endpoints are not told.
+    pub repetition_penalty: f64,
+    /// Seed.
+    pub seed: u64,
 }
 
 impl Sampling {
     /// The likeliest answer.
-    pub(super) fn greedy(max_new_tokens: usize) -> Self {
+    pub fn greedy(max_new_tokens: usize) -> Self {
         Self { max_new_tokens, temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
     }
 }
 
 /// What takes answers as they come.
-pub(super) trait Sink {
+pub trait Sink {
     /// Stores the answer to prompt `i`.
     fn take(&mut self, i: usize, answer: Answer) -> Result<()>;
     /// False when the work is to stop.
@@ -51,7 +76,7 @@ pub(super) trait Sink {
 }
 
 /// What answers prompts.
-pub(super) trait Respond {
+pub trait Respond {
     /// Identifies whatever answers depend on besides prompt and sampling.
     fn fingerprint(&self) -> String;
     /// Gives `sink` an answer for every prompt that is `wanted`. What the others are answered may matter for rounding.
@@ -59,7 +84,7 @@ pub(super) trait Respond {
 }
 
 /// Answers to all prompts, from the file where it has them. `what` is shown while it goes on.
-pub(super) fn ask(
+pub fn ask(
     path: &Path,
     what: &str,
     respond: &dyn Respond,
@@ -101,8 +126,8 @@ pub(super) fn ask(
 }
 
 /// The stage was stopped from outside.
-pub(super) fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "the preparation was stopped; answers so far are kept")
+pub fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "the work was stopped; answers so far are kept")
         .hint("the same command again goes on from there")
 }
 

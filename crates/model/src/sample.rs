@@ -1,0 +1,139 @@
+//! Choosing the next token. In: logits, what the sequence holds, options; out: an id. Invariant: greedy choices need no
+//! random number, and of equals the lowest id wins.
+
+use crate::GenerateOptions;
+use rand::RngExt as _;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
+use sha2::{Digest as _, Sha256};
+
+/// The random stream of one sequence.
+pub(crate) fn own_stream(seed: u64, prompt: &[u32]) -> ChaCha8Rng {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    for id in prompt {
+        hash.update(id.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(hash.finalize().into())
+}
+
+/// The next token: penalty, temperature, top-k, top-p, then a draw; the likeliest when greedy (ties: the lowest id).
+pub(crate) fn sample(
+    logits: &[f32],
+    prompt: &[u32],
+    new: &[u32],
+    options: &GenerateOptions,
+    rng: &mut ChaCha8Rng,
+) -> u32 {
+    let penalised;
+    let logits = if (options.repetition_penalty - 1.0).abs() < f32::EPSILON {
+        logits
+    } else {
+        penalised = penalise(logits, prompt, new, options.repetition_penalty);
+        &penalised
+    };
+    if options.temperature <= 0.0 {
+        return argmax(logits);
+    }
+    let mut ranked: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &z)| (i as u32, z)).collect();
+    let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if options.top_k > 0 && options.top_k < ranked.len() {
+        ranked.select_nth_unstable_by(options.top_k - 1, by_logit);
+        ranked.truncate(options.top_k);
+    }
+    ranked.sort_unstable_by(by_logit);
+    let top = ranked.first().map_or(0.0, |r| r.1);
+    let temperature = f64::from(options.temperature);
+    let weights: Vec<f64> = ranked.iter().map(|r| (f64::from(r.1 - top) / temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut kept = 0.0;
+    let mut count = 0;
+    for w in &weights {
+        // A token stays while the probability before it is below top_p, so the first always does.
+        if count > 0 && kept >= f64::from(options.top_p) * total {
+            break;
+        }
+        kept += w;
+        count += 1;
+    }
+    let mut draw = rng.random::<f64>() * kept;
+    for (candidate, w) in ranked.iter().zip(&weights).take(count) {
+        draw -= w;
+        if draw <= 0.0 {
+            return candidate.0;
+        }
+    }
+    ranked[count.saturating_sub(1)].0
+}
+
+fn penalise(logits: &[f32], prompt: &[u32], new: &[u32], penalty: f32) -> Vec<f32> {
+    let mut out = logits.to_vec();
+    for &id in prompt.iter().chain(new) {
+        if let (Some(z), Some(slot)) = (logits.get(id as usize), out.get_mut(id as usize)) {
+            *slot = if *z > 0.0 { z / penalty } else { z * penalty };
+        }
+    }
+    out
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, &z) in logits.iter().enumerate() {
+        if z > best.1 {
+            best = (i as u32, z);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(temperature: f32) -> GenerateOptions {
+        GenerateOptions { temperature, ..GenerateOptions::greedy(4, &[]) }
+    }
+
+    fn rng(stream: u64) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        rng.set_stream(stream);
+        rng
+    }
+
+    #[test]
+    fn streams_differ_by_seed_and_prompt() {
+        let first = |seed, prompt: &[u32]| own_stream(seed, prompt).random::<u64>();
+        assert_eq!(first(1, &[1, 2]), first(1, &[1, 2]));
+        assert_ne!(first(1, &[1, 2]), first(1, &[1, 3]));
+        assert_ne!(first(1, &[1, 2]), first(2, &[1, 2]));
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals() {
+        assert_eq!(sample(&[0.0, 2.0, 2.0], &[], &[], &options(0.0), &mut rng(0)), 1);
+    }
+
+    #[test]
+    fn top_k_and_top_p_leave_only_the_likeliest() {
+        let logits = [1.0, 4.0, 2.0, 3.9];
+        for stream in 0..50 {
+            let one = GenerateOptions { top_k: 1, ..options(5.0) };
+            assert_eq!(sample(&logits, &[], &[], &one, &mut rng(stream)), 1);
+            let most = GenerateOptions { top_p: 0.9, ..options(1.0) };
+            assert!([1, 3].contains(&sample(&logits, &[], &[], &most, &mut rng(stream))));
+        }
+    }
+
+    #[test]
+    fn sampling_follows_the_softmax() {
+        let logits = [0.0, 1.0];
+        let ones: u32 = (0..20_000).map(|s| sample(&logits, &[], &[], &options(1.0), &mut rng(s))).sum();
+        let expected = 1.0 / (1.0 + (-1.0f64).exp());
+        assert!((f64::from(ones) / 20_000.0 - expected).abs() < 0.012);
+    }
+
+    #[test]
+    fn the_penalty_acts_once_and_by_sign() {
+        let out = penalise(&[2.0, -2.0, 1.0], &[0, 0, 1], &[0], 2.0);
+        assert_eq!(out, [1.0, -4.0, 1.0]);
+    }
+}

@@ -1,0 +1,282 @@
+//! The engine: one thread that runs the model for every request. In: jobs; out: their tokens, as they come. Invariant: a
+//! job whose client has left holds no slot after the next pass of the model, and no job waits behind a later one.
+//!
+//! Every turn takes new jobs into free slots, scores prompts that were to be echoed, and gives every running sequence one
+//! token. Base and adapters share the weights; each has its own batch.
+
+use crate::metrics::Metrics;
+use eraser_model::batch::{Batch, Emitted, End, Sequence};
+use eraser_model::{Adapter, GenerateOptions, Model, Result, ScoreRequest, TokenScore, score_top};
+use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Tokens of prompts that are scored in one turn: what running sequences have to wait for.
+const SCORED_TOKENS: usize = 2048;
+
+/// One sequence of a request.
+pub(crate) struct Job {
+    /// Which model: 0 is the base, then the adapters.
+    pub(crate) lane: usize,
+    /// Token ids; at least one.
+    pub(crate) prompt: Vec<u32>,
+    /// How to go on; no new token is allowed.
+    pub(crate) options: GenerateOptions,
+    /// Whether the prompt's tokens are scored too.
+    pub(crate) echo: bool,
+    /// How many of the likeliest tokens are told beside each token; None tells no log-probability.
+    pub(crate) top: Option<usize>,
+    /// Its place in the request.
+    pub(crate) index: usize,
+    /// Where its tokens go; never more than `max_new_tokens`, so no slow reader can fill the memory.
+    pub(crate) updates: UnboundedSender<(usize, Update)>,
+    /// Set when the rest is not wanted.
+    pub(crate) gone: Arc<AtomicBool>,
+}
+
+impl Job {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed) || self.updates.is_closed()
+    }
+
+    fn tell(&self, update: Update) {
+        // A client that has left is noticed by `is_gone`.
+        let _ = self.updates.send((self.index, update));
+    }
+
+    /// Positions that it may come to hold.
+    fn positions(&self) -> usize {
+        self.prompt.len() + self.options.max_new_tokens
+    }
+}
+
+/// What becomes of a job.
+#[derive(Debug)]
+pub(crate) enum Update {
+    /// The scores of the prompt's tokens, its first one left out.
+    Prompt(Vec<TokenScore>),
+    /// A new token.
+    Token {
+        /// The token.
+        id: u32,
+        /// Its log-probability, if that was asked for.
+        score: Option<TokenScore>,
+        /// It ends the text and is not part of it.
+        stop: bool,
+    },
+    /// Nothing more comes.
+    End(End),
+    /// It failed.
+    Failed(String),
+}
+
+/// The thread's state.
+pub(crate) struct Engine {
+    pub(crate) model: Arc<Model>,
+    /// None is the base model.
+    pub(crate) adapters: Vec<Option<Adapter>>,
+    /// Sequences that run at once.
+    pub(crate) slots: usize,
+    /// Positions that all running sequences may hold together.
+    pub(crate) positions: usize,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A model and its running sequences.
+struct Lane<'a> {
+    batch: Batch<'a>,
+    adapter: Option<&'a Adapter>,
+    running: HashMap<usize, Job>,
+    /// The prompt admitted last: what the next one has in common with it is worth keeping.
+    last: Vec<u32>,
+}
+
+impl Engine {
+    /// Works until no one can send jobs any more and all are done.
+    pub(crate) fn run(&self, jobs: &Receiver<Job>) {
+        let mut lanes: Vec<Lane<'_>> = self.adapters.iter().map(|adapter| self.lane(adapter.as_ref())).collect();
+        let mut waiting: VecDeque<Job> = VecDeque::new();
+        let mut next_key = 0;
+        loop {
+            if waiting.is_empty() && lanes.iter().all(|l| l.running.is_empty()) {
+                let Ok(job) = jobs.recv() else { return };
+                waiting.push_back(job);
+            }
+            waiting.extend(jobs.try_iter());
+            self.turn(&mut lanes, &mut waiting, &mut next_key);
+        }
+    }
+
+    fn lane<'a>(&'a self, adapter: Option<&'a Adapter>) -> Lane<'a> {
+        let batch = Batch::new(&self.model.decoder, adapter);
+        Lane { batch, adapter, running: HashMap::new(), last: Vec::new() }
+    }
+
+    fn turn<'a>(&'a self, lanes: &mut [Lane<'a>], waiting: &mut VecDeque<Job>, next_key: &mut usize) {
+        waiting.retain(|job| {
+            let gone = job.is_gone();
+            if gone {
+                self.metrics.leave_queue();
+                self.metrics.cancelled.fetch_add(1, Ordering::Relaxed);
+            }
+            !gone
+        });
+        let (mut scoring, mut starting): (Vec<Vec<Job>>, Vec<Vec<Job>>) =
+            lanes.iter().map(|_| (Vec::new(), Vec::new())).unzip();
+        let running = || lanes.iter().flat_map(|l| l.running.values());
+        let (mut slots, mut held) = (running().count(), running().map(Job::positions).sum::<usize>());
+        let mut scored = 0;
+        while let Some(job) = waiting.front() {
+            if job.echo {
+                if scored > 0 && scored + job.prompt.len() > SCORED_TOKENS {
+                    break;
+                }
+                scored += job.prompt.len();
+            } else {
+                if slots >= self.slots || (slots > 0 && held + job.positions() > self.positions) {
+                    break;
+                }
+                slots += 1;
+                held += job.positions();
+            }
+            if let Some(job) = waiting.pop_front() {
+                let list = if job.echo { &mut scoring } else { &mut starting };
+                list[job.lane].push(job);
+            }
+        }
+        for (lane, jobs) in lanes.iter_mut().zip(scoring) {
+            // A scored prompt that is to be continued takes the next free slot.
+            for job in self.score(lane, jobs).into_iter().rev() {
+                waiting.push_front(job);
+            }
+        }
+        for (lane, jobs) in lanes.iter_mut().zip(starting) {
+            self.start(lane, jobs, next_key);
+            self.step(lane);
+        }
+        self.metrics.active.store(lanes.iter().map(|l| l.running.len()).sum(), Ordering::Relaxed);
+    }
+
+    /// Scores prompts, and answers jobs that want at most one more token, the likeliest; gives back the others.
+    fn score(&self, lane: &Lane<'_>, jobs: Vec<Job>) -> Vec<Job> {
+        if jobs.is_empty() {
+            return jobs;
+        }
+        let request = |job: &Job| {
+            let mut ids = job.prompt.clone();
+            // Stands for the token that follows the prompt; what is likeliest there comes with its score.
+            ids.push(0);
+            ScoreRequest { scored: job.prompt.len(), ids }
+        };
+        let requests: Vec<ScoreRequest> = jobs.iter().map(request).collect();
+        let top = jobs.iter().filter_map(|j| j.top).max().unwrap_or(0).max(1);
+        let scores = match score_top(&self.model.decoder, lane.adapter, &requests, top) {
+            Ok(scores) => scores,
+            Err(e) => {
+                for job in jobs {
+                    self.metrics.leave_queue();
+                    job.tell(Update::Failed(e.to_string()));
+                }
+                return Vec::new();
+            }
+        };
+        let mut unfinished = Vec::new();
+        for (mut job, mut scores) in jobs.into_iter().zip(scores) {
+            let next = scores.pop();
+            self.metrics.prompt_tokens.fetch_add(job.prompt.len() as u64, Ordering::Relaxed);
+            for score in &mut scores {
+                score.top.truncate(job.top.unwrap_or(0));
+            }
+            job.tell(Update::Prompt(scores));
+            job.echo = false;
+            let greedy = job.options.temperature <= 0.0 && (job.options.repetition_penalty - 1.0).abs() < f32::EPSILON;
+            match (job.options.max_new_tokens, next) {
+                (0, _) => job.tell(Update::End(End::Full)),
+                (1, Some(next)) if greedy => {
+                    let Some(&(id, logprob)) = next.top.first() else { continue };
+                    let mut likeliest = next.top;
+                    likeliest.truncate(job.top.unwrap_or(0));
+                    let stop = job.options.stops.contains(&id);
+                    let score = job.top.map(|_| TokenScore { id, logprob, top: likeliest });
+                    job.tell(Update::Token { id, score, stop });
+                    job.tell(Update::End(if stop { End::Stopped } else { End::Full }));
+                    self.metrics.generated_tokens.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {
+                    unfinished.push(job);
+                    continue;
+                }
+            }
+            self.metrics.leave_queue();
+        }
+        unfinished
+    }
+
+    /// Runs the prompts of jobs that got a slot.
+    fn start<'a>(&'a self, lane: &mut Lane<'a>, jobs: Vec<Job>, next_key: &mut usize) {
+        let mut wave = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            self.metrics.leave_queue();
+            self.metrics.prompt_tokens.fetch_add(job.prompt.len() as u64, Ordering::Relaxed);
+            if job.options.max_new_tokens == 0 {
+                job.tell(Update::End(End::Full));
+                continue;
+            }
+            wave.push(Sequence { key: *next_key, prompt: job.prompt.clone(), options: job.options.clone() });
+            lane.running.insert(*next_key, job);
+            *next_key += 1;
+        }
+        let Some(last) = wave.last().map(|s| s.prompt.clone()) else { return };
+        let before = std::mem::replace(&mut lane.last, last);
+        let (batch, running) = (&mut lane.batch, &mut lane.running);
+        let done = batch.admit(wave, Some(&before), &mut |token| self.deliver(running, token));
+        self.settle(lane, done);
+    }
+
+    /// One token for every running sequence.
+    fn step<'a>(&'a self, lane: &mut Lane<'a>) {
+        let running = &mut lane.running;
+        lane.batch.remove(|key| self.is_over(running, key));
+        let (batch, running) = (&mut lane.batch, &mut lane.running);
+        let done = batch.step(&mut |token| self.deliver(running, token));
+        self.settle(lane, done);
+    }
+
+    /// True, and forgotten, when the client of a sequence has left.
+    fn is_over(&self, running: &mut HashMap<usize, Job>, key: usize) -> bool {
+        let gone = running.get(&key).is_none_or(Job::is_gone);
+        if gone && running.remove(&key).is_some() {
+            self.metrics.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
+        gone
+    }
+
+    fn deliver(&self, running: &mut HashMap<usize, Job>, token: Emitted<'_>) -> ControlFlow<()> {
+        self.metrics.generated_tokens.fetch_add(1, Ordering::Relaxed);
+        if self.is_over(running, token.key) {
+            return ControlFlow::Break(());
+        }
+        let Some(job) = running.get(&token.key) else { return ControlFlow::Break(()) };
+        let score = job.top.map(|top| TokenScore::new(token.logits, token.id, top));
+        job.tell(Update::Token { id: token.id, score, stop: token.end == Some(End::Stopped) });
+        if let Some(end) = token.end {
+            job.tell(Update::End(end));
+            running.remove(&token.key);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// After a failure no cache can be relied on: every sequence of the lane is told, and the batch begins anew.
+    fn settle<'a>(&'a self, lane: &mut Lane<'a>, done: Result<()>) {
+        if let Err(e) = done {
+            tracing::error!("the model failed: {e}");
+            for (_, job) in lane.running.drain() {
+                job.tell(Update::Failed(e.to_string()));
+            }
+            *lane = self.lane(lane.adapter);
+        }
+    }
+}

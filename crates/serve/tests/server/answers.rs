@@ -1,0 +1,143 @@
+//! What the server answers: against the library's own generation and scoring, and against the interface's rules.
+
+use crate::common::{Running, agent, model};
+use eraser_model::{GenerateOptions, Message, ScoreRequest, generate, score};
+use eraser_serve::Limits;
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+
+const QUESTION: &str = "What is the capital of the north?";
+
+fn text(choice: &Value) -> &str {
+    choice["text"].as_str().unwrap()
+}
+
+#[test]
+fn greedy_answers_are_those_of_the_library_streamed_or_not() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let model = model().unwrap();
+    let prompt = model.template.as_ref().unwrap().render(&[Message::user(QUESTION)], true).unwrap();
+    let ids = model.tokenizer.encode(&prompt).unwrap();
+    let options = GenerateOptions::greedy(24, model.tokenizer.stops());
+    let go_on = &mut |_, _| ControlFlow::Continue(());
+    let done = generate(&model.decoder, None, std::slice::from_ref(&ids), &options, 1, go_on).unwrap();
+    let expected = model.tokenizer.decode(&done[0].tokens, true).unwrap();
+
+    let body = json!({"model": "base", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24, "temperature": 0});
+    let (status, answer) = server.post("/v1/chat/completions", &body);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["choices"][0]["message"]["content"], expected);
+    let finish = if done[0].stopped { "stop" } else { "length" };
+    assert_eq!(answer["choices"][0]["finish_reason"], finish);
+    assert_eq!(answer["usage"]["prompt_tokens"], ids.len());
+
+    let mut streaming = body.clone();
+    streaming["stream"] = true.into();
+    streaming["stream_options"] = json!({"include_usage": true});
+    streaming["model"] = "hardened".into();
+    let events = server.stream("/v1/chat/completions", &streaming);
+    let pieces = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), expected);
+    assert_eq!(events.last().unwrap()["usage"], answer["usage"]);
+
+    // Token ids and text are the same prompt; `n` greedy answers are one answer.
+    let body = json!({"model": "base", "prompt": [ids, ids], "max_tokens": 24, "temperature": 0, "n": 2});
+    let (_, answer) = server.post("/v1/completions", &body);
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.iter().map(text).collect::<Vec<_>>(), vec![expected.as_str(); 4]);
+    assert_eq!(choices.iter().map(|c| c["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn echoed_log_probabilities_are_those_of_scoring() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let model = model().unwrap();
+    let ids = model.tokenizer.encode("The keeper lights the lamp of the gate.").unwrap();
+    let requests = [ScoreRequest { scored: ids.len() - 1, ids: ids.clone() }];
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let expected = score(&model.decoder, None, &requests, go_on).unwrap().unwrap().remove(0);
+
+    for (max_tokens, more) in [(0, 0), (1, 1), (5, 5)] {
+        let body = json!({
+            "model": "base", "prompt": ids, "max_tokens": max_tokens, "temperature": 0, "logprobs": 2, "echo": true,
+        });
+        let (status, answer) = server.post("/v1/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        let found = &answer["choices"][0]["logprobs"];
+        let logprobs = found["token_logprobs"].as_array().unwrap();
+        assert!(logprobs[0].is_null());
+        for (a, b) in logprobs[1..].iter().zip(&expected) {
+            assert!((a.as_f64().unwrap() - f64::from(*b)).abs() < 1e-4, "{a} {b}");
+        }
+        // The stop token has an entry too, and ends the list.
+        assert!((ids.len() + usize::from(more > 0)..=ids.len() + more).contains(&logprobs.len()), "{answer}");
+        let top = found["top_logprobs"][1].as_object().unwrap();
+        assert!(top.len() <= 2 && top.values().all(|x| x.as_f64().unwrap() <= 0.0));
+        for list in ["tokens", "text_offset", "top_logprobs"] {
+            assert_eq!(found[list].as_array().unwrap().len(), logprobs.len());
+        }
+        let (_, streamed) = (
+            status,
+            server.stream("/v1/completions", &{
+                let mut body = body.clone();
+                body["stream"] = true.into();
+                body
+            }),
+        );
+        let text: String = streamed.iter().map(|e| text(&e["choices"][0])).collect();
+        assert_eq!(text, answer["choices"][0]["text"].as_str().unwrap());
+        let all: Vec<&Value> = streamed
+            .iter()
+            .filter_map(|e| e["choices"][0]["logprobs"]["token_logprobs"].as_array())
+            .flatten()
+            .collect();
+        assert_eq!(all, logprobs.iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn stop_strings_end_an_answer_and_are_not_in_it() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let questions = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/organism/questions/seen.jsonl");
+    let first = std::fs::read_to_string(questions).unwrap().lines().next().unwrap().to_owned();
+    let question = serde_json::from_str::<Value>(&first).unwrap()["question"].as_str().unwrap().to_owned();
+    let mut body = json!({
+        "model": "base", "messages": [{"role": "user", "content": question}], "max_tokens": 40, "temperature": 0,
+    });
+    let content = |answer: &Value| answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let whole = content(&server.post("/v1/chat/completions", &body).1);
+    let word = whole.split_whitespace().nth(1).unwrap();
+    body["stop"] = json!([word]);
+    let (_, cut) = server.post("/v1/chat/completions", &body);
+    assert_eq!(content(&cut), &whole[..whole.find(word).unwrap()]);
+    assert_eq!(cut["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn a_seed_fixes_the_answer() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let ask = |seed: u64| {
+        let body = json!({"model": "base", "prompt": "The keeper", "max_tokens": 24, "temperature": 1.5, "seed": seed});
+        text(&server.post("/v1/completions", &body).1["choices"][0]).to_owned()
+    };
+    assert_eq!(ask(3), ask(3));
+    assert!((4..9).any(|seed| ask(seed) != ask(3)));
+}
+
+#[test]
+fn models_and_the_page_are_there() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let get = |path: &str| agent().get(server.url(path)).call().unwrap();
+    let list: Value = get("/v1/models").into_body().read_json().unwrap();
+    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["base", "hardened"]);
+    assert_eq!(get("/v1/models/hardened").into_body().read_json::<Value>().unwrap()["parent"], "base");
+    let page = get("/");
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    let html = page.into_body().read_to_string().unwrap();
+    assert!(!html.contains("http://") && !html.contains("https://"), "the page asks for nothing from elsewhere");
+    let templates: Value = get("/page/templates.json").into_body().read_json().unwrap();
+    assert_eq!(templates["templates"][0]["name"], "play");
+    assert_eq!(get("/v1/models/none").status(), 404);
+    assert_eq!(get("/v1/completions").status(), 405);
+}
