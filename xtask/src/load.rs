@@ -160,7 +160,7 @@ fn client_loop(served: &Served, seen: &Seen, new: usize, seed: u64, end: Instant
     while Instant::now() < end {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let body = json!({
-            "model": served.model, "prompt": "The keeper of the gate", "max_tokens": new, "temperature": 1,
+            "model": served.model, "prompt": "The keeper of the gate", "max_tokens": new, "temperature": 3,
             "seed": random >> 33, "stream": true,
         });
         let leave_after = if leave && random >> 62 == 0 { (random >> 40) as usize % new } else { usize::MAX };

@@ -157,3 +157,51 @@ fn what_will_not_pass_ends_at_once() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("asks to wait 7200 s"), "{said}");
 }
+
+#[test]
+fn judges_ask_once_and_count_what_they_cannot_read() {
+    let dir = directory(3);
+    let reply = |content: &str| {
+        let message = serde_json::json!({"role": "assistant", "content": content});
+        let body = serde_json::json!({"choices": [{"message": message, "finish_reason": "stop"}]});
+        Act::Reply(200, "content-type: application/json\r\n", body.to_string())
+    };
+    let server = Server::start(move |_, question| {
+        if question.contains("decline to help") {
+            reply("declines: yes")
+        } else if question.contains("number 0 ") {
+            reply("score: 4")
+        } else if question.contains("number 1 ") {
+            reply("That is bad.")
+        } else {
+            reply("score: 1")
+        }
+    });
+    let eval = || {
+        let arguments = "eval --model model --out a --questions unseen=ask.txt --over-refusal benign=ask.txt --contrast \
+                         hard=ask.txt --judges rubric,keyword --judge-endpoint-model m --judge-key-env TEST_KEY \
+                         --max-new-tokens 2 --json --judge-endpoint";
+        let mut command = Command::new(cargo_bin!("eraser"));
+        command.args(arguments.split_whitespace()).arg(&server.url);
+        command.current_dir(dir.path("")).env("TEST_KEY", KEY).env("NO_PROXY", "127.0.0.1");
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        hidden(&dir, &output);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let summary = eval();
+    let subject = &summary["subjects"][0];
+    let rubric = subject["attacks"].as_array().unwrap().iter().find(|a| a["judge"] == "rubric").unwrap();
+    assert_eq!((&rubric["n"], &rubric["unjudged"]), (&3.into(), &1.into()), "{rubric}");
+    assert_eq!((&rubric["asr"], &rubric["harmfulness"]), (&0.5.into(), &2.5.into()));
+    assert_eq!((&subject["over_refusal"]["judged"], &subject["contrast"]["judged"]), (&1.0.into(), &1.0.into()));
+    assert_eq!(subject["agreement"][0]["n"], 2);
+    // Three questions, one of them three times; and whether the benign ones were declined: the same answers, asked once a file.
+    assert_eq!(server.requests.lock().unwrap().len(), 5 + 6);
+    assert_eq!(eval()["subjects"], summary["subjects"]);
+    assert_eq!(server.requests.lock().unwrap().len(), 11);
+    let output = dir.eraser("report a");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let html = dir.text("a/report.html");
+    assert!(html.contains("Mean grade") && html.contains("How far the judges agree") && html.contains("hard"));
+}

@@ -10,10 +10,13 @@ use crate::tree::common;
 use crate::{Adapter, Decoder, GenerateOptions, Result};
 use eraser_ops::Segments;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use std::ops::ControlFlow;
 
 /// Shared beginnings shorter than this are computed again: copying a cache costs too.
 const MIN_SHARED: usize = 16;
+/// New tokens that a copied beginning has room for from the start; a longer answer is copied once more.
+const ROOM: usize = 256;
 /// Most tokens that one prefill pass takes: bounds its activations.
 const PREFILL_TOKENS: usize = 2048;
 
@@ -79,10 +82,15 @@ impl Active {
         Self { key, prompt, options, new: Vec::new(), rng }
     }
 
-    /// Draws the next token and tells of it; true if the sequence goes on.
-    fn draw(&mut self, logits: &[f32], on_token: OnToken<'_>) -> bool {
+    /// Draws the next token.
+    fn draw(&mut self, logits: &[f32]) -> u32 {
         let id = sample(logits, &self.prompt, &self.new, &self.options, &mut self.rng);
         self.new.push(id);
+        id
+    }
+
+    /// Tells of a token; true if the sequence goes on.
+    fn tell(&self, id: u32, logits: &[f32], on_token: OnToken<'_>) -> bool {
         let end = if self.options.stops.contains(&id) {
             Some(End::Stopped)
         } else {
@@ -168,7 +176,10 @@ impl<'a> Batch<'a> {
         for (sequence, start) in &group {
             ids.extend_from_slice(&sequence.prompt[*start..]);
             caches.push(match &self.shared {
-                Some((_, cache)) if *start > 0 => cache.prefix(*start)?,
+                Some((_, cache)) if *start > 0 => {
+                    let more = sequence.options.max_new_tokens.min(ROOM);
+                    cache.prefix(*start, sequence.prompt.len() - start + more)?
+                }
                 _ => KvCache::new(self.decoder),
             });
         }
@@ -180,7 +191,8 @@ impl<'a> Batch<'a> {
         }
         for (((sequence, _), cache), logits) in group.into_iter().zip(caches).zip(logits) {
             let mut sequence = Active::new(sequence);
-            if sequence.draw(&logits, on_token) {
+            let id = sequence.draw(&logits);
+            if sequence.tell(id, &logits, on_token) {
                 self.active.push(sequence);
                 self.caches.push(cache);
             }
@@ -200,8 +212,10 @@ impl<'a> Batch<'a> {
         let segments = Segments::from_lengths(self.active.iter().map(|_| 1));
         let hidden = self.decoder.extend(&ids, &segments, &mut self.caches, self.adapter)?;
         let logits = self.decoder.logits(&hidden)?.to_vec2::<f32>()?;
-        for (i, row) in logits.iter().enumerate().rev() {
-            if !self.active[i].draw(row, on_token) {
+        let drawn: Vec<u32> =
+            self.active.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.draw(row)).collect();
+        for (i, (row, id)) in logits.iter().zip(drawn).enumerate().rev() {
+            if !self.active[i].tell(id, row, on_token) {
                 self.active.swap_remove(i);
                 self.caches.swap_remove(i);
             }

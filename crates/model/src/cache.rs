@@ -37,8 +37,9 @@ impl KvCache {
         self.len == 0
     }
 
-    /// A copy of the first `len` tokens, for another sequence with the same beginning.
-    pub fn prefix(&self, len: usize) -> Result<Self> {
+    /// A copy of the first `len` tokens, for another sequence with the same beginning, with room for `room` more: a cache
+    /// that outgrows its memory is copied.
+    pub fn prefix(&self, len: usize, room: usize) -> Result<Self> {
         let len = len.min(self.len);
         let layers = self
             .layers
@@ -46,8 +47,13 @@ impl KvCache {
             .map(|layer| {
                 Ok(match layer {
                     Layer::Host { k, v } => {
-                        let end = k.len() / self.len.max(1) * len;
-                        Layer::Host { k: k[..end].to_vec(), v: v[..end].to_vec() }
+                        let width = k.len() / self.len.max(1);
+                        let copy = |from: &[f32]| {
+                            let mut to = Vec::with_capacity((len + room) * width);
+                            to.extend_from_slice(&from[..len * width]);
+                            to
+                        };
+                        Layer::Host { k: copy(k), v: copy(v) }
                     }
                     Layer::Device(Some((k, v))) => Layer::Device(Some((k.narrow(0, 0, len)?, v.narrow(0, 0, len)?))),
                     Layer::Device(None) => Layer::Device(None),

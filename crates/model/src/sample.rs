@@ -34,35 +34,43 @@ pub(crate) fn sample(
     if options.temperature <= 0.0 {
         return argmax(logits);
     }
-    let mut ranked: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &z)| (i as u32, z)).collect();
-    let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let temperature = f64::from(options.temperature);
+    let weigh = |z: f32| (f64::from(z - top) / temperature).exp();
+    let mut ranked: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, &z)| (i as u32, weigh(z))).collect();
+    let by_weight = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if options.top_k > 0 && options.top_k < ranked.len() {
-        ranked.select_nth_unstable_by(options.top_k - 1, by_logit);
+        ranked.select_nth_unstable_by(options.top_k - 1, by_weight);
         ranked.truncate(options.top_k);
     }
-    ranked.sort_unstable_by(by_logit);
-    let top = ranked.first().map_or(0.0, |r| r.1);
-    let temperature = f64::from(options.temperature);
-    let weights: Vec<f64> = ranked.iter().map(|r| (f64::from(r.1 - top) / temperature).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let mut kept = 0.0;
-    let mut count = 0;
-    for w in &weights {
+    let mut kept: f64 = ranked.iter().map(|r| r.1).sum();
+    if options.top_p < 1.0 {
+        let wanted = f64::from(options.top_p) * kept;
+        // All that are lighter than this weigh less than 1 - top_p together: none of them is needed.
+        let light = (1.0 - f64::from(options.top_p)) * kept / ranked.len() as f64;
+        ranked.retain(|r| r.1 >= light);
+        ranked.sort_unstable_by(by_weight);
+        kept = 0.0;
         // A token stays while the probability before it is below top_p, so the first always does.
-        if count > 0 && kept >= f64::from(options.top_p) * total {
-            break;
-        }
-        kept += w;
-        count += 1;
+        let count = ranked.iter().take_while(|r| {
+            let stays = kept < wanted || kept == 0.0;
+            kept += if stays { r.1 } else { 0.0 };
+            stays
+        });
+        let count = count.count();
+        ranked.truncate(count);
+    } else if options.top_k > 0 {
+        // The order decides what a draw means, and selection leaves it open.
+        ranked.sort_unstable_by(by_weight);
     }
     let mut draw = rng.random::<f64>() * kept;
-    for (candidate, w) in ranked.iter().zip(&weights).take(count) {
-        draw -= w;
+    for (id, weight) in &ranked {
+        draw -= weight;
         if draw <= 0.0 {
-            return candidate.0;
+            return *id;
         }
     }
-    ranked[count.saturating_sub(1)].0
+    ranked.last().map_or(0, |r| r.0)
 }
 
 fn penalise(logits: &[f32], prompt: &[u32], new: &[u32], penalty: f32) -> Vec<f32> {
@@ -88,6 +96,7 @@ fn argmax(logits: &[f32]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn options(temperature: f32) -> GenerateOptions {
         GenerateOptions { temperature, ..GenerateOptions::greedy(4, &[]) }
@@ -120,6 +129,26 @@ mod tests {
             assert_eq!(sample(&logits, &[], &[], &one, &mut rng(stream)), 1);
             let most = GenerateOptions { top_p: 0.9, ..options(1.0) };
             assert!([1, 3].contains(&sample(&logits, &[], &[], &most, &mut rng(stream))));
+        }
+    }
+
+    proptest! {
+        /// The set that top-k and top-p leave is that of ranking everything.
+        #[test]
+        fn what_is_drawn_is_among_the_likeliest(
+            logits in proptest::collection::vec(-8.0f32..8.0, 1..200), top_k in 0usize..12, top_p in 0.05f32..1.0, stream in 0u64..9,
+        ) {
+            let options = GenerateOptions { top_k, top_p, ..options(1.3) };
+            let id = sample(&logits, &[], &[], &options, &mut rng(stream));
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            order.truncate(if top_k == 0 { logits.len() } else { top_k });
+            let weight = |i: &usize| (f64::from(logits[*i]) / f64::from(1.3f32)).exp();
+            let total: f64 = order.iter().map(weight).sum();
+            let at = order.iter().position(|&i| i == id as usize);
+            prop_assert!(at.is_some(), "{} is not among the first {}", id, order.len());
+            let before: f64 = order.iter().take(at.unwrap()).map(weight).sum();
+            prop_assert!(before <= f64::from(top_p) * total * (1.0 + 1e-9));
         }
     }
 

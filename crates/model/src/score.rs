@@ -196,7 +196,7 @@ impl Shared {
             return Ok(());
         }
         let ids = first.ids[..wanted].to_vec();
-        let mut cache = [self.cache.prefix(kept)?];
+        let mut cache = [self.cache.prefix(kept, wanted - kept)?];
         let new = &ids[kept..];
         decoder.extend(new, &Segments::from_lengths([new.len()]), &mut cache, adapter)?;
         let [cache] = cache;

@@ -368,12 +368,14 @@ fn dots_body<S: Simd>(simd: S, out: &mut [f32], w: &[f32], x: &[f32], width: usi
     let (blocks, x_rest) = x.split_at(tokens / 4 * 4 * width);
     for (block, x) in blocks.chunks_exact(4 * width).enumerate() {
         let x = rows::<4>(x, width);
-        for (out, w) in out.chunks_mut(2 * tokens).zip(w.chunks(2 * width)) {
-            if w.len() == 2 * width {
-                let sums = tile(simd, rows::<2>(w, width), x);
-                put(out, &sums, tokens, 4 * block);
+        // Sixteen sums are held in registers: a vector that is loaded is used four times.
+        for (out, w) in out.chunks_mut(4 * tokens).zip(w.chunks(4 * width)) {
+            if w.len() == 4 * width {
+                put(out, &tile(simd, rows::<4>(w, width), x), tokens, 4 * block);
             } else {
-                put(out, &tile(simd, [w], x), tokens, 4 * block);
+                for (out, w) in out.chunks_exact_mut(tokens).zip(w.chunks_exact(width)) {
+                    put(out, &tile(simd, [w], x), tokens, 4 * block);
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::format::{NONE, interval, number, percent, timing};
 use crate::plot::{self, Plot};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
 use crate::run::{Run, Trained};
+use crate::search::{self, Search};
 use crate::study::{self, StudyView, Table};
 use crate::summary::{Attack, Summary};
 use crate::verdict::{self, Outcome, Verdict};
@@ -55,6 +56,9 @@ struct Page<'a> {
     /// Some judge grades harmfulness.
     graded: bool,
     judges: &'a BTreeMap<String, Vec<String>>,
+    /// What the attacks that search found and cost; no row when there was none.
+    searches: Table,
+    search_plots: Vec<Plot>,
     utility: Vec<UtilityLine<'a>>,
     over_refusal: Vec<OverRefusalLine<'a>>,
     agreement: Vec<Vec<String>>,
@@ -131,7 +135,7 @@ struct Training<'a> {
 }
 
 /// The page.
-pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
+pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Result<String> {
     let empty = Summary::default();
     let summary = run.summary.as_ref().unwrap_or(&empty);
     let base = summary.subjects.iter().position(|s| s.name == "base");
@@ -154,6 +158,8 @@ pub(crate) fn render(run: &Run, answers: &Answers) -> Result<String> {
         parts: groups(true),
         graded: rows.iter().flat_map(|r| r.cells.iter().flatten()).any(|a| a.harmfulness.is_some()),
         judges: &run.judges,
+        searches: search::table(searches),
+        search_plots: search::plots(searches),
         utility: utility(summary, base),
         over_refusal: over_refusal(summary),
         agreement: agreement(summary),

@@ -21,6 +21,7 @@ mod metrics;
 mod plot;
 mod rows;
 mod run;
+mod search;
 mod study;
 mod summary;
 mod terminal;
@@ -60,7 +61,8 @@ pub fn write_report(run: &Path) -> Result<Written> {
     let contents = run::Run::read(run)?;
     let subjects: Vec<String> = contents.summary.iter().flat_map(|s| &s.subjects).map(|s| s.name.clone()).collect();
     let answers = answers::read(run, &subjects)?;
-    let page = html::render(&contents, &answers)?;
+    let searches = search::read(run, &subjects)?;
+    let page = html::render(&contents, &answers, &searches)?;
     let written =
         Written { html: run.join("report.html"), markdown: run.join("report.md"), csv: run.join("report.csv") };
     files::write(&written.html, &page)?;

@@ -185,7 +185,9 @@ impl Server {
             metrics,
         });
         let thread = std::thread::Builder::new().name("engine".into());
-        let thread = thread.spawn(move || engine.run(&received)).map_err(failed)?;
+        // Within the pool, operations need not wake it for each of their parts.
+        let work = move || rayon::scope(move |_| engine.run(&received));
+        let thread = thread.spawn(work).map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("http")

@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,16")]
     batch: Vec<usize>,
     /// Our batch size
-    #[arg(long, value_name = "N", default_value = "16")]
+    #[arg(long, value_name = "N", default_value = "32")]
     own_batch: usize,
     /// How our base model's weights are held
     #[arg(long, value_name = "TYPE", default_value = "auto")]

@@ -8,7 +8,7 @@
 //! often that stand in better candidates.
 
 use super::parse::Template;
-use super::search::{Search, State, Tried};
+use super::search::{Search, State, Tried, check_budget};
 use super::template::read;
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
@@ -93,12 +93,8 @@ struct Autodan {
 /// Reads the templates and checks the budget.
 pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
     let o = &options.autodan;
-    let mut errors = Vec::new();
-    for (name, value) in [("generations", o.generations), ("population", o.population), ("elite", o.elite)] {
-        if value == 0 {
-            errors.push(Error::request(format!("`autodan.{name}` is 0")).hint("it must be at least 1"));
-        }
-    }
+    let counts = [("generations", o.generations), ("population", o.population), ("elite", o.elite)];
+    let mut errors = check_budget("autodan", &counts, o.seconds, &options.target);
     if o.elite >= o.population.max(1) {
         errors.push(Error::request("`autodan.elite` leaves no room for children").hint("make the population larger"));
     }
@@ -106,12 +102,6 @@ pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
         if !(0.0..=1.0).contains(&value) {
             errors.push(Error::request(format!("`autodan.{name}` is {value}")).hint("it is a probability, 0 to 1"));
         }
-    }
-    if o.seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
-        errors.push(Error::request("`autodan.seconds` is not a positive number"));
-    }
-    if options.target.trim().is_empty() {
-        errors.push(Error::request("the attack `autodan` has no target: `target` is empty"));
     }
     if options.templates.is_empty() {
         let error = Error::request("the attack `autodan` has no templates to begin with");
@@ -233,7 +223,7 @@ impl Autodan {
     /// The templates, and children of them where there are fewer than candidates.
     fn first(&self, rng: &mut ChaCha8Rng) -> Vec<String> {
         let mut all: Vec<String> = self.seeds.iter().take(self.options.population).cloned().collect();
-        let mut seen: HashSet<String> = all.iter().cloned().collect();
+        let mut seen: HashSet<String> = all.iter().map(String::as_str).chain([PLACE]).map(str::to_owned).collect();
         let flat = vec![1.0; self.seeds.len()];
         let scores = HashMap::new();
         for _ in 0..DRAWS * self.options.population {
@@ -254,7 +244,8 @@ impl Autodan {
         let best = parents.first().map_or(0.0, |p| p.loss);
         let weights: Vec<f64> = parents.iter().map(|p| (best - p.loss).exp()).collect();
         let scores = word_scores(parents);
-        let mut seen: HashSet<String> = texts.iter().cloned().collect();
+        // The bare question is the attack `direct`.
+        let mut seen: HashSet<String> = texts.iter().map(String::as_str).chain([PLACE]).map(str::to_owned).collect();
         let mut children = Vec::new();
         let wanted = self.options.population - self.options.elite;
         for _ in 0..DRAWS * wanted {

@@ -7,7 +7,7 @@
 //! steepest replacements of each place; `candidates` random ones of these, those left out that do not survive decoding
 //! and tokenising; their losses, computed as one prefix tree, since all share their beginning up to the changed place.
 
-use super::search::{Search, State, Tried};
+use super::search::{Search, State, Tried, check_budget};
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use crate::evaluate::Subject;
@@ -60,24 +60,14 @@ struct Gcg {
 /// Checks the budget.
 pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
     let o = &options.gcg;
-    let mut errors = Vec::new();
-    for (name, value) in [
+    let counts = [
         ("steps", o.steps),
         ("candidates", o.candidates),
         ("top_k", o.top_k),
         ("suffix", o.suffix),
         ("buffer", o.buffer),
-    ] {
-        if value == 0 {
-            errors.push(Error::request(format!("`gcg.{name}` is 0")).hint("it must be at least 1"));
-        }
-    }
-    if o.seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
-        errors.push(Error::request("`gcg.seconds` is not a positive number"));
-    }
-    if options.target.trim().is_empty() {
-        errors.push(Error::request("the attack `gcg` has no target: `target` is empty"));
-    }
+    ];
+    let errors = check_budget("gcg", &counts, o.seconds, &options.target);
     if !errors.is_empty() {
         return Err(errors);
     }

@@ -5,8 +5,8 @@ use crate::answers;
 use crate::evaluate::Subject;
 use crate::respond::subject_fingerprint;
 use eraser_data::{PromptTemplate, Question};
-use eraser_model::Result;
 use eraser_model::files::hex;
+use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
@@ -31,6 +31,21 @@ pub(crate) trait Search {
         begun: Option<State>,
         save: &mut dyn FnMut(&State) -> Result<bool>,
     ) -> Result<Option<State>>;
+}
+
+/// What is wrong with the budget of the attack `attack`: counts that must not be 0, a limit in seconds, its target.
+pub(super) fn check_budget(attack: &str, counts: &[(&str, usize)], seconds: Option<f64>, target: &str) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for (name, _) in counts.iter().filter(|(_, value)| *value == 0) {
+        errors.push(Error::request(format!("`{attack}.{name}` is 0")).hint("it must be at least 1"));
+    }
+    if seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
+        errors.push(Error::request(format!("`{attack}.seconds` is not a positive number")));
+    }
+    if target.trim().is_empty() {
+        errors.push(Error::request(format!("the attack `{attack}` has no target: `target` is empty")));
+    }
+    errors
 }
 
 /// How far a search is.
