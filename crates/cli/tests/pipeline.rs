@@ -177,3 +177,11 @@ fn a_variant_that_moved_is_not_taken_for_the_one_that_was_there() {
     assert!(read("adapter/adapter_model.safetensors") == retain);
     assert!(read("variants/eraser/adapter/adapter_model.safetensors") == eraser);
 }
+
+/// The table was looked for below summary.json, so the command failed after its work.
+#[test]
+fn an_evaluation_ends_with_its_table() {
+    let dir = Dir::with_model();
+    let text = dir.done("eval --model model --out a --questions unseen=ask.csv --max-new-tokens 2");
+    assert!(text.contains("Attack success") && text.contains("unseen"), "{text}");
+}

@@ -185,8 +185,11 @@ impl Server {
             metrics,
         });
         let thread = std::thread::Builder::new().name("engine".into());
-        // Within the pool, operations need not wake it for each of their parts.
-        let work = move || rayon::scope(move |_| engine.run(&received));
+        // Within a pool, operations need not wake it for each of their parts. The pool is the engine's own: in a shared one
+        // a thread that waits for its part would take up another long job, and not come back before that has ended.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
+        let pool = pool.map_err(|e| Error::failed(format!("cannot start the engine's threads: {e}")))?;
+        let work = move || pool.install(move || engine.run(&received));
         let thread = thread.spawn(work).map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -32,7 +32,7 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
     if json {
         output::json(&summary)?;
     } else {
-        output::text(&report::table(&plan.dir.join("summary.json"))?)?;
+        output::text(&report::table(&plan.dir)?)?;
     }
     Ok(())
 }
