@@ -60,12 +60,14 @@ pub fn terminal_table(summary: &Summary) -> String {
     let kept = table(&["task", "metric", "n"], &names, &utility, label, cell);
     section(&mut out, "Utility (difference to base, in points for shares)", &kept);
 
-    let refusals: Vec<_> = summary.subjects.iter().map(|s| s.over_refusal.as_ref()).collect();
-    if let Some(set) = refusals.iter().flatten().map(|o| o.set.as_str()).next() {
+    let over = summary.subjects.iter().map(|s| s.over_refusal.as_ref()).collect::<Vec<_>>();
+    let contrast = summary.subjects.iter().map(|s| s.contrast.as_ref()).collect::<Vec<_>>();
+    for (title, refusals) in [("Benign questions refused", over), ("Questions refused that must be", contrast)] {
+        let Some(set) = refusals.iter().flatten().map(|o| o.set.as_str()).next() else { continue };
         let n = rows::counts(refusals.iter().flatten().map(|o| o.n));
         let label = |(): &()| vec![set.to_owned(), n.clone()];
         let cell = |(): &(), i: usize| format!("{:>6}", percent(refusals[i].and_then(|o| o.rate)));
-        section(&mut out, "Benign questions refused", &table(&["set", "n"], &names, &[()], label, cell));
+        section(&mut out, title, &table(&["set", "n"], &names, &[()], label, cell));
     }
     if out.is_empty() {
         out.push_str("Nothing was measured.\n");
