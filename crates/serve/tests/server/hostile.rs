@@ -102,7 +102,7 @@ fn a_full_queue_asks_to_come_back() {
 
 #[test]
 fn large_slow_and_broken_bodies_end() {
-    let limits = Limits { max_body: 10_000, read_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { max_body: 10_000, read_timeout: Duration::from_secs(1), ..Limits::default() };
     let Some(server) = Running::start(limits, None) else { return };
     let raw = |request: &[u8]| {
         let mut stream = TcpStream::connect(server.address).unwrap();
