@@ -2,7 +2,7 @@
 //! would take for a formula is quoted as text; a figure that was not measured is an empty cell.
 
 use crate::run::Run;
-use crate::summary::{OverRefusal, Subject};
+use crate::summary::Subject;
 
 /// One figure.
 #[derive(Default)]
@@ -77,12 +77,11 @@ fn rows(subject: &Subject) -> Vec<Row<'_>> {
         let (kind, task, metric) = ("utility", u.task.as_str(), u.metric.as_str());
         rows.push(Row { subject: name, kind, name: task, metric, n: u.n, value: u.value, low, high, ..Row::default() });
     }
-    let refusals = |kind, o: &'_ OverRefusal| {
-        [("keyword", o.rate), ("model", o.judged)].map(|(judge, value)| (kind, judge, value))
-    };
     for (kind, o) in [("over-refusal", &subject.over_refusal), ("contrast", &subject.contrast)] {
         let Some(o) = o else { continue };
-        for (kind, judge, value) in refusals(kind, o).into_iter().filter(|(_, _, value)| value.is_some()) {
+        for (judge, value) in
+            [("keyword", o.rate), ("model", o.judged)].into_iter().filter(|(_, value)| value.is_some())
+        {
             rows.push(Row {
                 subject: name,
                 kind,

@@ -186,7 +186,7 @@ impl Durability<'_> {
         let mut model = self.plan.model.load(&self.home)?;
         let dir = adapter_dir(self.args, variant);
         let adapter = Adapter::load(&dir, &model.config, model.decoder.device())?;
-        let (on_top, described) = (self.args, condition.describe(self.args));
+        let (pairs, described) = (self.args.pairs, condition.describe(self.args));
         let mut inputs = Inputs::default();
         inputs.text("model", &model.fingerprint);
         inputs.path("adapter", &dir)?;
@@ -203,7 +203,7 @@ impl Durability<'_> {
                     None
                 }
                 Condition::Benign => Some(self.tune(variant, condition, &model, "help", None)?),
-                Condition::Relearnt => Some(self.tune(variant, condition, &model, "harm", Some(on_top.pairs))?),
+                Condition::Relearnt => Some(self.tune(variant, condition, &model, "harm", Some(pairs))?),
                 _ => None,
             }
         };

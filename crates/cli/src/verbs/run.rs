@@ -3,7 +3,7 @@
 
 use super::study::{self, Study};
 use super::train::{Stage, describe};
-use super::{lock, prepare, remove, report};
+use super::{durability, lock, prepare, remove, report};
 use crate::errors::Outcome;
 use crate::interrupt::Graceful;
 use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
@@ -221,8 +221,8 @@ impl Run<'_> {
         }
         if state == State::New {
             remove(&dir, &["adapter", "train"])?;
-            // Benchmarks were of the adapter that goes.
-            remove(self.dir, &["bench", "bench.json"])?;
+            // Benchmarks and durability were measured on the adapter that goes.
+            remove(self.dir, &["bench", "bench.json", durability::FILE])?;
         }
         self.stages.begin(&stage, &input)?;
         let read = |rows: Rows| -> Result<Vec<Record>> {
