@@ -17,8 +17,12 @@ use std::ops::ControlFlow;
 const MIN_SHARED: usize = 16;
 /// New tokens that a copied beginning has room for from the start; a longer answer is copied once more.
 const ROOM: usize = 256;
-/// Most tokens that one prefill pass takes: bounds its activations.
+/// Most tokens of new prompts that one pass takes: bounds its activations.
 const PREFILL_TOKENS: usize = 2048;
+/// Tokens of a share of a small model's pass. Shares run beside each other, each on one core from end to end, which beats
+/// dividing operations that take microseconds. Whole vectors of every processor; not by the number of cores, on which no
+/// result may depend.
+const SHARE_TOKENS: usize = 16;
 
 /// A sequence to be generated.
 #[derive(Clone, Debug)]
@@ -70,16 +74,23 @@ pub struct Batch<'a> {
 struct Active {
     key: usize,
     prompt: Vec<u32>,
+    /// Tokens of the prompt that its cache had from the start.
+    known: usize,
     options: GenerateOptions,
     new: Vec<u32>,
     rng: ChaCha8Rng,
 }
 
 impl Active {
-    fn new(sequence: Sequence) -> Self {
+    fn new(sequence: Sequence, known: usize) -> Self {
         let rng = own_stream(sequence.options.seed, &sequence.prompt);
         let Sequence { key, prompt, options } = sequence;
-        Self { key, prompt, options, new: Vec::new(), rng }
+        Self { key, prompt, known, options, new: Vec::new(), rng }
+    }
+
+    /// What the next pass runs: the rest of the prompt, then the token drawn last.
+    fn due(&self) -> &[u32] {
+        self.new.last().map_or_else(|| &self.prompt[self.known..], std::slice::from_ref)
     }
 
     /// Draws the next token.
@@ -131,28 +142,38 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Runs the prompts of new sequences and draws a first token for each. `after` is a prompt that is likely to come
-    /// next: what a prompt has in common with its successor is worth keeping.
+    /// Takes in new sequences and gives every sequence, old and new, a token, at least one. `after` is a prompt that is likely
+    /// to come next: what a prompt has in common with its successor is worth keeping.
     ///
     /// # Errors
-    /// A prompt without tokens or with an id outside the vocabulary, and one that is longer than the model's positions.
-    pub fn admit(&mut self, mut wave: Vec<Sequence>, after: Option<&[u32]>, on_token: OnToken<'_>) -> Result<()> {
+    /// A prompt without tokens or with an id outside the vocabulary, and a sequence that is longer than the model's
+    /// positions. What becomes of the other sequences is then undefined.
+    pub fn step(&mut self, mut wave: Vec<Sequence>, after: Option<&[u32]>, on_token: OnToken<'_>) -> Result<()> {
         wave.sort_by(|a, b| b.prompt.cmp(&a.prompt));
-        while let Some(first) = wave.last() {
-            let renew = self.is_worth_keeping(&first.prompt, wave.iter().rev().nth(1).map(|s| &*s.prompt).or(after));
-            let mut group: Vec<(Sequence, usize)> = Vec::new();
-            let mut tokens = 0;
+        loop {
+            let next = wave.iter().rev().nth(1).map(|s| &*s.prompt).or(after);
+            let renew = wave.last().is_some_and(|first| self.is_worth_keeping(&first.prompt, next));
+            let (mut tokens, mut admitted) = (0, 0);
             while let Some(sequence) = wave.pop_if(|next| {
-                let more = next.prompt.len() - self.start(&next.prompt);
-                group.is_empty() || (!renew && tokens + more <= PREFILL_TOKENS)
+                let more = next.prompt.len() - self.known(&next.prompt);
+                admitted == 0 || (!renew && tokens + more <= PREFILL_TOKENS)
             }) {
-                let start = self.start(&sequence.prompt);
-                tokens += sequence.prompt.len() - start;
-                group.push((sequence, start));
+                let known = self.known(&sequence.prompt);
+                let more = sequence.prompt.len() - known;
+                self.caches.push(match &self.shared {
+                    Some((_, cache)) if known > 0 => {
+                        cache.prefix(known, more + sequence.options.max_new_tokens.min(ROOM))?
+                    }
+                    _ => KvCache::new(self.decoder),
+                });
+                self.active.push(Active::new(sequence, known));
+                (tokens, admitted) = (tokens + more, admitted + 1);
             }
-            self.prefill(group, renew, on_token)?;
+            self.pass(renew, on_token)?;
+            if wave.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Whether `prompt` should run alone and become the kept beginning: with its successor it has much more in common
@@ -164,62 +185,56 @@ impl<'a> Batch<'a> {
     }
 
     /// How many tokens of `prompt` need not be computed.
-    fn start(&self, prompt: &[u32]) -> usize {
+    fn known(&self, prompt: &[u32]) -> usize {
         let kept = self.shared.as_ref().map_or(0, |(ids, _)| common(ids, prompt));
         let start = kept.min(prompt.len().saturating_sub(1));
         if start < MIN_SHARED { 0 } else { start }
     }
 
-    fn prefill(&mut self, group: Vec<(Sequence, usize)>, renew: bool, on_token: OnToken<'_>) -> Result<()> {
-        let mut caches = Vec::with_capacity(group.len());
-        let mut ids = Vec::new();
-        for (sequence, start) in &group {
-            ids.extend_from_slice(&sequence.prompt[*start..]);
-            caches.push(match &self.shared {
-                Some((_, cache)) if *start > 0 => {
-                    let more = sequence.options.max_new_tokens.min(ROOM);
-                    cache.prefix(*start, sequence.prompt.len() - start + more)?
-                }
-                _ => KvCache::new(self.decoder),
-            });
+    /// Runs what is due of every sequence and draws its next token. With `renew`, the last one's prompt is kept.
+    fn pass(&mut self, renew: bool, on_token: OnToken<'_>) -> Result<()> {
+        let mut shares = Vec::new();
+        let (mut active, mut caches) = (self.active.as_mut_slice(), self.caches.as_mut_slice());
+        while !active.is_empty() {
+            let count = if self.decoder.is_small() { share(active) } else { active.len() };
+            let (now, later) = active.split_at_mut(count);
+            let (cached, others) = caches.split_at_mut(count);
+            (active, caches) = (later, others);
+            shares.push((now, cached));
         }
-        let segments = Segments::from_lengths(group.iter().map(|(sequence, start)| sequence.prompt.len() - start));
-        let hidden = self.decoder.extend(&ids, &segments, &mut caches, self.adapter)?;
-        let logits = self.decoder.logits(&hidden)?.to_vec2::<f32>()?;
-        if renew && let (Some((sequence, _)), Some(cache)) = (group.first(), caches.first()) {
+        let (decoder, adapter) = (self.decoder, self.adapter);
+        let drawn = shares
+            .into_par_iter()
+            .map(|(active, caches)| {
+                let ids: Vec<u32> = active.iter().flat_map(Active::due).copied().collect();
+                let segments = Segments::from_lengths(active.iter().map(|s| s.due().len()));
+                let hidden = decoder.extend(&ids, &segments, caches, adapter)?;
+                let logits = decoder.logits(&hidden)?.to_vec2::<f32>()?;
+                let draw = |(sequence, row): (&mut Active, Vec<f32>)| (sequence.draw(&row), row);
+                Ok(active.par_iter_mut().zip(logits).map(draw).collect::<Vec<_>>())
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if renew && let (Some(sequence), Some(cache)) = (self.active.last(), self.caches.last()) {
             self.shared = Some((sequence.prompt.clone(), cache.clone()));
         }
-        for (((sequence, _), cache), logits) in group.into_iter().zip(caches).zip(logits) {
-            let mut sequence = Active::new(sequence);
-            let id = sequence.draw(&logits);
-            if sequence.tell(id, &logits, on_token) {
-                self.active.push(sequence);
-                self.caches.push(cache);
-            }
-        }
-        Ok(())
-    }
-
-    /// One more token for every sequence.
-    ///
-    /// # Errors
-    /// A sequence that is longer than the model's positions.
-    pub fn step(&mut self, on_token: OnToken<'_>) -> Result<()> {
-        if self.active.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<u32> = self.active.iter().filter_map(|s| s.new.last().copied()).collect();
-        let segments = Segments::from_lengths(self.active.iter().map(|_| 1));
-        let hidden = self.decoder.extend(&ids, &segments, &mut self.caches, self.adapter)?;
-        let logits = self.decoder.logits(&hidden)?.to_vec2::<f32>()?;
-        let drawn: Vec<u32> =
-            self.active.par_iter_mut().zip(&logits).map(|(sequence, row)| sequence.draw(row)).collect();
-        for (i, (row, id)) in logits.iter().zip(drawn).enumerate().rev() {
-            if !self.active[i].tell(id, row, on_token) {
+        let drawn: Vec<_> = drawn.into_iter().flatten().collect();
+        for (i, (id, row)) in drawn.into_iter().enumerate().rev() {
+            if !self.active[i].tell(id, &row, on_token) {
                 self.active.swap_remove(i);
                 self.caches.swap_remove(i);
             }
         }
         Ok(())
     }
+}
+
+/// How many of the sequences make a share of a pass.
+fn share(active: &[Active]) -> usize {
+    let mut tokens = 0;
+    let full = active.iter().position(|sequence| {
+        let before = tokens;
+        tokens += sequence.due().len();
+        before > 0 && tokens > SHARE_TOKENS
+    });
+    full.unwrap_or(active.len())
 }

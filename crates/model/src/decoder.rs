@@ -190,6 +190,14 @@ impl Decoder {
         &self.config
     }
 
+    /// True when all weights fit beside each other in a cache that cores share: then they may be read more than once a pass.
+    pub(crate) fn is_small(&self) -> bool {
+        const SMALL: usize = 4 << 20;
+        let c = &self.config;
+        let linears: usize = Module::ALL.iter().map(|module| module.shape(c)).map(|(o, i)| o * i).sum();
+        c.num_layers * linears + c.vocab_size * c.hidden_size <= SMALL
+    }
+
     /// The last norm's weight: stands for where and in what type the model computes.
     pub(crate) fn norm_weight(&self) -> &Tensor {
         &self.norm

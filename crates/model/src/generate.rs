@@ -94,16 +94,13 @@ pub fn generate_each(
     let mut collect = Collect { done, on_token, on_done, ended: None };
     loop {
         let room = batch.max(1) - running.len();
-        if room > 0 && !order.is_empty() {
-            let wave = order.split_off(order.len().saturating_sub(room));
-            let sequence = |&key: &usize| Sequence { key, prompt: prompts[key].clone(), options: options.clone() };
-            let after = order.last().map(|&next| prompts[next].as_slice());
-            running.admit(wave.iter().map(sequence).collect(), after, &mut |token| collect.take(token))?;
-        } else if running.is_empty() {
+        let wave = order.split_off(order.len().saturating_sub(room));
+        if wave.is_empty() && running.is_empty() {
             break;
-        } else {
-            running.step(&mut |token| collect.take(token))?;
         }
+        let sequence = |&key: &usize| Sequence { key, prompt: prompts[key].clone(), options: options.clone() };
+        let after = order.last().map(|&next| prompts[next].as_slice());
+        running.step(wave.iter().map(sequence).collect(), after, &mut |token| collect.take(token))?;
         if collect.ended.is_some() {
             break;
         }

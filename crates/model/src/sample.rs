@@ -2,6 +2,7 @@
 //! random number, and of equals the lowest id wins.
 
 use crate::GenerateOptions;
+use eraser_ops::simd;
 use rand::RngExt as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 use sha2::{Digest as _, Sha256};
@@ -34,10 +35,13 @@ pub(crate) fn sample(
     if options.temperature <= 0.0 {
         return argmax(logits);
     }
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let temperature = f64::from(options.temperature);
-    let weigh = |z: f32| (f64::from(z - top) / temperature).exp();
-    let mut ranked: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, &z)| (i as u32, weigh(z))).collect();
+    let top = simd::max(logits);
+    let mut weights: Vec<f32> = logits.iter().map(|z| (z - top) / options.temperature).collect();
+    let total = f64::from(simd::exp_sub_sum(&mut weights, 0.0));
+    if options.top_k == 0 && options.top_p >= 1.0 {
+        return pick(&weights, rng.random::<f64>() * total);
+    }
+    let mut ranked: Vec<(u32, f64)> = weights.iter().enumerate().map(|(i, &w)| (i as u32, f64::from(w))).collect();
     let by_weight = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if options.top_k > 0 && options.top_k < ranked.len() {
         ranked.select_nth_unstable_by(options.top_k - 1, by_weight);
@@ -71,6 +75,26 @@ pub(crate) fn sample(
         }
     }
     ranked.last().map_or(0, |r| r.0)
+}
+
+/// The first id at which the weights so far come to `draw`; the last that weighs anything, should rounding leave them short.
+fn pick(weights: &[f32], mut draw: f64) -> u32 {
+    /// Weights that are passed over together.
+    const STRIDE: usize = 64;
+    for (i, chunk) in weights.chunks(STRIDE).enumerate() {
+        let sum = f64::from(simd::sum(chunk));
+        if draw > sum {
+            draw -= sum;
+            continue;
+        }
+        for (j, &weight) in chunk.iter().enumerate() {
+            draw -= f64::from(weight);
+            if draw <= 0.0 && weight > 0.0 {
+                return (i * STRIDE + j) as u32;
+            }
+        }
+    }
+    weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0) as u32
 }
 
 fn penalise(logits: &[f32], prompt: &[u32], new: &[u32], penalty: f32) -> Vec<f32> {
@@ -158,6 +182,16 @@ mod tests {
         let ones: u32 = (0..20_000).map(|s| sample(&logits, &[], &[], &options(1.0), &mut rng(s))).sum();
         let expected = 1.0 / (1.0 + (-1.0f64).exp());
         assert!((f64::from(ones) / 20_000.0 - expected).abs() < 0.012);
+    }
+
+    #[test]
+    fn a_draw_ends_on_a_weight() {
+        let mut weights = vec![0.0; 200];
+        (weights[70], weights[150]) = (1.0, 3.0);
+        assert_eq!([0.0, 0.5, 1.0, 1.001, 4.0, 5.0].map(|draw| pick(&weights, draw)), [70, 70, 70, 150, 150, 150]);
+        for temperature in [f32::MIN_POSITIVE / 8.0, 1e-30] {
+            assert_eq!(sample(&[1.0, 3.0, 2.0], &[], &[], &options(temperature), &mut rng(0)), 1);
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_model::{
-    Adapter, Decoder, ModelConfig, ScoreRequest,
+    Adapter, Decoder, GenerateOptions, ModelConfig, ScoreRequest,
+    batch::{Batch, Emitted, Sequence},
     cache::KvCache,
-    score, token_gradient,
+    generate, score, token_gradient,
     trace::{Checkpoint, Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
@@ -131,6 +132,39 @@ fn decoding_with_a_cache_equals_the_whole_pass() {
 }
 
 /// Scores of the fixture's sequences, and of more that share their beginnings, each from token 5 on.
+/// Forty sequences that come in waves, more than a share of a small model's pass holds, some with a beginning in common.
+#[test]
+fn a_sequence_yields_the_same_tokens_whatever_runs_beside_it() {
+    let f = fixture("llama");
+    let vocabulary = f.decoder.config().vocab_size as u32;
+    let options = GenerateOptions { max_new_tokens: 7, temperature: 0.8, ..GenerateOptions::greedy(7, &[]) };
+    let prompt = |i: u32| -> Vec<u32> {
+        let start = i.is_multiple_of(3).then_some(0..20).into_iter().flatten();
+        start.chain((0..=i % 23).map(|j| i * 7 + j * j)).map(|id| id % vocabulary).collect()
+    };
+    let prompts: Vec<Vec<u32>> = (0..40).map(prompt).collect();
+    let mut batch = Batch::new(&f.decoder, Some(&f.adapter));
+    let mut got = vec![Vec::new(); prompts.len()];
+    let mut coming: Vec<Sequence> = prompts
+        .iter()
+        .enumerate()
+        .map(|(key, prompt)| Sequence { key, prompt: prompt.clone(), options: options.clone() })
+        .collect();
+    while !coming.is_empty() || !batch.is_empty() {
+        let wave = coming.split_off(coming.len().saturating_sub(9));
+        let mut on_token = |token: Emitted<'_>| {
+            got[token.key].push(token.id);
+            ControlFlow::Continue(())
+        };
+        batch.step(wave, None, &mut on_token).unwrap();
+    }
+    for (prompt, got) in prompts.iter().zip(&got) {
+        let alone = std::slice::from_ref(prompt);
+        let alone = generate(&f.decoder, Some(&f.adapter), alone, &options, 1, &mut |_, _| ControlFlow::Continue(()));
+        assert_eq!(got, &alone.unwrap()[0].tokens, "{prompt:?}");
+    }
+}
+
 fn scores(f: &Fixture, alone: bool) -> Vec<Vec<f32>> {
     let long = f.ids.iter().filter(|ids| ids.len() > 8);
     let forks = long.clone().flat_map(|ids| (6..9).map(|at| [&ids[..at], &[1, 2, 3, 4]].concat()));

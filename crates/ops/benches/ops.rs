@@ -46,7 +46,7 @@ fn products(c: &mut Criterion) {
         });
     }
     for (k, n) in [(WIDTH, WIDTH), (WIDTH, HIDDEN), (WIDTH, VOCABULARY)] {
-        for tokens in [1, 4, 8, 16] {
+        for tokens in [1, 4, 8, 16, 64] {
             let (x, w) = (random((tokens, k)), random((n, k)));
             group.throughput(flop(tokens, k, n));
             group.bench_function(BenchmarkId::new("linear", format!("{tokens}x{k}x{n}")), |bench| {

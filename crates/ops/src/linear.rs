@@ -2,6 +2,7 @@
 //! Invariant: a product is computed for an input's gradient only when that input is tracked.
 
 mod lora;
+mod panels;
 pub(crate) mod product;
 
 pub(crate) use lora::{Columns, Pair};

@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Tokens of prompts that are scored in one turn: what running sequences have to wait for.
@@ -33,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) index: usize,
     /// Where its tokens go; never more than `max_new_tokens`, so no slow reader can fill the memory.
     pub(crate) updates: UnboundedSender<(usize, Update)>,
+    /// Told when nothing more comes, for readers that wait for several tokens.
+    pub(crate) ended: Arc<Notify>,
     /// Set when the rest is not wanted.
     pub(crate) gone: Arc<AtomicBool>,
 }
@@ -43,8 +46,12 @@ impl Job {
     }
 
     fn tell(&self, update: Update) {
+        let last = matches!(update, Update::End(_) | Update::Failed(_));
         // A client that has left is noticed by `is_gone`.
         let _ = self.updates.send((self.index, update));
+        if last {
+            self.ended.notify_one();
+        }
     }
 
     /// Positions that it may come to hold.
@@ -154,8 +161,7 @@ impl Engine {
             }
         }
         for (lane, jobs) in lanes.iter_mut().zip(starting) {
-            self.start(lane, jobs, next_key);
-            self.step(lane);
+            self.step(lane, jobs, next_key);
         }
         self.metrics.active.store(lanes.iter().map(|l| l.running.len()).sum(), Ordering::Relaxed);
     }
@@ -215,8 +221,10 @@ impl Engine {
         unfinished
     }
 
-    /// Runs the prompts of jobs that got a slot.
-    fn start<'a>(&'a self, lane: &mut Lane<'a>, jobs: Vec<Job>, next_key: &mut usize) {
+    /// One token for every running sequence, and for those of jobs that got a slot.
+    fn step<'a>(&'a self, lane: &mut Lane<'a>, jobs: Vec<Job>, next_key: &mut usize) {
+        let running = &mut lane.running;
+        lane.batch.remove(|key| self.is_over(running, key));
         let mut wave = Vec::with_capacity(jobs.len());
         for job in jobs {
             self.metrics.leave_queue();
@@ -229,19 +237,13 @@ impl Engine {
             lane.running.insert(*next_key, job);
             *next_key += 1;
         }
-        let Some(last) = wave.last().map(|s| s.prompt.clone()) else { return };
-        let before = std::mem::replace(&mut lane.last, last);
+        if lane.running.is_empty() {
+            return;
+        }
+        let before = std::mem::take(&mut lane.last);
+        lane.last = wave.last().map_or_else(|| before.clone(), |s| s.prompt.clone());
         let (batch, running) = (&mut lane.batch, &mut lane.running);
-        let done = batch.admit(wave, Some(&before), &mut |token| self.deliver(running, token));
-        self.settle(lane, done);
-    }
-
-    /// One token for every running sequence.
-    fn step<'a>(&'a self, lane: &mut Lane<'a>) {
-        let running = &mut lane.running;
-        lane.batch.remove(|key| self.is_over(running, key));
-        let (batch, running) = (&mut lane.batch, &mut lane.running);
-        let done = batch.step(&mut |token| self.deliver(running, token));
+        let done = batch.step(wave, Some(&before), &mut |token| self.deliver(running, token));
         self.settle(lane, done);
     }
 

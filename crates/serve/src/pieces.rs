@@ -12,6 +12,7 @@ use eraser_model::batch::End;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// A prompt, and what is wanted of it.
@@ -79,6 +80,7 @@ struct Answer<'a> {
 pub(crate) struct Pieces<'a> {
     answers: Vec<Answer<'a>>,
     updates: UnboundedReceiver<(usize, Update)>,
+    ended: Arc<Notify>,
     ready: VecDeque<Piece>,
     /// Tokens so far.
     pub(crate) usage: Usage,
@@ -103,6 +105,7 @@ impl Ask {
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are waiting"));
         }
         let (sender, updates) = unbounded_channel();
+        let ended = Arc::new(Notify::new());
         let mut answers = Vec::with_capacity(count);
         let mut usage = Usage::default();
         for prompt in prompts {
@@ -120,6 +123,7 @@ impl Ask {
                     top,
                     index: answers.len(),
                     updates: sender.clone(),
+                    ended: Arc::clone(&ended),
                     gone: Arc::clone(&gone),
                 };
                 answers.push(Answer { text: Text::new(&shared.model.tokenizer, &asked.stops), open: true, gone });
@@ -128,7 +132,7 @@ impl Ask {
                 }
             }
         }
-        Ok(Pieces { answers, updates, ready: VecDeque::new(), usage })
+        Ok(Pieces { answers, updates, ended, ready: VecDeque::new(), usage })
     }
 }
 
@@ -145,6 +149,22 @@ impl Pieces<'_> {
             let Some((index, update)) = self.updates.recv().await else { return Err(stopped()) };
             self.take(index, update)?;
         }
+    }
+
+    /// The next piece that is already there.
+    pub(crate) fn ready(&mut self) -> Result<Option<Piece>, ApiError> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            let Ok((index, update)) = self.updates.try_recv() else { return Ok(None) };
+            self.take(index, update)?;
+        }
+    }
+
+    /// Waits until an answer has ended.
+    pub(crate) async fn ended(&self) {
+        self.ended.notified().await;
     }
 
     fn take(&mut self, index: usize, update: Update) -> Result<(), ApiError> {

@@ -9,11 +9,20 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Events that wait for a slow reader.
-const WAITING_EVENTS: usize = 16;
+/// Writes that wait for a slow reader.
+const WAITING: usize = 16;
+/// What ends a stream.
+const DONE: &str = "data: [DONE]\n\n";
+/// Up to so many running sequences every token is sent as it comes.
+const FEW: usize = 8;
+/// With more of them, how long tokens of one answer are collected before they are sent together: a write to a connection costs
+/// as much as a token of a small model, and nobody reads faster than this.
+const COLLECT: Duration = Duration::from_millis(20);
 
 /// Makes the JSON of a stream's events.
 pub(crate) trait Events: Send + 'static {
@@ -29,16 +38,18 @@ pub(crate) trait Events: Send + 'static {
 
 /// A response that sends what `ask` begins, as it comes.
 pub(crate) fn respond(shared: Arc<Shared>, ask: Ask, mut events: impl Events) -> Response {
-    let (sender, receiver) = channel::<Result<Bytes, std::convert::Infallible>>(WAITING_EVENTS);
+    let (sender, receiver) = channel::<Result<Bytes, std::convert::Infallible>>(WAITING);
     tokio::spawn(async move {
         let outcome = match ask.begin(&shared) {
             Ok(mut pieces) => send_all(&shared, &mut pieces, &mut events, &sender).await,
             Err(e) => Err(e),
         };
         if let Err(e) = outcome {
-            let _ = sender.send(Ok(event(&e.json()))).await;
+            let mut text = String::new();
+            event(&mut text, &e.json());
+            text.push_str(DONE);
+            let _ = sender.send(Ok(Bytes::from(text))).await;
         }
-        let _ = sender.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await;
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
@@ -50,10 +61,9 @@ async fn send_all(
     events: &mut impl Events,
     sender: &Sender<Result<Bytes, std::convert::Infallible>>,
 ) -> Result<(), ApiError> {
+    let mut text = String::new();
     for first in events.first() {
-        if sender.send(Ok(event(&first))).await.is_err() {
-            return Ok(());
-        }
+        event(&mut text, &first);
     }
     loop {
         // A client can leave while no token comes.
@@ -62,18 +72,32 @@ async fn send_all(
             () = sender.closed() => return Ok(()),
         };
         let Some(piece) = piece else { break };
-        if sender.send(Ok(event(&events.piece(shared, piece)))).await.is_err() {
+        event(&mut text, &events.piece(shared, piece));
+        while let Some(piece) = pieces.ready()? {
+            event(&mut text, &events.piece(shared, piece));
+        }
+        if sender.send(Ok(Bytes::from(std::mem::take(&mut text)))).await.is_err() {
             return Ok(());
+        }
+        if shared.metrics.active.load(Ordering::Relaxed) > FEW {
+            tokio::select! {
+                () = tokio::time::sleep(COLLECT) => {}
+                () = pieces.ended() => {}
+                () = sender.closed() => return Ok(()),
+            }
         }
     }
     if let Some(usage) = events.usage(pieces.usage) {
-        let _ = sender.send(Ok(event(&usage))).await;
+        event(&mut text, &usage);
     }
+    text.push_str(DONE);
+    let _ = sender.send(Ok(Bytes::from(text))).await;
     Ok(())
 }
 
-fn event(json: &Value) -> Bytes {
-    Bytes::from(format!("data: {json}\n\n"))
+fn event(text: &mut String, json: &Value) {
+    use std::fmt::Write as _;
+    let _ = write!(text, "data: {json}\n\n");
 }
 
 /// The tokens used, as OpenAI counts them.

@@ -15,6 +15,8 @@ use rayon::prelude::*;
 
 /// Keys of a stretch.
 const STRETCH: usize = 128;
+/// Keys, or values, that are taken together: independent sums hide each other's latency.
+const TOGETHER: usize = 4;
 
 /// One query row.
 pub(super) struct Row<'a> {
@@ -99,28 +101,46 @@ impl WithSimd for Scores<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { q, k, out, shape } = self;
-        let (hd, scale, group, width) = (shape.head_dim, shape.scale(), shape.group(), shape.group_width());
+        let (hd, scale, stride) = (shape.head_dim, shape.scale(), shape.kv_heads * shape.head_dim);
         let keys = out.len() / shape.heads;
-        for (j, key) in k.chunks_exact(shape.kv_heads * hd).enumerate() {
-            for ((key, q), out) in
-                key.chunks_exact(hd).zip(q.chunks_exact(width)).zip(out.chunks_exact_mut(group * keys))
-            {
-                let (key, key_tail) = S::as_simd_f32s(key);
-                for (q, out) in q.chunks_exact(hd).zip(out.chunks_exact_mut(keys)) {
-                    let (q, q_tail) = S::as_simd_f32s(q);
-                    let mut sum = simd.splat_f32s(0.0);
-                    for (q, key) in q.iter().zip(key) {
-                        sum = simd.mul_add_e_f32s(*q, *key, sum);
-                    }
-                    // Heads are whole vectors as a rule; loading a part of one costs more than the head.
-                    let mut tail = 0.0;
-                    for (q, key) in q_tail.iter().zip(key_tail) {
-                        tail += q * key;
-                    }
-                    out[j] = scale * (simd.reduce_sum_f32s(sum) + tail);
-                }
+        let whole = keys / TOGETHER * TOGETHER;
+        let heads = || q.chunks_exact(hd).enumerate().map(|(h, q)| (q, h * keys, h / shape.group() * hd));
+        for j in (0..whole).step_by(TOGETHER) {
+            let k = &k[j * stride..(j + TOGETHER) * stride];
+            for (q, out_at, at) in heads() {
+                let rows: [&[f32]; TOGETHER] = std::array::from_fn(|i| &k[i * stride + at..][..hd]);
+                dots(simd, &mut out[out_at + j..][..TOGETHER], q, rows, scale);
             }
         }
+        for j in whole..keys {
+            for (q, out_at, at) in heads() {
+                dots(simd, &mut out[out_at + j..][..1], q, [&k[j * stride + at..][..hd]], scale);
+            }
+        }
+    }
+}
+
+/// `out[i] = scale * q . rows[i]`.
+#[inline(always)]
+fn dots<S: Simd, const N: usize>(simd: S, out: &mut [f32], q: &[f32], rows: [&[f32]; N], scale: f32) {
+    let (q, q_tail) = S::as_simd_f32s(q);
+    let rows = rows.map(|row| {
+        let (row, tail) = S::as_simd_f32s(row);
+        (&row[..q.len()], &tail[..q_tail.len()])
+    });
+    let mut sums = [simd.splat_f32s(0.0); N];
+    for (at, q) in q.iter().enumerate() {
+        for (sum, row) in sums.iter_mut().zip(&rows) {
+            *sum = simd.mul_add_e_f32s(*q, row.0[at], *sum);
+        }
+    }
+    for ((out, sum), row) in out.iter_mut().zip(sums).zip(&rows) {
+        // Heads are whole vectors as a rule; loading a part of one costs more than the head.
+        let mut tail = 0.0;
+        for (q, key) in q_tail.iter().zip(row.1) {
+            tail += q * key;
+        }
+        *out = scale * (simd.reduce_sum_f32s(sum) + tail);
     }
 }
 
@@ -137,25 +157,21 @@ impl WithSimd for Mix<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        /// Values added up before the sum goes back to memory.
-        const TOGETHER: usize = 4;
         let Self { p, v, out, shape } = self;
-        let (hd, group) = (shape.head_dim, shape.group());
-        let stride = shape.kv_heads * hd;
+        let (hd, stride) = (shape.head_dim, shape.kv_heads * shape.head_dim);
         let keys = p.len() / shape.heads;
         let whole = keys / TOGETHER * TOGETHER;
+        let at = |h: usize| h / shape.group() * hd;
         for j in (0..whole).step_by(TOGETHER) {
-            for (h, (out, p)) in out.chunks_exact_mut(hd).zip(p.chunks_exact(keys)).enumerate() {
-                let mut rows = [&[] as &[f32]; TOGETHER];
-                for (i, row) in rows.iter_mut().enumerate() {
-                    *row = &v[(j + i) * stride + h / group * hd..][..hd];
-                }
-                add(simd, out, &p[j..j + TOGETHER], &rows);
+            let v = &v[j * stride..(j + TOGETHER) * stride];
+            for (h, out) in out.chunks_exact_mut(hd).enumerate() {
+                let rows: [&[f32]; TOGETHER] = std::array::from_fn(|i| &v[i * stride + at(h)..][..hd]);
+                add(simd, out, &p[h * keys + j..][..TOGETHER], &rows);
             }
         }
         for j in whole..keys {
-            for (h, (out, p)) in out.chunks_exact_mut(hd).zip(p.chunks_exact(keys)).enumerate() {
-                add(simd, out, &p[j..=j], &[&v[j * stride + h / group * hd..][..hd]]);
+            for (h, out) in out.chunks_exact_mut(hd).enumerate() {
+                add(simd, out, &p[h * keys + j..][..1], &[&v[j * stride + at(h)..][..hd]]);
             }
         }
     }

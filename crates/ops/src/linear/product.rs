@@ -2,16 +2,23 @@
 //! Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
 use super::Columns;
+use super::panels::{self, Panels};
 use crate::gemm::{Mat, count, matmul_into};
 use crate::weight::Rows;
 use crate::{simd, slices};
 use rayon::prelude::*;
 
-/// Up to this many tokens the weight costs more to pack, as a large product does, than to be read in place (measured:
-/// SmolLM2 shapes, one core, even at 48 to 80).
-const FEW_TOKENS: usize = 48;
-/// Weight elements of one parallel task of the product for few tokens.
+/// Up to this many tokens dot products are as fast as panels, which fill up whole vectors with zeros.
+const DOT_TOKENS: usize = 10;
+/// Up to this many tokens packing the weight, as a large product does, costs more than it saves (measured on two cores: even
+/// at 130 to 260 tokens, by shape).
+const PANEL_TOKENS: usize = 256;
+/// Most weight elements of one parallel task of the product for few tokens: half of a second-level cache.
 const TASK_ELEMENTS: usize = 1 << 16;
+/// Multiply-adds that are worth a task: some tens of microseconds.
+const TASK_WORK: usize = 1 << 20;
+/// Rows and columns that are turned at a time: a cache line of each.
+const SQUARE: usize = 16;
 /// Elements of a stored weight that are expanded at a time for the product of many tokens: 16 MB.
 const TILE_ELEMENTS: usize = 1 << 22;
 
@@ -29,7 +36,7 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
 /// Writes or, with `add`, adds `x W^T` to `columns` of `out`.
 pub(crate) fn forward_into(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
     let (outputs, inputs) = weight.dims();
-    if inputs > 0 && outputs > 0 && (1..=FEW_TOKENS).contains(&tokens) {
+    if inputs > 0 && outputs > 0 && (1..=PANEL_TOKENS).contains(&tokens) {
         return few_tokens(x, weight, tokens, out, columns, add);
     }
     if tokens == 0 {
@@ -57,26 +64,50 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
     dx
 }
 
-/// Dot products, parallel over the rows of the weight.
+/// Parallel over the rows of the weight; in products of few tokens by dot products, else by panels.
 fn few_tokens(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
     let (outputs, inputs) = weight.dims();
     count(tokens, inputs, outputs);
+    let panels = (tokens > DOT_TOKENS).then(|| Panels::new(x, tokens, inputs));
     // Output-major, so that a task writes one contiguous piece.
-    let mut products = slices::unwritten(outputs * tokens);
-    let task = TASK_ELEMENTS.div_ceil(inputs);
-    products.par_chunks_mut(task * tokens).enumerate().for_each_init(Vec::new, |scratch, (i, products)| {
-        let rows = i * task..i * task + products.len() / tokens;
-        simd::dots(products, weight.read(rows, scratch), x, inputs);
-    });
-    for (t, row) in out.chunks_mut(columns.stride).take(tokens).enumerate() {
-        let row = &mut row[columns.at..columns.at + outputs];
-        let products = products[t..].iter().step_by(tokens);
-        if add {
-            row.iter_mut().zip(products).for_each(|(y, p)| *y += p);
-        } else {
-            row.iter_mut().zip(products).for_each(|(y, p)| *y = *p);
+    let stride = panels.as_ref().map_or(tokens, Panels::padded);
+    let mut products = slices::unwritten(outputs * stride);
+    let task = (TASK_WORK / (inputs * tokens)).clamp(1, TASK_ELEMENTS.div_ceil(inputs)).next_multiple_of(panels::ROWS);
+    products.par_chunks_mut(task * stride).enumerate().for_each_init(Vec::new, |scratch, (i, products)| {
+        let rows = i * task..i * task + products.len() / stride;
+        let w = weight.read(rows, scratch);
+        match &panels {
+            Some(panels) => panels.product(w, products),
+            None => simd::dots(products, w, x, inputs),
         }
-    }
+    });
+    let rows = out.len().min(tokens * columns.stride);
+    turn(&products, stride, &mut out[..rows], columns, add);
+}
+
+/// Writes or adds the columns of `products`, `stride` apart, as rows into `columns` of `out`. By squares, so that rows which
+/// are a multiple of 4 kB apart do not drive each other from the first-level cache.
+fn turn(products: &[f32], stride: usize, out: &mut [f32], columns: Columns, add: bool) {
+    out.par_chunks_mut(SQUARE * columns.stride).enumerate().for_each(|(i, rows)| {
+        let first = i * SQUARE;
+        for (j, products) in products.chunks(SQUARE * stride).enumerate() {
+            let (outputs, at) = (products.len() / stride, columns.at + j * SQUARE);
+            let mut square = [[0.0; SQUARE]; SQUARE];
+            for (o, products) in products.chunks_exact(stride).enumerate() {
+                for (row, p) in square.iter_mut().zip(&products[first.min(stride)..]) {
+                    row[o] = *p;
+                }
+            }
+            for (row, sums) in rows.chunks_mut(columns.stride).zip(&square) {
+                let row = &mut row[at..at + outputs];
+                if add {
+                    row.iter_mut().zip(sums).for_each(|(y, p)| *y += p);
+                } else {
+                    row.copy_from_slice(&sums[..outputs]);
+                }
+            }
+        }
+    });
 }
 
 #[cfg(test)]
@@ -96,7 +127,9 @@ mod tests {
 
     #[test]
     fn a_stored_weight_gives_what_its_expansion_gives() {
-        for (tokens, inputs, outputs) in [(1, 64, 7), (5, 33, 70), (60, 40, 130), (50, 2100, 2050)] {
+        for (tokens, inputs, outputs) in
+            [(1, 64, 7), (5, 33, 70), (11, 7, 13), (17, 1030, 6), (60, 40, 130), (50, 2100, 2050), (300, 40, 70)]
+        {
             let stored = halves(outputs, inputs);
             let dense = Weight::Dense(stored.dense(DType::F32, &Device::Cpu).unwrap());
             let x = random((tokens, inputs), 1).flatten_all().unwrap().to_vec1::<f32>().unwrap();
