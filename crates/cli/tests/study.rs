@@ -195,4 +195,19 @@ fn durability_asks_a_finished_run_again() {
         error.contains("--variant") && error.contains("--steps") && error.contains("its variants are eraser"),
         "{error}"
     );
+
+    // What was measured on an adapter goes with it.
+    dir.write("run.toml", &RUN.replace("steps = 3", "steps = 4"));
+    dir.done("run run.toml");
+    assert!(!dir.path("runs/run/durability.json").exists());
+}
+
+#[test]
+fn durability_refused_a_run_whose_templates_are_for_autodan_alone() {
+    let dir = directory();
+    let attacks = RUN.replace(r#""direct", "template""#, r#""direct", "autodan""#);
+    dir.write("run.toml", &(attacks + "autodan = { generations = 1, population = 2, elite = 1 }\n"));
+    dir.done("run run.toml");
+    let study = json(&dir.done("durability runs/run --steps 1 --pairs 2 --json"));
+    assert_eq!(study["rows"].as_array().unwrap().len(), 7);
 }

@@ -54,9 +54,9 @@ impl TokenScore {
         let sum: f64 = logits.iter().map(|&z| f64::from(z - most).exp()).sum();
         let norm = f64::from(most) + sum.ln();
         let logprob = |id: u32| logits.get(id as usize).map_or(f32::NEG_INFINITY, |&z| (f64::from(z) - norm) as f32);
-        let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
+        let mut ranked: Vec<u32> = if top == 0 { Vec::new() } else { (0..logits.len() as u32).collect() };
         let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        if top > 0 && top < ranked.len() {
+        if top < ranked.len() {
             ranked.select_nth_unstable_by(top - 1, by_logit);
         }
         ranked.truncate(top);

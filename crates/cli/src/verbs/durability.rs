@@ -154,6 +154,10 @@ fn adapter_dir(args: &DurabilityArgs, variant: &Variant) -> PathBuf {
 fn options(args: &DurabilityArgs, plan: &RunPlan, home: &Home) -> Result<EvalOptions> {
     let mut options = plan.eval.options(&args.run, home)?;
     options.attacks.retain(|attack| ["direct", "template"].contains(&attack.as_str()));
+    if !options.attacks.iter().any(|attack| attack == "template") {
+        // They were for an attack that is not repeated.
+        options.templates.clear();
+    }
     options.attacks.push("prefill".to_owned());
     options.over_refusal = None;
     options.contrast = None;

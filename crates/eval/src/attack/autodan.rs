@@ -8,7 +8,7 @@
 //! often that stand in better candidates.
 
 use super::parse::Template;
-use super::search::{Search, State, Tried, check_budget};
+use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
 use super::template::read;
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
@@ -20,7 +20,6 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 /// Stands for the question in a candidate.
 const PLACE: &str = "\u{e000}";
@@ -176,46 +175,18 @@ impl Search for Autodan {
         best.text.replace(PLACE, &question.text)
     }
 
-    fn search(
-        &self,
-        question: &Question,
-        subject: &Subject<'_>,
-        template: &PromptTemplate,
-        begun: Option<State>,
-        save: &mut dyn FnMut(&State) -> Result<bool>,
-    ) -> Result<Option<State>> {
-        let start = Instant::now();
+    fn budget(&self) -> Budget {
+        Budget { steps: self.options.generations, seconds: self.options.seconds, save_every: 1 }
+    }
+
+    fn hunt<'a>(
+        &'a self,
+        question: &'a Question,
+        subject: &'a Subject<'a>,
+        template: &'a PromptTemplate,
+    ) -> Result<Box<dyn Hunt + 'a>> {
         let target = subject.model.tokenizer.encode(super::target(question, &self.target))?;
-        let fitness = Fitness { question, subject, template, target };
-        let mut state = begun.unwrap_or_default();
-        if state.buffer.is_empty() {
-            let mut rng = stream(self.seed, &format!("autodan/{}/first", question.id), &[]);
-            let first = self.first(&mut rng);
-            state.candidates += first.len();
-            state.buffer = fitness.tried(first)?;
-            state.curve.extend(state.buffer.first().map(|best| best.loss));
-        }
-        let earlier = state.seconds;
-        while !state.done {
-            let out_of_time = self.options.seconds.is_some_and(|most| state.seconds >= most);
-            let found = state.buffer.first().is_none_or(|best| best.likely);
-            state.done = found || out_of_time || state.step >= self.options.generations;
-            if !state.done {
-                let mut rng = stream(self.seed, &format!("autodan/{}", question.id), &[state.step as u64]);
-                let children = self.children(&state.buffer, &mut rng);
-                state.candidates += children.len();
-                state.buffer.truncate(self.options.elite);
-                state.buffer.extend(fitness.tried(children)?);
-                state.buffer.sort_by(|a, b| a.loss.total_cmp(&b.loss));
-                state.step += 1;
-                state.curve.extend(state.buffer.first().map(|best| best.loss));
-                state.seconds = earlier + start.elapsed().as_secs_f64();
-            }
-            if !save(&state)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(state))
+        Ok(Box::new(Generations { autodan: self, question, subject, template, target }))
     }
 }
 
@@ -369,15 +340,37 @@ fn draw(weights: &[f64], rng: &mut ChaCha8Rng) -> usize {
     weights.len().saturating_sub(1)
 }
 
-/// What a candidate is worth.
-struct Fitness<'a> {
+/// The search for one question's prompt.
+struct Generations<'a> {
+    autodan: &'a Autodan,
     question: &'a Question,
     subject: &'a Subject<'a>,
     template: &'a PromptTemplate,
     target: Vec<u32>,
 }
 
-impl Fitness<'_> {
+impl Hunt for Generations<'_> {
+    fn begin(&self, state: &mut State) -> Result<()> {
+        let mut rng = stream(self.autodan.seed, &format!("autodan/{}/first", self.question.id), &[]);
+        let first = self.autodan.first(&mut rng);
+        state.candidates += first.len();
+        state.buffer = self.tried(first)?;
+        Ok(())
+    }
+
+    /// The best live on beside the children of all.
+    fn step(&self, state: &mut State) -> Result<()> {
+        let mut rng = stream(self.autodan.seed, &format!("autodan/{}", self.question.id), &[state.step as u64]);
+        let children = self.autodan.children(&state.buffer, &mut rng);
+        state.candidates += children.len();
+        state.buffer.truncate(self.autodan.options.elite);
+        state.buffer.extend(self.tried(children)?);
+        state.buffer.sort_by(|a, b| a.loss.total_cmp(&b.loss));
+        Ok(())
+    }
+}
+
+impl Generations<'_> {
     /// The candidates with their losses, best first. Those that the model has no room for are left out.
     fn tried(&self, candidates: Vec<String>) -> Result<Vec<Tried>> {
         let model = self.subject.model;

@@ -7,7 +7,7 @@
 //! steepest replacements of each place; `candidates` random ones of these, those left out that do not survive decoding
 //! and tokenising; their losses, computed as one prefix tree, since all share their beginning up to the changed place.
 
-use super::search::{Search, State, Tried, check_budget};
+use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use crate::evaluate::Subject;
@@ -17,7 +17,6 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 /// Stands for the suffix while the template is rendered.
 const MARK: &str = "\u{1}suffix\u{1}";
@@ -94,74 +93,74 @@ impl Search for Gcg {
         format!("{:?} {:?} {}", self.options, self.target, self.seed)
     }
 
-    fn search(
-        &self,
-        question: &Question,
-        subject: &Subject<'_>,
-        template: &PromptTemplate,
-        begun: Option<State>,
-        save: &mut dyn FnMut(&State) -> Result<bool>,
-    ) -> Result<Option<State>> {
-        let start = Instant::now();
+    fn budget(&self) -> Budget {
+        Budget { steps: self.options.steps, seconds: self.options.seconds, save_every: SAVE_EVERY }
+    }
+
+    fn hunt<'a>(
+        &'a self,
+        question: &'a Question,
+        subject: &'a Subject<'a>,
+        template: &'a PromptTemplate,
+    ) -> Result<Box<dyn Hunt + 'a>> {
         let place = Place::new(question, super::target(question, &self.target), subject, template)?;
-        let mut state = begun.unwrap_or_default();
-        if state.buffer.is_empty() {
-            let first = place.first(self.options.suffix, self.seed, &question.id)?;
-            let losses = place.losses(std::slice::from_ref(&first), subject)?;
-            state.buffer = vec![tried(first, &losses[0], &place)?];
-            state.curve.push(state.buffer[0].loss);
-        }
-        let earlier = state.seconds;
-        while !state.done {
-            let out_of_time = self.options.seconds.is_some_and(|most| state.seconds >= most);
-            let found = state.buffer.first().is_some_and(|best| best.likely);
-            state.done = found || out_of_time || state.step >= self.options.steps;
-            if !state.done {
-                self.step(&mut state, &place, subject, &question.id)?;
-                state.seconds = earlier + start.elapsed().as_secs_f64();
-            }
-            if (state.done || state.step.is_multiple_of(SAVE_EVERY)) && !save(&state)? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(state))
+        Ok(Box::new(Suffixes { gcg: self, id: &question.id, subject, place }))
     }
 }
 
-impl Gcg {
-    /// One step: gradient, candidates, losses.
-    fn step(&self, state: &mut State, place: &Place<'_>, subject: &Subject<'_>, id: &str) -> Result<()> {
+/// The search for one question's suffix.
+struct Suffixes<'a> {
+    gcg: &'a Gcg,
+    id: &'a str,
+    subject: &'a Subject<'a>,
+    place: Place<'a>,
+}
+
+impl Hunt for Suffixes<'_> {
+    fn begin(&self, state: &mut State) -> Result<()> {
+        let first = self.place.first(self.gcg.options.suffix, self.gcg.seed, self.id)?;
+        let losses = self.place.losses(std::slice::from_ref(&first), self.subject)?;
+        state.buffer = vec![tried(first, &losses[0], &self.place)?];
+        Ok(())
+    }
+
+    /// Gradient, candidates, losses.
+    fn step(&self, state: &mut State) -> Result<()> {
         let from = &state.buffer[state.step % state.buffer.len()].suffix;
-        let (ids, at) = place.sequence(from);
-        let (_, gradient) =
-            token_gradient(&subject.model.decoder, subject.adapter, &ids, at..at + from.len(), place.target.len())?;
-        let steepest: Vec<Vec<u32>> = gradient.iter().map(|row| place.steepest(row, self.options.top_k)).collect();
-        let mut rng = stream(self.seed, &format!("gcg/{id}"), &[state.step as u64]);
+        let (ids, at) = self.place.sequence(from);
+        let (_, gradient) = token_gradient(
+            &self.subject.model.decoder,
+            self.subject.adapter,
+            &ids,
+            at..at + from.len(),
+            self.place.target.len(),
+        )?;
+        let steepest: Vec<Vec<u32>> =
+            gradient.iter().map(|row| self.place.steepest(row, self.gcg.options.top_k)).collect();
+        let mut rng = stream(self.gcg.seed, &format!("gcg/{}", self.id), &[state.step as u64]);
         let mut seen: HashSet<Vec<u32>> = state.buffer.iter().map(|t| t.suffix.clone()).collect();
-        let mut candidates = Vec::with_capacity(self.options.candidates);
-        for _ in 0..self.options.candidates {
+        let mut candidates = Vec::with_capacity(self.gcg.options.candidates);
+        for _ in 0..self.gcg.options.candidates {
             let i = rng.random_range(0..from.len());
             let Some(token) = steepest[i].get(rng.random_range(0..steepest[i].len().max(1))) else { continue };
             let mut suffix = from.clone();
             suffix[i] = *token;
-            if seen.insert(suffix.clone()) && place.survives(&suffix)? {
+            if seen.insert(suffix.clone()) && self.place.survives(&suffix)? {
                 candidates.push(suffix);
             }
         }
-        let losses = place.losses(&candidates, subject)?;
+        let losses = self.place.losses(&candidates, self.subject)?;
         state.candidates += candidates.len();
         for (suffix, logprobs) in candidates.into_iter().zip(&losses) {
-            let new = tried(suffix, logprobs, place)?;
-            if state.buffer.len() < self.options.buffer
+            let new = tried(suffix, logprobs, &self.place)?;
+            if state.buffer.len() < self.gcg.options.buffer
                 || state.buffer.last().is_some_and(|worst| new.loss < worst.loss)
             {
                 let at = state.buffer.partition_point(|t| t.loss <= new.loss);
                 state.buffer.insert(at, new);
-                state.buffer.truncate(self.options.buffer);
+                state.buffer.truncate(self.gcg.options.buffer);
             }
         }
-        state.step += 1;
-        state.curve.push(state.buffer[0].loss);
         Ok(())
     }
 }

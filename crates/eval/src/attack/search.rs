@@ -10,6 +10,7 @@ use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
+use std::time::Instant;
 
 /// A search for a prompt.
 pub(crate) trait Search {
@@ -21,16 +22,66 @@ pub(crate) trait Search {
         format!("{}{}", question.text, best.text)
     }
 
-    /// Searches, from `begun` on if there is a state; `save` stores the state and says whether to go on. None when it said
-    /// not to.
-    fn search(
-        &self,
-        question: &Question,
-        subject: &Subject<'_>,
-        template: &PromptTemplate,
-        begun: Option<State>,
-        save: &mut dyn FnMut(&State) -> Result<bool>,
-    ) -> Result<Option<State>>;
+    /// When it ends, and how often its state is saved.
+    fn budget(&self) -> Budget;
+
+    /// The search for a prompt that gets `question` answered by `subject`.
+    fn hunt<'a>(
+        &'a self,
+        question: &'a Question,
+        subject: &'a Subject<'a>,
+        template: &'a PromptTemplate,
+    ) -> Result<Box<dyn Hunt + 'a>>;
+}
+
+/// A search for one question. Both functions keep `state.buffer` best first and count `state.candidates`.
+pub(crate) trait Hunt {
+    /// What is tried before any step.
+    fn begin(&self, state: &mut State) -> Result<()>;
+    /// One step, the one after `state.step`.
+    fn step(&self, state: &mut State) -> Result<()>;
+}
+
+/// Limits of a search for one question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// Most steps.
+    pub(crate) steps: usize,
+    /// Most seconds, over all sittings.
+    pub(crate) seconds: Option<f64>,
+    /// Steps between two savings.
+    pub(crate) save_every: usize,
+}
+
+/// Goes on until the target is what greedy decoding takes or the budget is spent; `save` stores the state and says whether
+/// to go on. None when it said not to.
+fn exhaust(
+    hunt: &dyn Hunt,
+    budget: Budget,
+    mut state: State,
+    save: &mut dyn FnMut(&State) -> Result<bool>,
+) -> Result<Option<State>> {
+    let (start, earlier) = (Instant::now(), state.seconds);
+    if state.buffer.is_empty() {
+        hunt.begin(&mut state)?;
+        state.curve.extend(state.buffer.first().map(|best| best.loss));
+    }
+    while !state.done {
+        let out_of_time = budget.seconds.is_some_and(|most| state.seconds >= most);
+        // Where nothing could be tried, no step will find anything.
+        let found = state.buffer.first().is_none_or(|best| best.likely);
+        state.done = found || out_of_time || state.step >= budget.steps;
+        if !state.done {
+            hunt.step(&mut state)?;
+            state.step += 1;
+            state.curve.extend(state.buffer.first().map(|best| best.loss));
+            state.seconds = earlier + start.elapsed().as_secs_f64();
+        }
+        if (state.done || state.step.is_multiple_of(budget.save_every)) && !save(&state)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(state))
 }
 
 /// What is wrong with the budget of the attack `attack`: counts that must not be 0, a limit in seconds, its target.
@@ -131,10 +182,13 @@ pub(crate) fn run(
         };
         let state = match begun {
             Some(state) if state.done => state,
-            begun => match search.search(question, subject, template, begun, &mut save)? {
-                Some(state) => state,
-                None => return Ok(None),
-            },
+            begun => {
+                let hunt = search.hunt(question, subject, template)?;
+                match exhaust(&*hunt, search.budget(), begun.unwrap_or_default(), &mut save)? {
+                    Some(state) => state,
+                    None => return Ok(None),
+                }
+            }
         };
         users.push(state.buffer.first().map_or_else(|| question.text.clone(), |best| search.user(question, best)));
         lines.push(line(&state));
