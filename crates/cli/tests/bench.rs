@@ -6,6 +6,12 @@ mod common;
 
 use common::Dir;
 use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// Rows in the form of ARC on the hub.
+const PARQUET: &[u8] = include_bytes!("../../data/tests/fixtures/rows.parquet");
 
 const ITEMS: &str = "query,choices,gold\nWhich?,\"[\"\"a\"\",\"\"b\"\"]\",1\nWhat?,\"[\"\"c\"\",\"\"d\"\"]\",0\n";
 
@@ -45,4 +51,84 @@ fn everything_wrong_is_said_at_once() {
     }
     let said = dir.refused("bench -m model --task arc_easy=arc.csv --bos on -o out");
     assert!(said.contains("no beginning-of-sequence token"), "{said}");
+}
+
+/// A stand-in for the hub that has one file under any name; gives its address and what was asked for.
+fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let seen = seen.clone();
+            std::thread::spawn(move || while give(&stream, &seen).is_some() {});
+        }
+    });
+    (url, asked)
+}
+
+fn give(mut stream: &TcpStream, asked: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut first = String::new();
+    reader.read_line(&mut first).ok().filter(|n| *n > 0)?;
+    let mut range = None;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some((_, bytes)) = line.to_ascii_lowercase().split_once("range: bytes=") {
+            let (from, to) = bytes.trim().split_once('-').unwrap();
+            let to = to.parse().unwrap_or(PARQUET.len() - 1).min(PARQUET.len() - 1);
+            range = Some((from.parse::<usize>().unwrap(), to));
+        }
+    }
+    let path = first.split(' ').nth(1).unwrap();
+    asked.lock().unwrap().push(path.to_owned());
+    let (from, to) = range.unwrap_or((0, PARQUET.len() - 1));
+    let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nx-repo-commit: abc\r\netag: \"e\"\r\ncontent-range: bytes {from}-{to}/{}\r\ncontent-length: {}\r\n\r\n",
+        PARQUET.len(),
+        to - from + 1,
+    )
+    .ok()?;
+    stream.write_all(&PARQUET[from..=to]).ok()
+}
+
+#[test]
+fn a_task_without_a_file_comes_from_the_hub_once() {
+    let dir = Dir::with_model();
+    let (url, asked) = hub();
+    let run = |arguments: &str, offline: &str| {
+        let mut command = assert_cmd::cargo::cargo_bin_cmd!("eraser");
+        command.current_dir(dir.path("")).args(arguments.split_whitespace());
+        command.env("HF_HOME", dir.path("hf")).env("HF_ENDPOINT", &url).env("HF_HUB_OFFLINE", offline);
+        command.env_remove("HF_HUB_CACHE").env_remove("HF_TOKEN").output().unwrap()
+    };
+    let json = |output: std::process::Output| -> Value {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let hubs = json(run("bench -m model --task arc_easy --shots 1 --limit 3 -o hub --json", "0"));
+    let paths = asked.lock().unwrap().clone();
+    let file = |split: &str| {
+        format!("/datasets/allenai/ai2_arc/resolve/refs%2Fconvert%2Fparquet/ARC-Easy/{split}/0000.parquet")
+    };
+    assert!(paths.contains(&file("test")) && paths.contains(&file("train")), "{paths:?}");
+    // The same rows from a file give the same figures.
+    std::fs::write(dir.path("arc.parquet"), PARQUET).unwrap();
+    let local =
+        "bench -m model --task arc_easy=arc.parquet --examples arc_easy=arc.parquet --shots 1 --limit 3 -o local";
+    let local = json(run(&format!("{local} --json"), "0"));
+    assert_eq!(hubs["subjects"][0]["utility"], local["subjects"][0]["utility"]);
+    // Once it is there, no connection is needed.
+    json(run("bench -m model --task arc_easy --shots 1 --limit 4 -o hub --json", "1"));
+    assert_eq!(asked.lock().unwrap().len(), paths.len());
+    let error = run("bench -m model --task piqa -o hub", "1");
+    let said = String::from_utf8_lossy(&error.stderr).into_owned();
+    assert!(error.status.code() == Some(2) && said.contains("HF_HUB_OFFLINE is set"), "{said}");
 }

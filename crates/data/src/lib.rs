@@ -5,6 +5,7 @@ pub mod encode;
 pub mod files;
 pub mod noise;
 pub mod pack;
+mod parquet;
 pub mod prepare;
 pub mod question;
 pub mod record;

@@ -1,6 +1,7 @@
 //! Text files of JSON rows. In: JSONL, or one JSON list, with or without byte-order mark, with any line ends; out: the
 //! rows, each with where it stands. Invariant: nothing is dropped silently: an object with the same key twice is an error.
 
+use crate::parquet;
 use eraser_model::error::PathContext;
 use eraser_model::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -17,13 +18,17 @@ pub struct Row {
     pub value: Value,
 }
 
-/// The rows of a file, at least one: CSV or TSV with a header (by the file's name), else JSONL or one JSON list.
+/// The rows of a file, at least one: by its name CSV or TSV with a header, or Parquet where the build has it; else JSONL or
+/// one JSON list.
 ///
 /// # Errors
 /// A file that cannot be read, is not of its format, or holds no row.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>> {
-    let text = read_text(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if extension == "parquet" {
+        return parquet::read(path);
+    }
+    let text = read_text(path)?;
     let rows = match extension.as_str() {
         "csv" => parse_csv(&text, b',').map_err(|e| e.context(path.display()))?,
         "tsv" => parse_csv(&text, b'\t').map_err(|e| e.context(path.display()))?,

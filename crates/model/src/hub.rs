@@ -1,5 +1,5 @@
-//! Models from the Hugging Face hub, by name. In: `org/name`; out: a directory with the model's files, in the cache that
-//! every Hugging Face tool shares. Invariant: what is in the cache already is used without a connection.
+//! Models and files of data sets from the Hugging Face hub, by name. In: `org/name`; out: a model's directory or a file, in the
+//! cache that every Hugging Face tool shares. Invariant: what is in the cache already is used without a connection.
 
 use crate::Result;
 use std::path::PathBuf;
@@ -31,6 +31,20 @@ pub fn fetch(name: &str) -> Result<PathBuf> {
     .hint("or build with the cargo feature `hub`"))
 }
 
+/// A file of a data set, at the revision in which the hub keeps every public one as Parquet: downloaded unless the cache has
+/// it. The same variables as for [`fetch`] apply.
+#[cfg(feature = "hub")]
+pub fn fetch_rows(dataset: &str, file: &str) -> Result<PathBuf> {
+    online::fetch_rows(dataset, file)
+}
+
+/// A file of a data set: this build has no downloads, so always an error.
+#[cfg(not(feature = "hub"))]
+pub fn fetch_rows(dataset: &str, file: &str) -> Result<PathBuf> {
+    Err(crate::Error::request(format!("{dataset}/{file}: this build cannot download from the Hugging Face hub"))
+        .hint("build with the cargo feature `hub`, or name a local file"))
+}
+
 fn by_hand(name: &str) -> String {
     format!("download it elsewhere (`hf download {name} --local-dir DIR`) and pass DIR")
 }
@@ -40,14 +54,16 @@ mod online {
     use super::by_hand;
     use crate::{Error, Result};
     use hf_hub::{
-        Cache, CacheRepo,
-        api::sync::{ApiBuilder, ApiError, ApiRepo},
+        Cache, CacheRepo, Repo, RepoType,
+        api::sync::{Api, ApiBuilder, ApiError, ApiRepo},
     };
     use std::{
         io::IsTerminal,
         path::{Path, PathBuf},
     };
 
+    /// Where the hub keeps its conversions.
+    const PARQUET: &str = "refs/convert/parquet";
     const CONFIG: &str = "config.json";
     const WEIGHTS: &str = "model.safetensors";
     const INDEX: &str = "model.safetensors.index.json";
@@ -62,7 +78,36 @@ mod online {
     ];
 
     pub(super) fn fetch(name: &str) -> Result<PathBuf> {
-        let cache = match env("HF_HUB_CACHE") {
+        let cache = cache()?;
+        if let Some(dir) = without_connection(name, &cache, offline())? {
+            return Ok(dir);
+        }
+        let repo = api(name, cache)?.model(name.to_owned());
+        download(name, &repo)
+    }
+
+    pub(super) fn fetch_rows(dataset: &str, file: &str) -> Result<PathBuf> {
+        let cache = cache()?;
+        let repo = || Repo::with_revision(dataset.to_owned(), RepoType::Dataset, PARQUET.to_owned());
+        if let Some(path) = cache.repo(repo()).get(file) {
+            return Ok(path);
+        }
+        let what = format!("{dataset}/{file}");
+        let local = "download it elsewhere and name the file";
+        if offline() {
+            let error = format!("{what}: not in the Hugging Face cache, and HF_HUB_OFFLINE is set");
+            return Err(Error::request(error).hint(local));
+        }
+        tracing::info!("fetching {what}");
+        let got = api(dataset, cache)?.repo(repo()).get(file);
+        got.map_err(|e| {
+            let page = format!("{local}: its page is https://huggingface.co/datasets/{dataset}");
+            Error::failed(format!("{what}: the Hugging Face hub: {e}")).hint(page)
+        })
+    }
+
+    fn cache() -> Result<Cache> {
+        Ok(match env("HF_HUB_CACHE") {
             Some(dir) => Cache::new(dir.into()),
             // The crate panics where neither is there.
             None if env("HF_HOME").is_none() && std::env::home_dir().is_none() => {
@@ -70,12 +115,14 @@ mod online {
                     .hint("set HF_HOME to a directory"));
             }
             None => Cache::from_env(),
-        };
-        let offline =
-            env("HF_HUB_OFFLINE").is_some_and(|value| !matches!(&*value.to_lowercase(), "0" | "false" | "no"));
-        if let Some(dir) = without_connection(name, &cache, offline)? {
-            return Ok(dir);
-        }
+        })
+    }
+
+    fn offline() -> bool {
+        env("HF_HUB_OFFLINE").is_some_and(|value| !matches!(&*value.to_lowercase(), "0" | "false" | "no"))
+    }
+
+    fn api(name: &str, cache: Cache) -> Result<Api> {
         let mut api = ApiBuilder::from_cache(cache).with_progress(std::io::stderr().is_terminal());
         if let Some(endpoint) = env("HF_ENDPOINT") {
             api = api.with_endpoint(endpoint);
@@ -83,8 +130,7 @@ mod online {
         if let Some(token) = env("HF_TOKEN") {
             api = api.with_token(Some(token));
         }
-        let repo = api.build().map_err(|e| failed(name, &e))?.model(name.to_owned());
-        download(name, &repo)
+        api.build().map_err(|e| failed(name, &e))
     }
 
     fn env(key: &str) -> Option<String> {

@@ -10,8 +10,8 @@ use clap::{Args, ValueHint};
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Tasks: arc_challenge, arc_easy, boolq, hellaswag, mmlu, openbookqa, piqa, rte, truthfulqa_mc1, truthfulqa_mc2, \
-                  winogrande, scored as lm-evaluation-harness does. FILE is JSONL, JSON, CSV or TSV with the columns of the \
-                  dataset on the Hub; see docs/guide.md. DIR/bench.json holds the figures, DIR/bench every item; where DIR is \
+                  winogrande, scored as lm-evaluation-harness does. FILE is JSONL, JSON, CSV, TSV or Parquet with the columns of \
+                  the dataset on the Hub; without it, the rows come from the Hub or its cache. See docs/guide.md. DIR/bench.json holds the figures, DIR/bench every item; where DIR is \
                   that of a run or of an evaluation, the figures join its summary. Items that DIR holds are not scored again."
 )]
 pub(crate) struct BenchArgs {
@@ -19,8 +19,8 @@ pub(crate) struct BenchArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) subjects: SubjectArgs,
-    /// Items of a task, as TASK=FILE; repeatable
-    #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Measures")]
+    /// Task, and the file of its items if they are not to come from the Hub; repeatable
+    #[arg(long, value_name = "TASK[=FILE]", value_hint = ValueHint::FilePath, help_heading = "Measures")]
     pub(crate) task: Vec<Named>,
     /// Text whose perplexity is measured; repeatable [default name: the file's]
     #[arg(long, value_name = "[NAME=]FILE", value_hint = ValueHint::FilePath, help_heading = "Measures")]
@@ -31,7 +31,8 @@ pub(crate) struct BenchArgs {
     /// Examples before each question
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Prompts")]
     pub(crate) shots: usize,
-    /// Rows to take a task's examples from, as TASK=FILE; repeatable [default: its own items]
+    /// Rows to take a task's examples from, as TASK=FILE; repeatable [default: the Hub's split for examples where the items
+    /// come from there, else its own items]
     #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
     pub(crate) examples: Vec<Named>,
     /// Text before everything else of a task, as TASK=FILE; repeatable

@@ -7,7 +7,9 @@ use super::{Home, ModelPlan, wrong};
 use crate::errors::{Outcome, Problems};
 use crate::options::bench::BenchArgs;
 use eraser_eval::BenchOptions;
-use eraser_eval::bench::{Bos, TaskRows, TextFile};
+use eraser_eval::bench::{Bos, TaskRows, TextFile, hub_rows, tasks};
+use eraser_model::Result;
+use eraser_model::hub::fetch_rows;
 use std::path::PathBuf;
 
 /// What to do.
@@ -34,6 +36,14 @@ impl BenchPlan {
     }
 }
 
+/// The rows of a task, from the hub or its cache; with examples, those of the split that is meant for them.
+fn from_hub(task: &str, shots: usize) -> Result<TaskRows> {
+    let rows = hub_rows(task)?;
+    let fetch = |split: &str| fetch_rows(rows.dataset, &rows.file(split));
+    let examples = rows.examples.filter(|_| shots > 0).map(fetch).transpose()?;
+    Ok(TaskRows { task: task.to_owned(), path: fetch(rows.split)?, examples, preamble: None })
+}
+
 fn options(args: &BenchArgs, problems: &mut Problems) -> BenchOptions {
     let defaults = BenchOptions::default();
     let mut options = BenchOptions {
@@ -53,12 +63,18 @@ fn options(args: &BenchArgs, problems: &mut Problems) -> BenchOptions {
         problems.ok(home.locate(path).map_err(|e| e.context(flag))).unwrap_or_else(|| path.clone())
     };
     for Named { name, path } in &args.task {
-        let Some(task) = name.clone() else {
+        if let Some(task) = name.clone() {
+            options.tasks.push(TaskRows { task, path: located("--task", path, problems), ..TaskRows::default() });
+        } else if let Some(task) = tasks().find(|task| path.as_os_str() == *task) {
+            options.tasks.extend(problems.ok(from_hub(task, args.shots).map_err(|e| e.context("--task"))));
+        } else {
             let error = wrong("--task", format!("{}: of which task are these items?", path.display()));
-            problems.push(error.hint("write it as TASK=FILE, for example arc_easy=test.jsonl"));
-            continue;
-        };
-        options.tasks.push(TaskRows { task, path: located("--task", path, problems), ..TaskRows::default() });
+            problems.push(
+                error
+                    .hint("write it as TASK=FILE, for example arc_easy=test.jsonl")
+                    .hint("the name of a task alone takes its items from the Hugging Face hub"),
+            );
+        }
     }
     for (flag, files) in [("--examples", &args.examples), ("--preamble", &args.preamble)] {
         for Named { name, path } in files {

@@ -1,10 +1,16 @@
 //! ARC, easy and challenge: science questions of school exams.
 //! Columns: `question`, `choices` (`{"text", "label"}`) and `answerKey` as on the Hub; or `query`, `choices`, `gold`.
 
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc, Metric::AccNorm], item };
+pub(super) const EASY: Task = task("ARC-Easy");
+pub(super) const CHALLENGE: Task = task("ARC-Challenge");
+
+const fn task(config: &'static str) -> Task {
+    let hub = HubRows { dataset: "allenai/ai2_arc", config, split: "test", examples: Some("train") };
+    Task { metrics: &[Metric::Acc, Metric::AccNorm], item, hub }
+}
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let (choices, labels) = row.choices()?;

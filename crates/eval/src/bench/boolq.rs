@@ -2,11 +2,15 @@
 //! Columns: `passage`, `question` (without its question mark) and `label` (0 no, 1 yes) as on the Hub; or `query` (passage
 //! and question, with or without `Passage: ` before them) and `gold`.
 
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 use serde_json::Value;
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc], item };
+pub(super) const TASK: Task = Task {
+    metrics: &[Metric::Acc],
+    item,
+    hub: HubRows { dataset: "aps/super_glue", config: "boolq", split: "validation", examples: Some("train") },
+};
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let question = if row.has("passage") {

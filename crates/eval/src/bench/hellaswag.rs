@@ -2,10 +2,14 @@
 //! Columns: `activity_label`, `ctx_a`, `ctx_b`, `endings` and `label` as on the Hub; or `query`, `choices`, `gold`, as they
 //! stand.
 
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc, Metric::AccNorm], item };
+pub(super) const TASK: Task = Task {
+    metrics: &[Metric::Acc, Metric::AccNorm],
+    item,
+    hub: HubRows { dataset: "Rowan/hellaswag", config: "default", split: "validation", examples: Some("train") },
+};
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let labels = ["0", "1", "2", "3"].map(str::to_owned);

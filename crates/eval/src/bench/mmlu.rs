@@ -2,11 +2,15 @@
 //! Columns: `subject`, `question`, `answer` (0 to 3, or A to D), and the four answers in `choices` or in `A`, `B`, `C`, `D`.
 
 use super::fields::letter;
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::{Error, Result};
 use std::fmt::Write as _;
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc], item };
+pub(super) const TASK: Task = Task {
+    metrics: &[Metric::Acc],
+    item,
+    hub: HubRows { dataset: "cais/mmlu", config: "all", split: "test", examples: Some("dev") },
+};
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let letters: Vec<String> = (0..4).map(letter).collect();

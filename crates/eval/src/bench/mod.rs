@@ -34,18 +34,40 @@ use item::{Item, Metric};
 
 use eraser_model::Result;
 
+/// Where the hub keeps the rows of a task: those that lm-evaluation-harness scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HubRows {
+    /// `org/name` of the data set.
+    pub dataset: &'static str,
+    /// Its configuration.
+    pub config: &'static str,
+    /// The split that is scored.
+    pub split: &'static str,
+    /// The split that examples are taken from; None: the one that is scored.
+    pub examples: Option<&'static str>,
+}
+
+impl HubRows {
+    /// The file of a split, in the hub's Parquet conversion.
+    pub fn file(&self, split: &str) -> String {
+        format!("{}/{split}/0000.parquet", self.config)
+    }
+}
+
 /// How the rows of a benchmark become items, and what is measured on them.
 pub(crate) struct Task {
     /// What is computed from the log-likelihoods of an item.
     pub(crate) metrics: &'static [Metric],
     /// One row as an item.
     pub(crate) item: fn(&Fields<'_>) -> Result<Item>,
+    /// Where its rows are.
+    pub(crate) hub: HubRows,
 }
 
 /// Every task, under its name in lm-evaluation-harness.
 const TASKS: &[(&str, Task)] = &[
-    ("arc_challenge", arc::TASK),
-    ("arc_easy", arc::TASK),
+    ("arc_challenge", arc::CHALLENGE),
+    ("arc_easy", arc::EASY),
     ("boolq", boolq::TASK),
     ("hellaswag", hellaswag::TASK),
     ("mmlu", mmlu::TASK),
@@ -56,6 +78,14 @@ const TASKS: &[(&str, Task)] = &[
     ("truthfulqa_mc2", truthfulqa::MC2),
     ("winogrande", winogrande::TASK),
 ];
+
+/// Where the hub keeps the rows of the task called `name`.
+///
+/// # Errors
+/// No such task.
+pub fn hub_rows(name: &str) -> Result<HubRows> {
+    find(name).map(|task| task.hub)
+}
 
 /// The names of all tasks.
 pub fn tasks() -> impl Iterator<Item = &'static str> {

@@ -1,10 +1,14 @@
 //! `OpenBookQA`: a sentence to be completed by common knowledge.
 //! Columns: `question_stem`, `choices` (`{"text", "label"}`) and `answerKey` as on the Hub; or `query`, `choices`, `gold`.
 
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc, Metric::AccNorm], item };
+pub(super) const TASK: Task = Task {
+    metrics: &[Metric::Acc, Metric::AccNorm],
+    item,
+    hub: HubRows { dataset: "allenai/openbookqa", config: "main", split: "test", examples: Some("train") },
+};
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let (choices, labels) = row.choices()?;

@@ -2,10 +2,14 @@
 //! Columns: `goal`, `sol1`, `sol2` and `label` as on the Hub; or `query` (the goal, with or without `Question: ` before
 //! it), `choices`, `gold`.
 
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc, Metric::AccNorm], item };
+pub(super) const TASK: Task = Task {
+    metrics: &[Metric::Acc, Metric::AccNorm],
+    item,
+    hub: HubRows { dataset: "baber/piqa", config: "default", split: "validation", examples: Some("train") },
+};
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let (goal, choices) = if row.has("goal") {

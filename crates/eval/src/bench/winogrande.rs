@@ -4,10 +4,19 @@
 //! `context_options` (two beginnings), `continuation`, `gold`.
 
 use super::item::Choice;
-use super::{Fields, Item, Metric, Task};
+use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::{Error, Result};
 
-pub(super) const TASK: Task = Task { metrics: &[Metric::Acc], item };
+pub(super) const TASK: Task = Task {
+    metrics: &[Metric::Acc],
+    item,
+    hub: HubRows {
+        dataset: "allenai/winogrande",
+        config: "winogrande_xl",
+        split: "validation",
+        examples: Some("train"),
+    },
+};
 
 fn item(row: &Fields<'_>) -> Result<Item> {
     let (beginnings, rest, gold) = if row.has("sentence") {

@@ -1,0 +1,74 @@
+//! Rows of a Parquet file, the form of data sets on the hub. In: a file; out: its rows as JSON, nested columns as objects and
+//! lists. Invariant: a file that is not sound is an error, whatever its reader makes of it.
+
+use crate::rows::Row;
+use eraser_model::{Error, Result};
+use std::path::Path;
+
+#[cfg(feature = "parquet")]
+pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
+    use eraser_model::error::PathContext as _;
+    let file = std::fs::File::open(path).at(path)?;
+    // Some damage makes the reader panic instead of failing.
+    let read = std::panic::catch_unwind(|| read_all(file));
+    let rows = read.unwrap_or_else(|_| Err("not a sound Parquet file".into()));
+    let rows = rows.map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
+    if rows.is_empty() { Err(Error::request(format!("{}: no rows", path.display()))) } else { Ok(rows) }
+}
+
+#[cfg(feature = "parquet")]
+fn read_all(file: std::fs::File) -> std::result::Result<Vec<Row>, Box<dyn std::error::Error + Send + Sync>> {
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+    let reader = SerializedFileReader::new(file)?;
+    let rows = reader.get_row_iter(None)?;
+    let row = |(i, row): (usize, std::result::Result<parquet::record::Row, _>)| {
+        Ok(Row { place: format!("row {}", i + 1), value: row?.to_json_value() })
+    };
+    rows.enumerate().map(row).collect()
+}
+
+#[cfg(not(feature = "parquet"))]
+pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
+    Err(Error::request(format!("{}: this build does not read Parquet", path.display()))
+        .hint("build with the cargo feature `hub`, or save the rows as JSONL"))
+}
+
+#[cfg(all(test, feature = "parquet"))]
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// Written by tests/fixtures/rows.py with `PyArrow`.
+    const ROWS: &[u8] = include_bytes!("../tests/fixtures/rows.parquet");
+
+    fn read_bytes(bytes: &[u8]) -> Result<Vec<Row>> {
+        let file = tempfile::Builder::new().suffix(".parquet").tempfile().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        crate::read_rows(file.path())
+    }
+
+    #[test]
+    fn nested_columns_become_objects_and_lists() {
+        let rows = read_bytes(ROWS).unwrap();
+        assert_eq!((rows.len(), rows[1].place.as_str()), (40, "row 2"));
+        let expected = json!({
+            "question": "How many of 2?", "choices": { "text": ["two", "2", "ü"], "label": ["A", "B", "C"] },
+            "answerKey": "C", "label": 2, "passage": null,
+        });
+        assert_eq!(rows[2].value, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_are_errors_or_rows(places in proptest::collection::vec((0usize..ROWS.len(), any::<u8>()), 1..6), cut in 0usize..ROWS.len()) {
+            let mut bytes = ROWS.to_vec();
+            for (at, byte) in places {
+                bytes[at] = byte;
+            }
+            let _ = read_bytes(&bytes);
+            let _ = read_bytes(&bytes[..cut]);
+        }
+    }
+}
