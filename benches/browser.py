@@ -1,11 +1,14 @@
-"""The page of a running `eraser serve` and a report in a headless browser. browser.py URL REPORT.html OUT [CHROMIUM], with the
-playwright package installed; writes screenshots into OUT and ends with an error when something is not as it should be.
+"""The page of a running `eraser serve` and a report in a headless browser. browser.py URL REPORT.html OUT [CHROMIUM]
+[--streaming], with the playwright package installed; writes screenshots into OUT and ends with an error when something is not as
+it should be. With --streaming, both columns must be seen growing at the same time, for which the model must take some seconds.
 """
 import pathlib
 import sys
 
 from playwright.sync_api import sync_playwright
 
+streaming = "--streaming" in sys.argv
+sys.argv = [a for a in sys.argv if a != "--streaming"]
 url, report, out = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3])
 out.mkdir(parents=True, exist_ok=True)
 problems, requests = [], []
@@ -34,7 +37,19 @@ with sync_playwright() as p:
         # Both columns must be seen answering at the same time.
         page.wait_for_function("""() => [...document.querySelectorAll('.state')].every((s) => /^(answering|done|cut)/.test(s.textContent))""")
         together = page.locator(".state").all_inner_texts()
-        page.wait_for_function("() => !document.getElementById('run').disabled")
+        # Lengths of all answers while none is done: each must grow before one ends.
+        lengths = []
+        while page.evaluate("() => document.getElementById('run').disabled"):
+            states = page.locator(".state").all_inner_texts()
+            texts = page.locator(".answer .text").all_inner_texts()
+            if all(s.startswith("answering") for s in states) and all(texts):
+                if len(lengths) == 5:
+                    page.screenshot(path=out / f"streaming-{scheme}.png", full_page=True)
+                lengths.append([len(t) for t in texts])
+            page.wait_for_timeout(100)
+        grew = len(lengths) > 1 and all(b > a for a, b in zip(lengths[0], lengths[-1]))
+        print(f"seen answering together {len(lengths)} times, {lengths[:1]} to {lengths[-1:]} characters")
+        assert grew or not streaming, lengths
         answers = page.locator(".answer .text").all_inner_texts()
         assert all(answers), answers
         page.screenshot(path=out / f"page-{scheme}.png", full_page=True)

@@ -7,6 +7,7 @@ use crate::error::{ApiError, json_response};
 use crate::pieces::{Ask, Piece, Prompt, Usage};
 use crate::request::{Asked, Common, MOST_TOP, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
+use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::Response;
 use eraser_model::{TokenScore, Tokenizer};
@@ -29,8 +30,10 @@ struct Body {
 }
 
 /// Answers a body.
-pub(crate) async fn answer(shared: Arc<Shared>, body: &[u8]) -> Result<Response, ApiError> {
-    let body: Body = serde_json::from_slice(body).map_err(ApiError::body)?;
+pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response, ApiError> {
+    let body: Body = serde_json::from_slice(&bytes).map_err(ApiError::body)?;
+    // The answer can take long.
+    drop(bytes);
     let asked = body.common.resolve(&shared)?;
     let echo = body.echo.unwrap_or(false);
     let top = match body.logprobs {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 
 /// Stands for the question in [`PageTemplate::text`].
 pub const PLACEHOLDER: &str = "\u{e000}question\u{e000}";
@@ -37,6 +38,9 @@ pub struct PageTemplate {
     /// The whole user turn, with [`PLACEHOLDER`] where the question goes.
     pub text: String,
 }
+
+/// Large bodies that are read at once.
+const LARGE_BODIES: usize = 8;
 
 /// What a server takes at most.
 #[derive(Clone, Debug)]
@@ -103,6 +107,8 @@ struct Shared {
     key: Option<[u8; 32]>,
     templates: Vec<PageTemplate>,
     limits: Limits,
+    /// Places for large bodies that are being read.
+    large_bodies: Semaphore,
     /// Positions that one sequence may hold: what the model and the memory for caches have room for.
     most_positions: usize,
     loopback: bool,
@@ -177,6 +183,7 @@ impl Server {
             key: key.as_deref().map(routes::key_digest),
             templates,
             limits,
+            large_bodies: Semaphore::new(LARGE_BODIES),
             most_positions,
             loopback: address.ip().is_loopback(),
             created: now(),

@@ -69,13 +69,17 @@ fn model_json(shared: &Shared, lane: usize) -> Value {
 
 async fn complete(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let body = read(&shared, request).await?;
-    completions::answer(shared, &body).await
+    completions::answer(shared, body).await
 }
 
 async fn converse(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let body = read(&shared, request).await?;
-    chat::answer(shared, &body).await
+    chat::answer(shared, body).await
 }
+
+/// Bodies up to this many bytes are read at once; of larger ones, and of those that do not say, a few at a time, so that memory
+/// does not grow with the number of connections.
+const SMALL_BODY: u64 = 64 << 10;
 
 /// The body, whole, within the limits of size and time.
 async fn read(shared: &Shared, request: Request) -> Result<Bytes, ApiError> {
@@ -91,7 +95,13 @@ async fn read(shared: &Shared, request: Request) -> Result<Bytes, ApiError> {
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json"));
     }
     let body: Body = request.into_body();
-    match tokio::time::timeout(shared.limits.read_timeout, axum::body::to_bytes(body, most)).await {
+    let reading = async {
+        let large = length.is_none_or(|n| n > SMALL_BODY);
+        // The semaphore is never closed.
+        let _place = if large { shared.large_bodies.acquire().await.ok() } else { None };
+        axum::body::to_bytes(body, most).await
+    };
+    match tokio::time::timeout(shared.limits.read_timeout, reading).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => Err(too_large()),
         Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")),

@@ -131,6 +131,17 @@ fn large_slow_and_broken_bodies_end() {
         raw(format!("{head}content-length: 2\r\n\r\n{{}}").replace("application/json", "text/plain").as_bytes())
             .contains("415")
     );
+    // More senders of unknown length than are read at once: others are answered all the same.
+    let slow: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n5\r\n{{\"a\":\r\n").as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    is_alive(&server);
+    drop(slow);
+    assert!(raw(format!("{head}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n").as_bytes()).contains("400"));
     is_alive(&server);
 }
 
