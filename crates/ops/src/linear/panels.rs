@@ -30,6 +30,11 @@ impl Panels {
     /// Lays out `tokens` rows of `width`.
     pub(super) fn new(x: &[f32], tokens: usize, width: usize) -> Self {
         let (lanes, registers) = Arch::new().dispatch(Lanes);
+        Self::laid_out(x, tokens, width, lanes, registers)
+    }
+
+    /// As [`Self::new`], for vectors of `lanes` in so many registers.
+    fn laid_out(x: &[f32], tokens: usize, width: usize, lanes: usize, registers: usize) -> Self {
         let vectors = tokens.div_ceil(lanes);
         // With the sums of 6 x 4 vectors, 32 registers are in use; with 6 x 2, 16.
         let most = if registers >= 32 { 4 } else { 2 };
@@ -168,6 +173,49 @@ impl Place {
             for (sum, acc) in sums.iter_mut().zip(acc) {
                 *sum = if self.start == 0 { *acc } else { simd.add_f32s(*sum, *acc) };
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| (((i * 7919 + seed * 104_729) % 2003) as f32 - 1001.0) / 500.0).collect()
+    }
+
+    /// With the vectors of `simd`, whatever this processor's widest are.
+    fn agrees<S: Simd>(simd: S) {
+        for (tokens, width, outputs) in
+            [(1, 1, 1), (11, 7, 13), (17, 1030, 6), (64, 40, 7), (70, 2100, 25), (200, 3, 12)]
+        {
+            let (x, w) = (numbers(tokens * width, 1), numbers(outputs * width, 2));
+            let (lanes, registers) = Lanes.with_simd(simd);
+            let panels = Panels::laid_out(&x, tokens, width, lanes, registers);
+            let mut sums = vec![f32::NAN; outputs * panels.padded()];
+            simd.vectorize(Product { panels: &panels, w: &w, sums: &mut sums });
+            for (i, &sum) in sums.iter().enumerate() {
+                let (r, t) = (i / panels.padded(), i % panels.padded());
+                let row = |x: &[f32], i: usize| x.get(i * width..(i + 1) * width).map(<[f32]>::to_vec);
+                let want: f64 = row(&x, t)
+                    .map_or(0.0, |x| x.iter().zip(row(&w, r).unwrap_or_default()).map(|(x, w)| f64::from(x * w)).sum());
+                assert!(
+                    (f64::from(sum) - want).abs() < 1e-2,
+                    "{tokens}x{width}x{outputs}: {r}, {t}: {sum}, not {want}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sums_agree_for_every_kind_of_vector() {
+        agrees(pulp::Scalar);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use pulp::x86::{V3, V4};
+            V3::try_new().into_iter().for_each(agrees);
+            V4::try_new().into_iter().for_each(agrees);
         }
     }
 }
