@@ -65,6 +65,9 @@ async fn send_all(
     for first in events.first() {
         event(&mut text, &first);
     }
+    if !text.is_empty() && sender.send(Ok(Bytes::from(std::mem::take(&mut text)))).await.is_err() {
+        return Ok(());
+    }
     loop {
         // A client can leave while no token comes.
         let piece = tokio::select! {
@@ -73,11 +76,18 @@ async fn send_all(
         };
         let Some(piece) = piece else { break };
         event(&mut text, &events.piece(shared, piece));
-        while let Some(piece) = pieces.ready()? {
-            event(&mut text, &events.piece(shared, piece));
-        }
+        let failed = loop {
+            match pieces.ready() {
+                Ok(Some(piece)) => event(&mut text, &events.piece(shared, piece)),
+                Ok(None) => break None,
+                Err(e) => break Some(e),
+            }
+        };
         if sender.send(Ok(Bytes::from(std::mem::take(&mut text)))).await.is_err() {
             return Ok(());
+        }
+        if let Some(e) = failed {
+            return Err(e);
         }
         if shared.metrics.active.load(Ordering::Relaxed) > FEW {
             tokio::select! {

@@ -124,6 +124,29 @@ fn a_seed_fixes_the_answer() {
     assert!((4..9).any(|seed| ask(seed) != ask(3)));
 }
 
+/// With many sequences, tokens travel several to a write; they stay events of their own, in order, and none is lost.
+#[test]
+fn a_crowd_gets_what_each_gets_alone() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let body = |i: usize| json!({"model": "base", "prompt": format!("The keeper {i}"), "max_tokens": 48, "temperature": 0, "logprobs": 0});
+    let alone: Vec<Value> = (0..24).map(|i| server.post("/v1/completions", &body(i)).1).collect();
+    std::thread::scope(|scope| {
+        for (i, alone) in alone.iter().enumerate() {
+            let server = &server;
+            scope.spawn(move || {
+                let mut body = body(i);
+                body["stream"] = true.into();
+                let events = server.stream("/v1/completions", &body);
+                let together: String = events.iter().map(|e| text(&e["choices"][0])).collect();
+                assert_eq!(together, text(&alone["choices"][0]));
+                let tokens = |e: &Value| e["choices"][0]["logprobs"]["tokens"].as_array().map_or(0, Vec::len);
+                assert!(events.iter().all(|e| tokens(e) <= 1), "{events:?}");
+                assert_eq!(events.iter().map(tokens).sum::<usize>(), tokens(alone));
+            });
+        }
+    });
+}
+
 #[test]
 fn models_and_the_page_are_there() {
     let Some(server) = Running::start(Limits::default(), None) else { return };
