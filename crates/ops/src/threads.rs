@@ -36,6 +36,16 @@ pub fn init(threads: Option<usize>) -> bool {
     true
 }
 
+/// Undoes [`init`]'s retention of freed memory: it goes back to the system when it was not needed for a second. For
+/// processes that live long and whose need comes and goes, such as servers.
+pub fn give_memory_back() {
+    // SAFETY: stores a number in a static table of the allocator, which its threads read atomically.
+    #[allow(unsafe_code)]
+    unsafe {
+        mi_option_set(PURGE_DELAY, 1000);
+    }
+}
+
 /// Threads in use.
 pub fn count() -> usize {
     rayon::current_num_threads()

@@ -54,6 +54,7 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
         templates: templates.collect(),
         limits,
     };
+    eraser_ops::threads::give_memory_back();
     let server = Server::bind(SocketAddr::new(args.listen.host, args.listen.port), service)?;
     let address = server.address()?;
     if json {
