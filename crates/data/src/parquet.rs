@@ -12,8 +12,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
     // Some damage makes the reader panic instead of failing.
     let read = std::panic::catch_unwind(|| read_all(file));
     let rows = read.unwrap_or_else(|_| Err("not a sound Parquet file".into()));
-    let rows = rows.map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
-    if rows.is_empty() { Err(Error::request(format!("{}: no rows", path.display()))) } else { Ok(rows) }
+    rows.map_err(|e| Error::request(format!("{}: {e}", path.display())))
 }
 
 #[cfg(feature = "parquet")]

@@ -25,14 +25,11 @@ pub struct Row {
 /// A file that cannot be read, is not of its format, or holds no row.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if extension == "parquet" {
-        return parquet::read(path);
-    }
-    let text = read_text(path)?;
     let rows = match extension.as_str() {
-        "csv" => parse_csv(&text, b',').map_err(|e| e.context(path.display()))?,
-        "tsv" => parse_csv(&text, b'\t').map_err(|e| e.context(path.display()))?,
-        _ => return parse_rows(path, &text),
+        "parquet" => parquet::read(path)?,
+        "csv" => parse_csv(&read_text(path)?, b',').map_err(|e| e.context(path.display()))?,
+        "tsv" => parse_csv(&read_text(path)?, b'\t').map_err(|e| e.context(path.display()))?,
+        _ => return parse_rows(path, &read_text(path)?),
     };
     if rows.is_empty() { Err(Error::request(format!("{}: no rows", path.display()))) } else { Ok(rows) }
 }

@@ -240,10 +240,12 @@ impl Engine {
         if lane.running.is_empty() {
             return;
         }
-        let before = std::mem::take(&mut lane.last);
-        lane.last = wave.last().map_or_else(|| before.clone(), |s| s.prompt.clone());
+        let last = wave.last().map(|s| s.prompt.clone());
         let (batch, running) = (&mut lane.batch, &mut lane.running);
-        let done = batch.step(wave, Some(&before), &mut |token| self.deliver(running, token));
+        let done = batch.step(wave, Some(&lane.last), &mut |token| self.deliver(running, token));
+        if let Some(last) = last {
+            lane.last = last;
+        }
         self.settle(lane, done);
     }
 

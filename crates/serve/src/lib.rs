@@ -39,9 +39,6 @@ pub struct PageTemplate {
     pub text: String,
 }
 
-/// Large bodies that are read at once.
-const LARGE_BODIES: usize = 8;
-
 /// What a server takes at most.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -183,7 +180,7 @@ impl Server {
             key: key.as_deref().map(routes::key_digest),
             templates,
             limits,
-            large_bodies: Semaphore::new(LARGE_BODIES),
+            large_bodies: Semaphore::new(routes::LARGE_BODIES),
             most_positions,
             loopback: address.ip().is_loopback(),
             created: now(),

@@ -140,7 +140,7 @@ impl Pieces<'_> {
     /// The next piece; None when all answers have ended.
     pub(crate) async fn next(&mut self) -> Result<Option<Piece>, ApiError> {
         loop {
-            if let Some(piece) = self.ready.pop_front() {
+            if let Some(piece) = self.ready()? {
                 return Ok(Some(piece));
             }
             if self.answers.iter().all(|a| !a.open) {

@@ -80,6 +80,8 @@ async fn converse(State(shared): State<Arc<Shared>>, request: Request) -> Result
 /// Bodies up to this many bytes are read at once; of larger ones, and of those that do not say, a few at a time, so that memory
 /// does not grow with the number of connections.
 const SMALL_BODY: u64 = 64 << 10;
+/// Larger ones that are read at once.
+pub(crate) const LARGE_BODIES: usize = 8;
 
 /// The body, whole, within the limits of size and time.
 async fn read(shared: &Shared, request: Request) -> Result<Bytes, ApiError> {

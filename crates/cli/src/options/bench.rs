@@ -11,8 +11,9 @@ use clap::{Args, ValueHint};
 #[command(
     after_help = "Tasks: arc_challenge, arc_easy, boolq, hellaswag, mmlu, openbookqa, piqa, rte, truthfulqa_mc1, truthfulqa_mc2, \
                   winogrande, scored as lm-evaluation-harness does. FILE is JSONL, JSON, CSV, TSV or Parquet with the columns of \
-                  the dataset on the Hub; without it, the rows come from the Hub or its cache. See docs/guide.md. DIR/bench.json holds the figures, DIR/bench every item; where DIR is \
-                  that of a run or of an evaluation, the figures join its summary. Items that DIR holds are not scored again."
+                  the dataset on the Hub; without it, the rows come from the Hub or its cache. See docs/guide.md. \
+                  DIR/bench.json holds the figures, DIR/bench every item; where DIR is that of a run or of an evaluation, the \
+                  figures join its summary. Items that DIR holds are not scored again."
 )]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
