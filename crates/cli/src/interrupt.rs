@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 static SAVING: AtomicBool = AtomicBool::new(false);
 
-/// Installs the handler; once per process.
-pub(crate) fn install() -> Result<()> {
-    ctrlc::set_handler(|| {
+/// Installs the handler; once per process. `on_first` tells of a signal that lets the stage save its state.
+pub(crate) fn install(on_first: fn()) -> Result<()> {
+    ctrlc::set_handler(move || {
         let earlier = SIGNALS.fetch_add(1, Ordering::SeqCst);
         if earlier > 0 || !SAVING.load(Ordering::SeqCst) {
             std::process::exit(130);
         }
-        crate::progress::note("finishing this step and saving; press Ctrl-C again to stop at once");
+        on_first();
     })
     .map_err(|e| Error::failed(format!("cannot install the Ctrl-C handler: {e}")))
 }

@@ -1,17 +1,13 @@
 //! The `eraser` binary. In: a command line; out: results on stdout, the rest on stderr, an exit code. Invariant: this
 //! file decides nothing; options become plans, plans become stages.
 
-mod builtin;
 mod errors;
 mod interrupt;
 mod options;
 mod output;
-mod plan;
 mod progress;
 #[cfg(test)]
 mod reference;
-mod stages;
-mod study;
 mod verbs;
 
 use clap::Parser as _;
@@ -28,15 +24,19 @@ fn main() -> ExitCode {
 
 fn start() -> ExitCode {
     let cli = options::Cli::parse();
+    if let Some(commit) = option_env!("ERASER_COMMIT") {
+        eraser_run::manifest::built_from(commit);
+    }
     let global = &cli.global;
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     progress::init(verbosity, global.json);
     eraser_ops::threads::init(global.threads.map(usize::from));
-    match interrupt::install().map_err(Into::into).and_then(|()| verbs::run(&cli)) {
+    let saving = || progress::note("finishing this step and saving; press Ctrl-C again to stop at once");
+    match interrupt::install(saving).map_err(Into::into).and_then(|()| verbs::run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print(cli.verb.name());
-            ExitCode::from(failure.exit_code())
+            errors::print(&failure, cli.verb.name());
+            ExitCode::from(errors::exit_code(&failure))
         }
     }
 }

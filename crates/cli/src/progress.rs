@@ -2,9 +2,11 @@
 //! Invariant: stdout is never touched but for the JSON lines of training, and bars never tear log lines apart.
 
 use crate::errors::{Label, push_line};
-use crate::{interrupt, output};
+use crate::interrupt::{self, Graceful};
+use crate::output;
 use eraser_model::Error;
-use eraser_train::{Control, Observer, StepMetrics};
+use eraser_run::{Outcome, Watch};
+use eraser_train::StepMetrics;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -119,64 +121,100 @@ fn bar(name: &str, total: usize, unit: &str) -> ProgressBar {
     bar
 }
 
-/// A spinner for work of unknown length; gone when dropped.
-pub(crate) struct Spinner(ProgressBar);
-
-impl Spinner {
-    /// Starts it.
-    pub(crate) fn start(text: &str) -> Self {
-        let bar = BARS.add(ProgressBar::new_spinner());
-        bar.set_message(text.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Self(bar)
-    }
-}
-
-impl Drop for Spinner {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
-}
-
-/// Watches a training run: a bar with the loss terms, JSON lines, Ctrl-C.
-pub(crate) struct TrainWatch {
-    name: String,
-    bar: Option<ProgressBar>,
+/// Follows the work: bars, notes, the JSON lines of training, Ctrl-C.
+#[derive(Default)]
+pub(crate) struct Terminal {
+    /// Writes each training step as a line of JSON to stdout.
     json: bool,
-    steps: (usize, usize),
+    bar: Option<Bar>,
+    spinner: Option<ProgressBar>,
+    graceful: Option<Graceful>,
+    /// The error that stopped the JSON lines.
     failure: Option<Error>,
 }
 
-impl TrainWatch {
-    /// `name` stands before the bar.
-    pub(crate) fn new(name: &str, json: bool) -> Self {
-        Self { name: name.to_owned(), bar: None, json, steps: (0, 0), failure: None }
+/// The bar that is shown.
+struct Bar {
+    name: String,
+    bar: ProgressBar,
+    since: Instant,
+}
+
+impl Terminal {
+    /// With `json`, training writes a line of JSON for each step.
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json, ..Self::default() }
     }
 
-    /// Ends the bar; an error if the JSON lines could not be written.
-    pub(crate) fn finish(self) -> Result<(), Error> {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
+    /// The result of the work; an error of the JSON lines, which stopped it, comes first.
+    pub(crate) fn finish<T>(self, result: Outcome<T>) -> Outcome<T> {
+        match self.failure {
+            Some(failure) => Err(failure.into()),
+            None => result,
         }
-        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn end_bar(&mut self) {
+        if let Some(Bar { name, bar, since }) = self.bar.take() {
+            let (done, total) = (bar.position(), bar.length().unwrap_or_default());
+            bar.finish_and_clear();
+            if done == total {
+                tracing::info!("{name}: {total} in {:.1} s", since.elapsed().as_secs_f64());
+            }
+        }
     }
 }
 
-impl Observer for TrainWatch {
-    fn start(&mut self, total: usize, done: usize) {
-        let bar = bar(&self.name, total, "steps");
-        bar.set_position(done as u64);
-        bar.reset_eta();
-        self.bar = Some(bar);
-        self.steps = (done, total);
-        if done > 0 && done < total {
-            note(&format!("{}: going on from step {done} of {total}", self.name));
+impl Watch for Terminal {
+    fn note(&mut self, text: &str) {
+        note(text);
+    }
+
+    fn loading(&mut self, model: Option<&str>) {
+        if let Some(spinner) = self.spinner.take() {
+            spinner.finish_and_clear();
+        }
+        if let Some(model) = model {
+            let spinner = BARS.add(ProgressBar::new_spinner());
+            spinner.set_message(format!("loading {model}"));
+            spinner.enable_steady_tick(Duration::from_millis(120));
+            self.spinner = Some(spinner);
         }
     }
 
-    fn step(&mut self, metrics: &StepMetrics) -> Control {
-        self.steps.0 = metrics.step;
-        if let Some(bar) = &self.bar {
+    fn can_save(&mut self, can: bool) {
+        self.graceful = can.then(Graceful::begin);
+    }
+
+    fn progress(&mut self, what: &str, done: usize, total: usize) -> bool {
+        if self.bar.as_ref().is_none_or(|shown| shown.name != what) {
+            self.end_bar();
+            self.bar = Some(Bar { name: what.to_owned(), bar: bar(what, total, "answers"), since: Instant::now() });
+        }
+        if let Some(Bar { bar, .. }) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+        !interrupt::requested()
+    }
+
+    fn progress_end(&mut self) {
+        self.end_bar();
+    }
+
+    fn training(&mut self, name: &str, done: usize, total: usize) {
+        self.end_bar();
+        let bar = bar(name, total, "steps");
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        self.bar = Some(Bar { name: name.to_owned(), bar, since: Instant::now() });
+        if done > 0 && done < total {
+            note(&format!("{name}: going on from step {done} of {total}"));
+        }
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) -> bool {
+        if let Some(Bar { bar, .. }) = &self.bar {
             bar.set_position(metrics.step as u64);
             bar.set_message(terms(metrics));
         }
@@ -184,9 +222,13 @@ impl Observer for TrainWatch {
             && let Err(e) = output::json(metrics)
         {
             self.failure = Some(e);
-            return Control::Stop;
+            return false;
         }
-        if interrupt::requested() { Control::Stop } else { Control::Continue }
+        !interrupt::requested()
+    }
+
+    fn training_end(&mut self) {
+        self.end_bar();
     }
 }
 
@@ -200,46 +242,4 @@ fn terms(m: &StepMetrics) -> String {
         let _ = write!(text, "  {} {value:.4}", name.trim_start_matches("l_"));
     }
     text
-}
-
-/// Watches an evaluation or a preparation: a bar for each thing measured, Ctrl-C.
-#[derive(Default)]
-pub(crate) struct EvalWatch {
-    bar: Option<(String, ProgressBar)>,
-    since: Option<Instant>,
-}
-
-impl EvalWatch {
-    /// Ends the bar.
-    pub(crate) fn finish(&mut self) {
-        if let Some((what, bar)) = self.bar.take() {
-            let (done, total) = (bar.position(), bar.length().unwrap_or_default());
-            bar.finish_and_clear();
-            let seconds = self.since.map_or(0.0, |s| s.elapsed().as_secs_f64());
-            if done == total {
-                tracing::info!("{what}: {total} answers in {seconds:.1} s");
-            }
-        }
-    }
-}
-
-impl eraser_data::prepare::Progress for EvalWatch {
-    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
-        eraser_eval::Progress::tick(self, what, done, total)
-    }
-}
-
-impl eraser_eval::Progress for EvalWatch {
-    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
-        if self.bar.as_ref().is_none_or(|(name, _)| name != what) {
-            self.finish();
-            self.bar = Some((what.to_owned(), bar(what, total, "answers")));
-            self.since = Some(Instant::now());
-        }
-        if let Some((_, bar)) = &self.bar {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        }
-        !interrupt::requested()
-    }
 }

@@ -65,7 +65,7 @@ fn a_run_leaves_every_file() {
         assert!(summary["timing"][key].is_number(), "{key}");
     }
     for file in
-        ["plan.toml", "stages.json", "subjects.json", "summary.json", "report.html", "report.md", "data/harm.jsonl"]
+        ["plan.toml", "manifest.json", "subjects.json", "summary.json", "report.html", "report.md", "data/harm.jsonl"]
     {
         assert!(dir.path(&format!("runs/run/{file}")).is_file(), "{file}");
     }

@@ -35,7 +35,7 @@ fn all_of_a_train_request_is_checked_at_once() {
         @r#"
     exit 2
     error: --device: unknown device `gpu`
-    hint: devices are auto, cpu, cuda:N and metal
+    hint: devices are auto, cpu, cuda, cuda:N and metal
     error: --model: no/such/model: No such file or directory (os error 2)
     hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
     error: --rank: must be from 1 to 65536
@@ -104,13 +104,13 @@ port = 80
     hint: the keys are run, model, prepare, data, train, method, variant, eval
     error: run.toml:4: unknown key `devise` in [model]
     hint: did you mean `device`?
-    error: --device: this binary was built without support for cuda
-    hint: build it with `cargo build --release --features cuda`, or use --device cpu
+    error: --device: device cuda:99: this build has no cuda support
+    hint: build with the cargo feature `cuda`, or use --device cpu
     error: run.toml:3: model: No such file or directory (os error 2)
     hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
     error: run.toml:7: `harm`: `input` and `output` are given together or not at all
     error: run.toml:8: `help`: the environment variable ERASER_NO_SUCH_VARIABLE of `${ERASER_NO_SUCH_VARIABLE}/help.jsonl` is not set
-    hint: set it to the directory that holds the files: NAME=DIR eraser run ..
+    hint: set it to the directory that holds the files: ERASER_NO_SUCH_VARIABLE=DIR eraser run ..
     error: run.toml:9: `take`: `9-3` is not a range of rows (rows are written as 0-389, 390- or 100)
     error: run.toml:13: unknown key `learning_rate` in [train]
     hint: did you mean `lr`?
@@ -121,7 +121,7 @@ port = 80
     hint: did you mean `gamma`?
     error: run.toml:18: `name`: `base` is what the model without an adapter is called
     error: run.toml:19: `retain`: there is no retain set
-    hint: give one as [data] retain
+    hint: give one as [data] retain_set
     error: run.toml:23: unknown key `atacks` in [eval]
     hint: did you mean `attacks`?
     error: run.toml:25: a table is expected in `questions`, not a number
@@ -193,7 +193,7 @@ fn all_of_an_eval_request_is_checked_at_once() {
         @r#"
     exit 2
     error: --questions: none.txt: No such file or directory (os error 2)
-    error: --template: the attack `template` needs template files
+    error: --templates: the attack `template` needs template files
     error: --batch: must be at least 1
     error: --adapter: none: No such file or directory (os error 2)
     hint: check the path; it is taken relative to the current directory

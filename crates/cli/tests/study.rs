@@ -122,13 +122,13 @@ fn what_cannot_be_swept_is_said_at_once() {
     insta::assert_snapshot!(dir.refused("sweep run.toml retain_take=1"), @r#"
     exit 2
     error: retain_take: the variant uses no retain set
-    hint: name one that does by --variant, or give a set as [data] retain
+    hint: name one that does by --variant, or give a set as [data] retain_set
     "#);
     dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\""));
     insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
     exit 2
     error: run.toml:10: `method`: unknown method `npo`, known are eraser, gam, rsft
-    hint: see `eraser run --help`
+    hint: correct run.toml, or name another file
     "#);
 }
 
@@ -138,7 +138,7 @@ fn rsft_needs_jailbreak_templates() {
     let sets = "--model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --steps 2 --micro-batch 2 --method rsft";
     insta::assert_snapshot!(dir.refused(&format!("train {sets} --out o")), @r#"
     exit 2
-    error: --jailbreak: method `rsft` learns from jailbreak templates
+    error: --jailbreaks: method `rsft` learns from jailbreak templates
     hint: name template files or directories of them
     "#);
     let summary = dir.done(&format!("train {sets} --jailbreak a.txt --out o --json"));
@@ -149,7 +149,7 @@ fn rsft_needs_jailbreak_templates() {
 fn durability_asks_a_finished_run_again() {
     let dir = directory();
     let error = dir.refused("durability runs/run");
-    assert!(error.contains("plan.toml"), "{error}");
+    assert!(error.contains("no adapter was trained in it"), "{error}");
     dir.done("run run.toml");
     assert!(dir.text("runs/run/report.html").contains("eraser durability RUN"));
     let study = json(&dir.done("durability runs/run --steps 2 --pairs 2 --json"));
@@ -180,10 +180,16 @@ fn durability_asks_a_finished_run_again() {
     assert_eq!(dir.text("runs/run/durability/eraser/relearnt/train/metrics.jsonl").lines().count(), 2);
 
     // Everything is there: nothing is trained or asked again.
-    let metrics = dir.text("runs/run/durability/stages.json");
+    let trainings = || {
+        let manifest = json(&dir.text("runs/run/manifest.json"))["artefacts"].clone();
+        let records = manifest.as_object().unwrap().clone();
+        records.into_iter().filter(|(name, _)| name.starts_with("durability/")).collect::<Vec<_>>()
+    };
+    let before = trainings();
+    assert_eq!(before.len(), 2);
     let text = dir.done("durability runs/run --steps 2 --pairs 2");
     assert!(text.contains("Durability") && text.contains("2 steps on 2 harm pairs"), "{text}");
-    assert_eq!(dir.text("runs/run/durability/stages.json"), metrics);
+    assert_eq!(trainings(), before);
     let html = dir.text("runs/run/report.html");
     assert!(html.contains("erased, or only hidden?") && html.contains("merged, 4 bits (Q4_0)"));
     assert!(

@@ -21,4 +21,5 @@ pub use bench::{BenchOptions, BenchSummary, bench};
 pub use evaluate::{Progress, Subject, evaluate};
 pub use figures::{Choice, Figure, Figures};
 pub use options::{EvalOptions, QuestionSet, TaskFile};
+pub use respond::adapter_fingerprint;
 pub use summary::Summary;

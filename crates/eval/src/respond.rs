@@ -85,6 +85,16 @@ pub(crate) fn subject_fingerprint(subject: &Subject<'_>) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+/// Hex SHA-256 of an adapter: its settings and every tensor.
+///
+/// # Errors
+/// A tensor that cannot be read.
+pub fn adapter_fingerprint(adapter: &Adapter) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash_adapter(adapter, &mut hash)?;
+    Ok(hex(&hash.finalize()))
+}
+
 impl Respond for Loaded<'_> {
     fn fingerprint(&self) -> &str {
         &self.fingerprint

@@ -14,11 +14,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     // Temporary files are private by default; what is written here is as readable as any other file of the user.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(dir).at(dir)?;
-    file.write_all(bytes).at(path)?;
-    file.as_file().sync_all().at(path)?;
-    file.persist(path).map_err(|e| e.error).at(path)?;
-    sync_dir(dir).at(dir)
+    let mut file = builder.tempfile_in(dir).writing(dir)?;
+    file.write_all(bytes).writing(path)?;
+    file.as_file().sync_all().writing(path)?;
+    file.persist(path).map_err(|e| e.error).writing(path)?;
+    sync_dir(dir).writing(dir)
 }
 
 /// Lower-case hex digits of `bytes`.

@@ -10,7 +10,9 @@ use crate::{
     weights::{GgufWeights, HfDirectory, TensorSource},
 };
 use candle_core::{DType, Device};
+use serde::{Serialize, Serializer};
 use std::{
+    fmt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -44,20 +46,37 @@ pub enum BaseDtype {
     AsStored,
 }
 
+impl BaseDtype {
+    /// Every one with its name.
+    const NAMES: [(Self, &str); 5] = [
+        (Self::Auto, "auto"),
+        (Self::F32, "f32"),
+        (Self::F16, "f16"),
+        (Self::Bf16, "bf16"),
+        (Self::AsStored, "as-stored"),
+    ];
+}
+
 impl FromStr for BaseDtype {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::Bf16),
-            "as-stored" => Ok(Self::AsStored),
-            _ => {
-                Err(Error::request(format!("unknown type `{s}`")).hint("types are auto, f32, f16, bf16 and as-stored"))
-            }
-        }
+        let found = Self::NAMES.into_iter().find(|(_, name)| *name == s).map(|(dtype, _)| dtype);
+        found.ok_or_else(|| {
+            Error::request(format!("unknown type `{s}`")).hint("types are auto, f32, f16, bf16 and as-stored")
+        })
+    }
+}
+
+impl fmt::Display for BaseDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::NAMES.into_iter().find(|(dtype, _)| dtype == self).map_or("auto", |(_, name)| name))
+    }
+}
+
+impl Serialize for BaseDtype {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -169,29 +188,6 @@ fn held(options: &LoadOptions) -> Result<Held> {
         BaseDtype::F16 => Held::Dense(DType::F16),
         BaseDtype::Bf16 => Held::Dense(DType::BF16),
     })
-}
-
-/// The device that `spec` names: `auto` (CUDA, else Metal, else CPU, of those built in), `cpu`, `cuda`, `cuda:N` or
-/// `metal`.
-pub fn device(spec: &str) -> Result<Device> {
-    let lacks = |feature: &str| {
-        Error::request(format!("device {spec}: this build has no {feature} support"))
-            .hint(format!("build with the cargo feature `{feature}`, or use --device cpu"))
-    };
-    let failed = |e: candle_core::Error| Error::from(e).context(format_args!("device {spec}"));
-    let number = match spec {
-        "auto" if candle_core::utils::cuda_is_available() => return device("cuda"),
-        "auto" if candle_core::utils::metal_is_available() => return device("metal"),
-        "auto" | "cpu" => return Ok(Device::Cpu),
-        "metal" if cfg!(feature = "metal") => return Device::new_metal(0).map_err(failed),
-        "metal" => return Err(lacks("metal")),
-        "cuda" => "0",
-        _ => spec.strip_prefix("cuda:").unwrap_or_default(),
-    };
-    let number: usize = number.parse().map_err(|_| {
-        Error::request(format!("device {spec}: not a device")).hint("devices are auto, cpu, cuda, cuda:N and metal")
-    })?;
-    if cfg!(feature = "cuda") { Device::new_cuda(number).map_err(failed) } else { Err(lacks("cuda")) }
 }
 
 #[cfg(test)]

@@ -2,9 +2,13 @@
 
 use super::eval::SubjectArgs;
 use super::model::ModelArgs;
-use crate::plan::values::Named;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
+use eraser_eval::BenchOptions;
+use eraser_eval::bench::Bos;
+use eraser_run::plan::values::NamedPath;
+use eraser_run::plan::{BenchPlan, BenchRequest, subjects};
+use eraser_run::{Outcome, Problems};
 
 /// Options of `eraser bench`.
 #[derive(Clone, Debug, Args)]
@@ -21,11 +25,12 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) subjects: SubjectArgs,
     /// Task, and the file of its items if they are not to come from the Hub; repeatable
-    #[arg(long, value_name = "TASK[=FILE]", value_hint = ValueHint::FilePath, help_heading = "Measures")]
-    pub(crate) task: Vec<Named>,
+    #[arg(long, alias = "task", value_name = "TASK[=FILE]", value_delimiter = ',', value_hint = ValueHint::FilePath,
+          help_heading = "Measures")]
+    pub(crate) tasks: Vec<NamedPath>,
     /// Text whose perplexity is measured; repeatable [default name: the file's]
     #[arg(long, value_name = "[NAME=]FILE", value_hint = ValueHint::FilePath, help_heading = "Measures")]
-    pub(crate) text: Vec<Named>,
+    pub(crate) text: Vec<NamedPath>,
     /// Only the first N items of each task, the first N windows of each text
     #[arg(long, value_name = "N", help_heading = "Measures")]
     pub(crate) limit: Option<usize>,
@@ -35,10 +40,10 @@ pub(crate) struct BenchArgs {
     /// Rows to take a task's examples from, as TASK=FILE; repeatable [default: the Hub's split for examples where the items
     /// come from there, else its own items]
     #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
-    pub(crate) examples: Vec<Named>,
+    pub(crate) examples: Vec<NamedPath>,
     /// Text before everything else of a task, as TASK=FILE; repeatable
     #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
-    pub(crate) preamble: Vec<Named>,
+    pub(crate) preamble: Vec<NamedPath>,
     /// Beginning-of-sequence token before every text: auto is the tokenizer's own default
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Prompts",
           value_parser = PossibleValuesParser::new(["auto", "on", "off"]))]
@@ -49,4 +54,35 @@ pub(crate) struct BenchArgs {
     /// Seed of the choice of examples and of resampling
     #[arg(long, value_name = "N", help_heading = "Prompts")]
     pub(crate) seed: Option<u64>,
+}
+
+impl BenchArgs {
+    /// What is to be scored, its files read.
+    pub(crate) fn plan(&self) -> Outcome<BenchPlan> {
+        let mut problems = Problems::default();
+        let model = self.model.plan(&mut problems);
+        let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
+        let defaults = BenchOptions::default();
+        let options = BenchOptions {
+            shots: self.shots,
+            limit: self.limit,
+            seed: self.seed.unwrap_or(defaults.seed),
+            window: self.window.unwrap_or(defaults.window),
+            bos: match self.bos.as_str() {
+                "on" => Bos::On,
+                "off" => Bos::Off,
+                _ => Bos::Auto,
+            },
+            ..defaults
+        };
+        let request = BenchRequest {
+            tasks: self.tasks.clone(),
+            texts: self.text.clone(),
+            examples: self.examples.clone(),
+            preambles: self.preamble.clone(),
+            options,
+        };
+        let out = (self.subjects.out.clone(), self.subjects.force);
+        BenchPlan::resolve(model, subjects, request, out, problems)
+    }
 }

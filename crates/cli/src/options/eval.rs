@@ -1,8 +1,11 @@
 //! `eraser eval`: one flag per field of `EvalOptions`.
 
 use super::model::ModelArgs;
-use crate::plan::values::{self, Named};
 use clap::{Args, ValueHint};
+use eraser_eval::EvalOptions;
+use eraser_run::plan::values::NamedPath;
+use eraser_run::plan::{EvalPlan, Measures, QuestionFile, flag, subjects};
+use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
 /// Options of `eraser eval`.
@@ -28,7 +31,7 @@ pub(crate) struct EvalArgs {
 pub(crate) struct SubjectArgs {
     /// Measure the model with this PEFT adapter too; repeatable [default name: the directory's]
     #[arg(long, value_name = "[NAME=]DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) adapter: Vec<Named>,
+    pub(crate) adapter: Vec<NamedPath>,
     /// Leave the model without adapter out
     #[arg(long, requires = "adapter")]
     pub(crate) no_base: bool,
@@ -48,7 +51,7 @@ pub(crate) struct MeasureArgs {
     #[arg(long = "attacks", value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub(crate) attacks: Vec<String>,
     /// Jailbreak template file, or a directory of them; repeatable
-    #[arg(long = "template", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    #[arg(long, alias = "template", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) templates: Vec<PathBuf>,
     /// Opening of the answer that prefill gives, and gcg and autodan aim at [default: the questions' column `target`, else "Sure, here is
     /// how:"]
@@ -92,19 +95,19 @@ pub(crate) struct MeasureArgs {
     pub(crate) judge_key_env: Option<String>,
     /// Questions to attack with, as seen=FILE or unseen=FILE; repeatable [default name: seen]
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) questions: Vec<Named>,
+    pub(crate) questions: Vec<NamedPath>,
     /// Benign questions that must not be refused
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) over_refusal: Option<Named>,
+    pub(crate) over_refusal: Option<NamedPath>,
     /// Questions that look like those and must be refused
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) contrast: Option<Named>,
+    pub(crate) contrast: Option<NamedPath>,
     /// Column that holds the question in CSV files [default: goal, question, prompt, input or text]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
     /// Questions with expected answers, as TASK=FILE; repeatable
-    #[arg(long, value_name = "[TASK=]FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) task: Vec<Named>,
+    #[arg(long, alias = "task", value_name = "[TASK=]FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tasks: Vec<NamedPath>,
     /// Only the first N questions of each file
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
@@ -128,9 +131,58 @@ pub(crate) struct SamplingArgs {
     pub(crate) seed: Option<u64>,
 }
 
-impl std::str::FromStr for Named {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(values::named(text))
+impl EvalArgs {
+    /// What is to be measured.
+    pub(crate) fn plan(&self) -> Outcome<EvalPlan> {
+        let mut problems = Problems::default();
+        let model = self.model.plan(&mut problems);
+        let m = &self.measures;
+        let column = m.column.as_deref();
+        let named = |file: &NamedPath, default: Option<&str>| QuestionFile::named(file, default, column);
+        let measures = Measures {
+            options: self.options(),
+            questions: m.questions.iter().map(|file| named(file, Some("seen"))).collect(),
+            tasks: m.tasks.iter().map(|file| QuestionFile::named(file, None, None)).collect(),
+            over_refusal: m.over_refusal.as_ref().map(|file| named(file, None)),
+            contrast: m.contrast.as_ref().map(|file| named(file, None)),
+        };
+        let measures = measures.checked(&flag, &mut problems);
+        let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
+        let (dir, force) = (self.subjects.out.clone(), self.subjects.force);
+        problems.finish(Some(EvalPlan { model, subjects, measures, dir, force }))
+    }
+
+    /// The options but for the files of questions.
+    fn options(&self) -> EvalOptions {
+        let (m, s) = (&self.measures, &self.sampling);
+        let mut options = EvalOptions {
+            attacks: m.attacks.clone(),
+            templates: m.templates.clone(),
+            judges: m.judges.clone(),
+            limit: m.limit,
+            ..EvalOptions::default()
+        };
+        if let Some(target) = &m.target {
+            options.target.clone_from(target);
+        }
+        let judge = &mut options.judge;
+        judge.model.clone_from(&m.judge_model);
+        judge.endpoint.clone_from(&m.judge_endpoint);
+        judge.endpoint_model.clone_from(&m.judge_endpoint_model);
+        judge.endpoint_key_env.clone_from(&m.judge_key_env);
+        let gcg = &mut options.gcg;
+        gcg.steps = m.gcg_steps.unwrap_or(gcg.steps);
+        gcg.candidates = m.gcg_candidates.unwrap_or(gcg.candidates);
+        gcg.suffix = m.gcg_suffix.unwrap_or(gcg.suffix);
+        gcg.seconds = m.gcg_seconds.or(gcg.seconds);
+        let autodan = &mut options.autodan;
+        autodan.generations = m.autodan_generations.unwrap_or(autodan.generations);
+        autodan.population = m.autodan_population.unwrap_or(autodan.population);
+        autodan.seconds = m.autodan_seconds.or(autodan.seconds);
+        options.max_new_tokens = s.max_new_tokens.unwrap_or(options.max_new_tokens);
+        options.batch = s.batch.unwrap_or(options.batch);
+        options.temperature = s.temperature.unwrap_or(options.temperature);
+        options.seed = s.seed.unwrap_or(options.seed);
+        options
     }
 }

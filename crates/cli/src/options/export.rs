@@ -1,7 +1,10 @@
 //! `eraser export`.
 
+use candle_core::DType;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
+use eraser_run::plan::{ModelPlan, flag};
+use eraser_run::{ExportKind, ExportPlan, Problems};
 use std::path::PathBuf;
 
 /// Options of `eraser export`.
@@ -32,4 +35,22 @@ pub(crate) struct ExportArgs {
     /// Write into a directory that is not empty
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+impl ExportArgs {
+    /// What is exported.
+    pub(crate) fn plan(&self, problems: &mut Problems) -> ExportPlan {
+        let dtype = match self.dtype.as_str() {
+            "f16" => DType::F16,
+            "bf16" => DType::BF16,
+            _ => DType::F32,
+        };
+        ExportPlan {
+            model: ModelPlan::parse(&self.model, ["cpu", "f32"], self.chat_template.as_deref(), &flag, problems),
+            adapter: self.adapter.clone(),
+            out: self.out.clone(),
+            kind: if self.adapter_only { ExportKind::Adapter } else { ExportKind::Merged(dtype) },
+            force: self.force,
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Which model, where and how.
 
 use clap::Args;
+use eraser_run::Problems;
+use eraser_run::plan::{ModelPlan, flag};
 use std::path::PathBuf;
 
 /// Options of every verb that loads a model.
@@ -20,4 +22,12 @@ pub(crate) struct ModelArgs {
     /// Jinja chat template that replaces the model's own
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The model as it is loaded.
+    pub(crate) fn plan(&self, problems: &mut Problems) -> ModelPlan {
+        let how = [self.device.as_str(), self.base_dtype.as_str()];
+        ModelPlan::parse(&self.model, how, self.chat_template.as_deref(), &flag, problems)
+    }
 }

@@ -2,10 +2,12 @@
 
 use super::model::ModelArgs;
 use super::train::named;
-use crate::plan::values::{Named, Take};
 use clap::{Args, ValueHint};
 use eraser_data::prepare::{Answers, EntitySource, PrepareOptions, Unfit};
 use eraser_data::refusal::RefusalList;
+use eraser_run::plan::values::{NamedPath, RowRange};
+use eraser_run::plan::{Preparation, PreparePlan, QuestionFile, Source, flag};
+use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
 /// Options of `eraser prepare`.
@@ -41,11 +43,11 @@ pub(crate) struct QuestionArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
     /// Only these rows, as 0-389, 390- or 100 [default: all]
-    #[arg(long, value_name = "ROWS", value_parser = Take::parse)]
-    pub(crate) take: Option<Take>,
+    #[arg(long, value_name = "ROWS", value_parser = RowRange::parse)]
+    pub(crate) take: Option<RowRange>,
     /// Questions of the evaluation: none of them may be trained on; repeatable [default name: unseen]
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) eval_questions: Vec<Named>,
+    pub(crate) eval_questions: Vec<NamedPath>,
     /// Evaluation set that may hold questions that are trained on; repeatable [default: seen]
     #[arg(long, value_name = "SET")]
     pub(crate) allow_leakage: Vec<String>,
@@ -198,6 +200,26 @@ impl PrepareArgs {
             endpoint_attempts: e.endpoint_attempts,
             endpoint_backoff: e.endpoint_backoff,
         }
+    }
+}
+
+impl PrepareArgs {
+    /// What is to be made.
+    pub(crate) fn plan(&self) -> Outcome<PreparePlan> {
+        let mut problems = Problems::default();
+        let (q, a) = (&self.questions, &self.answers);
+        let model = self.model.plan(&mut problems);
+        let questions = Source { input: q.column.clone(), take: q.take, ..Source::file(&q.questions) };
+        let answers_file = a.answers_file.as_deref().map(|path| Source {
+            input: a.answers_input.clone(),
+            output: a.answers_output.clone(),
+            ..Source::file(path)
+        });
+        let preparation = Preparation::new(questions, answers_file, self.options(), &flag, &mut problems);
+        let evaluation = q.eval_questions.iter().map(|file| QuestionFile::named(file, Some("unseen"), None)).collect();
+        let plan = PreparePlan { model, preparation, evaluation, dir: q.out.clone(), force: q.force };
+        plan.check(&mut problems);
+        problems.finish(Some(plan))
     }
 }
 

@@ -1,9 +1,9 @@
 //! `eraser compare`, `eraser sweep`: several trainings of one run file.
 
 use super::run::GoArgs;
-use crate::plan::study::Axis;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
+use eraser_run::plan::study::Axis;
 use eraser_train::{METHODS, Method};
 use std::path::PathBuf;
 

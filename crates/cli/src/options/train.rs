@@ -1,10 +1,11 @@
 //! `eraser train`: one flag per field of `TrainOptions`.
 
 use super::model::ModelArgs;
-use crate::plan::values;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
 use eraser_model::adapter::Module;
+use eraser_run::plan::{SetFiles, TrainPlan, TrainRequest, flag, values};
+use eraser_run::{Outcome, Problems};
 use eraser_train::{
     CheckpointActivations, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Schedule, Templates, TrainOptions,
 };
@@ -61,8 +62,8 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "ANSWERS", default_value = "file", value_parser = named::<HarmAnswers>(&["file", "random"]))]
     pub(crate) harm_answers: HarmAnswers,
     /// Jailbreak templates, files or directories, that --method rsft wraps the align set in; repeatable
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
-    pub(crate) jailbreak: Vec<PathBuf>,
+    #[arg(long, alias = "jailbreak", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) jailbreaks: Vec<PathBuf>,
 }
 
 /// Where results go.
@@ -279,6 +280,29 @@ impl TrainArgs {
             init_adapter: ada.init_adapter,
             dump_grads: out.dump_grads,
         }
+    }
+}
+
+impl TrainArgs {
+    /// What is to be trained, its sets read.
+    pub(crate) fn plan(&self) -> Outcome<TrainPlan> {
+        let mut problems = Problems::default();
+        let files = SetFiles {
+            harm: self.sets.harm.clone(),
+            help: self.sets.help_set.clone(),
+            align: self.sets.align.clone(),
+            retain: self.sets.retain_set.clone(),
+            jailbreaks: self.sets.jailbreaks.clone(),
+        };
+        let request = TrainRequest {
+            model: self.model.plan(&mut problems),
+            files,
+            options: self.options(),
+            dir: self.out.out.clone(),
+            resume: self.out.resume,
+            force: self.out.force,
+        };
+        TrainPlan::resolve(request, &flag, problems)
     }
 }
 

@@ -1,53 +1,24 @@
 //! `eraser bench`: models with and without adapters, scored on benchmarks.
 
-use super::eval::{load_adapters, subjects};
-use super::run::write_summary;
-use super::{lock, remove};
-use crate::errors::Outcome;
-use crate::interrupt::Graceful;
 use crate::options::bench::BenchArgs;
 use crate::output;
-use crate::plan::{BenchPlan, Home};
-use crate::progress::EvalWatch;
-use eraser_eval::{BenchSummary, Summary};
-use eraser_model::Result;
+use crate::progress::Terminal;
+use eraser_eval::BenchSummary;
+use eraser_run::Outcome;
 use std::fmt::Write as _;
 
-/// Scores, writes bench.json, joins the figures to summary.json, and prints them.
+/// Scores, and prints the figures.
 pub(crate) fn bench(args: &BenchArgs, json: bool) -> Outcome {
-    let plan = BenchPlan::resolve(args)?;
-    let _lock = lock(&plan.dir)?;
-    if plan.force {
-        remove(&plan.dir, &["bench", "bench.json"])?;
-    }
-    let model = plan.model.load(&Home::Cache)?;
-    let adapters = load_adapters(&plan.subjects, &model)?;
-    let mut watch = EvalWatch::default();
-    let graceful = Graceful::begin();
-    let result = eraser_eval::bench(&subjects(&plan.subjects, &model, &adapters), &plan.options, &plan.dir, &mut watch);
-    drop(graceful);
-    watch.finish();
-    let found = result.map_err(crate::errors::Failure::from);
-    let found =
-        found.map_err(|f| f.on_interrupt("run the same command again to go on; scores that are there are kept"))?;
-    let summary = if plan.dir.join("summary.json").exists() { Summary::read(&plan.dir)? } else { empty() };
-    write_summary(&plan.dir, &summary)?;
+    let plan = args.plan()?;
+    let mut watch = Terminal::default();
+    let result = eraser_run::bench(&plan, &mut watch);
+    let found = watch
+        .finish(result)
+        .map_err(|f| f.on_interrupt("run the same command again to go on; scores that are there are kept"))?;
     if json {
         output::json(&found)?;
     } else {
         output::text(&table(&found))?;
-    }
-    Ok(())
-}
-
-fn empty() -> Summary {
-    Summary { schema: Summary::SCHEMA, ..Summary::default() }
-}
-
-/// Puts the figures of a bench.json that stands beside the summary among its own.
-pub(super) fn join(dir: &std::path::Path, summary: &mut Summary) -> Result<()> {
-    if let Some(bench) = BenchSummary::read(dir)? {
-        bench.join(summary);
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 //! answers, or one JSON object for each. Invariant: with --compare each subject has its own history, so that neither
 //! sees what the other said.
 
-use crate::errors::{Outcome, Problems};
 use crate::interrupt::{self, Graceful};
 use crate::options::chat::ChatArgs;
 use crate::output;
-use crate::plan::{Home, ModelPlan};
+use crate::progress::Terminal;
 use eraser_data::PromptTemplate;
 use eraser_model::{Adapter, Error, GenerateOptions, Message, Model, Result, generate};
+use eraser_run::builtin::Assets;
+use eraser_run::{Outcome, Problems};
 use serde_json::json;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::ops::ControlFlow;
@@ -17,10 +18,10 @@ use std::time::Instant;
 /// Answers one prompt, or holds a conversation.
 pub(crate) fn chat(args: &ChatArgs, json: bool) -> Outcome {
     let mut problems = Problems::default();
-    let plan = ModelPlan::from_args(&args.model, &mut problems);
+    let plan = args.model.plan(&mut problems);
     check(args, &mut problems);
     problems.finish(Some(()))?;
-    let model = plan.load(&Home::Cache)?;
+    let model = plan.load(&Assets::InCache, &mut Terminal::default())?;
     let adapter =
         args.adapter.as_deref().map(|dir| Adapter::load(dir, &model.config, model.decoder.device())).transpose()?;
     let mut speakers = Vec::new();

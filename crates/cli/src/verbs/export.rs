@@ -1,109 +1,21 @@
-//! `eraser export`: a hardened model as files that other tools load. In: model, adapter; out: a Hugging Face directory
-//! with the adapter merged into the weights, or a PEFT directory. Invariant: what is copied from the source is what the
-//! source's own tools wrote; only the weights and their type differ.
+//! `eraser export`: a hardened model as files that other tools load.
 
-use crate::errors::{Outcome, Problems};
 use crate::options::export::ExportArgs;
 use crate::output;
-use crate::plan::{Home, ModelPlan};
-use candle_core::DType;
-use eraser_data::files::write_atomic;
-use eraser_model::error::PathContext as _;
-use eraser_model::weights::save_safetensors;
-use eraser_model::{Adapter, Error, Model, Result};
-use serde_json::{Value, json};
-use std::path::Path;
-
-/// Files beside the weights that belong to a model, copied where they are.
-const SIDE_FILES: [&str; 9] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-];
+use crate::progress::Terminal;
+use eraser_run::{ExportKind, Outcome, Problems};
+use serde_json::json;
 
 /// Writes the export and says what it holds.
 pub(crate) fn export(args: &ExportArgs, json: bool) -> Outcome {
     let mut problems = Problems::default();
-    let plan = ModelPlan::for_export(args, &mut problems);
-    if !args.adapter.is_dir() {
-        let error = Error::request(format!("--adapter: {} is not a directory", args.adapter.display()));
-        problems.push(error.hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"));
-    }
-    let occupied = std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some());
-    if !args.force && (occupied || args.out.is_file()) {
-        let error = Error::request(format!("--out: {} is not an empty directory", args.out.display()));
-        problems.push(error.hint("name another one, or write into it by --force"));
-    }
-    problems.finish(Some(()))?;
-
-    let mut model = plan.load(&Home::Cache)?;
-    let adapter = Adapter::load(&args.adapter, &model.config, model.decoder.device())?;
-    std::fs::create_dir_all(&args.out).at(&args.out)?;
-    if args.adapter_only {
-        adapter.save(&args.out, &model.name)?;
-    } else {
-        model.decoder.merge(&adapter, 1.0)?;
-        write_merged(&model, &args.out, crate::plan::parse_dtype(&args.dtype)?, args.chat_template.is_some())?;
-    }
-    let kind = if args.adapter_only { "adapter" } else { "merged" };
+    let plan = args.plan(&mut problems);
+    eraser_run::export(&plan, problems, &mut Terminal::default())?;
     if json {
-        output::json(&json!({"out": args.out, "kind": kind}))?;
+        let kind = if plan.kind == ExportKind::Adapter { "adapter" } else { "merged" };
+        output::json(&json!({"out": plan.out, "kind": kind}))?;
     } else {
-        output::line(&args.out.display().to_string())?;
+        output::line(&plan.out.display().to_string())?;
     }
     Ok(())
-}
-
-/// A directory that transformers, vLLM and llama.cpp's converter load.
-fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> Result<()> {
-    let source = model.path.join("config.json");
-    let config = if source.is_file() {
-        retyped(&source, dtype)?
-    } else {
-        model.config.to_hf_json(dtype, model.tokenizer.bos(), model.tokenizer.eos())?
-    };
-    write_atomic(&out.join("config.json"), format!("{config:#}\n").as_bytes())?;
-    if source.is_file() {
-        for name in SIDE_FILES {
-            let from = model.path.join(name);
-            if from.is_file() {
-                let bytes = std::fs::read(&from).at(&from)?;
-                write_atomic(&out.join(name), &bytes)?;
-            }
-        }
-    } else {
-        model.tokenizer.save_hf(out)?;
-    }
-    if let Some(template) = model.template.as_ref().filter(|_| own_template || !source.is_file()) {
-        write_atomic(&out.join("chat_template.jinja"), template.source().as_bytes())?;
-    }
-    save_safetensors(&out.join("model.safetensors"), &model.decoder.named_tensors()?, dtype)
-}
-
-/// The source's config.json, with the type of the weights that are written.
-fn retyped(path: &Path, dtype: DType) -> Result<Value> {
-    let text = std::fs::read(path).at(path)?;
-    let mut config: Value =
-        serde_json::from_slice(&text).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
-    if let Some(map) = config.as_object_mut() {
-        let name = match dtype {
-            DType::F16 => "float16",
-            DType::BF16 => "bfloat16",
-            _ => "float32",
-        };
-        // transformers 5 writes `dtype`, earlier ones `torch_dtype`; each reads its own.
-        for key in ["dtype", "torch_dtype"] {
-            if map.contains_key(key) || key == "torch_dtype" {
-                map.insert(key.to_owned(), name.into());
-            }
-        }
-        map.remove("quantization_config");
-    }
-    Ok(config)
 }

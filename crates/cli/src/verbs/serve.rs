@@ -1,14 +1,15 @@
 //! `eraser serve`: one model and its adapters behind an OpenAI-compatible interface. In: options; out: a line that says
 //! where, then answers until a signal. Invariant: the key comes from the environment and is never written anywhere.
 
-use crate::errors::{Outcome, Problems};
 use crate::interrupt::{self, Graceful};
 use crate::options::serve::ServeArgs;
 use crate::output;
-use crate::plan::{Home, ModelPlan};
+use crate::progress::Terminal;
 use eraser_data::PromptTemplate;
 use eraser_eval::attack::read_templates;
 use eraser_model::{Adapter, Error, Result};
+use eraser_run::builtin::Assets;
+use eraser_run::{Outcome, Problems};
 use eraser_serve::{Limits, PLACEHOLDER, PageTemplate, Server, Service};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use std::path::Path;
 /// Serves until a signal.
 pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
     let mut problems = Problems::default();
-    let plan = ModelPlan::from_args(&args.model, &mut problems);
+    let plan = args.model.plan(&mut problems);
     let name = args.name.clone().unwrap_or_else(|| base_name(&args.model.model));
     let adapters: Vec<(&str, &Path)> = args.adapters.iter().map(|spec| named(spec)).collect();
     check(args, &name, &adapters, &mut problems);
@@ -26,11 +27,11 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
     if key.is_none() && !args.listen.host.is_loopback() {
         tracing::warn!("{} is reachable from elsewhere and asks for no key; see --key-env", args.listen.host);
     }
-    let home = Home::Cache;
-    let paths = args.templates.iter().map(|path| home.locate(path)).collect::<Result<Vec<_>>>()?;
+    let assets = Assets::InCache;
+    let paths = args.templates.iter().map(|path| assets.locate(path)).collect::<Result<Vec<_>>>()?;
     let templates = read_templates(&paths)?;
     let templates = templates.iter().map(|t| PageTemplate { name: t.name.clone(), text: t.fill(PLACEHOLDER) });
-    let model = plan.load(&home)?;
+    let model = plan.load(&assets, &mut Terminal::default())?;
     let load = |(name, dir): (&str, &Path)| -> Result<(String, Adapter)> {
         Ok((name.to_owned(), Adapter::load(dir, &model.config, model.decoder.device())?))
     };

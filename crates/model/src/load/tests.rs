@@ -101,18 +101,3 @@ fn every_way_to_hold_the_base_computes_the_same() {
     }
     assert!("f64".parse::<BaseDtype>().unwrap_err().hints()[0].contains("as-stored"));
 }
-
-#[test]
-fn devices_are_known_by_name() {
-    assert!(matches!(device("cpu"), Ok(Device::Cpu)));
-    assert!(device("auto").is_ok());
-    for spec in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
-        assert!(device(spec).unwrap_err().hints()[0].contains("auto, cpu"), "{spec}");
-    }
-    if !cfg!(feature = "cuda") {
-        assert!(device("cuda:1").unwrap_err().hints()[0].contains("feature `cuda`"));
-    }
-    if !cfg!(feature = "metal") {
-        assert!(device("metal").unwrap_err().hints()[0].contains("feature `metal`"));
-    }
-}

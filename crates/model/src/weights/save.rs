@@ -24,17 +24,17 @@ pub fn save_safetensors(path: &Path, tensors: &[(String, Tensor)], dtype: DType)
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(views, Some(metadata), &staged)
         .map_err(|e| Error::failed(format!("{}: {e}", path.display())).hint("is there space left on the disk?"))?;
-    let file = File::open(&staged).at(path)?;
+    let file = File::open(&staged).writing(path)?;
     #[cfg(unix)]
     {
         // The mode that an ordinary new file gets here.
-        let probe = File::create(staging.path().join("mode")).and_then(|probe| probe.metadata()).at(path)?;
-        file.set_permissions(probe.permissions()).at(path)?;
+        let probe = File::create(staging.path().join("mode")).and_then(|probe| probe.metadata()).writing(path)?;
+        file.set_permissions(probe.permissions()).writing(path)?;
     }
-    file.sync_all().at(path)?;
-    std::fs::rename(&staged, path).at(path)?;
+    file.sync_all().writing(path)?;
+    std::fs::rename(&staged, path).writing(path)?;
     #[cfg(unix)]
-    File::open(dir).and_then(|dir| dir.sync_all()).at(dir)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).writing(dir)?;
     Ok(())
 }
 

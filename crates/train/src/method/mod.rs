@@ -11,6 +11,9 @@ mod rsft;
 use crate::{KlScope, TrainOptions};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+/// Fine-tuning on refusals; on other records it is plain fine-tuning, since its one term is the cross-entropy of answers.
+pub const RSFT: Method = rsft::METHOD;
+
 /// Every method.
 pub const METHODS: [Method; 3] = [eraser::METHOD, gam::METHOD, rsft::METHOD];
 
@@ -70,6 +73,11 @@ pub enum Loss {
 }
 
 impl Method {
+    /// A method of one's own. It is trained as any other; run files and flags know the names of [`METHODS`] only.
+    pub const fn new(name: &'static str, lr: f64, terms: fn(&TrainOptions) -> Vec<Term>) -> Self {
+        Self { name, lr, terms }
+    }
+
     /// The method called `name`.
     pub fn named(name: &str) -> Option<Self> {
         METHODS.into_iter().find(|m| m.name == name)

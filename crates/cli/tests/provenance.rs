@@ -1,0 +1,105 @@
+//! No figure without its model: what a run directory holds is told only of what made it. Each test is named after a report that
+//! said what was not so.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::Dir;
+use serde_json::Value;
+
+const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
+                     --micro-batch 2 --grad-accum 1 --max-length 96 --lr 1e-2 --templates model";
+const EVAL: &str = "eval --model model --adapter eraser=run/adapter --questions unseen=ask.csv --max-new-tokens 2 \
+                    --out run";
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn manifest(dir: &Dir) -> Value {
+    json(&dir.text("run/manifest.json"))["artefacts"].clone()
+}
+
+#[test]
+fn every_verb_records_what_made_its_artefact() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 3 --out run"));
+    dir.done(EVAL);
+    let records = manifest(&dir);
+    let adapter = &records["adapter"];
+    assert_eq!((adapter["verb"].as_str(), adapter["seed"].as_u64()), (Some("train"), Some(42)));
+    assert_eq!(adapter["options"]["train"]["gamma"].as_f64(), Some(1.8));
+    for input in ["model", "options", "data/harm.jsonl", "data/help.jsonl", "data/align.jsonl"] {
+        assert_eq!(adapter["inputs"][input].as_str().map(str::len), Some(64), "{input}");
+    }
+    assert!(adapter["files"]["adapter/adapter_model.safetensors"].is_string());
+    assert!(adapter["fingerprint"].is_string() && adapter["ended"].is_string());
+    assert_eq!(records["summary.json"]["verb"], "eval");
+    // The sets that it was trained on are there for the report and for durability.
+    assert!(dir.path("run/data/harm.jsonl").is_file());
+    let subjects = json(&dir.text("run/subjects.json"));
+    assert_eq!(subjects[0]["settings"]["steps"], 3);
+}
+
+#[test]
+fn a_run_made_verb_by_verb_can_be_measured_for_durability() {
+    let dir = Dir::with_model();
+    assert!(dir.refused("durability run").contains("no adapter was trained in it"));
+    dir.done(&format!("{TRAIN} --steps 3 --out run"));
+    assert!(dir.refused("durability run").contains("no evaluation was done in it"));
+    dir.done(EVAL);
+    let text = dir.done("durability run --steps 1 --pairs 2 --limit 1");
+    assert!(text.contains("as trained") && text.contains("Q4_0"), "{text}");
+    assert!(dir.path("run/durability.json").is_file());
+}
+
+/// Two trainings at once destroyed the run while both exited with 0.
+#[test]
+fn one_training_at_a_time_writes_into_a_directory() {
+    let dir = Dir::with_model();
+    let mut first = dir.start(&format!("{TRAIN} --steps 2000 --out run"));
+    let held = std::iter::repeat_with(|| std::thread::sleep(std::time::Duration::from_millis(20)))
+        .take(500)
+        .any(|()| dir.path("run/train/metrics.jsonl").exists());
+    assert!(held, "the first training never began");
+    for flag in ["--force", "--resume"] {
+        let refused = dir.refused(&format!("{TRAIN} --steps 2000 --out run {flag}"));
+        assert!(refused.starts_with("exit 2") && refused.contains("another eraser is at work in it"), "{refused}");
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+/// The sets under a finished adapter were replaced, and the report told of the new rows as those it was trained on.
+#[test]
+fn sets_that_an_adapter_was_trained_on_are_not_replaced_unasked() {
+    let dir = Dir::with_model();
+    let answer = |i: usize| format!("{{\"input\":\"how {i}?\",\"output\":\"Put copper wire into the glass lamp.\"}}\n");
+    dir.write("answers.jsonl", &(0..3).map(answer).collect::<String>());
+    let prepare = "prepare --model model --questions ask.csv --answers-file answers.jsonl --max-new-tokens 4 \
+                   --harm-refusals keep --align-answered keep --out run";
+    dir.done(prepare);
+    dir.done(&format!(
+        "{} --steps 3 --out run",
+        TRAIN
+            .replace("harm.jsonl", "run/data/harm.jsonl")
+            .replace("help.jsonl", "run/data/help.jsonl")
+            .replace("align.jsonl", "run/data/align.jsonl")
+    ));
+    dir.done(prepare);
+    let refused = dir.refused(&format!("{prepare} --take 1"));
+    assert!(refused.contains("adapter was trained on the sets that are in it"), "{refused}");
+    dir.done(&format!("{prepare} --take 1 --force"));
+}
+
+/// Another set of the same name in `data/` would make the record a lie.
+#[test]
+fn a_training_on_other_sets_than_those_of_the_directory_is_refused() {
+    let dir = Dir::with_model();
+    dir.write("run/data/harm.jsonl", "{\"input\":\"a?\",\"output\":\"b.\"}\n");
+    let refused = dir.refused(&format!("{TRAIN} --steps 3 --out run"));
+    assert!(refused.contains("holds another set than the one to train on"), "{refused}");
+    dir.done(&format!("{TRAIN} --steps 3 --out run --force"));
+    assert_eq!(dir.text("run/data/harm.jsonl").lines().count(), 8);
+}

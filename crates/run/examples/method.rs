@@ -1,0 +1,56 @@
+//! A method of one's own, without a change to the workspace: gradient difference. With `NLL` the mean negative
+//! log-likelihood of answers, it minimises `-NLL(harm) + NLL(help)`.
+//!
+//!     cargo run --release --example method
+
+use eraser_data::read_set;
+use eraser_model::{Error, Result};
+use eraser_run::Silent;
+use eraser_run::builtin::{Assets, NAME};
+use eraser_run::plan::{ModelPlan, flag};
+use eraser_run::{Failure, Problems};
+use eraser_train::method::{Loss, Term};
+use eraser_train::{Control, Method, Observer, Rows, Sets, StepMetrics, TrainOptions, train};
+
+/// The terms of the loss: which set each sees, what is taken of its samples, and its weight.
+fn terms(options: &TrainOptions) -> Vec<Term> {
+    let term =
+        |rows: Rows, loss, weight| Term { name: rows.name(), rows, noise: false, unrelated: false, loss, weight };
+    vec![term(Rows::Harm, Loss::Ascent, options.harm_weight), term(Rows::Help, Loss::CrossEntropy, options.help_weight)]
+}
+
+const GRAD_DIFF: Method = Method::new("grad-diff", 1e-5, terms);
+
+/// Prints every tenth step.
+struct Steps;
+
+impl Observer for Steps {
+    fn start(&mut self, total: usize, _done: usize) {
+        println!("{total} steps");
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) -> Control {
+        if metrics.step.is_multiple_of(10) {
+            println!("step {}: loss {:.3}, {:?}", metrics.step, metrics.loss, metrics.terms);
+        }
+        Control::Continue
+    }
+}
+
+fn main() -> std::result::Result<(), Failure> {
+    eraser_ops::threads::init(None);
+    let mut problems = Problems::default();
+    let plan = ModelPlan::parse(NAME, ["cpu", "auto"], None, &flag, &mut problems);
+    problems.finish(Some(()))?;
+    let model = plan.load(&Assets::InCache, &mut Silent)?;
+    let set =
+        |name: &str| -> Result<_> { read_set(&Assets::InCache.locate(format!("builtin/sets/{name}.jsonl").as_ref())?) };
+    let sets = Sets { harm: set("harm")?, help: set("help")?, ..Sets::default() };
+    let options =
+        TrainOptions { method: GRAD_DIFF, steps: Some(30), lr: 1e-3, grad_accum: 1, ..TrainOptions::default() };
+    let dir = std::env::temp_dir().join("eraser-grad-diff");
+    std::fs::create_dir_all(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+    let summary = train(&model, &sets, &options, &dir, &dir.join("states.bin"), false, &mut Steps)?;
+    println!("{} after {} steps", dir.join("adapter").display(), summary.steps);
+    Ok(())
+}

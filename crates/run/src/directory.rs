@@ -1,0 +1,105 @@
+//! A run directory. In: its path; out: the right to write into it. Invariant: one process at a time writes into a directory,
+//! and nothing is removed but what this tool wrote.
+
+use eraser_model::error::PathContext as _;
+use eraser_model::{Error, Result};
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+/// Held while a directory is written to.
+pub(crate) const LOCK: &str = ".lock";
+
+/// What `eraser durability` writes.
+pub(crate) const DURABILITY: [&str; 2] = ["durability", "durability.json"];
+
+/// Everything that the verbs write into a run directory.
+pub(crate) const FILES: [&str; 23] = [
+    "adapter",
+    "bench",
+    "bench.json",
+    "builtin",
+    "data",
+    "data_report.json",
+    "durability",
+    "durability.json",
+    "eval",
+    "judges.json",
+    "manifest.json",
+    "plan.toml",
+    "prepare",
+    "reference",
+    "report.csv",
+    "report.html",
+    "report.md",
+    // Of versions before manifest.json.
+    "stages.json",
+    "study.json",
+    "subjects.json",
+    "summary.json",
+    "train",
+    "variants",
+];
+
+/// What the directory of a run may hold already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing, or a run to go on with.
+    GoOn,
+    /// A run to go on with; an error if there is none.
+    Expected,
+    /// A run to remove.
+    Removed,
+}
+
+/// Makes `dir` and keeps other processes out of it for as long as the result lives.
+///
+/// # Errors
+/// Another process that holds it; a directory that cannot be made.
+pub(crate) fn lock(dir: &Path) -> Result<File> {
+    std::fs::create_dir_all(dir).at(dir)?;
+    let path = dir.join(LOCK);
+    let file = File::options().create(true).append(true).open(&path).at(&path)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::request(format!("{}: another eraser is at work in it", dir.display()))
+                .hint("wait for it, or name another directory"))
+        }
+        // A file system without locks is no reason not to work.
+        Err(TryLockError::Error(_)) | Ok(()) => Ok(file),
+    }
+}
+
+/// Takes the directory of a run, as `earlier` says.
+///
+/// # Errors
+/// As [`lock`]; no run where one is expected; a directory that holds other files.
+pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<File> {
+    let is_run = ["manifest.json", "plan.toml", "stages.json"].iter().any(|name| dir.join(name).exists());
+    let mut entries = std::fs::read_dir(dir).into_iter().flatten();
+    if !is_run && earlier == Earlier::Expected {
+        return Err(Error::request(format!("{}: there is no run to go on with", dir.display()))
+            .hint("leave --resume out to begin one"));
+    }
+    if !is_run && entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)) {
+        return Err(Error::request(format!("{}: the directory holds other files than a run's", dir.display()))
+            .hint("name an empty or a new directory with --out"));
+    }
+    let lock = lock(dir)?;
+    if earlier == Earlier::Removed {
+        remove(dir, &FILES)?;
+    }
+    Ok(lock)
+}
+
+/// Removes files and directories of `dir`, if they are there.
+pub(crate) fn remove(dir: &Path, names: &[&str]) -> Result<()> {
+    for name in names {
+        let path = dir.join(name);
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).at(&path),
+            _ => {}
+        }
+    }
+    Ok(())
+}

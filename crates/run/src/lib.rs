@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+pub mod builtin;
+mod directory;
+mod durability;
+mod export;
+mod failure;
+mod inputs;
+pub mod manifest;
+mod pipeline;
+pub mod plan;
+mod stage;
+pub mod study;
+mod watch;
+
+pub use directory::Earlier;
+pub use durability::{DurabilityOptions, durability};
+pub use export::{ExportKind, ExportPlan, export};
+pub use failure::{Failure, Outcome, Problems, nearest};
+pub use pipeline::{describe, run};
+pub use stage::bench::bench;
+pub use stage::evaluate::eval;
+pub use stage::prepare::prepare;
+pub use stage::report::{data_table, durability_table, report, table};
+pub use stage::train::train;
+pub use watch::{Silent, Watch};

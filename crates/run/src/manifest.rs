@@ -1,0 +1,324 @@
+//! run/manifest.json: what made each artefact of a run directory. In: the options and the hashes of everything that the work
+//! reads, before it begins, and of what it wrote, when it has ended; out: whether it has to be done, gone on with, or begun.
+//! Invariant: an artefact counts as made only if the inputs of its record are the present ones and its files are those that
+//! the record names, byte for byte.
+
+use crate::inputs::Inputs;
+use eraser_data::files::{hash_file, write_atomic};
+use eraser_model::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The file's name.
+pub const FILE: &str = "manifest.json";
+const SCHEMA: u32 = 1;
+
+static COMMIT: OnceLock<String> = OnceLock::new();
+
+/// Says which commit this program was built from; the first call counts.
+pub fn built_from(commit: &str) {
+    COMMIT.get_or_init(|| commit.to_owned());
+}
+
+/// The file.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    dir: PathBuf,
+    artefacts: BTreeMap<String, Record>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    schema: u32,
+    artefacts: BTreeMap<String, Record>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    schema: u32,
+    artefacts: &'a BTreeMap<String, Record>,
+}
+
+/// What made one artefact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The verb: `run`, `train`, `eval`, ..
+    pub verb: String,
+    /// The version of this crate.
+    pub version: String,
+    /// The commit that the program was built from, where it told of one by [`built_from`].
+    pub commit: Option<String>,
+    /// Cargo features that change what is computed or where.
+    pub features: Vec<String>,
+    /// Every option, defaults filled in.
+    pub options: Value,
+    /// SHA-256 of everything that was read, by name; sets are under `data/NAME.jsonl`.
+    pub inputs: BTreeMap<String, String>,
+    /// SHA-256 of the files that were written and that nothing later may change, by their path in the run directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// What identifies the artefact itself: of an adapter, the hash of its settings and tensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Seed of the random streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Threads of the pool.
+    pub threads: usize,
+    /// When it was begun, in UTC.
+    pub started: String,
+    /// When it was finished; None: it was not.
+    pub ended: Option<String>,
+    /// Spent on it, interrupted attempts included.
+    pub seconds: f64,
+}
+
+/// What is to be done about an artefact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing.
+    Done,
+    /// Go on: it was begun with the same inputs.
+    Begun,
+    /// Begin: it never was, or with other inputs.
+    New,
+}
+
+/// What is known before the work begins.
+pub(crate) struct Request<'a> {
+    pub(crate) artefact: &'a str,
+    pub(crate) verb: &'a str,
+    pub(crate) options: Value,
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) seed: Option<u64>,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    /// Files of the artefact, below the run directory, that nothing later may change.
+    pub(crate) files: Vec<PathBuf>,
+    /// See [`Record::fingerprint`].
+    pub(crate) fingerprint: Option<String>,
+}
+
+impl Manifest {
+    /// Reads the file of a run directory. A missing or damaged one is an empty one: work is then done again.
+    pub fn read(dir: &Path) -> Self {
+        let path = dir.join(FILE);
+        let text = std::fs::read(&path).unwrap_or_default();
+        let artefacts = match serde_json::from_slice::<Stored>(&text) {
+            Ok(stored) if stored.schema == SCHEMA => stored.artefacts,
+            Ok(stored) => {
+                tracing::warn!("{}: schema {} is not known; every stage is done again", path.display(), stored.schema);
+                BTreeMap::new()
+            }
+            Err(e) => {
+                if !text.is_empty() {
+                    tracing::warn!("{}: {e}; every stage is done again", path.display());
+                }
+                BTreeMap::new()
+            }
+        };
+        Self { dir: dir.to_owned(), artefacts }
+    }
+
+    /// The record of an artefact.
+    pub fn get(&self, artefact: &str) -> Option<&Record> {
+        self.artefacts.get(artefact)
+    }
+
+    /// Every artefact with its record, by name.
+    pub fn artefacts(&self) -> impl Iterator<Item = (&str, &Record)> {
+        self.artefacts.iter().map(|(name, record)| (name.as_str(), record))
+    }
+
+    /// The state of an artefact that is to be made from `inputs` and to leave `outputs`.
+    ///
+    /// # Errors
+    /// A finished artefact whose files are no longer those that were written.
+    pub(crate) fn state(&self, artefact: &str, inputs: &Inputs, outputs: &[PathBuf]) -> Result<State> {
+        Ok(match self.artefacts.get(artefact) {
+            Some(record) if record.inputs != *inputs.hashes() => State::New,
+            Some(record) if record.ended.is_none() => State::Begun,
+            Some(record) if outputs.iter().all(|p| p.exists()) => {
+                self.check_files(artefact, record)?;
+                State::Done
+            }
+            _ => State::New,
+        })
+    }
+
+    fn check_files(&self, artefact: &str, record: &Record) -> Result<()> {
+        for (name, written) in &record.files {
+            let path = self.dir.join(name);
+            if path.exists() && hash_file(&path)? != *written {
+                return Err(Error::request(format!("{}: changed since {artefact} was made", path.display()))
+                    .hint("move it out of the run directory to keep it, or make it again by --force"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which inputs of a recorded artefact are not those of `inputs`, by name.
+    pub(crate) fn changed<'a>(&'a self, artefact: &str, inputs: &'a Inputs) -> Vec<&'a str> {
+        let Some(record) = self.artefacts.get(artefact) else { return Vec::new() };
+        let names = record.inputs.keys().chain(inputs.hashes().keys());
+        let mut changed: Vec<&str> =
+            names.filter(|n| record.inputs.get(*n) != inputs.hashes().get(*n)).map(String::as_str).collect();
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    /// Does `work` for an artefact, recorded from its beginning to its end; `outputs` says what it wrote.
+    ///
+    /// # Errors
+    /// Those of `work`; a manifest that cannot be written.
+    pub(crate) fn record<T, E: From<Error>>(
+        &mut self,
+        request: &Request<'_>,
+        work: impl FnOnce() -> std::result::Result<T, E>,
+        outputs: impl FnOnce(&T) -> Result<Outputs>,
+    ) -> std::result::Result<T, E> {
+        let unfinished = self.artefacts.get(request.artefact);
+        let unfinished = unfinished.filter(|r| r.ended.is_none() && r.inputs == *request.inputs.hashes());
+        let before = unfinished.map_or(0.0, |r| r.seconds);
+        let record = Record {
+            verb: request.verb.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: COMMIT.get().cloned(),
+            features: features().map(ToOwned::to_owned).collect(),
+            options: request.options.clone(),
+            inputs: request.inputs.hashes().clone(),
+            files: BTreeMap::new(),
+            fingerprint: None,
+            seed: request.seed,
+            threads: eraser_ops::threads::count(),
+            started: now(),
+            ended: None,
+            seconds: before,
+        };
+        self.artefacts.insert(request.artefact.to_owned(), record);
+        self.write()?;
+        let start = std::time::Instant::now();
+        let result = work();
+        let seconds = before + start.elapsed().as_secs_f64();
+        let written = match &result {
+            Ok(value) => Some(outputs(value).and_then(|o| self.hashed(o))?),
+            Err(_) => None,
+        };
+        if let Some(record) = self.artefacts.get_mut(request.artefact) {
+            record.seconds = seconds;
+            if let Some((files, fingerprint)) = written {
+                (record.files, record.fingerprint, record.ended) = (files, fingerprint, Some(now()));
+            }
+        }
+        self.write()?;
+        result
+    }
+
+    fn hashed(&self, outputs: Outputs) -> Result<(BTreeMap<String, String>, Option<String>)> {
+        let mut files = BTreeMap::new();
+        for path in outputs.files {
+            let name = path.strip_prefix(&self.dir).unwrap_or(&path).to_string_lossy().replace('\\', "/");
+            files.insert(name, hash_file(&path)?);
+        }
+        Ok((files, outputs.fingerprint))
+    }
+
+    /// Removes the records of artefacts that are gone.
+    pub(crate) fn forget(&mut self, gone: impl Fn(&str) -> bool) -> Result<()> {
+        let before = self.artefacts.len();
+        self.artefacts.retain(|name, _| !gone(name));
+        if self.artefacts.len() < before { self.write() } else { Ok(()) }
+    }
+
+    /// Seconds spent on an artefact so far; None when it was never begun.
+    pub(crate) fn seconds(&self, artefact: &str) -> Option<f64> {
+        self.artefacts.get(artefact).map(|record| record.seconds)
+    }
+
+    fn write(&self) -> Result<()> {
+        let written = Written { schema: SCHEMA, artefacts: &self.artefacts };
+        let text = serde_json::to_string_pretty(&written).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
+        write_atomic(&self.dir.join(FILE), format!("{text}\n").as_bytes())
+    }
+}
+
+/// The features of this build that decide where and with what it computes.
+fn features() -> impl Iterator<Item = &'static str> {
+    let all = [
+        ("hub", cfg!(feature = "hub")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
+        ("accelerate", cfg!(feature = "accelerate")),
+        ("mkl", cfg!(feature = "mkl")),
+    ];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name)
+}
+
+/// The time in UTC, to the second.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(text: &str) -> Inputs {
+        let mut inputs = Inputs::default();
+        inputs.text("a", text);
+        inputs
+    }
+
+    fn train(manifest: &mut Manifest, text: &str, result: Result<()>, outputs: &[PathBuf]) {
+        let inputs = inputs(text);
+        let options = serde_json::json!({"x": 1});
+        let request = Request { artefact: "adapter", verb: "train", options, inputs: &inputs, seed: Some(1) };
+        let files = outputs.to_vec();
+        let _ = manifest.record(&request, || result, |()| Ok(Outputs { files, fingerprint: Some("f".into()) }));
+    }
+
+    #[test]
+    fn made_means_these_inputs_and_these_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("output");
+        let outputs = std::slice::from_ref(&output);
+        let state = |text: &str| Manifest::read(dir.path()).state("adapter", &inputs(text), outputs);
+        assert_eq!(state("a").unwrap(), State::New);
+        let mut manifest = Manifest::read(dir.path());
+        train(&mut manifest, "a", Err(Error::failed("no")), &[]);
+        assert_eq!((state("a").unwrap(), state("b").unwrap()), (State::Begun, State::New));
+
+        std::fs::write(&output, "x").unwrap();
+        train(&mut manifest, "a", Ok(()), outputs);
+        let record = Manifest::read(dir.path()).get("adapter").cloned().unwrap();
+        assert_eq!((record.verb.as_str(), record.options["x"].as_u64()), ("train", Some(1)));
+        assert_eq!((record.files.len(), record.fingerprint.as_deref()), (1, Some("f")));
+        assert!(record.ended.is_some() && record.seconds >= 0.0);
+        assert_eq!((state("a").unwrap(), state("b").unwrap()), (State::Done, State::New));
+        assert_eq!(manifest.changed("adapter", &inputs("b")), ["a"]);
+
+        std::fs::write(&output, "y").unwrap();
+        assert!(state("a").unwrap_err().to_string().contains("changed since"));
+        std::fs::remove_file(&output).unwrap();
+        assert_eq!(state("a").unwrap(), State::New);
+        manifest.forget(|name| name == "adapter").unwrap();
+        assert!(Manifest::read(dir.path()).get("adapter").is_none());
+    }
+
+    #[test]
+    fn a_damaged_file_only_costs_work() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["{\"schema\":", "{\"schema\":9,\"artefacts\":{}}", "[]"] {
+            std::fs::write(dir.path().join(FILE), text).unwrap();
+            assert_eq!(Manifest::read(dir.path()).artefacts().count(), 0);
+        }
+    }
+}

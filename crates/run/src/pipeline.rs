@@ -1,0 +1,257 @@
+//! A whole run: prepare -> train -> evaluate -> report in one directory. In: a plan; out: every file of the run. Invariant: every
+//! stage reads files and leaves files; what a stage needs to know of its past is in manifest.json.
+
+use crate::builtin::Assets;
+use crate::directory::{DURABILITY, Earlier, claim, remove};
+use crate::failure::Outcome;
+use crate::inputs::Inputs;
+use crate::manifest::{Manifest, Outputs, Request, State};
+use crate::plan::{Jailbreaks, RunPlan, Variant};
+use crate::stage::prepare::{Material, Preparing};
+use crate::stage::train::Training;
+use crate::stage::{evaluate, prepare, report, subjects, summary, train};
+use crate::study::{self, Question};
+use crate::watch::Watch;
+use eraser_data::files::write_atomic;
+use eraser_data::{Record, read_set, write_set};
+use eraser_eval::{EvalOptions, Subject};
+use eraser_model::error::PathContext as _;
+use eraser_model::{Adapter, Model, Result};
+use eraser_report::Written;
+use eraser_train::{Rows, Sets, TrainSummary};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Does all stages, one after the other, and with a study what it reads off them. A stage that was done with the same inputs is
+/// not done again. Gives where the report is.
+///
+/// # Errors
+/// Everything that is wrong with options and files; a directory that another process holds or that is not a run's;
+/// whatever ends a stage.
+pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch: &mut dyn Watch) -> Outcome<Written> {
+    let start = Instant::now();
+    let dir = plan.dir.as_path();
+    let _lock = claim(dir, earlier)?;
+    write_atomic(&dir.join("plan.toml"), plan.to_toml()?.as_bytes())?;
+
+    let assets = Assets::InRun(dir.to_owned());
+    let data = dir.join("data");
+    std::fs::create_dir_all(&data).at(&data)?;
+    for (rows, source) in &plan.data.sets {
+        write_set(&data.join(format!("{}.jsonl", rows.name())), &source.records(&assets)?)?;
+    }
+    let jailbreaks = jailbreaks(plan, study.is_some(), &assets)?;
+    // Before any training: what the evaluation cannot do is found out now.
+    let options = plan.eval.options(dir, &assets)?;
+    let problems = options.check();
+    if !problems.is_empty() {
+        return Err(problems.into());
+    }
+
+    let material = plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &assets)).transpose()?;
+    let model = plan.model.load(&assets, watch)?;
+    let mut run = Run { plan, dir, assets, model, manifest: Manifest::read(dir), verb: verb(study) };
+    let mut worked = false;
+    if let Some(material) = &material {
+        worked |= run.prepare(material, watch)?;
+    }
+    if plan.reads(Rows::Wrapped) {
+        let wrapped = jailbreaks.wrap(&read_set(&run.set(Rows::Align))?);
+        write_set(&run.set(Rows::Wrapped), &wrapped)?;
+    }
+    for variant in &plan.variants {
+        worked |= run.train(variant, watch)?;
+    }
+    subjects::write(dir, &run.adapters(), &run.manifest)?;
+    worked |= run.evaluate(&options, watch)?;
+    if worked || !dir.join(summary::FILE).exists() {
+        run.write_timing(start)?;
+    }
+    match study {
+        Some(question) => study::write(question, dir, plan, jailbreaks.held_out)?,
+        None => remove(dir, &[study::FILE])?,
+    }
+    Ok(report::report(dir)?)
+}
+
+/// How the manifest calls the verb.
+fn verb(study: Option<Question<'_>>) -> &'static str {
+    match study {
+        None => "run",
+        Some(Question::Compare) => "compare",
+        Some(Question::Sweep { .. }) => "sweep",
+    }
+}
+
+/// The templates, where a method learns from some or a study tells them apart.
+fn jailbreaks(plan: &RunPlan, study: bool, assets: &Assets) -> Outcome<Jailbreaks> {
+    let evaluation = &plan.eval.options.templates;
+    if !plan.reads(Rows::Wrapped) && !study {
+        return Ok(Jailbreaks::default());
+    }
+    let seed = plan.variants.first().map_or(0, |v| v.train.seed);
+    Jailbreaks::read(&plan.data.jailbreaks, evaluation, seed, assets)
+}
+
+/// A run under way.
+struct Run<'a> {
+    plan: &'a RunPlan,
+    dir: &'a Path,
+    assets: Assets,
+    model: Model,
+    manifest: Manifest,
+    verb: &'static str,
+}
+
+impl Run<'_> {
+    /// Makes the sets unless that was done; true when it was not.
+    fn prepare(&mut self, material: &Material<'_>, watch: &mut dyn Watch) -> Outcome<bool> {
+        let mut inputs = Inputs::of_model(&self.model, self.plan.model.base_dtype)?;
+        material.add_to(&mut inputs)?;
+        if self.manifest.state(prepare::ARTEFACT, &inputs, &prepare::outputs(self.dir))? == State::Done {
+            watch.note("prepare: done before");
+            return Ok(false);
+        }
+        self.tell_changes(prepare::ARTEFACT, &inputs, watch);
+        let start = Instant::now();
+        let with = Preparing { model: &self.model, plan: &self.plan.model, assets: &self.assets, dir: self.dir };
+        material.prepare(&with, self.verb, inputs, &mut self.manifest, watch)?;
+        watch.note(&format!("prepare: three sets in {:.1} s", start.elapsed().as_secs_f64()));
+        Ok(true)
+    }
+
+    /// Trains a variant unless that was done; true when it was not.
+    fn train(&mut self, variant: &Variant, watch: &mut dyn Watch) -> Outcome<bool> {
+        let dir = self.dir.join(&variant.dir);
+        let read = |rows: Rows| -> Result<Vec<Record>> {
+            if variant.reads(rows) { read_set(&self.set(rows)) } else { Ok(Vec::new()) }
+        };
+        let sets = Sets {
+            harm: read(Rows::Harm)?,
+            help: read(Rows::Help)?,
+            align: read(Rows::Align)?,
+            retain: if variant.retain { Some(read(Rows::Retain)?) } else { None },
+            wrapped: read(Rows::Wrapped)?,
+        };
+        let artefact = artefact(variant);
+        let inputs = train::inputs(self.dir, &self.model, &self.plan.model, &variant.train, &sets)?;
+        let state = self.manifest.state(&artefact, &inputs, &[dir.join("adapter/adapter_model.safetensors")])?;
+        if state == State::Done {
+            watch.note(&format!("train {}: done before", variant.name));
+            return Ok(false);
+        }
+        if state == State::New {
+            self.tell_changes(&artefact, &inputs, watch);
+            remove(&dir, &["adapter", "train"])?;
+            // Durability was measured on the adapter that goes.
+            remove(self.dir, &DURABILITY)?;
+            self.manifest.forget(|name| name.starts_with("durability"))?;
+        }
+        let name = format!("train {}", variant.name);
+        let training = Training {
+            artefact: &artefact,
+            verb: self.verb,
+            name: &name,
+            variant: &variant.name,
+            model: &self.model,
+            plan: &self.plan.model,
+            sets: &sets,
+            options: &variant.train,
+            dir,
+            // All variants compute the same on the frozen model.
+            states: self.dir.join("reference/states.bin"),
+            inputs,
+        };
+        let summary = training.run(&mut self.manifest, state == State::Begun, watch)?;
+        watch.note(&format!("{name}: {}", describe(&summary)));
+        Ok(true)
+    }
+
+    /// Says why something that was made before is made again.
+    fn tell_changes(&self, artefact: &str, inputs: &Inputs, watch: &mut dyn Watch) {
+        let changed = self.manifest.changed(artefact, inputs);
+        if !changed.is_empty() {
+            watch.note(&format!("{artefact} is made again: changed are {}", changed.join(", ")));
+        }
+    }
+
+    /// The variants' names and the directories of their adapters.
+    fn adapters(&self) -> Vec<(String, PathBuf)> {
+        let adapter = |v: &Variant| (v.name.clone(), self.dir.join(&v.dir).join("adapter"));
+        self.plan.variants.iter().map(adapter).collect()
+    }
+
+    /// Evaluates the base and every variant unless that was done; true when it was not.
+    fn evaluate(&mut self, options: &EvalOptions, watch: &mut dyn Watch) -> Outcome<bool> {
+        let directories = self.adapters();
+        let inputs = evaluate::inputs(&self.model, &self.plan.model, options, &directories)?;
+        let file = self.dir.join(summary::FILE);
+        if self.manifest.state(summary::FILE, &inputs, std::slice::from_ref(&file))? == State::Done {
+            watch.note("eval: done before");
+            return Ok(false);
+        }
+        self.tell_changes(summary::FILE, &inputs, watch);
+        let start = Instant::now();
+        let mut adapters: Vec<(&str, Adapter)> = Vec::new();
+        for (name, dir) in &directories {
+            adapters.push((name, Adapter::load(dir, &self.model.config, self.model.decoder.device())?));
+        }
+        let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
+        let mut measured = vec![subject("base", None)];
+        measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
+        let request = Request {
+            artefact: summary::FILE,
+            verb: self.verb,
+            options: json!({"model": self.plan.model.to_json()?, "eval": self.plan.eval.to_json()?}),
+            inputs: &inputs,
+            seed: Some(options.seed),
+        };
+        self.manifest.record(
+            &request,
+            || -> Outcome {
+                let with = (&self.plan.model, &self.assets);
+                let found = evaluate::evaluate(&measured, options, with, self.dir, watch)?;
+                Ok(summary::write(self.dir, &found)?)
+            },
+            |()| Ok(Outputs::default()),
+        )?;
+        watch.note(&format!("eval: {} subjects in {:.1} s", measured.len(), start.elapsed().as_secs_f64()));
+        Ok(true)
+    }
+
+    /// The file of a set.
+    fn set(&self, rows: Rows) -> PathBuf {
+        self.dir.join("data").join(format!("{}.jsonl", rows.name()))
+    }
+
+    /// Completes summary.json by what the run took, the time of earlier invocations included.
+    fn write_timing(&self, start: Instant) -> Result<()> {
+        let mut found = summary::read(self.dir)?;
+        let train: f64 = self.plan.variants.iter().filter_map(|v| self.manifest.seconds(&artefact(v))).sum();
+        let eval = self.manifest.seconds(summary::FILE);
+        let stages = train + eval.unwrap_or_default() + self.manifest.seconds(prepare::ARTEFACT).unwrap_or_default();
+        let timing = &mut found.timing;
+        timing.train_s = Some(train);
+        timing.eval_s = eval;
+        timing.total_s = Some(start.elapsed().as_secs_f64().max(stages));
+        timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
+        summary::write(self.dir, &found)
+    }
+}
+
+/// The name of a variant's adapter in the manifest: its path in the run directory.
+fn artefact(variant: &Variant) -> String {
+    variant.dir.join("adapter").to_string_lossy().replace('\\', "/")
+}
+
+/// Steps, speed and memory in words.
+pub fn describe(summary: &TrainSummary) -> String {
+    let parts = [
+        Some(format!("{} steps", summary.steps)),
+        summary.tokens_per_s.map(|speed| format!("{speed:.0} tokens/s")),
+        summary.peak_rss_mb.map(|mb| format!("{mb} MB")),
+        summary.capped_share.map(|share| format!("gamma reached in {:.0} % of micro-batches", 100.0 * share)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}

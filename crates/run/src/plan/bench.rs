@@ -1,0 +1,114 @@
+//! `eraser bench`, resolved. In: tasks and files; out: options whose files were read once and found sound. Invariant: every
+//! named file belongs to a task that is measured.
+
+use super::basics::wrong;
+use super::eval::SubjectPlan;
+use super::model::ModelPlan;
+use super::values::NamedPath;
+use crate::builtin::Assets;
+use crate::failure::{Outcome, Problems};
+use eraser_eval::BenchOptions;
+use eraser_eval::bench::{TaskRows, TextFile, hub_rows, tasks};
+use eraser_model::Result;
+use eraser_model::hub::fetch_rows;
+use std::path::PathBuf;
+
+/// What to measure, as flags give it.
+#[derive(Clone, Debug, Default)]
+pub struct BenchRequest {
+    /// Tasks, with or without the file of their items.
+    pub tasks: Vec<NamedPath>,
+    /// Files of texts.
+    pub texts: Vec<NamedPath>,
+    /// Files that the examples of a task come from.
+    pub examples: Vec<NamedPath>,
+    /// Files with the text before everything else of a task.
+    pub preambles: Vec<NamedPath>,
+    /// The other settings.
+    pub options: BenchOptions,
+}
+
+/// `eraser bench`, resolved.
+#[derive(Clone, Debug)]
+pub struct BenchPlan {
+    /// The model of all subjects.
+    pub model: ModelPlan,
+    /// Who is measured.
+    pub subjects: Vec<SubjectPlan>,
+    /// What is measured.
+    pub options: BenchOptions,
+    /// The run directory.
+    pub dir: PathBuf,
+    /// Removes the scores that the directory holds.
+    pub force: bool,
+}
+
+impl BenchPlan {
+    /// Checks everything but weights. `problems` are those found so far.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn resolve(
+        model: ModelPlan,
+        subjects: Vec<SubjectPlan>,
+        request: BenchRequest,
+        (dir, force): (PathBuf, bool),
+        mut problems: Problems,
+    ) -> Outcome<Self> {
+        let options = options(request, &mut problems);
+        for error in options.check() {
+            problems.push(error);
+        }
+        problems.finish(Some(Self { model, subjects, options, dir, force }))
+    }
+}
+
+/// The rows of a task, from the hub or its cache; with examples, those of the split that is meant for them.
+fn from_hub(task: &str, shots: usize) -> Result<TaskRows> {
+    let rows = hub_rows(task)?;
+    let fetch = |split: &str| fetch_rows(rows.dataset, &rows.file(split));
+    let examples = rows.examples.filter(|_| shots > 0).map(fetch).transpose()?;
+    Ok(TaskRows { task: task.to_owned(), path: fetch(rows.split)?, examples, preamble: None })
+}
+
+fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
+    let BenchRequest { tasks: asked, texts, examples, preambles, mut options } = request;
+    let assets = Assets::InCache;
+    let located = |flag: &str, path: &PathBuf, problems: &mut Problems| {
+        problems.ok(assets.locate(path).map_err(|e| e.context(flag))).unwrap_or_else(|| path.clone())
+    };
+    for NamedPath { name, path } in &asked {
+        if let Some(task) = name.clone() {
+            options.tasks.push(TaskRows { task, path: located("--tasks", path, problems), ..TaskRows::default() });
+        } else if let Some(task) = tasks().find(|task| path.as_os_str() == *task) {
+            options.tasks.extend(problems.ok(from_hub(task, options.shots).map_err(|e| e.context("--tasks"))));
+        } else {
+            let error = wrong("--tasks", format!("{}: of which task are these items?", path.display()));
+            problems.push(
+                error
+                    .hint("write it as TASK=FILE, for example arc_easy=test.jsonl")
+                    .hint("the name of a task alone takes its items from the Hugging Face hub"),
+            );
+        }
+    }
+    for (flag, files) in [("--examples", &examples), ("--preamble", &preambles)] {
+        for NamedPath { name, path } in files {
+            let path = located(flag, path, problems);
+            let rows = options.tasks.iter_mut().find(|rows| Some(&rows.task) == name.as_ref());
+            match rows {
+                Some(rows) if flag == "--examples" => rows.examples = Some(path),
+                Some(rows) => rows.preamble = Some(path),
+                None => {
+                    let error = wrong(flag, format!("{} is for no task that is measured", path.display()));
+                    problems.push(error.hint("write it as TASK=FILE, with a TASK that --tasks names"));
+                }
+            }
+        }
+    }
+    for NamedPath { name, path } in &texts {
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let name = name.clone().or(stem).unwrap_or_default();
+        options.texts.push(TextFile { name, path: located("--text", path, problems) });
+    }
+    options
+}

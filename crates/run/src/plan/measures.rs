@@ -1,0 +1,230 @@
+//! What to measure, resolved. In: the table `[eval]` of a run file, or flags; out: `EvalOptions` whose files exist.
+//! Invariant: a file of which only some rows are meant is written into the run directory, so that the evaluation reads
+//! whole files only.
+
+use super::basics::{check_name, wrong};
+use super::model::ModelPlan;
+use super::section::Section;
+use super::source::{ROW_KEYS, Source, check_path, question_row};
+use super::table::{self, path_value, source_table};
+use super::values::NamedPath;
+use crate::builtin::Assets;
+use crate::failure::Problems;
+use eraser_data::files::write_jsonl;
+use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
+use eraser_model::error::PathContext as _;
+use eraser_model::{Error, Result};
+use std::path::Path;
+
+/// The keys of `[eval]` that are lists of files.
+const FILE_KEYS: [&str; 4] = ["questions", "tasks", "over_refusal", "contrast"];
+
+/// A file of questions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuestionFile {
+    /// The name of its set or task.
+    pub name: String,
+    /// The file and which of its rows are asked.
+    pub source: Source,
+}
+
+impl QuestionFile {
+    /// From a flag: a file with the name before `=`, or else `default`, or else the file's own.
+    pub fn named(file: &NamedPath, default: Option<&str>, column: Option<&str>) -> Self {
+        let stem = file.path.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let name = file.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
+        let input = column.map(ToOwned::to_owned);
+        Self { name, source: Source { input, ..Source::file(&file.path) } }
+    }
+}
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measures {
+    /// Everything but the files of questions, which are the other fields.
+    pub options: EvalOptions,
+    /// Questions to attack with.
+    pub questions: Vec<QuestionFile>,
+    /// Questions with expected answers.
+    pub tasks: Vec<QuestionFile>,
+    /// Benign questions that must not be refused.
+    pub over_refusal: Option<QuestionFile>,
+    /// Questions that look like those and must be refused.
+    pub contrast: Option<QuestionFile>,
+}
+
+impl Measures {
+    /// From the table `[eval]`.
+    pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Self {
+        let options = section.settings(&EvalOptions::default(), &FILE_KEYS, |_, _| None, problems);
+        let mut measures =
+            Self { options, questions: Vec::new(), tasks: Vec::new(), over_refusal: None, contrast: None };
+        let templates = std::mem::take(&mut measures.options.templates);
+        for path in templates {
+            if let Some(path) = problems.ok(section.resolve("templates", &path.display().to_string())) {
+                if let Err(e) = check_path(&path) {
+                    problems.push(e.context(section.place("templates")));
+                }
+                measures.options.templates.push(path);
+            }
+        }
+        let asked = |table: &Section<'_>, key: &str, problems: &mut Problems| {
+            let known: Vec<&str> = [key].into_iter().chain(ROW_KEYS).collect();
+            table.know(&known, problems);
+            if table.get(key).is_none() {
+                problems.push(table.missing(key));
+            }
+            let source = Source::rows(table, problems);
+            let name: String = table.value(key, problems)?;
+            check_name(&name).map_err(|e| problems.push(table.wrong(key, e))).ok()?;
+            Some(QuestionFile { name, source: source? })
+        };
+        for table in section.sections("questions", problems) {
+            measures.questions.extend(asked(&table, "set", problems));
+        }
+        for table in section.sections("tasks", problems) {
+            measures.tasks.extend(asked(&table, "task", problems));
+        }
+        if section.get("over_refusal").is_some() {
+            measures.over_refusal = asked(&section.section("over_refusal", problems), "set", problems);
+        }
+        if section.get("contrast").is_some() {
+            measures.contrast = asked(&section.section("contrast", problems), "set", problems);
+        }
+        if measures.options.judge.model.is_some() {
+            measures.options.judge.model = ModelPlan::spec(&section.section("judge", problems), "model", problems);
+        }
+        let given = |key: &str| section.get(key).is_some();
+        measures.check(&|field| format!("{}: `{field}`", section.place(field)), &given, problems);
+        measures
+    }
+
+    /// Notes what is wrong with measures that flags gave. `at` names the option of a key, for errors.
+    #[must_use]
+    pub fn checked(self, at: &dyn Fn(&str) -> String, problems: &mut Problems) -> Self {
+        for path in &self.options.templates {
+            if let Err(e) = check_path(path) {
+                problems.push(e.context(at("templates")));
+            }
+        }
+        let named = |key: &'static str, files: &[QuestionFile]| -> Vec<(&'static str, QuestionFile)> {
+            files.iter().map(|file| (key, file.clone())).collect()
+        };
+        let all = [
+            named("questions", &self.questions),
+            named("tasks", &self.tasks),
+            named("over_refusal", self.over_refusal.as_slice()),
+            named("contrast", self.contrast.as_slice()),
+        ];
+        for (key, file) in all.into_iter().flatten() {
+            if let Err(e) = check_name(&file.name) {
+                problems.push(wrong(&at(key), e).hint("give it a name as NAME=FILE"));
+            }
+            if let Err(e) = check_path(&file.source.path) {
+                problems.push(e.context(at(key)));
+            }
+        }
+        self.check(at, &|_| false, problems);
+        self
+    }
+
+    /// Every file of questions.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &QuestionFile> {
+        self.questions.iter().chain(&self.tasks).chain(&self.over_refusal).chain(&self.contrast)
+    }
+
+    /// `given` fields that are empty nevertheless could not be read, which was said already.
+    fn check(&self, at: &dyn Fn(&str) -> String, given: &dyn Fn(&str) -> bool, problems: &mut Problems) {
+        let o = &self.options;
+        let empty = self.questions.is_empty()
+            && self.tasks.is_empty()
+            && self.over_refusal.is_none()
+            && self.contrast.is_none();
+        if empty && !FILE_KEYS.iter().any(|key| given(key)) {
+            problems.push(
+                wrong(&at("questions"), "nothing to measure")
+                    .hint("give questions to attack with, tasks, or questions that must not be refused"),
+            );
+        }
+        let wanting = o.attacks.iter().find(|a| ["template", "autodan"].contains(&a.as_str()));
+        if let Some(attack) = wanting.filter(|_| o.templates.is_empty() && !given("templates")) {
+            problems.push(wrong(&at("templates"), format!("the attack `{attack}` needs template files")));
+        }
+        if o.max_new_tokens == 0 {
+            problems.push(wrong(&at("max_new_tokens"), "must be at least 1"));
+        }
+        if o.batch == 0 {
+            problems.push(wrong(&at("batch"), "must be at least 1"));
+        }
+        if o.limit == Some(0) {
+            problems.push(wrong(&at("limit"), "must be at least 1"));
+        }
+        if !(o.temperature.is_finite() && o.temperature >= 0.0) {
+            problems.push(wrong(&at("temperature"), "must be 0 (greedy) or a positive number"));
+        }
+    }
+
+    /// As the table `[eval]` of a run file.
+    pub(super) fn to_toml(&self) -> Result<toml::Table> {
+        let mut table = table::table(&self.options)?;
+        let templates = self.options.templates.iter().map(|p| path_value(p)).collect::<Result<Vec<_>>>()?;
+        table.insert("templates".into(), templates.into());
+        let asked = |file: &QuestionFile, key: &str| {
+            let mut table = source_table(&file.source, "column")?;
+            table.insert(key.into(), file.name.clone().into());
+            Ok::<_, Error>(toml::Value::Table(table))
+        };
+        let list = |all: &[QuestionFile], key: &str| all.iter().map(|f| asked(f, key)).collect::<Result<Vec<_>>>();
+        table.insert("questions".into(), list(&self.questions, "set")?.into());
+        table.insert("tasks".into(), list(&self.tasks, "task")?.into());
+        if let Some(over_refusal) = &self.over_refusal {
+            table.insert("over_refusal".into(), asked(over_refusal, "set")?);
+        }
+        if let Some(contrast) = &self.contrast {
+            table.insert("contrast".into(), asked(contrast, "set")?);
+        }
+        Ok(table)
+    }
+
+    /// As the manifest records it.
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value> {
+        table::json(&self.to_toml()?)
+    }
+
+    /// The options as the evaluation takes them; selected rows are written to `dir/data`.
+    pub(crate) fn options(&self, dir: &Path, assets: &Assets) -> Result<EvalOptions> {
+        let mut options = self.options.clone();
+        for path in &mut options.templates {
+            *path = assets.locate(path)?;
+        }
+        let set = |asked: &QuestionFile, kind: &str| {
+            let source = &asked.source;
+            if source.whole() {
+                return Ok((assets.locate(&source.path)?, source.input.clone()));
+            }
+            let questions = source.questions(assets)?;
+            let data = dir.join("data");
+            std::fs::create_dir_all(&data).at(&data)?;
+            let path = data.join(format!("{kind}-{}.jsonl", asked.name));
+            write_jsonl(&path, questions.iter().map(question_row))?;
+            Ok::<_, Error>((path, None))
+        };
+        for asked in &self.questions {
+            let (path, column) = set(asked, "questions")?;
+            options.questions.push(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        for asked in &self.tasks {
+            let (path, _) = set(asked, "task")?;
+            options.tasks.push(TaskFile { task: asked.name.clone(), path });
+        }
+        if let Some(asked) = &self.over_refusal {
+            let (path, column) = set(asked, "over-refusal")?;
+            options.over_refusal = Some(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        if let Some(asked) = &self.contrast {
+            let (path, column) = set(asked, "contrast")?;
+            options.contrast = Some(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        Ok(options)
+    }
+}

@@ -1,0 +1,32 @@
+//! What is to be done, resolved. In: raw options and run files; out: plans that hold no question any more. Invariant:
+//! a plan is made only if every option and file it names was checked, and all that is wrong is reported at once.
+
+mod basics;
+mod bench;
+mod check;
+mod document;
+mod eval;
+mod jailbreak;
+mod measures;
+mod model;
+mod prepare;
+mod recorded;
+mod run;
+mod section;
+mod source;
+pub mod study;
+mod table;
+mod train;
+pub mod values;
+
+pub use basics::{check_name, flag, wrong};
+pub use bench::{BenchPlan, BenchRequest};
+pub use eval::{EvalPlan, SubjectPlan, subjects};
+pub(crate) use jailbreak::Jailbreaks;
+pub use measures::{Measures, QuestionFile};
+pub use model::ModelPlan;
+pub use prepare::{Preparation, PreparePlan};
+pub(crate) use run::train_json;
+pub use run::{Overrides, RunPlan, SetSources, Variant};
+pub use source::{Source, check_path};
+pub use train::{SetFiles, TrainPlan, TrainRequest};

@@ -1,0 +1,165 @@
+//! Which model, where and how: checked, then loaded. Invariant: what can be seen without reading weights (device names,
+//! types, missing paths) is an error before any work is done.
+
+use super::basics::exists;
+use super::section::Section;
+use super::table::{self, absolute, path_value};
+use super::values;
+use crate::builtin::{self, Assets};
+use crate::failure::Problems;
+use crate::watch::Watch;
+use eraser_model::{BaseDtype, DeviceName, Error, LoadOptions, Model, Result, hub};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// A model and how it is to be held.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelPlan {
+    /// Directory, .gguf file, hub name or `builtin`.
+    #[serde(rename = "path")]
+    pub spec: String,
+    /// Where to compute.
+    pub device: DeviceName,
+    /// How the weights are held.
+    pub base_dtype: BaseDtype,
+    /// In place of the model's own template.
+    pub chat_template: Option<PathBuf>,
+}
+
+impl ModelPlan {
+    /// From texts, as flags give them. `at` names the option of a key, for errors.
+    pub fn parse(
+        spec: &str,
+        [device, base_dtype]: [&str; 2],
+        chat_template: Option<&Path>,
+        at: &dyn Fn(&str) -> String,
+        problems: &mut Problems,
+    ) -> Self {
+        let plan = Self {
+            spec: spec.to_owned(),
+            device: parsed(device, &at("device"), problems),
+            base_dtype: parsed(base_dtype, &at("base_dtype"), problems),
+            chat_template: chat_template.map(Path::to_owned),
+        };
+        plan.check(at, problems);
+        plan
+    }
+
+    /// From the table `[model]` of a run file; `device` overrides.
+    pub(crate) fn from_section(section: &Section<'_>, device: Option<&str>, problems: &mut Problems) -> Self {
+        section.know(&["path", "device", "base_dtype", "chat_template"], problems);
+        if section.get("path").is_none() {
+            problems.push(section.missing("path").hint("for example path = \"builtin\", or a model directory"));
+        }
+        let text = |key: &str, problems: &mut Problems| section.value::<String>(key, problems);
+        let base_dtype = text("base_dtype", problems).unwrap_or_else(|| BaseDtype::default().to_string());
+        let (device, device_place) = match device {
+            Some(device) => (device.to_owned(), "--device".to_owned()),
+            None => {
+                let device = text("device", problems).unwrap_or_else(|| DeviceName::default().to_string());
+                (device, section.place("device"))
+            }
+        };
+        let plan = Self {
+            // What is wrong was noted; the rest is checked all the same.
+            spec: Self::spec(section, "path", problems).unwrap_or_else(|| builtin::NAME.to_owned()),
+            device: parsed(&device, &device_place, problems),
+            base_dtype: parsed(&base_dtype, &section.place("base_dtype"), problems),
+            chat_template: section.path("chat_template", problems),
+        };
+        plan.check(&|key| section.place(if key == "model" { "path" } else { key }), problems);
+        plan
+    }
+
+    /// The model named by a key of a run file: a path relative to that file, a hub name or `builtin`.
+    pub(crate) fn spec(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<String> {
+        let spec: String = section.value(key, problems)?;
+        if spec == builtin::NAME || is_hub_name(section, &spec) {
+            return Some(spec);
+        }
+        problems.ok(section.resolve(key, &spec)).map(|path| path.display().to_string())
+    }
+
+    /// Another model, loaded where and as this one is.
+    pub(crate) fn beside(&self, spec: &str) -> Self {
+        Self { spec: spec.to_owned(), chat_template: None, ..self.clone() }
+    }
+
+    /// An error unless the model is one by its name, or is there.
+    pub(crate) fn check_spec(spec: &str) -> Result<()> {
+        if spec == builtin::NAME || hub_shaped(spec) {
+            return Ok(());
+        }
+        let hint = "a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`";
+        exists(Path::new(spec)).map_err(|e| Error::request(e).hint(hint))
+    }
+
+    fn check(&self, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
+        if let Some(Err(e)) = self.chat_template.as_deref().map(exists) {
+            problems.push(e.context(at("chat_template")));
+        }
+        if let Err(e) = Self::check_spec(&self.spec) {
+            problems.push(e.context(at("model")));
+        }
+    }
+
+    /// As the table `[model]` of a run file.
+    pub(super) fn to_toml(&self) -> Result<toml::Table> {
+        let mut table = table::table(self)?;
+        if Path::new(&self.spec).exists() {
+            table.insert("path".into(), path_value(Path::new(&self.spec))?);
+        }
+        absolute(&mut table, "chat_template", self.chat_template.as_deref())?;
+        Ok(table)
+    }
+
+    /// As the manifest records it.
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value> {
+        table::json(&self.to_toml()?)
+    }
+
+    /// Loads it. `assets` is where the built-in model's files are, or are put.
+    ///
+    /// # Errors
+    /// A device that is not there; files that are missing, damaged or of a model that is not supported.
+    pub fn load(&self, assets: &Assets, watch: &mut dyn Watch) -> Result<Model> {
+        watch.loading(Some(&self.spec));
+        let model = self.read(assets);
+        watch.loading(None);
+        model
+    }
+
+    fn read(&self, assets: &Assets) -> Result<Model> {
+        let options = LoadOptions {
+            device: self.device.open()?,
+            base_dtype: self.base_dtype,
+            chat_template: self.chat_template.clone(),
+        };
+        if self.spec != builtin::NAME {
+            return eraser_model::load(&self.spec, &options);
+        }
+        let dir = builtin::model_dir(&assets.dir()?);
+        let mut model = eraser_model::load(&dir.display().to_string(), &options)?;
+        // Not the path it was unpacked to: an adapter says the same wherever it was made.
+        builtin::NAME.clone_into(&mut model.name);
+        Ok(model)
+    }
+}
+
+/// The value of a text; its default where the text is wrong, which is noted.
+fn parsed<T: FromStr<Err = Error> + Default>(text: &str, at: &str, problems: &mut Problems) -> T {
+    problems.ok(text.parse().map_err(|e: Error| e.context(at))).unwrap_or_default()
+}
+
+/// `org/name`, and no such path.
+fn hub_shaped(spec: &str) -> bool {
+    hub::is_name(spec) && !Path::new(spec).exists()
+}
+
+/// As [`hub_shaped`], of a path of a run file, which is relative to that file.
+fn is_hub_name(section: &Section<'_>, spec: &str) -> bool {
+    values::expand(spec).is_ok_and(|e| e == spec)
+        && hub_shaped(spec)
+        && section.resolve("path", spec).is_ok_and(|path| !path.exists())
+}

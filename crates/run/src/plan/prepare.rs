@@ -1,0 +1,185 @@
+//! What to prepare, resolved. In: the table `[prepare]` of a run file, or flags; out: settings in range, and sources that
+//! exist. Invariant: an option that a source of answers needs is there.
+
+use super::basics::{check_name, wrong};
+use super::measures::QuestionFile;
+use super::model::ModelPlan;
+use super::section::Section;
+use super::source::{ROW_KEYS, Source, check_path};
+use super::table::{self, path_value, source_table};
+use crate::failure::Problems;
+use eraser_data::prepare::{Answers, PrepareOptions};
+use eraser_model::Result;
+use std::path::{Path, PathBuf};
+
+/// How the three sets are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preparation {
+    /// The harmful questions.
+    pub questions: Source,
+    /// The file of their answers, for answers from a file.
+    pub answers_file: Option<Source>,
+    /// The settings.
+    pub options: PrepareOptions,
+}
+
+impl Preparation {
+    /// From the table `[prepare]`.
+    pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Option<Self> {
+        let special = ["questions", "answers_file", "answers_model"];
+        let mut options = section.settings(&PrepareOptions::default(), &special, |_, _| None, problems);
+        options.answers_model = ModelPlan::spec(section, "answers_model", problems);
+        let questions = if section.get("questions").is_some() {
+            let table = section.section("questions", problems);
+            table.know(&ROW_KEYS, problems);
+            Source::rows(&table, problems)
+        } else {
+            problems.push(
+                section.missing("questions").hint("for example questions = { path = \"FILE\", column = \"goal\" }"),
+            );
+            None
+        };
+        let answers_file = Source::set(section, "answers_file", problems);
+        check(
+            &options,
+            section.get("answers_file").is_some(),
+            &|key| format!("{}: `{key}`", section.place(key)),
+            problems,
+        );
+        Some(Self { questions: questions?, answers_file, options })
+    }
+
+    /// From flags. `at` names the option of a key, for errors.
+    pub fn new(
+        questions: Source,
+        answers_file: Option<Source>,
+        options: PrepareOptions,
+        at: &dyn Fn(&str) -> String,
+        problems: &mut Problems,
+    ) -> Self {
+        for (key, source) in [("questions", Some(&questions)), ("answers_file", answers_file.as_ref())] {
+            if let Some(Err(e)) = source.map(|source| check_path(&source.path)) {
+                problems.push(e.context(at(key)));
+            }
+        }
+        check(&options, answers_file.is_some(), at, problems);
+        Self { questions, answers_file, options }
+    }
+
+    /// As the table `[prepare]` of a run file.
+    pub(super) fn to_toml(&self) -> Result<toml::Table> {
+        let mut table = table::table(&self.options)?;
+        if let Some(spec) = self.options.answers_model.as_deref().filter(|spec| Path::new(spec).exists()) {
+            table.insert("answers_model".into(), path_value(Path::new(spec))?);
+        }
+        table.insert("questions".into(), source_table(&self.questions, "column")?.into());
+        if let Some(source) = &self.answers_file {
+            table.insert("answers_file".into(), source_table(source, "input")?.into());
+        }
+        Ok(table)
+    }
+
+    /// As the manifest records it.
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value> {
+        table::json(&self.to_toml()?)
+    }
+}
+
+/// Notes what is wrong with the settings; `at` names a key.
+fn check(o: &PrepareOptions, has_file: bool, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
+    let mut need = |key: &str, good: bool, what: &str| {
+        if !good {
+            problems.push(wrong(&at(key), what));
+        }
+    };
+    for (key, n) in [
+        ("max_entities", o.max_entities),
+        ("max_new_tokens", o.max_new_tokens),
+        ("harm_max_new_tokens", o.harm_max_new_tokens),
+        ("batch", o.batch),
+        ("endpoint_attempts", o.endpoint_attempts),
+    ] {
+        need(key, n > 0, "must be at least 1");
+    }
+    need("endpoint_concurrency", (1..=256).contains(&o.endpoint_concurrency), "must be from 1 to 256");
+    need("forms", o.forms.is_none_or(|n| (1..=10).contains(&n)), "must be from 1 to 10");
+    need("temperature", o.temperature.is_finite() && o.temperature >= 0.0, "must be 0 (greedy) or a positive number");
+    need("top_p", o.top_p > 0.0 && o.top_p <= 1.0, "must be above 0 and at most 1");
+    let positive = |x: f64| x.is_finite() && x > 0.0;
+    need("repetition_penalty", positive(o.repetition_penalty), "must be a positive number");
+    need("endpoint_timeout", positive(o.endpoint_timeout) && o.endpoint_timeout <= 86_400.0, "must be from 0 to 86400");
+    need("endpoint_backoff", (0.0..=3600.0).contains(&o.endpoint_backoff), "must be from 0 to 3600");
+    need("answers_file", has_file || o.answers != Answers::File, "must name the file that holds the harmful answers");
+    if o.needs_endpoint() {
+        need("endpoint", o.endpoint.is_some(), "must give the base URL that is to be asked");
+        need("endpoint_model", o.endpoint_model.is_some(), "must name the model that is to be asked for");
+    }
+    if let Some(Err(e)) = o.answers_model.as_deref().map(ModelPlan::check_spec) {
+        problems.push(e.context(at("answers_model")));
+    }
+}
+
+/// `eraser prepare`, resolved.
+#[derive(Clone, Debug)]
+pub struct PreparePlan {
+    /// The model that is to be hardened.
+    pub model: ModelPlan,
+    /// What is made.
+    pub preparation: Preparation,
+    /// Questions of the evaluation, which must not be trained on.
+    pub evaluation: Vec<QuestionFile>,
+    /// The run directory.
+    pub dir: PathBuf,
+    /// Removes what an earlier preparation left.
+    pub force: bool,
+}
+
+impl PreparePlan {
+    /// Notes what is wrong with the files of the evaluation and the directory.
+    pub fn check(&self, problems: &mut Problems) {
+        for QuestionFile { name, source } in &self.evaluation {
+            if let Err(e) = check_name(name) {
+                problems.push(wrong("--eval-questions", e));
+            }
+            if let Err(e) = check_path(&source.path) {
+                problems.push(e.context("--eval-questions"));
+            }
+        }
+        if self.dir.exists() && !self.dir.is_dir() {
+            problems.push(wrong("--out", format!("{} is not a directory", self.dir.display())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_wrong_is_named() {
+        let options = PrepareOptions {
+            answers: Answers::Endpoint,
+            answers_model: Some("./none".into()),
+            forms: Some(11),
+            top_p: f64::NAN,
+            batch: 0,
+            endpoint_backoff: -1.0,
+            ..PrepareOptions::default()
+        };
+        let mut problems = Problems::default();
+        check(&options, false, &ToOwned::to_owned, &mut problems);
+        let messages = problems.messages();
+        let starts = ["batch", "forms", "top_p", "endpoint_backoff", "endpoint:", "endpoint_model", "answers_model"];
+        for (start, message) in starts.iter().zip(&messages) {
+            assert!(message.starts_with(start), "{messages:?}");
+        }
+        assert_eq!(messages.len(), starts.len(), "{messages:?}");
+    }
+
+    #[test]
+    fn the_defaults_need_a_file_only() {
+        let mut problems = Problems::default();
+        check(&PrepareOptions::default(), false, &ToOwned::to_owned, &mut problems);
+        assert_eq!(problems.messages(), ["answers_file: must name the file that holds the harmful answers"]);
+    }
+}

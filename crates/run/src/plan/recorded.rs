@@ -1,0 +1,72 @@
+//! The plan of a run that is there. In: manifest.json of a directory, whichever verbs filled it; out: the plan that they
+//! carried out. Invariant: it says what the records of the artefacts say, nothing of what a run file says now.
+
+use super::run::{Overrides, RunPlan};
+use crate::failure::Outcome;
+use crate::manifest::{FILE, Manifest, Record};
+use eraser_model::{Error, Result};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+impl RunPlan {
+    /// The plan of the run in `dir`: the adapters that were trained in it, and the last evaluation.
+    ///
+    /// # Errors
+    /// A directory without a trained adapter or an evaluation on record.
+    pub fn of_directory(dir: &Path) -> Outcome<Self> {
+        let manifest = Manifest::read(dir);
+        let trained = |(name, record): &(&str, &Record)| {
+            record.ended.is_some() && *name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter")
+        };
+        let mut adapters: Vec<(&str, &Record)> = manifest.artefacts().filter(trained).collect();
+        // As they were trained.
+        adapters.sort_by_key(|(_, record)| record.started.clone());
+        let Some((_, first)) = adapters.first() else {
+            return Err(Error::request(format!("{}: no adapter was trained in it", dir.display()))
+                .hint("train one: eraser train --out RUN .., or eraser run RUN.toml")
+                .into());
+        };
+        let eval = manifest.get("summary.json").map(|record| record.options["eval"].clone());
+        let eval = eval.filter(Value::is_object).ok_or_else(|| {
+            Error::request(format!("{}: no evaluation was done in it", dir.display()))
+                .hint("evaluate the adapter first: eraser eval --out RUN --adapter NAME=RUN/adapter ..")
+        })?;
+        let set = |name: &str| dir.join("data").join(format!("{name}.jsonl"));
+        let sets = [("harm", "harm"), ("help_set", "help"), ("align", "align"), ("retain_set", "retain")]
+            .map(|(key, name)| (key, set(name)));
+        let data: serde_json::Map<String, Value> = sets
+            .into_iter()
+            .filter(|(_, path)| path.exists())
+            .map(|(key, path)| Ok((key.to_owned(), text(&path)?.into())))
+            .collect::<Result<_>>()?;
+        let variants = adapters.iter().map(|(_, record)| {
+            let mut variant = record.options["train"].clone();
+            variant["name"] = record.options["name"].clone();
+            variant["retain"] = record.options["retain"].clone();
+            variant
+        });
+        let root = json!({
+            "run": {"name": "run", "dir": text(dir)?},
+            "model": first.options["model"],
+            "data": data,
+            "variant": variants.collect::<Vec<_>>(),
+            "eval": eval,
+        });
+        let damaged = |e: &dyn std::fmt::Display| Error::request(format!("{}: {e}", dir.join(FILE).display()));
+        let table = toml::Value::try_from(&root).map_err(|e| damaged(&e))?;
+        let source = toml::to_string(&table).map_err(|e| damaged(&e))?;
+        let overrides = Overrides { out: Some(dir), ..Overrides::default() };
+        let mut plan = Self::parse(&dir.join(FILE), &source, &overrides)?;
+        for (variant, (artefact, _)) in plan.variants.iter_mut().zip(&adapters) {
+            variant.dir = Path::new(artefact).parent().map_or_else(PathBuf::new, Path::to_owned);
+        }
+        Ok(plan)
+    }
+}
+
+/// An absolute path as text.
+fn text(path: &Path) -> Result<String> {
+    let absolute = std::path::absolute(path).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
+    let text = absolute.to_str().map(ToOwned::to_owned);
+    text.ok_or_else(|| Error::request(format!("{}: the path is not UTF-8", path.display())))
+}

@@ -1,0 +1,485 @@
+//! A run file, resolved. In: TOML and `--set`; out: every stage's settings with every default filled in. Invariant: the
+//! plan written to run/plan.toml is itself a run file that resolves to the same plan.
+
+use super::basics::check_name;
+use super::document::Document;
+use super::measures::Measures;
+use super::model::ModelPlan;
+use super::prepare::Preparation;
+use super::section::{PathError, Section};
+use super::source::{Source, check_path};
+use super::study::Variants;
+use super::table::{self, absolute, path_value, source_table};
+use super::{check, values};
+use crate::failure::{Outcome, Problems};
+use eraser_model::{Error, Result};
+use eraser_train::{METHODS, Method, Rows, Templates, TrainOptions};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// The whole run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunPlan {
+    /// The name of the run.
+    pub name: String,
+    /// The run directory.
+    pub dir: PathBuf,
+    /// The model that is hardened.
+    pub model: ModelPlan,
+    /// How the three sets are made; None: they are files.
+    pub prepare: Option<Preparation>,
+    /// The sets that are files.
+    pub data: SetSources,
+    /// What is trained.
+    pub variants: Vec<Variant>,
+    /// What is measured.
+    pub eval: Measures,
+}
+
+/// The sets that are files: all but the retain set are there, or none of them is and they are prepared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetSources {
+    /// Each set that is a file.
+    pub sets: Vec<(Rows, Source)>,
+    /// Templates that methods may learn from; none = half of the evaluation's.
+    pub jailbreaks: Vec<PathBuf>,
+}
+
+/// A set as `[data]` names it.
+struct SetKey {
+    rows: Rows,
+    key: &'static str,
+    /// What the key was called before.
+    alias: &'static str,
+    required: bool,
+}
+
+/// The sets that can be files.
+const SETS: [SetKey; 4] = [
+    SetKey { rows: Rows::Harm, key: "harm", alias: "harm_set", required: true },
+    SetKey { rows: Rows::Help, key: "help_set", alias: "help", required: true },
+    SetKey { rows: Rows::Align, key: "align", alias: "align_set", required: true },
+    SetKey { rows: Rows::Retain, key: "retain_set", alias: "retain", required: false },
+];
+
+/// One way to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variant {
+    /// Its name, which is that of the subject with its adapter.
+    pub name: String,
+    /// Its directory below the run's: that of a run's first variant is the run's own.
+    pub dir: PathBuf,
+    /// Uses the retain set.
+    pub retain: bool,
+    /// The settings of its training.
+    pub train: TrainOptions,
+}
+
+impl Variant {
+    /// Whether its training sees `rows`.
+    pub(crate) fn reads(&self, rows: Rows) -> bool {
+        self.train.method.reads(rows) && (rows != Rows::Retain || self.retain)
+    }
+}
+
+/// What of a run is said outside its file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides<'a> {
+    /// The run directory.
+    pub out: Option<&'a Path>,
+    /// Where to compute.
+    pub device: Option<&'a str>,
+    /// Assignments `KEY=VALUE`.
+    pub set: &'a [String],
+    /// Which variants the run has.
+    pub variants: Variants<'a>,
+    /// Comes after the name of the directory, unless that is `out`.
+    pub suffix: &'a str,
+}
+
+impl RunPlan {
+    /// Whether the training of some variant sees `rows`.
+    pub(crate) fn reads(&self, rows: Rows) -> bool {
+        self.variants.iter().any(|v| v.reads(rows))
+    }
+
+    /// From a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(file: &Path, overrides: &Overrides<'_>) -> Outcome<Self> {
+        let mut problems = Problems::default();
+        let document = Document::read(file, &mut problems);
+        let plan = document.map(|document| Self::resolve(document, overrides, &mut problems));
+        problems.finish(plan)
+    }
+
+    /// From text that stands for `file`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(file: &Path, text: &str, overrides: &Overrides<'_>) -> Outcome<Self> {
+        let mut problems = Problems::default();
+        let document = Document::parse(file, text, &mut problems);
+        let plan = document.map(|document| Self::resolve(document, overrides, &mut problems));
+        problems.finish(plan)
+    }
+
+    fn resolve(mut document: Document, overrides: &Overrides<'_>, problems: &mut Problems) -> Self {
+        for assignment in overrides.set {
+            if let Err(e) = document.set(assignment) {
+                problems.push(e);
+            }
+        }
+        overrides.variants.apply(&mut document, problems);
+        let root = Section::root(&document);
+        root.know(&["run", "model", "prepare", "data", "train", "method", "variant", "eval"], problems);
+
+        let run = root.section("run", problems);
+        run.know(&["name", "dir"], problems);
+        let stem = document.file.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
+        let name: String = run.value("name", problems).unwrap_or(stem);
+        if let Err(e) = check_name(&name) {
+            problems.push(Error::request(format!("{}: {e}", run.place("name"))).hint("set [run] name"));
+        }
+        let own_dir = run.path("dir", problems);
+        let own_dir = || {
+            let mut dir = own_dir.unwrap_or_else(|| Path::new("runs").join(&name)).into_os_string();
+            dir.push(overrides.suffix);
+            PathBuf::from(dir)
+        };
+        let dir = overrides.out.map_or_else(own_dir, ToOwned::to_owned);
+
+        let model = ModelPlan::from_section(&root.section("model", problems), overrides.device, problems);
+        let prepared = root.get("prepare").is_some();
+        let prepare =
+            if prepared { Preparation::from_section(&root.section("prepare", problems), problems) } else { None };
+        let data = data(&root.section("data", problems), prepared, problems);
+        let has_retain = data.sets.iter().any(|(rows, _)| *rows == Rows::Retain);
+        let first_in_run = matches!(overrides.variants, Variants::AsWritten);
+        let variants = variants(&root, has_retain, first_in_run, problems);
+        let eval = Measures::from_section(&root.section("eval", problems), problems);
+        let wraps = variants.iter().find(|v| v.train.method.reads(Rows::Wrapped));
+        if let Some(variant) = wraps.filter(|_| data.jailbreaks.is_empty() && eval.options.templates.is_empty()) {
+            let (file, name) = (document.file.display(), &variant.name);
+            problems.push(
+                Error::request(format!("{file}: variant `{name}` learns from jailbreak templates, and there are none"))
+                    .hint("name template files or directories as [data] jailbreaks"),
+            );
+        }
+        Self { name, dir, model, prepare, data, variants, eval }
+    }
+
+    /// The plan as a run file. Paths are absolute, so that it means the same from every directory.
+    pub(crate) fn to_toml(&self) -> Result<String> {
+        let mut root = toml::Table::new();
+        let run = [("name", self.name.clone().into()), ("dir", path_value(&self.dir)?)];
+        root.insert("run".into(), toml::Table::from_iter(run.map(|(k, v)| (k.to_owned(), v))).into());
+        root.insert("model".into(), self.model.to_toml()?.into());
+        if let Some(prepare) = &self.prepare {
+            root.insert("prepare".into(), prepare.to_toml()?.into());
+        }
+        let mut data = toml::Table::new();
+        for (rows, source) in &self.data.sets {
+            if let Some(set) = SETS.iter().find(|set| set.rows == *rows) {
+                data.insert(set.key.into(), source_table(source, "input")?.into());
+            }
+        }
+        if !self.data.jailbreaks.is_empty() {
+            let paths = self.data.jailbreaks.iter().map(|p| path_value(p)).collect::<Result<Vec<_>>>()?;
+            data.insert("jailbreaks".into(), paths.into());
+        }
+        root.insert("data".into(), data.into());
+        let variants = self.variants.iter().map(|v| Ok(v.to_toml()?.into())).collect::<Result<Vec<toml::Value>>>()?;
+        root.insert("variant".into(), variants.into());
+        root.insert("eval".into(), self.eval.to_toml()?.into());
+        toml::to_string_pretty(&root).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))
+    }
+}
+
+impl Variant {
+    /// As a table `[[variant]]` of a run file.
+    fn to_toml(&self) -> Result<toml::Table> {
+        let mut table = train_table(&self.train)?;
+        table.insert("name".into(), self.name.clone().into());
+        table.insert("retain".into(), self.retain.into());
+        Ok(table)
+    }
+}
+
+fn train_table(options: &TrainOptions) -> Result<toml::Table> {
+    let mut table = table::table(options)?;
+    if let Templates::File(file) = &options.templates {
+        table.insert("templates".into(), path_value(file)?);
+    }
+    absolute(&mut table, "init_adapter", options.init_adapter.as_deref())?;
+    absolute(&mut table, "dump_grads", options.dump_grads.as_deref())?;
+    Ok(table)
+}
+
+/// Training settings as the manifest records them.
+pub(crate) fn train_json(options: &TrainOptions) -> Result<serde_json::Value> {
+    table::json(&train_table(options)?)
+}
+
+fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> SetSources {
+    let keys = SETS.iter().map(|set| set.key).chain(["jailbreaks"]);
+    let known: Vec<&str> = keys.chain(SETS.iter().map(|set| set.alias)).collect();
+    section.know(&known, problems);
+    let mut jailbreaks = Vec::new();
+    for text in section.value::<Vec<String>>("jailbreaks", problems).unwrap_or_default() {
+        if let Some(path) = problems.ok(section.resolve("jailbreaks", &text)) {
+            if let Err(e) = check_path(&path) {
+                problems.push(e.context(section.place("jailbreaks")));
+            }
+            jailbreaks.push(path);
+        }
+    }
+    let mut sets = Vec::new();
+    for SetKey { rows, key, alias, required } in SETS {
+        let given = [key, alias].into_iter().find(|key| section.get(key).is_some());
+        match given {
+            None if required && !prepared => {
+                problems.push(section.missing(key).hint("a set is a path, or a table with path, input, output, take"))
+            }
+            Some(given) if required && prepared => {
+                let error = section.wrong(given, "this set is made by [prepare]");
+                problems.push(error.hint("leave it out here, or leave [prepare] out"));
+            }
+            _ => {}
+        }
+        if let Some(source) = given.and_then(|key| Source::set(section, key, problems)) {
+            sets.push((rows, source));
+        }
+    }
+    SetSources { sets, jailbreaks }
+}
+
+/// The table `[train]`, and every `[[variant]]` on top of it.
+fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: &mut Problems) -> Vec<Variant> {
+    let base = root.section("train", problems);
+    let shared = train_options(&base, &TrainOptions::default(), &[], true, problems);
+    let of_methods = root.section("method", problems);
+    of_methods.know(&METHODS.map(|m| m.name), problems);
+    // The settings of a method: the shared ones, its published rate if there is none, its own table.
+    let of_method = METHODS.map(|method| {
+        let lr = if base.get("lr").is_some() { shared.lr } else { method.lr };
+        let table = of_methods.section(method.name, problems);
+        let settings = TrainOptions { method, lr, ..shared.clone() };
+        (method, train_options(&table, &settings, &[], false, problems))
+    });
+    let settings = |method: Method| {
+        let found = of_method.iter().find(|(m, _)| *m == method);
+        found.map_or_else(|| shared.clone(), |(_, settings)| settings.clone())
+    };
+    let tables = root.sections("variant", problems);
+    if tables.is_empty() {
+        let train = settings(shared.method);
+        let retain = has_retain && train.method.reads(Rows::Retain);
+        let (name, dir) = (shared.method.name.to_owned(), PathBuf::new());
+        return vec![Variant { name, dir, retain, train }];
+    }
+    let mut variants: Vec<Variant> = Vec::new();
+    for table in tables {
+        let method = table.get("method").and_then(toml::Value::as_str).and_then(Method::named);
+        let settings = settings(method.unwrap_or(shared.method));
+        let train = train_options(&table, &settings, &["name", "retain"], false, problems);
+        if table.get("name").is_none() {
+            problems.push(table.missing("name"));
+        }
+        let name: String = table.value("name", problems).unwrap_or_else(|| format!("variant{}", variants.len()));
+        if let Err(e) = check_name(&name) {
+            problems.push(table.wrong("name", e));
+        }
+        if name == "base" {
+            problems.push(table.wrong("name", "`base` is what the model without an adapter is called"));
+        } else if variants.iter().any(|v| v.name.eq_ignore_ascii_case(&name)) {
+            problems.push(table.wrong("name", format!("two variants are called `{name}`")));
+        }
+        let reads = train.method.reads(Rows::Retain);
+        let retain = table.value("retain", problems).unwrap_or(has_retain && reads);
+        if retain && !reads {
+            problems.push(table.wrong("retain", format!("method `{}` has no use for it", train.method.name)));
+        } else if retain && !has_retain {
+            problems.push(table.wrong("retain", "there is no retain set").hint("give one as [data] retain_set"));
+        }
+        let in_run = first_in_run && variants.is_empty();
+        let dir = if in_run { PathBuf::new() } else { Path::new("variants").join(&name) };
+        variants.push(Variant { name, dir, retain, train });
+    }
+    variants
+}
+
+fn unreadable(error: PathError) -> String {
+    error.to_string()
+}
+
+/// A value of a table, or why it is none.
+type Reading = std::result::Result<toml::Value, String>;
+
+/// A setting as the TOML that it deserialises from.
+fn encoded<T: Serialize>(setting: T) -> Reading {
+    toml::Value::try_from(setting).map_err(|e| e.to_string())
+}
+
+/// Training settings of a table on top of `defaults`, values as in the flags.
+fn train_options(
+    table: &Section<'_>,
+    defaults: &TrainOptions,
+    special: &[&str],
+    shared: bool,
+    problems: &mut Problems,
+) -> TrainOptions {
+    let convert = |key: &str, value: &toml::Value| -> Option<Reading> {
+        let text = value.as_str();
+        Some(match (key, text) {
+            ("targets", Some(text)) => values::targets(text).and_then(encoded),
+            ("targets", None) => {
+                let names: Vec<&str> = value.as_array()?.iter().map(|i| i.as_str().unwrap_or("?")).collect();
+                values::targets(&names.join(",")).and_then(encoded)
+            }
+            ("layers", Some(text)) => values::layers(text).and_then(encoded),
+            ("templates", Some(text)) => match values::templates(text) {
+                Ok(Templates::File(_)) => {
+                    table.relative(text).map_err(unreadable).and_then(|file| encoded(Templates::File(file)))
+                }
+                Ok(other) => encoded(other),
+            },
+            ("init_adapter" | "dump_grads", Some(text)) => table.relative(text).map_err(unreadable).and_then(encoded),
+            ("noise", Some("on")) => Ok(true.into()),
+            ("noise", Some("off")) => Ok(false.into()),
+            _ => return None,
+        })
+    };
+    let options = table.settings(defaults, special, convert, problems);
+    // A table that builds on others answers for its own keys; the shared ones were checked once.
+    let own = |field: &str| shared || table.get(field).is_some();
+    let at = |field: &str| own(field).then(|| format!("{}: `{field}`", table.place(field)));
+    check::train_options(&options, &at, problems);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"
+[model]
+path = "builtin"
+base_dtype = "f32"
+[data]
+harm = { path = "harm.csv", input = "goal", output = "target", take = "0-2", where = { kind = "x" }, shuffle = 3 }
+help = "set.jsonl"
+align = "builtin/sets/align.jsonl"
+retain = "set.jsonl"
+[train]
+steps = 7
+lr = 1e-3
+targets = "all-linear"
+layers = "1-2"
+noise = "off"
+templates = "plain.txt"
+[[variant]]
+name = "one"
+retain = false
+[[variant]]
+name = "two"
+gamma = 3
+targets = ["q", "v_proj"]
+[eval]
+attacks = ["direct", "template"]
+templates = ["templates"]
+temperature = 0.7
+questions = [{ set = "seen", path = "harm.csv", column = "goal", take = "1-" }]
+tasks = [{ task = "t", path = "set.jsonl" }]
+over_refusal = { set = "o", path = "set.jsonl" }
+"#;
+
+    fn directory() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["harm.csv", "set.jsonl", "plain.txt"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("templates")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn values_are_those_of_the_file() {
+        let dir = directory();
+        let plan = RunPlan::parse(&dir.path().join("run.toml"), RUN, &Overrides::default()).unwrap();
+        assert_eq!((plan.name.as_str(), plan.dir.as_path()), ("run", Path::new("runs/run")));
+        let [one, two] = &plan.variants[..] else { panic!("two variants") };
+        assert_eq!((one.retain, one.train.gamma, one.train.targets.len()), (false, 1.8, 7));
+        assert_eq!((two.retain, two.train.gamma, two.train.targets.len()), (true, 3.0, 2));
+        assert_eq!(
+            (two.train.steps, two.train.layers.as_deref(), two.train.noise),
+            (Some(7), Some(&[1, 2][..]), false)
+        );
+        assert_eq!(two.train.templates, Templates::File(dir.path().join("plain.txt")));
+        let path = |rows: Rows| plan.data.sets.iter().find(|(r, _)| *r == rows).unwrap().1.path.clone();
+        assert_eq!(path(Rows::Help), dir.path().join("set.jsonl"));
+        assert_eq!(path(Rows::Align), Path::new("builtin/sets/align.jsonl"));
+    }
+
+    #[test]
+    fn a_plan_is_a_run_file_of_itself() {
+        let dir = directory();
+        let file = dir.path().join("run.toml");
+        let out = dir.path().join("out");
+        let overrides = Overrides { out: Some(&out), ..Overrides::default() };
+        let plan = RunPlan::parse(&file, RUN, &overrides).unwrap();
+        let text = plan.to_toml().unwrap();
+        let again = RunPlan::parse(&out.join("plan.toml"), &text, &Overrides::default()).unwrap();
+        assert_eq!(plan, again, "{text}");
+        assert_eq!(text, again.to_toml().unwrap());
+    }
+
+    #[test]
+    fn without_variants_there_is_one() {
+        let dir = directory();
+        let (before, rest) = RUN.split_once("[[variant]]").unwrap();
+        let text = format!("{before}[eval]{}", rest.split_once("[eval]").unwrap().1);
+        let plan = RunPlan::parse(&dir.path().join("run.toml"), &text, &Overrides::default()).unwrap();
+        assert_eq!(plan.variants.iter().map(|v| (v.name.as_str(), v.retain)).collect::<Vec<_>>(), [("eraser", true)]);
+    }
+
+    #[test]
+    fn the_configurations_of_the_repository_resolve() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let plan = RunPlan::read(&configs.join("organism.toml"), &Overrides::default()).unwrap();
+        assert_eq!(plan.variants.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["eraser", "eraser+retain"]);
+        let mut seen = 0;
+        for entry in std::fs::read_dir(&configs).unwrap() {
+            let path = entry.unwrap().path();
+            let mut problems = Problems::default();
+            let document = Document::read(&path, &mut problems).unwrap();
+            let _ = RunPlan::resolve(document, &Overrides::default(), &mut problems);
+            // Only the files may be missing, which are the user's.
+            let missing = |m: &String| m.contains("is not set") || m.contains("No such file");
+            let other: Vec<String> = problems.messages().into_iter().filter(|m| !missing(m)).collect();
+            assert!(other.is_empty(), "{}: {other:?}", path.display());
+            seen += 1;
+        }
+        assert!(seen >= 5, "{seen}");
+    }
+
+    #[test]
+    fn every_setting_of_a_configuration_says_what_it_trades() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        for entry in std::fs::read_dir(configs).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut above = "";
+            for line in text.lines() {
+                let key = line.split_once(" = ").map_or("", |(key, _)| key);
+                let setting = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                let plain =
+                    ["path", "seed", "questions", "tasks", "over_refusal", "contrast", "answers_file"].contains(&key);
+                let explained = line.contains(" # ") || above.starts_with('#');
+                assert!(!setting || plain || explained, "{}: {line}", path.display());
+                above = line;
+            }
+        }
+    }
+}

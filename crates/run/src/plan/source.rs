@@ -1,0 +1,250 @@
+//! A file of rows and which of them are meant. In: a path, or a table with columns, a filter, a shuffle and a range;
+//! out: records or questions. Invariant: filter, then shuffle, then range; the same source always gives the same rows.
+
+use super::basics::exists;
+use super::section::Section;
+use super::values::RowRange;
+use crate::builtin::{self, Assets};
+use crate::failure::Problems;
+use eraser_data::{Question, Record, read_questions, read_set};
+use eraser_model::{Error, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The keys of a set given as a table.
+const SET_KEYS: [&str; 6] = ["path", "input", "output", "where", "shuffle", "take"];
+/// The keys that questions and tasks add to their own.
+pub(crate) const ROW_KEYS: [&str; 5] = ["path", "column", "where", "shuffle", "take"];
+
+/// The file and the rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Column (or key) of the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Column (or key) of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Only rows whose columns have these values.
+    #[serde(rename = "where", skip_serializing_if = "BTreeMap::is_empty")]
+    pub filter: BTreeMap<String, String>,
+    /// Seed of a shuffle of the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shuffle: Option<u64>,
+    /// Range of the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub take: Option<RowRange>,
+}
+
+impl Source {
+    /// A whole set file.
+    pub fn file(path: &Path) -> Self {
+        Self { path: path.to_owned(), ..Self::default() }
+    }
+
+    /// The set under `key`: a path or a table.
+    pub(crate) fn set(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<Self> {
+        match section.get(key)? {
+            toml::Value::String(text) => {
+                let path = problems.ok(section.resolve(key, text))?;
+                problems.ok(check_path(&path).map_err(|e| e.context(section.place(key))))?;
+                Some(Self::file(&path))
+            }
+            toml::Value::Table(_) => {
+                let table = section.section(key, problems);
+                table.know(&SET_KEYS, problems);
+                let (input, output) = (table.value("input", problems), table.value("output", problems));
+                let source = Self::rows(&table, problems).map(|rows| Self { input, output, ..rows })?;
+                if source.input.is_some() != source.output.is_some() {
+                    problems.push(section.wrong(key, "`input` and `output` are given together or not at all"));
+                }
+                Some(source)
+            }
+            _ => {
+                problems.push(section.wrong(key, "a path, or a table with `path`, is expected"));
+                None
+            }
+        }
+    }
+
+    /// The keys [`ROW_KEYS`] of a table; `column` becomes `input`.
+    pub(crate) fn rows(table: &Section<'_>, problems: &mut Problems) -> Option<Self> {
+        if table.get("path").is_none() {
+            problems.push(table.missing("path"));
+        }
+        let take = match table.get("take") {
+            Some(toml::Value::Integer(n)) => {
+                let text = n.to_string();
+                problems.ok(RowRange::parse(&text).map_err(|e| table.wrong("take", e)))
+            }
+            _ => table.parsed("take", RowRange::parse, problems),
+        };
+        let source = Self {
+            input: table.value("column", problems),
+            output: None,
+            filter: table.value("where", problems).unwrap_or_default(),
+            shuffle: table.value("shuffle", problems),
+            take,
+            path: table.path("path", problems)?,
+        };
+        problems.ok(check_path(&source.path).map_err(|e| e.context(table.place("path"))))?;
+        Some(source)
+    }
+
+    /// True when the file is to be used as it is.
+    pub(crate) fn whole(&self) -> bool {
+        self.filter.is_empty() && self.shuffle.is_none() && self.take.is_none()
+    }
+
+    /// The rows as a set.
+    pub(crate) fn records(&self, assets: &Assets) -> Result<Vec<Record>> {
+        let path = assets.locate(&self.path)?;
+        let records = match (&self.input, &self.output) {
+            (Some(input), Some(output)) => {
+                let questions = read_questions(&path, Some(input))?;
+                questions.into_iter().enumerate().map(|(i, q)| self.record(i, q, output)).collect::<Result<_>>()?
+            }
+            _ => read_set(&path)?,
+        };
+        self.select(records, |r| &r.extra)
+    }
+
+    /// The rows as questions.
+    pub(crate) fn questions(&self, assets: &Assets) -> Result<Vec<Question>> {
+        let questions = read_questions(&assets.locate(&self.path)?, self.input.as_deref())?;
+        self.select(questions, |q| &q.extra)
+    }
+
+    fn record(&self, row: usize, question: Question, output: &str) -> Result<Record> {
+        let mut extra = question.extra;
+        let answer = match extra.shift_remove(output) {
+            Some(Value::String(answer)) => Some(answer),
+            // Reading takes this key for the facts of the question.
+            None if output == "answer" && question.facts.len() == 1 => question.facts.into_iter().next(),
+            _ => None,
+        };
+        match answer {
+            Some(answer) => Ok(Record { input: question.text, output: answer, extra }),
+            None => Err(Error::request(format!("{}: row {row} has no text `{output}`", self.path.display()))
+                .hint("`output` names the column that holds the answer")),
+        }
+    }
+
+    fn select<T>(&self, rows: Vec<T>, extra: impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {
+        let wanted = |row: &T| {
+            self.filter.iter().all(|(key, wanted)| match extra(row).get(key) {
+                Some(Value::String(text)) => text == wanted,
+                Some(other) => &other.to_string() == wanted,
+                None => false,
+            })
+        };
+        let mut rows: Vec<T> = rows.into_iter().filter(wanted).collect();
+        if let Some(seed) = self.shuffle {
+            let mut keyed: Vec<_> = rows.into_iter().enumerate().map(|(i, row)| (shuffle_key(seed, i), row)).collect();
+            keyed.sort_by_key(|(key, _)| *key);
+            rows = keyed.into_iter().map(|(_, row)| row).collect();
+        }
+        if let Some(take) = self.take {
+            let last = rows.len().saturating_sub(1);
+            rows = take.of(rows).map_err(|e| {
+                let error = Error::request(format!("{}: {e}", self.path.display()));
+                error.hint(format!("rows count from 0, after `where`: the last one is {last}"))
+            })?;
+        }
+        if rows.is_empty() {
+            return Err(Error::request(format!("{}: no row is left of it", self.path.display()))
+                .hint("`where` and `take` choose among the rows of the file"));
+        }
+        Ok(rows)
+    }
+}
+
+/// An error unless the file is there, in the file system or in the binary.
+///
+/// # Errors
+/// As described; it names the path.
+pub fn check_path(path: &Path) -> Result<()> {
+    builtin::relative(path).map_or_else(|| exists(path), builtin::check)
+}
+
+/// Sorting rows by this is a shuffle that is the same on every machine.
+pub(crate) fn shuffle_key(seed: u64, row: usize) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_le_bytes());
+    hash.update((row as u64).to_le_bytes());
+    hash.finalize().into()
+}
+
+/// A question as a row that reads back as the same question, whatever its other keys are called.
+pub(crate) fn question_row(question: &Question) -> Map<String, Value> {
+    let mut row = Map::new();
+    row.insert("id".into(), question.id.as_str().into());
+    row.insert("question".into(), question.text.as_str().into());
+    if !question.facts.is_empty() {
+        row.insert("facts".into(), question.facts.clone().into());
+    }
+    for (key, value) in &question.extra {
+        // `goal` would be taken for the text when the row is read.
+        if !key.eq_ignore_ascii_case("goal") {
+            row.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(source: &Source) -> Result<Vec<u64>> {
+        let rows = (0..8_u64).map(|i| {
+            let kind = if i % 2 == 0 { "even" } else { "odd" };
+            Map::from_iter([("n".to_owned(), Value::from(i)), ("kind".to_owned(), Value::from(kind))])
+        });
+        let rows = source.select(rows.collect(), |row| row)?;
+        Ok(rows.iter().filter_map(|row| row["n"].as_u64()).collect())
+    }
+
+    #[test]
+    fn filter_shuffle_range() {
+        let filter = BTreeMap::from([("kind".to_owned(), "odd".to_owned())]);
+        let mut source = Source { filter, take: RowRange::parse("1-2").ok(), ..Source::default() };
+        assert_eq!(select(&source).unwrap(), [3, 5]);
+        source.filter.clear();
+        source.take = None;
+        source.shuffle = Some(1);
+        let shuffled = select(&source).unwrap();
+        assert_ne!(shuffled, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(shuffled, select(&source).unwrap());
+        source.filter.insert("kind".into(), "none".into());
+        assert!(select(&source).is_err());
+    }
+
+    #[test]
+    fn questions_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.csv");
+        std::fs::write(&path, "goal,prompt,target,kind,answer\nnot this,Why?,Sure,x,f\nnor this,How?,Fine,y,g\n")
+            .unwrap();
+        let source = Source { input: Some("prompt".into()), ..Source::file(&path) };
+        let assets = Assets::InCache;
+        let questions = source.questions(&assets).unwrap();
+        let written = dir.path().join("q.jsonl");
+        eraser_data::files::write_jsonl(&written, questions.iter().map(question_row)).unwrap();
+        let again = Source::file(&written).questions(&assets).unwrap();
+        for (a, b) in questions.iter().zip(&again) {
+            assert_eq!((&a.id, &a.text, &a.facts), (&b.id, &b.text, &b.facts));
+        }
+        assert_eq!(again[1].extra["kind"], "y");
+
+        let set = |output: &str| Source { output: Some(output.into()), ..source.clone() }.records(&assets);
+        assert_eq!(set("target").unwrap()[0].output, "Sure");
+        assert_eq!(set("answer").unwrap()[1].output, "g");
+        assert!(set("none").is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! Benchmarks. In: subjects and tasks; out: `bench/`, `bench.json`, their record, and the figures in `summary.json`.
+
+use crate::builtin::Assets;
+use crate::directory::{lock, remove};
+use crate::failure::Outcome;
+use crate::inputs::Inputs;
+use crate::manifest::{Manifest, Outputs, Request};
+use crate::plan::BenchPlan;
+use crate::stage::evaluate::{load_adapters, loaded};
+use crate::stage::summary;
+use crate::watch::{Watch, stoppable};
+use eraser_eval::BenchSummary;
+use serde_json::json;
+
+/// The file of the figures, and the name of its record.
+const BENCH: &str = "bench.json";
+
+/// `eraser bench`: scores, joins the figures to the summary, and gives them.
+///
+/// # Errors
+/// A directory that another process holds; whatever scoring ends with.
+pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
+    let dir = plan.dir.as_path();
+    let _lock = lock(dir)?;
+    let mut manifest = Manifest::read(dir);
+    if plan.force {
+        remove(dir, &["bench", BENCH])?;
+        manifest.forget(|name| name == BENCH)?;
+    }
+    let model = plan.model.load(&Assets::InCache, watch)?;
+    let adapters = load_adapters(&plan.subjects, &model)?;
+    let subjects = loaded(&plan.subjects, &model, &adapters);
+    let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
+    for subject in &plan.subjects {
+        if let Some(adapter) = &subject.adapter {
+            inputs.path(&format!("adapter {}", subject.name), adapter)?;
+        }
+    }
+    for task in &plan.options.tasks {
+        for (what, path) in [("items", Some(&task.path)), ("examples", task.examples.as_ref())] {
+            if let Some(path) = path {
+                inputs.path(&format!("{what} of {}", task.task), path)?;
+            }
+        }
+        if let Some(path) = &task.preamble {
+            inputs.path(&format!("preamble of {}", task.task), path)?;
+        }
+    }
+    for text in &plan.options.texts {
+        inputs.path(&format!("text {}", text.name), &text.path)?;
+    }
+    inputs.settings("options", &plan.options)?;
+    let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": plan.options});
+    let seed = Some(plan.options.seed);
+    let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };
+    let found = manifest.record(
+        &request,
+        || stoppable(watch, |progress| eraser_eval::bench(&subjects, &plan.options, dir, progress)),
+        |_| Ok(Outputs::default()),
+    )?;
+    summary::write(dir, &summary::read(dir)?)?;
+    Ok(found)
+}

@@ -1,0 +1,126 @@
+//! Evaluation. In: subjects and measures; out: `eval/`, `summary.json` and their records. Invariant: every figure that is
+//! written comes from the subjects that were loaded here.
+
+use crate::builtin::Assets;
+use crate::directory::{lock, remove};
+use crate::failure::Outcome;
+use crate::inputs::Inputs;
+use crate::manifest::{Manifest, Outputs, Request};
+use crate::plan::{EvalPlan, ModelPlan, SubjectPlan};
+use crate::stage::{subjects, summary};
+use crate::watch::{Watch, stoppable};
+use eraser_data::ask::{Endpoint, Local, Respond};
+use eraser_eval::{EvalOptions, Subject, Summary};
+use eraser_model::{Adapter, Model, Result};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// `eraser eval`: measures, and gives every figure.
+///
+/// # Errors
+/// Everything that is wrong with options and files; a directory that another process holds; whatever evaluation ends
+/// with.
+pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
+    let start = Instant::now();
+    let options = plan.options()?;
+    let dir = plan.dir.as_path();
+    let _lock = lock(dir)?;
+    let mut manifest = Manifest::read(dir);
+    if plan.force {
+        remove(dir, &["eval", summary::FILE])?;
+        manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
+    }
+    let model = plan.model.load(&Assets::InCache, watch)?;
+    let adapters = load_adapters(&plan.subjects, &model)?;
+    let measured = loaded(&plan.subjects, &model, &adapters);
+    let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
+    let directories: Vec<(String, PathBuf)> = directories.collect();
+    let inputs = inputs(&model, &plan.model, &options, &directories)?;
+    let recorded = json!({
+        "model": plan.model.to_json()?,
+        "subjects": plan.subjects,
+        "eval": plan.measures.to_json()?,
+    });
+    let seed = Some(options.seed);
+    let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };
+    let mut found = manifest.record(
+        &request,
+        || evaluate(&measured, &options, (&plan.model, &Assets::InCache), dir, watch),
+        |_| Ok(Outputs::default()),
+    )?;
+    let seconds = start.elapsed().as_secs_f64();
+    found.timing.eval_s = Some(seconds);
+    found.timing.total_s = Some(seconds);
+    found.timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
+    summary::write(dir, &found)?;
+    subjects::write(dir, &directories, &manifest)?;
+    Ok(found)
+}
+
+/// The adapter of every subject that has one.
+pub(crate) fn load_adapters(subjects: &[SubjectPlan], model: &Model) -> Result<Vec<Option<Adapter>>> {
+    let load = |dir: &PathBuf| Adapter::load(dir, &model.config, model.decoder.device());
+    subjects.iter().map(|s| s.adapter.as_ref().map(load).transpose()).collect()
+}
+
+/// The subjects of a plan, loaded.
+pub(crate) fn loaded<'a>(plans: &[SubjectPlan], model: &'a Model, adapters: &'a [Option<Adapter>]) -> Vec<Subject<'a>> {
+    let subject = |(plan, adapter): (&SubjectPlan, &'a Option<Adapter>)| Subject {
+        name: plan.name.clone(),
+        model,
+        adapter: adapter.as_ref(),
+    };
+    plans.iter().zip(adapters).map(subject).collect()
+}
+
+/// Evaluates; a watch that stops it ends in an interruption. A local judge is loaded as `model` is, from its `assets`.
+pub(crate) fn evaluate(
+    subjects: &[Subject<'_>],
+    options: &EvalOptions,
+    (model, assets): (&ModelPlan, &Assets),
+    dir: &Path,
+    watch: &mut dyn Watch,
+) -> Outcome<Summary> {
+    let judge = options.judge.model.as_deref().map(|spec| model.beside(spec).load(assets, watch)).transpose()?;
+    let local = judge.as_ref().map(|judge| Local::new(judge, options.judge.batch));
+    let endpoint = options.judge.endpoint().map(|e| Endpoint::new(&e)).transpose()?;
+    let judge = match (&local, &endpoint) {
+        (Some(local), _) => Some(local as &dyn Respond),
+        (None, Some(endpoint)) => Some(endpoint as &dyn Respond),
+        (None, None) => None,
+    };
+    Ok(stoppable(watch, |progress| eraser_eval::evaluate(subjects, options, judge, dir, progress))?)
+}
+
+/// Everything that an evaluation reads: files by their content, so that a run may move. `adapters` are the subjects that have
+/// one, with its directory.
+pub(crate) fn inputs(
+    model: &Model,
+    plan: &ModelPlan,
+    options: &EvalOptions,
+    adapters: &[(String, PathBuf)],
+) -> Result<Inputs> {
+    let mut inputs = Inputs::of_model(model, plan.base_dtype)?;
+    let questions = options.questions.iter().chain(&options.over_refusal).chain(&options.contrast);
+    for set in questions {
+        inputs.settings(&format!("column {}", set.set), &set.column)?;
+        inputs.path(&format!("questions {}", set.set), &set.path)?;
+    }
+    for task in &options.tasks {
+        inputs.path(&format!("task {}", task.task), &task.path)?;
+    }
+    for path in &options.templates {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        inputs.path(&format!("template {name}"), path)?;
+    }
+    let present = [options.over_refusal.is_some(), options.contrast.is_some()];
+    inputs.settings("over_refusal, contrast", &present)?;
+    let (templates, questions, tasks) = Default::default();
+    let others = EvalOptions { templates, questions, tasks, over_refusal: None, contrast: None, ..options.clone() };
+    inputs.settings("options", &others)?;
+    for (name, dir) in adapters {
+        inputs.path(&format!("adapter {name}"), dir)?;
+    }
+    Ok(inputs)
+}

@@ -1,0 +1,10 @@
+//! The stages of a run, each of which a verb does alone. In: a plan; out: files in the run directory and their record in the
+//! manifest. Invariant: a stage reads files and leaves files; it holds the directory's lock while it works.
+
+pub(crate) mod bench;
+pub(crate) mod evaluate;
+pub(crate) mod prepare;
+pub(crate) mod report;
+pub(crate) mod subjects;
+pub(crate) mod summary;
+pub(crate) mod train;

@@ -1,0 +1,158 @@
+//! Preparation. In: questions and whatever answers them; out: the three sets, a report on them, and their record. Invariant:
+//! every file is read before the first answer is asked for, and sets that an adapter was trained on are not replaced
+//! unasked.
+
+use crate::builtin::Assets;
+use crate::directory::{lock, remove};
+use crate::failure::Outcome;
+use crate::inputs::Inputs;
+use crate::manifest::{Manifest, Outputs, Request, State};
+use crate::plan::{ModelPlan, Preparation, PreparePlan, QuestionFile};
+use crate::watch::{Watch, stoppable};
+use eraser_data::prepare::{DataReport, Endpoint, Evaluation, Inputs as Given};
+use eraser_data::{Question, Record};
+use eraser_model::{Error, Model, Result};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The record of the sets.
+pub(crate) const ARTEFACT: &str = "data";
+/// What a preparation writes.
+const FILES: [&str; 5] = ["prepare", "data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data_report.json"];
+
+/// `eraser prepare`: makes the sets and says what is in them.
+///
+/// # Errors
+/// A directory that another process holds, or whose sets an adapter was trained on; whatever preparation ends with.
+pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<DataReport> {
+    let _lock = lock(&plan.dir)?;
+    let mut manifest = Manifest::read(&plan.dir);
+    let material = Material::read(&plan.preparation, plan.evaluation.iter(), &Assets::InCache)?;
+    let model = plan.model.load(&Assets::InCache, watch)?;
+    let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
+    material.add_to(&mut inputs)?;
+    if plan.force {
+        remove(&plan.dir, &FILES)?;
+        manifest.forget(|name| name == ARTEFACT)?;
+    } else {
+        keep_trained_sets(&manifest, &inputs, &plan.dir)?;
+    }
+    let preparing = Preparing { model: &model, plan: &plan.model, assets: &Assets::InCache, dir: &plan.dir };
+    material.prepare(&preparing, "prepare", inputs, &mut manifest, watch)
+}
+
+/// An error if an adapter was trained on the sets that are there and others would replace them.
+pub(crate) fn keep_trained_sets(manifest: &Manifest, inputs: &Inputs, dir: &Path) -> Result<()> {
+    if manifest.state(ARTEFACT, inputs, &outputs(dir))? != State::New {
+        return Ok(());
+    }
+    let harm = dir.join("data/harm.jsonl");
+    if !harm.exists() {
+        return Ok(());
+    }
+    let present = eraser_data::files::hash_file(&harm)?;
+    let trained = manifest.artefacts().find(|(_, r)| r.inputs.get("data/harm.jsonl") == Some(&present));
+    let Some((adapter, _)) = trained else { return Ok(()) };
+    let what =
+        format!("{}: {adapter} was trained on the sets that are in it, and others would replace them", dir.display());
+    Err(Error::request(what).hint("name another --out, or replace them by --force"))
+}
+
+/// The files that count.
+pub(crate) fn outputs(dir: &Path) -> Vec<PathBuf> {
+    ["data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data_report.json"].map(|name| dir.join(name)).to_vec()
+}
+
+/// With what and where sets are made.
+pub(crate) struct Preparing<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) plan: &'a ModelPlan,
+    pub(crate) assets: &'a Assets,
+    pub(crate) dir: &'a Path,
+}
+
+/// What a preparation reads, read.
+pub(crate) struct Material<'a> {
+    plan: &'a Preparation,
+    questions: Vec<Question>,
+    answers: Option<Vec<Record>>,
+    evaluation: Vec<Evaluation>,
+    endpoint: Option<Endpoint>,
+}
+
+impl<'a> Material<'a> {
+    /// Reads the files, and the key of the endpoint from the environment.
+    pub(crate) fn read<'b>(
+        plan: &'a Preparation,
+        evaluation: impl Iterator<Item = &'b QuestionFile>,
+        assets: &Assets,
+    ) -> Result<Self> {
+        let asked = |file: &QuestionFile| {
+            Ok::<_, Error>(Evaluation { name: file.name.clone(), questions: file.source.questions(assets)? })
+        };
+        Ok(Self {
+            plan,
+            questions: plan.questions.questions(assets)?,
+            answers: plan.answers_file.as_ref().map(|source| source.records(assets)).transpose()?,
+            evaluation: evaluation.map(asked).collect::<Result<_>>()?,
+            endpoint: if plan.options.needs_endpoint() { Some(Endpoint::new(&plan.options.endpoint())?) } else { None },
+        })
+    }
+
+    /// Adds everything that the sets depend on besides the model.
+    pub(crate) fn add_to(&self, inputs: &mut Inputs) -> Result<()> {
+        inputs.settings("options", &self.plan.options)?;
+        let texts = |questions: &[Question]| -> Vec<[String; 2]> {
+            questions.iter().map(|q| [q.id.clone(), q.text.clone()]).collect()
+        };
+        inputs.settings("questions", &texts(&self.questions))?;
+        if let Some(answers) = &self.answers {
+            inputs.settings("answers", &answers.iter().map(|r| [&r.input, &r.output]).collect::<Vec<_>>())?;
+        }
+        for set in &self.evaluation {
+            inputs.settings(&format!("evaluation {}", set.name), &texts(&set.questions))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the sets; a watch that stops it ends in an interruption.
+    pub(crate) fn prepare(
+        &self,
+        with: &Preparing<'_>,
+        verb: &str,
+        inputs: Inputs,
+        manifest: &mut Manifest,
+        watch: &mut dyn Watch,
+    ) -> Outcome<DataReport> {
+        let options = json!({"model": with.plan.to_json()?, "prepare": self.plan.to_json()?});
+        let seed = Some(self.plan.options.seed);
+        let request = Request { artefact: ARTEFACT, verb, options, inputs: &inputs, seed };
+        let files = outputs(with.dir);
+        let report = manifest.record(
+            &request,
+            || {
+                let given = Given {
+                    model: with.model,
+                    // The judge and the answering model are told of by the bars of what they do.
+                    answers_model: &|spec| with.plan.beside(spec).load(with.assets, &mut crate::watch::Silent),
+                    endpoint: self.endpoint.as_ref(),
+                    questions: &self.questions,
+                    answers: self.answers.as_deref(),
+                    evaluation: &self.evaluation,
+                };
+                stoppable(watch, |progress| {
+                    eraser_data::prepare::prepare(&given, &self.plan.options, with.dir, progress)
+                })
+            },
+            |_| Ok(Outputs { files, fingerprint: None }),
+        )?;
+        let allowed = |set: &str| self.plan.options.allow_leakage.iter().any(|name| name == set);
+        for overlap in report.overlaps.iter().filter(|o| o.evaluation && o.near > 0 && !allowed(&o.with)) {
+            let (near, set, with) = (overlap.near, &overlap.set, &overlap.with);
+            watch.note(&format!(
+                "prepare: {near} rows of {set} are nearly questions of `{with}`, which the evaluation asks"
+            ));
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,166 @@
+//! Training. In: a model and sets; out: `adapter/`, `train/` and a record of the adapter. Invariant: the sets that an adapter
+//! was trained on are in `data/`, and their hashes are among the inputs of its record.
+
+use crate::directory::{DURABILITY, lock, remove};
+use crate::failure::Outcome;
+use crate::inputs::Inputs;
+use crate::manifest::{Manifest, Outputs, Request};
+use crate::plan::{ModelPlan, TrainPlan};
+use crate::watch::{self, Watch};
+use eraser_data::{read_set, write_set};
+use eraser_eval::adapter_fingerprint;
+use eraser_model::error::PathContext as _;
+use eraser_model::{Adapter, Error, Model, Result};
+use eraser_train::{Rows, Sets, Templates, TrainOptions, TrainSummary};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The adapter of a run with one variant.
+const ADAPTER: &str = "adapter";
+
+/// `eraser train`: trains, and gives the summary.
+///
+/// # Errors
+/// A directory that another process holds; whatever training ends with.
+pub fn train(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
+    let request = &plan.request;
+    let dir = &request.dir;
+    let _lock = lock(dir)?;
+    let mut manifest = Manifest::read(dir);
+    // Looked at again: before the lock was held, another process may have left something.
+    if !request.resume && !request.force && ["adapter", "train"].iter().any(|name| dir.join(name).exists()) {
+        return Err(Error::request(format!("{}: another training run was begun in it", dir.display()))
+            .hint("go on with it by --resume, begin again by --force, or name another directory")
+            .into());
+    }
+    place_sets(dir, &plan.sets, request.force)?;
+    let model = request.model.load(&crate::builtin::Assets::InCache, watch)?;
+    if request.force {
+        remove(dir, &["adapter", "train"])?;
+        remove(dir, &DURABILITY)?;
+        manifest.forget(|name| name == ADAPTER || name.starts_with("durability"))?;
+    }
+    let training = Training {
+        artefact: ADAPTER,
+        verb: "train",
+        name: "train",
+        variant: request.options.method.name,
+        model: &model,
+        plan: &request.model,
+        sets: &plan.sets,
+        options: &request.options,
+        dir: dir.clone(),
+        states: dir.join("train/reference/states.bin"),
+        inputs: inputs(dir, &model, &request.model, &request.options, &plan.sets)?,
+    };
+    training.run(&mut manifest, request.resume, watch)
+}
+
+/// A training run about to start.
+pub(crate) struct Training<'a> {
+    /// Its name in the manifest.
+    pub(crate) artefact: &'a str,
+    pub(crate) verb: &'a str,
+    /// What a person is told.
+    pub(crate) name: &'a str,
+    /// The name of the subject with its adapter.
+    pub(crate) variant: &'a str,
+    pub(crate) model: &'a Model,
+    pub(crate) plan: &'a ModelPlan,
+    pub(crate) sets: &'a Sets,
+    pub(crate) options: &'a TrainOptions,
+    /// Gets `adapter/` and `train/`.
+    pub(crate) dir: PathBuf,
+    /// The file of the frozen model's states.
+    pub(crate) states: PathBuf,
+    pub(crate) inputs: Inputs,
+}
+
+impl Training<'_> {
+    /// Does it; a watch that stops it ends in an interruption after a checkpoint.
+    pub(crate) fn run(&self, manifest: &mut Manifest, resume: bool, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
+        std::fs::create_dir_all(&self.dir).at(&self.dir)?;
+        let request = Request {
+            artefact: self.artefact,
+            verb: self.verb,
+            options: json!({
+                "name": self.variant,
+                "model": self.plan.to_json()?,
+                "retain": self.sets.retain.is_some(),
+                "train": crate::plan::train_json(self.options)?,
+            }),
+            inputs: &self.inputs,
+            seed: Some(self.options.seed),
+        };
+        let adapter = self.dir.join("adapter");
+        let outputs = |_: &TrainSummary| {
+            let loaded = Adapter::load(&adapter, &self.model.config, self.model.decoder.device())?;
+            let files = ["adapter_config.json", "adapter_model.safetensors"].map(|name| adapter.join(name));
+            Ok(Outputs { files: files.to_vec(), fingerprint: Some(adapter_fingerprint(&loaded)?) })
+        };
+        watch.can_save(true);
+        let summary = manifest.record(
+            &request,
+            || {
+                let mut observer = watch::Training { name: self.name, watch };
+                eraser_train::train(self.model, self.sets, self.options, &self.dir, &self.states, resume, &mut observer)
+            },
+            outputs,
+        );
+        watch.can_save(false);
+        watch.training_end();
+        let summary = summary?;
+        if summary.capped_share == Some(0.0) {
+            let gamma = self.options.gamma;
+            watch.note(&format!(
+                "{}: no micro-batch reached gamma {gamma}, so the hinge never closed; more steps or a higher learning \
+                 rate would go further",
+                self.name
+            ));
+        }
+        Ok(summary)
+    }
+}
+
+/// Everything that a training run reads. The sets are those of `dir/data`.
+pub(crate) fn inputs(
+    dir: &Path,
+    model: &Model,
+    plan: &ModelPlan,
+    options: &TrainOptions,
+    sets: &Sets,
+) -> Result<Inputs> {
+    let mut inputs = Inputs::of_model(model, plan.base_dtype)?;
+    let mut options = options.clone();
+    if let Templates::File(file) = &mut options.templates {
+        inputs.path("templates", file)?;
+        *file = PathBuf::new();
+    }
+    if let Some(dir) = options.init_adapter.take() {
+        inputs.path("init_adapter", &dir)?;
+    }
+    inputs.settings("options", &options)?;
+    for rows in Rows::ALL.into_iter().filter(|&rows| !sets.rows(rows).is_empty()) {
+        let name = format!("data/{}.jsonl", rows.name());
+        inputs.path(&name, &dir.join(&name))?;
+    }
+    Ok(inputs)
+}
+
+/// Puts the sets where the record, the report and durability look for them. Another set of the same name is replaced only
+/// with `force`.
+fn place_sets(dir: &Path, sets: &Sets, force: bool) -> Result<()> {
+    let data = dir.join("data");
+    std::fs::create_dir_all(&data).at(&data)?;
+    for rows in Rows::ALL.into_iter().filter(|&rows| !sets.rows(rows).is_empty()) {
+        let path = data.join(format!("{}.jsonl", rows.name()));
+        if path.exists() && !force && read_set(&path)? != sets.rows(rows) {
+            return Err(Error::request(format!("{}: holds another set than the one to train on", path.display()))
+                .hint("train on that file, name another --out, or replace it by --force"));
+        }
+        if !path.exists() || read_set(&path)? != sets.rows(rows) {
+            write_set(&path, sets.rows(rows))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What a finished run says about a study's question. In: the summary of the run, what its variants changed, their metrics; out: the
+//! results. Invariant: training, evaluation and resuming are those of any run; a study only reads what they leave.
+
+use super::compare::{self, Methods};
+use super::results::{StudyResults, SubjectRow};
+use super::sweep::{self, HELP, NLL};
+use crate::plan::RunPlan;
+use crate::plan::study::{Axis, Point, text};
+use eraser_data::files::write_atomic;
+use eraser_eval::{Choice, Figure, Figures, Summary};
+use eraser_model::{Error, Result};
+use eraser_train::{StepMetrics, metrics};
+use std::path::Path;
+
+/// The file of a study in its run directory.
+pub(crate) const FILE: &str = "study.json";
+
+/// What is studied.
+#[derive(Clone, Copy, Debug)]
+pub enum Question<'a> {
+    /// Methods beside each other.
+    Compare,
+    /// One variant under several settings.
+    Sweep {
+        /// The keys and their values.
+        axes: &'a [Axis],
+        /// The setting of each variant, in the order of the variants.
+        points: &'a [Point],
+    },
+}
+
+/// Reads the run in `dir` and writes study.json; `held_out` are the templates that no method learnt from.
+pub(crate) fn write(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String>) -> Result<()> {
+    let results = read(question, dir, plan, held_out)?;
+    let text = serde_json::to_string_pretty(&results).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
+    write_atomic(&dir.join(FILE), format!("{text}\n").as_bytes())
+}
+
+fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String>) -> Result<StudyResults> {
+    let summary = Summary::read(dir)?;
+    let judges = summary.subjects.iter().flat_map(|s| &s.attacks).map(|a| a.judge.as_str());
+    let judge = judges.clone().next().unwrap_or_default();
+    let sets = plan.eval.questions.iter().map(|q| q.name.clone());
+    let choice = Choice { held_out, unseen: sets.clone().find(|set| set == "unseen") };
+    let row = |name: &str, values: Vec<Option<String>>| {
+        let subject = summary.subjects.iter().find(|s| s.name == name);
+        let figures = subject.map_or_else(Figures::default, |s| Figures::of(s, judge, &choice));
+        SubjectRow { subject: name.to_owned(), values, figures }
+    };
+    let mut results = match question {
+        Question::Compare => {
+            let rows: Vec<SubjectRow> = summary.subjects.iter().map(|s| row(&s.name, Vec::new())).collect();
+            let of = |method: &str| {
+                let variant = plan.variants.iter().find(|v| v.train.method.name == method)?;
+                rows.iter().find(|r| r.subject == variant.name)
+            };
+            let base = rows.iter().find(|r| r.subject == "base");
+            let methods = Methods { base, eraser: of("eraser"), gam: of("gam"), rsft: of("rsft") };
+            let findings = compare::findings(&methods);
+            StudyResults { kind: "compare", rows, findings, ..StudyResults::default() }
+        }
+        Question::Sweep { axes, points } => {
+            let mut keys: Vec<String> = Vec::new();
+            for axis in axes {
+                if !keys.contains(&axis.key) {
+                    keys.push(axis.key.clone());
+                }
+            }
+            let base = row("base", keys.iter().map(|_| None).collect());
+            let mut rows = Vec::new();
+            for (variant, point) in plan.variants.iter().zip(points) {
+                let value = |key: &String| point.values.iter().rev().find(|(k, _)| k == key).map(|(_, v)| text(v));
+                let mut row = row(&variant.name, keys.iter().map(value).collect());
+                let steps = metrics::read(&dir.join(&variant.dir).join("train/metrics.jsonl"))?;
+                let end = |of: &dyn Fn(&StepMetrics) -> Option<f64>| final_mean(&steps, of);
+                let first = [
+                    Figure::number(NLL, end(&|m| m.nll_harm)),
+                    Figure::number(HELP, end(&|m| m.terms.get("l_help").copied())),
+                ];
+                row.figures = row.figures.after(first);
+                rows.push(row);
+            }
+            let findings = sweep::findings(&base, &rows, &keys);
+            let plots = sweep::plots(&rows, &keys);
+            rows.insert(0, base);
+            StudyResults { kind: "sweep", keys, rows, findings, plots, ..StudyResults::default() }
+        }
+    };
+    results.held_out = choice.held_out;
+    Ok(results)
+}
+
+/// The mean over the last tenth of the steps: one step's value hangs on its batch.
+fn final_mean(steps: &[StepMetrics], of: &dyn Fn(&StepMetrics) -> Option<f64>) -> Option<f64> {
+    let last = &steps[steps.len() - steps.len().div_ceil(10)..];
+    let values: Vec<f64> = last.iter().filter_map(of).collect();
+    eraser_eval::stats::mean(&values)
+}

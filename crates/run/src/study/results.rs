@@ -1,0 +1,136 @@
+//! What a study finds. In: figures; out: run/study.json (of the durability study run/durability.json), which the report shows.
+//! Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
+
+use eraser_eval::{Figure, Figures};
+use serde::Serialize;
+
+/// run/study.json.
+#[derive(Debug, Default, Serialize)]
+pub struct StudyResults {
+    /// `compare`, `sweep` or `durability`.
+    #[serde(rename = "study")]
+    pub kind: &'static str,
+    /// Keys that change between rows.
+    pub keys: Vec<String>,
+    /// Templates that no method learnt from.
+    pub held_out: Vec<String>,
+    /// A row per subject.
+    pub rows: Vec<SubjectRow>,
+    /// The claims and what became of them.
+    pub findings: Vec<Finding>,
+    /// The plots.
+    pub plots: Vec<Plot>,
+}
+
+/// A subject.
+#[derive(Debug, Serialize)]
+pub struct SubjectRow {
+    /// Its name.
+    pub subject: String,
+    /// Values of the keys, in their order; None where a key is unchanged.
+    pub values: Vec<Option<String>>,
+    /// Its figures.
+    pub figures: Figures,
+}
+
+/// Whether a claim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimOutcome {
+    /// It holds.
+    Holds,
+    /// It does not.
+    Fails,
+    /// A figure that it needs was not measured.
+    Unmeasured,
+}
+
+/// A claim and what was found about it.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// The claim, in words.
+    pub claim: String,
+    /// What became of it.
+    pub outcome: ClaimOutcome,
+    /// False when the 95 % interval reaches over the claim's bound, so that another sample could say the opposite.
+    pub settled: bool,
+    /// The figures.
+    pub evidence: String,
+}
+
+/// A plot: series of points `(x, y)`.
+#[derive(Debug, Serialize)]
+pub struct Plot {
+    /// Its title.
+    pub title: String,
+    /// The label of the horizontal axis.
+    pub x: String,
+    /// The label of the vertical axis.
+    pub y: String,
+    /// The lines.
+    pub series: Vec<Series>,
+    /// The line y = x is drawn too.
+    pub diagonal: bool,
+}
+
+/// Points of one name, joined by a line.
+#[derive(Debug, Serialize)]
+pub struct Series {
+    /// Its name in the legend.
+    pub name: String,
+    /// The points.
+    pub points: Vec<[f64; 2]>,
+}
+
+impl SubjectRow {
+    pub(super) fn get(&self, name: &str) -> Option<&Figure> {
+        self.figures.get(name)
+    }
+}
+
+impl Finding {
+    pub(super) fn unmeasured(claim: String) -> Self {
+        Self { claim, outcome: ClaimOutcome::Unmeasured, settled: false, evidence: String::new() }
+    }
+
+    /// With a reason, which is told where the claim does not hold.
+    pub(super) fn explained(mut self, why: &str) -> Self {
+        if self.outcome == ClaimOutcome::Fails {
+            self.evidence.push_str(". Why: ");
+            self.evidence.push_str(why);
+        }
+        self
+    }
+
+    /// A claim about `value`, whose interval is `ci`, that `holds` checks.
+    pub(super) fn checked(
+        claim: String,
+        value: f64,
+        ci: [f64; 2],
+        holds: impl Fn(f64) -> bool,
+        evidence: String,
+    ) -> Self {
+        let outcome = if holds(value) { ClaimOutcome::Holds } else { ClaimOutcome::Fails };
+        let settled = ci.into_iter().all(|end| holds(end) == holds(value));
+        Self { claim, outcome, settled, evidence }
+    }
+}
+
+/// A share in per cent with its interval: `12.5 % [8.1, 18.7]`.
+pub(super) fn shown(figure: &Figure) -> String {
+    let percent = |x: f64| 100.0 * x;
+    match (figure.value, figure.ci) {
+        (Some(value), Some([low, high])) => {
+            format!("{:.1} % [{:.1}, {:.1}]", percent(value), percent(low), percent(high))
+        }
+        (Some(value), None) => format!("{value:.3}"),
+        _ => "not measured".to_owned(),
+    }
+}
+
+/// A difference in points with its interval: `-2.0 points [-4.8, 0.7]`.
+pub(super) fn points(difference: f64, [low, high]: [f64; 2]) -> String {
+    // What rounds to zero has no sign.
+    let tidy = |x: f64| format!("{:.1}", (1000.0 * x).round() / 10.0 + 0.0);
+    format!("{} points [{}, {}]", tidy(difference), tidy(low), tidy(high))
+}
