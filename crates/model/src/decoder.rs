@@ -18,7 +18,7 @@ use eraser_ops::{
     rms_norm, rope, swiglu,
 };
 use half::{bf16, f16};
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 /// Positions for which rotary tables are made: longer contexts than this are refused, not silently wrong.
 const MAX_POSITIONS: usize = 32_768;
@@ -44,6 +44,17 @@ pub enum Held {
     AsStored,
     /// The linear layers in half-precision blocks of this type, the rest in f32.
     Half(TensorType),
+}
+
+/// A name for each way: `f32`, `as stored`, `bf16 blocks`.
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense(dtype) => f.write_str(dtype.as_str()),
+            Self::AsStored => f.write_str("as stored"),
+            Self::Half(kind) => write!(f, "{} blocks", format!("{kind:?}").to_lowercase()),
+        }
+    }
 }
 
 impl From<DType> for Held {

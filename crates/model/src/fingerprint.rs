@@ -1,7 +1,7 @@
-//! What identifies a model: a SHA-256 over its configuration, tokenizer and stored weights. Invariant: every field is
-//! hashed with its length, so that different fields cannot give the same bytes.
+//! What identifies a model: a SHA-256 over its configuration, tokenizer and stored weights; with how it was loaded, its
+//! identity. Invariant: every field is hashed with its length, so that different fields cannot give the same bytes.
 
-use crate::{Error, ModelConfig, Result, Tokenizer};
+use crate::{Error, ModelConfig, Result, Tokenizer, decoder::Held};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -60,6 +60,18 @@ impl Fingerprint {
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
     }
+}
+
+/// The identity of a loaded model, in hexadecimal: its files' fingerprint, how the weights are held, its chat template.
+pub(crate) fn identity(fingerprint: &str, held: Held, template: Option<&str>) -> String {
+    let mut hash = Fingerprint(Sha256::new());
+    hash.field(b"eraser identity 1");
+    hash.field(fingerprint.as_bytes());
+    hash.field(held.to_string().as_bytes());
+    // No template and an empty one are different.
+    hash.field(&[u8::from(template.is_some())]);
+    hash.field(template.unwrap_or_default().as_bytes());
+    hash.finish()
 }
 
 fn digest(tensor: &Stored<'_>, sampled: bool) -> [u8; 32] {

@@ -4,7 +4,7 @@
 use crate::{
     ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer,
     decoder::Held,
-    fingerprint::Fingerprint,
+    fingerprint::{Fingerprint, identity},
     gguf::{GgufFile, TensorType},
     hub,
     weights::{GgufWeights, HfDirectory, TensorSource},
@@ -97,6 +97,15 @@ pub struct Model {
     pub fingerprint: String,
     /// The files it was read from (directory or GGUF file), for export to copy from.
     pub path: PathBuf,
+}
+
+impl Model {
+    /// Hex SHA-256 of the model as it is loaded: its [`fingerprint`](Self::fingerprint), how its weights are held, and the
+    /// text of its chat template. Two models of one identity give the same answer to the same question, up to the order of
+    /// float additions; so this is what stored answers, scores and checkpoints are keyed by.
+    pub fn identity(&self) -> String {
+        identity(&self.fingerprint, self.decoder.held(), self.template.as_ref().map(ChatTemplate::source))
+    }
 }
 
 /// Loads `spec`: a Hugging Face directory, a `.gguf` file, or a hub name `org/name` (if no such path exists).

@@ -63,6 +63,31 @@ fn a_directory_loads_and_its_fingerprint_follows_its_content() {
 }
 
 #[test]
+fn the_identity_follows_the_files_how_weights_are_held_and_the_template() {
+    let dir = tiny(8);
+    let identity = |dir: &Path, options: &LoadOptions| load(dir.to_str().unwrap(), options).unwrap().identity();
+    let held = |base_dtype| LoadOptions { base_dtype, ..options() };
+    let own = identity(dir.path(), &options());
+    assert_eq!(own.len(), 64);
+    assert_eq!(own, identity(dir.path(), &held(BaseDtype::F32)), "on the CPU, auto is f32");
+
+    let mut identities = vec![own.clone(), identity(tiny(7).path(), &options())];
+    for base_dtype in [BaseDtype::F16, BaseDtype::Bf16, BaseDtype::AsStored] {
+        identities.push(identity(dir.path(), &held(base_dtype)));
+    }
+    for text in ["", "one", "two"] {
+        let template = dir.path().join("template.jinja");
+        fs::write(&template, text).unwrap();
+        identities.push(identity(dir.path(), &LoadOptions { chat_template: Some(template), ..options() }));
+    }
+    let distinct: std::collections::HashSet<&String> = identities.iter().collect();
+    assert_eq!(distinct.len(), identities.len(), "{identities:?}");
+
+    fs::write(dir.path().join("chat_template.jinja"), "two").unwrap();
+    assert_eq!(identity(dir.path(), &options()), identities[7], "the text counts, not the file that it came from");
+}
+
+#[test]
 fn what_cannot_be_loaded_says_why() {
     let dir = tiny(9);
     assert!(error(dir.path()).to_string().contains("9 ids"));
