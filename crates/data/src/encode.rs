@@ -64,25 +64,88 @@ impl Sample {
     }
 }
 
-/// Tokenises prompt and answer separately, without added special tokens, appends EOS, cuts at `max_length` tokens. A
-/// prompt that fills `max_length` leaves nothing supervised.
-pub fn encode(prompt: &str, answer: &str, tokenizer: &Tokenizer, max_length: usize) -> Result<Sample> {
-    let eos = tokenizer.eos().ok_or_else(|| {
+/// The first tokens of a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// The tokens, no more than were asked for.
+    pub ids: Vec<u32>,
+    /// The text has more of them.
+    pub cut: bool,
+}
+
+/// Bytes of text that are tokenised for each token asked for, at first. A token of running text has some four.
+const BYTES: usize = 8;
+/// Tokens that are tokenised beyond those asked for: where a text is cut off, its last tokens can differ from those of the
+/// whole text.
+const MARGIN: usize = 64;
+
+impl Beginning {
+    /// The first `most` tokens of `text`, without added special tokens. The time it takes depends on `most`, and not on the
+    /// length of the text.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn of(text: &str, tokenizer: &Tokenizer, most: usize) -> Result<Self> {
+        Self::by(text, most, |text| tokenizer.encode(text))
+    }
+
+    fn by(text: &str, most: usize, mut encode: impl FnMut(&str) -> Result<Vec<u32>>) -> Result<Self> {
+        let mut bytes = most.saturating_add(MARGIN).saturating_mul(BYTES);
+        loop {
+            let end = text.floor_char_boundary(bytes);
+            let mut ids = encode(&text[..end])?;
+            if end == text.len() || ids.len() >= most.saturating_add(MARGIN) {
+                let cut = ids.len() > most;
+                ids.truncate(most);
+                return Ok(Self { ids, cut });
+            }
+            bytes = bytes.saturating_mul(4);
+        }
+    }
+}
+
+/// The token that ends every answer.
+///
+/// # Errors
+/// The tokenizer names none.
+pub fn end_of_answer(tokenizer: &Tokenizer) -> Result<u32> {
+    tokenizer.eos().ok_or_else(|| {
         Error::request("the tokenizer names no end-of-sequence token, which every answer ends with")
             .hint("set eos_token in tokenizer_config.json, or eos_token_id in generation_config.json")
-    })?;
-    let mut ids = tokenizer.encode(prompt)?;
-    let prompt_len = ids.len().min(max_length);
-    ids.extend(tokenizer.encode(answer)?);
-    ids.push(eos);
-    ids.truncate(max_length);
-    Ok(Sample { ids, prompt_len })
+    })
+}
+
+impl Sample {
+    /// Prompt, answer and `end`, cut at `max_length` tokens; true when something was cut. A prompt that fills `max_length`
+    /// leaves nothing supervised.
+    pub fn new(prompt: &Beginning, answer: &Beginning, end: u32, max_length: usize) -> (Self, bool) {
+        let whole = prompt.ids.len() + answer.ids.len() + 1;
+        let mut ids = Vec::with_capacity(whole.min(max_length));
+        ids.extend(prompt.ids.iter().chain(&answer.ids).take(max_length));
+        if ids.len() < max_length && !answer.cut {
+            ids.push(end);
+        }
+        let prompt_len = prompt.ids.len().min(max_length);
+        (Self { ids, prompt_len }, prompt.cut || answer.cut || whole > max_length)
+    }
+}
+
+/// Tokenises prompt and answer separately, without added special tokens, appends EOS, cuts at `max_length` tokens. A
+/// prompt that fills `max_length` leaves nothing supervised.
+///
+/// # Errors
+/// The tokenizer fails, or names no end-of-sequence token.
+pub fn encode(prompt: &str, answer: &str, tokenizer: &Tokenizer, max_length: usize) -> Result<Sample> {
+    let prompt = Beginning::of(prompt, tokenizer, max_length)?;
+    let answer = Beginning::of(answer, tokenizer, max_length)?;
+    Ok(Sample::new(&prompt, &answer, end_of_answer(tokenizer)?, max_length).0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{A, AB, B, EOS, SPACE, tokenizer};
+    use proptest::prelude::*;
 
     #[test]
     fn prompt_and_answer_are_tokenised_apart_and_cut_at_the_end() {
@@ -97,6 +160,44 @@ mod tests {
         assert_eq!((cut.ids.as_slice(), cut.prompt_len, cut.scored()), (&[A, SPACE][..], 2, 1..1));
         assert_eq!(encode("", "ab", &tokenizer, 9).unwrap().scored(), 0..1);
         assert_eq!(encode("", "", &tokenizer, 0).unwrap().scored(), 0..0);
+    }
+
+    #[test]
+    fn what_is_cut_is_told() {
+        let tokenizer = tokenizer();
+        let cut = |prompt: &str, answer: &str, most: usize| {
+            let of = |text: &str| Beginning::of(text, &tokenizer, most).unwrap();
+            Sample::new(&of(prompt), &of(answer), EOS, most).1
+        };
+        // a, b and the end.
+        assert!(!cut("a", "b", 3) && cut("a", "b", 2) && cut("a", "b", 1) && cut("aa", "", 2));
+    }
+
+    #[test]
+    fn the_end_of_a_long_text_is_not_tokenised() {
+        let tokenizer = tokenizer();
+        let text = "ab é".repeat(1_000_000);
+        let mut read = 0;
+        let mut encode = |text: &str| {
+            read += text.len();
+            tokenizer.encode(text)
+        };
+        let beginning = Beginning::by(&text, 64, &mut encode).unwrap();
+        assert!(beginning.cut && beginning.ids.len() == 64 && beginning.ids[..3] == [AB, SPACE, AB]);
+        assert!(read <= 10_000, "{read} bytes for 64 tokens");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_beginning_is_that_of_the_whole_text(text in "[ab ?]{0,3000}", most in 0usize..300) {
+            let tokenizer = tokenizer();
+            let whole = tokenizer.encode(&text).unwrap();
+            let beginning = Beginning::of(&text, &tokenizer, most).unwrap();
+            prop_assert_eq!(&beginning.ids[..], &whole[..whole.len().min(most)]);
+            prop_assert_eq!(beginning.cut, whole.len() > most);
+        }
     }
 
     #[test]

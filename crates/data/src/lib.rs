@@ -3,22 +3,28 @@
 pub mod ask;
 pub mod encode;
 pub mod files;
+pub mod journal;
 pub mod noise;
 pub mod pack;
 mod parquet;
 pub mod prepare;
+pub mod progress;
 pub mod question;
 pub mod record;
 pub mod refusal;
 pub mod rows;
+pub mod sampling;
 pub mod streams;
 #[cfg(test)]
 mod testing;
 
-pub use encode::{PromptTemplate, Sample, encode};
+pub use encode::{Beginning, PromptTemplate, Sample, encode, end_of_answer};
+pub use journal::{Entry, Journal};
 pub use noise::Noise;
 pub use pack::{Batch, Scored};
+pub use progress::Progress;
 pub use question::{Question, read_questions};
 pub use record::{Record, read_set, write_set};
 pub use rows::{Row, read_rows, read_text};
+pub use sampling::Sampling;
 pub use streams::stream;

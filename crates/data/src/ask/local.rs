@@ -4,9 +4,7 @@
 
 use super::{Answer, Respond, Sampling, Sink, interrupted};
 use crate::PromptTemplate;
-use crate::files::hex;
-use eraser_model::{Error, GenerateOptions, Generation, Model, Result, generate_each};
-use sha2::{Digest, Sha256};
+use eraser_model::{Error, Generation, Model, Result, generate_each};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
@@ -30,12 +28,7 @@ impl<'a> Local<'a> {
 
 impl Respond for Local<'_> {
     fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(&self.model.fingerprint);
-        if let Some(template) = &self.model.template {
-            hash.update(template.source());
-        }
-        hex(&hash.finalize())
+        self.model.identity()
     }
 
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
@@ -58,15 +51,7 @@ impl Respond for Local<'_> {
                 ))
                 .hint("shorten the question, or ask for shorter answers (harm_max_new_tokens)"));
             }
-            let options = GenerateOptions {
-                max_new_tokens: sampling.max_new_tokens.min(room),
-                temperature: sampling.temperature as f32,
-                top_k: sampling.top_k,
-                top_p: sampling.top_p as f32,
-                repetition_penalty: sampling.repetition_penalty as f32,
-                stops: tokenizer.stops().to_vec(),
-                seed: sampling.seed,
-            };
+            let options = sampling.generation(tokenizer.stops(), room);
             let shared = RefCell::new(&mut *sink);
             let mut stopped = false;
             let mut on_token = |_: usize, _: u32| {
@@ -88,5 +73,26 @@ impl Respond for Local<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eraser_model::{BaseDtype, LoadOptions};
+
+    /// Answers of f32 weights were found again when bf16 was asked for.
+    #[test]
+    fn answers_are_kept_apart_by_how_the_weights_are_held() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/model");
+        let fingerprint = |base_dtype| {
+            let options =
+                LoadOptions { device: eraser_model::load::device("cpu").unwrap(), base_dtype, chat_template: None };
+            let model = eraser_model::load(path.to_str().unwrap(), &options).unwrap();
+            let fingerprint = Local::new(&model, 1).fingerprint();
+            assert_eq!(fingerprint, model.identity());
+            fingerprint
+        };
+        assert_ne!(fingerprint(BaseDtype::F32), fingerprint(BaseDtype::Bf16));
     }
 }

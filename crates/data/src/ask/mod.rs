@@ -2,32 +2,21 @@
 //! stored when it comes, under a key of all it depends on, and is never asked for again.
 
 mod endpoint;
-mod journal;
 mod local;
 mod reply;
 
 pub use endpoint::{Endpoint, EndpointOptions};
 pub use local::Local;
 
+pub use crate::{Progress, Sampling};
+
 use crate::files::hex;
+use crate::journal::{Entry, Journal};
 use eraser_model::{Error, ErrorKind, Result};
-use journal::Journal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// What watches the work.
-pub trait Progress {
-    /// `done` of `total` answers of the stage `what` are there; false stops the work.
-    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool;
-}
-
-impl<F: FnMut(&str, usize, usize) -> bool> Progress for F {
-    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
-        self(what, done, total)
-    }
-}
 
 /// An answer as it was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,27 +32,18 @@ pub struct Answer {
     pub refused: bool,
 }
 
-/// How answers are drawn.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sampling {
-    /// Most new tokens.
-    pub max_new_tokens: usize,
-    /// 0 = greedy.
-    pub temperature: f64,
-    /// 0 = all. Endpoints are not told.
-    pub top_k: usize,
-    /// 1 = all.
-    pub top_p: f64,
-    /// 1 = off. Endpoints are not told.
-    pub repetition_penalty: f64,
-    /// Seed.
-    pub seed: u64,
+/// A line of the file of answers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    key: String,
+    #[serde(flatten)]
+    answer: Answer,
 }
 
-impl Sampling {
-    /// The likeliest answer.
-    pub fn greedy(max_new_tokens: usize) -> Self {
-        Self { max_new_tokens, temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
+impl Entry for Line {
+    type Key = String;
+    fn key(&self) -> String {
+        self.key.clone()
     }
 }
 
@@ -103,8 +83,8 @@ pub fn ask(
             unique.len() - 1
         });
     }
-    let mut journal = Journal::open(path)?;
-    let wanted: Vec<bool> = unique.iter().map(|(key, _)| journal.get(key).is_none()).collect();
+    let mut journal: Journal<Line> = Journal::open(path)?;
+    let wanted: Vec<bool> = unique.iter().map(|(key, _)| journal.get(*key).is_none()).collect();
     let missing = wanted.iter().filter(|wanted| **wanted).count();
     let texts: Vec<&str> = unique.iter().map(|(_, prompt)| *prompt).collect();
     let unique_keys: Vec<&str> = unique.iter().map(|(key, _)| *key).collect();
@@ -120,7 +100,9 @@ pub fn ask(
         result?;
     }
     let answer = |key: &String| {
-        journal.get(key).cloned().ok_or_else(|| Error::failed(format!("{what}: a question was left without an answer")))
+        let line =
+            journal.get(key).ok_or_else(|| Error::failed(format!("{what}: a question was left without an answer")));
+        line.map(|line| line.answer.clone())
     };
     keys.iter().map(answer).collect()
 }
@@ -141,7 +123,7 @@ fn key(parts: &[&str]) -> String {
 }
 
 struct Store<'a> {
-    journal: &'a mut Journal,
+    journal: &'a mut Journal<Line>,
     keys: &'a [&'a str],
     what: &'a str,
     done: usize,
@@ -150,7 +132,7 @@ struct Store<'a> {
 
 impl Sink for Store<'_> {
     fn take(&mut self, i: usize, answer: Answer) -> Result<()> {
-        self.journal.push(self.keys[i], &answer)?;
+        self.journal.push(Line { key: self.keys[i].to_owned(), answer })?;
         self.done += 1;
         self.progress.tick(self.what, self.done, self.keys.len());
         Ok(())

@@ -9,7 +9,8 @@ mod options;
 mod report;
 mod stages;
 
-pub use crate::ask::{Endpoint, Progress};
+pub use crate::Progress;
+pub use crate::ask::Endpoint;
 pub use options::{Answers, EntitySource, PrepareOptions, Unfit};
 pub use report::{DataReport, Evaluation, Lengths, Near, Overlap, SetReport};
 pub use stages::{Inputs, Tally, prepare};

@@ -1,0 +1,14 @@
+//! Progress of long work. In: how much is done; out: whether to go on.
+
+/// What watches the work.
+pub trait Progress {
+    /// `done` of `total` results of `what` (a stage, a file) are there. Called often, also between two results, so that the
+    /// work can stop at once: false stops it, with what is done stored.
+    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool;
+}
+
+impl<F: FnMut(&str, usize, usize) -> bool> Progress for F {
+    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
+        self(what, done, total)
+    }
+}
