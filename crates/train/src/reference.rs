@@ -25,9 +25,7 @@ pub struct Reference<'a> {
 impl<'a> Reference<'a> {
     /// States of `model`, of which blocks from `first` on are adapted, kept in `path`.
     pub fn open(model: &'a Model, first: usize, path: &Path) -> Result<Self> {
-        // The same file computes other states when its weights are held in a narrower type.
-        let fingerprint = format!("{} {:?}", model.fingerprint, model.decoder.held());
-        Ok(Self { model, first, store: Store::open(path, &fingerprint, model.config.hidden_size)? })
+        Ok(Self { model, first, store: Store::open(path, &model.identity(), model.config.hidden_size)? })
     }
 
     /// The input of the first adapted block, `[T, d]`. Kept for samples that come again (`again`).

@@ -2,8 +2,8 @@
 //! Invariant: what is read back is what was written under the same fingerprint, or nothing: a file of another model, a
 //! record cut short by a kill and a record damaged on the disk are all as if they had never been.
 //!
-//! A header (magic, fingerprint, width) and records one after the other: key, number of rows, digest, values. Values are
-//! read when they are asked for; only keys and places are held in memory.
+//! A header (magic, fingerprint, width) and records one after the other: key, number of rows, digest of both and of the
+//! values, values. Values are read when they are asked for; only keys and places are held in memory.
 
 use eraser_model::{Error, Result, error::PathContext};
 use sha2::{Digest, Sha256};
@@ -14,10 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const MAGIC: &[u8; 16] = b"eraser states 1\n";
+const MAGIC: &[u8; 16] = b"eraser states 2\n";
 /// Magic, SHA-256 of the fingerprint, width.
 const HEADER: u64 = 16 + 32 + 8;
-/// Key, number of rows, digest of the values.
+/// Key, number of rows, digest.
 const RECORD: u64 = 16 + 8 + 16;
 /// Most bytes of a file; beyond it states are computed each time.
 const BUDGET: u64 = 8 << 30;
@@ -113,7 +113,9 @@ impl Store {
         self.file.seek(SeekFrom::Start(start)).at(&self.path)?;
         self.file.read_exact(&mut record).at(&self.path)?;
         let (head, values) = record.split_at(RECORD as usize);
-        if head[24..] != digest(values) {
+        // The key that was asked for, not the one that the record has: a record whose key was damaged, or whose place is
+        // another's, must not pass as this one.
+        if head[24..] != digest(key, rows, values) {
             self.places.remove(key);
             return Ok(false);
         }
@@ -135,7 +137,7 @@ impl Store {
         let mut record = Vec::with_capacity(RECORD as usize + bytes.len());
         record.extend(key);
         record.extend(rows.to_le_bytes());
-        record.extend(digest(&bytes));
+        record.extend(digest(key, rows, &bytes));
         record.extend(bytes);
         self.file.seek(SeekFrom::Start(self.end)).at(&self.path)?;
         self.file.write_all(&record).at(&self.path)?;
@@ -145,8 +147,12 @@ impl Store {
     }
 }
 
-fn digest(values: &[u8]) -> [u8; 16] {
-    first_half(Sha256::new_with_prefix(values))
+/// What says that these values, this many rows of them, are those of `key`.
+fn digest(key: &Key, rows: u64, values: &[u8]) -> [u8; 16] {
+    let mut hash = Sha256::new_with_prefix(key);
+    hash.update(rows.to_le_bytes());
+    hash.update(values);
+    first_half(hash)
 }
 
 #[cfg(test)]
@@ -193,6 +199,36 @@ mod tests {
         assert_eq!(read(&mut store, &a), None);
         store.write(&a, &values(4, 2)).unwrap();
         assert_eq!(read(&mut store, &a), Some(values(4, 2)));
+    }
+
+    /// Two answers of one length differ in their keys only, so a digest of the values alone let one pass as the other.
+    #[test]
+    fn values_under_another_key_or_of_another_number_of_rows_are_not_returned() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("states.bin");
+        let (a, b) = (key("final", &[1]), key("final", &[2]));
+        let written = || {
+            let mut store = Store::open(&path, "m", 2).unwrap();
+            store.write(&a, &values(4, 1)).unwrap();
+            store.write(&b, &values(4, 2)).unwrap();
+            std::fs::read(&path).unwrap()
+        };
+        let whole = written();
+        let (first, second) = (HEADER as usize, HEADER as usize + RECORD as usize + 4 * 4);
+        let mut swapped = whole.clone();
+        swapped[first..first + 16].copy_from_slice(&whole[second..second + 16]);
+        swapped[second..second + 16].copy_from_slice(&whole[first..first + 16]);
+        std::fs::write(&path, swapped).unwrap();
+        let mut store = Store::open(&path, "m", 2).unwrap();
+        assert_eq!((read(&mut store, &a), read(&mut store, &b)), (None, None));
+        store.write(&a, &values(4, 1)).unwrap();
+        assert_eq!(read(&mut store, &a), Some(values(4, 1)));
+
+        let mut fewer = whole;
+        fewer[second + 16] = 1;
+        std::fs::write(&path, fewer).unwrap();
+        let mut store = Store::open(&path, "m", 2).unwrap();
+        assert_eq!((read(&mut store, &a), read(&mut store, &b)), (Some(values(4, 1)), None));
     }
 
     proptest! {
