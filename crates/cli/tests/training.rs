@@ -146,3 +146,89 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(dir.path(&format!("a/{ADAPTER}")).is_file());
 }
+
+#[test]
+fn resuming_nothing_is_an_error() {
+    let dir = Dir::with_model();
+    insta::assert_snapshot!(dir.refused(&train("--steps 2 --out a --resume")), @r"
+    exit 2
+    error: --resume: a holds no training run to go on with
+    hint: leave --resume out to begin one
+    ");
+    assert!(!dir.path("a").exists());
+    dir.done(&train("--steps 2 --out a"));
+    std::fs::remove_dir_all(dir.path("a/train/checkpoints")).unwrap();
+    let before = dir.read(&format!("a/{ADAPTER}"));
+    let refused = dir.refused(&train("--steps 2 --out a --resume"));
+    assert!(refused.contains("holds no training run"), "{refused}");
+    assert_eq!(before, dir.read(&format!("a/{ADAPTER}")), "a finished adapter is not trained again from the start");
+}
+
+/// Each was accepted, and the rest of the run trained something else than its beginning.
+#[test]
+fn a_run_is_not_resumed_with_another_template_or_base_dtype_or_set() {
+    let dir = Dir::with_model();
+    dir.write("template.txt", "Q: {} A:");
+    dir.write("chat.jinja", "{% for m in messages %}<{{ m.content }}>{% endfor %}");
+    let start = "--steps 2 --out a --templates template.txt --chat-template chat.jinja";
+    dir.done(&train(start));
+    let resume = |more: &str| {
+        let refused = dir.refused(&train(&format!("{start} --resume {more}")));
+        let (error, hint) = refused.split_once("hint: ").unwrap();
+        assert!(hint.starts_with("go on with the settings that the run began with"), "{refused}");
+        let (_, changes) = error.split_once("the run began with other settings: ").unwrap();
+        changes.trim().to_owned()
+    };
+    assert_eq!(resume("--base-dtype bf16"), "base_dtype was f32, is bf16 blocks");
+    assert_eq!(resume("--alpha 8 --rank 4"), "rank was 8, is 4; alpha was 16.0, is 8.0");
+    dir.write("chat.jinja", "{% for m in messages %}[{{ m.content }}]{% endfor %}");
+    let changed = resume("");
+    assert!(changed.starts_with("chat_template was hash ") && changed.contains(", is hash "), "{changed}");
+    dir.write("chat.jinja", "{% for m in messages %}<{{ m.content }}>{% endfor %}");
+    dir.write("template.txt", "Question: {} Answer:");
+    let changed = resume("");
+    assert!(changed.starts_with("the text of the prompt template was hash "), "{changed}");
+    dir.write("template.txt", "Q: {} A:");
+    let help = dir.text("help.jsonl");
+    dir.write("help.jsonl", &help.replace("number 3", "number 9"));
+    let changed = resume("");
+    assert!(changed.starts_with("the help set was 8 rows with hash "), "{changed}");
+    dir.write("help.jsonl", &help);
+    dir.done(&train(&format!("{start} --resume")));
+}
+
+#[test]
+fn more_steps_are_taken_up_where_the_learning_rate_allows_it() {
+    let dir = Dir::with_model();
+    let constant = |more: &str| train(&format!("--schedule constant {more}"));
+    dir.done(&constant("--steps 4 --out whole"));
+    dir.done(&constant("--steps 2 --out a"));
+    dir.done(&constant("--steps 4 --out a --resume"));
+    assert_eq!(dir.read(&format!("whole/{ADAPTER}")), dir.read(&format!("a/{ADAPTER}")));
+    let horizons = |out: &str| -> Value {
+        let summary: Value = serde_json::from_str(&dir.text(&format!("{out}/train/summary.json"))).unwrap();
+        summary["horizons"].clone()
+    };
+    assert_eq!(horizons("whole"), serde_json::json!([{"from": 0, "steps": 4}]));
+    assert_eq!(horizons("a"), serde_json::json!([{"from": 0, "steps": 2}, {"from": 2, "steps": 4}]));
+    insta::assert_snapshot!(dir.refused(&constant("--steps 3 --out a --resume")), @r"
+    exit 2
+    error: steps: 3 are fewer than the 4 that are done
+    hint: ask for at least 4, or begin again in another directory or with --force
+    ");
+
+    dir.done(&train("--steps 2 --out b"));
+    insta::assert_snapshot!(dir.refused(&train("--steps 4 --out b --resume")), @r"
+    exit 2
+    error: steps was 2, is 4: the learning rate depends on it
+    hint: --extend goes on from step 2 with the learning rate of a run of 4 steps
+    hint: with --schedule constant, from the first step on, the number of steps can be changed freely
+    ");
+    dir.done(&train("--steps 4 --out b --resume --extend"));
+    assert_eq!(horizons("b"), serde_json::json!([{"from": 0, "steps": 2}, {"from": 2, "steps": 4}]));
+    let rates: Vec<f64> =
+        json_lines(&dir.text("b/train/metrics.jsonl")).iter().map(|m| m["lr"].as_f64().unwrap()).collect();
+    let cosine = |step: f64, of: f64| 0.005 * (1.0 + (std::f64::consts::PI * step / of).cos());
+    let expected = [cosine(0.0, 2.0), cosine(1.0, 2.0), cosine(2.0, 4.0), cosine(3.0, 4.0)];
+    assert!(rates.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{rates:?}");
+}

@@ -1,7 +1,7 @@
 //! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint is
-//! whole or absent, and is taken up only by the run that made it (same options, sets and model).
+//! whole or absent, and only a run with the settings of the one that wrote it goes on from it.
 
-use crate::adamw::Moments;
+use crate::{adamw::Moments, settings::Settings};
 use candle_core::{Device, Tensor, Var};
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use safetensors::SafeTensors;
@@ -15,7 +15,7 @@ use std::{
 const KEEP: usize = 2;
 const STATE_KEY: &str = "eraser";
 
-/// Where a run stands, tensors aside.
+/// How far a run is, tensors aside.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Optimiser steps done.
@@ -24,13 +24,24 @@ pub struct Position {
     pub capped: (usize, usize),
     /// Steps the optimiser counts, for its bias correction.
     pub optimiser_steps: u32,
-    /// Hash of options, sets and model.
-    pub fingerprint: String,
+    /// The lengths that the run was given: one, and one more for every time that a resumed run was given another.
+    pub horizons: Vec<Horizon>,
+    /// What decides the run.
+    pub settings: Settings,
 }
 
-/// A checkpoint as read.
-pub struct Checkpoint {
-    /// Where the run stood.
+/// The length of a run, which its learning rate may depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Horizon {
+    /// Optimiser steps that were done when this length was given.
+    pub from: usize,
+    /// Optimiser steps in all.
+    pub steps: usize,
+}
+
+/// The state of a run, as read from a checkpoint.
+pub struct TrainingState {
+    /// How far it was.
     pub position: Position,
     /// Parameters by name.
     pub parameters: HashMap<String, Tensor>,
@@ -67,28 +78,36 @@ pub fn save(dir: &Path, position: &Position, parameters: &[(String, Var)], momen
     Ok(())
 }
 
-/// The newest checkpoint of `dir`, if there is one.
+/// The newest checkpoint of `dir`, if there is one, for a run with these settings and parameters of these names.
 ///
 /// # Errors
-/// A file that is not a checkpoint, or one of another run.
-pub fn newest(dir: &Path, fingerprint: &str, names: &[String]) -> Result<Option<Checkpoint>> {
+/// A file that is not a checkpoint; one of a run with other settings, which are named.
+pub fn newest(dir: &Path, settings: &Settings, names: &[String]) -> Result<Option<TrainingState>> {
     let Some(path) = list(dir)?.pop() else { return Ok(None) };
     let bytes = std::fs::read(&path).at(&path)?;
-    let checkpoint = read(&bytes, names).map_err(|e| {
+    let state = read(&bytes, names).map_err(|e| {
         e.context(path.display())
             .hint("delete the file to go on from the checkpoint before it, or start again without --resume")
     })?;
-    if checkpoint.position.fingerprint != fingerprint {
-        return Err(Error::request(format!(
-            "{}: the checkpoint is of a run with other options, sets or model",
-            path.display()
-        ))
-        .hint("resume with the options the run began with, or start anew in another directory"));
+    let changes = state.position.settings.changes(settings);
+    if !changes.is_empty() {
+        let what = changes.join("; ");
+        return Err(Error::request(format!("{}: the run began with other settings: {what}", path.display())).hint(
+            "go on with the settings that the run began with, or begin again in another directory or with --force",
+        ));
     }
-    Ok(Some(checkpoint))
+    Ok(Some(state))
 }
 
-fn read(bytes: &[u8], names: &[String]) -> Result<Checkpoint> {
+/// Whether `dir` holds a checkpoint.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn exists(dir: &Path) -> Result<bool> {
+    Ok(!list(dir)?.is_empty())
+}
+
+fn read(bytes: &[u8], names: &[String]) -> Result<TrainingState> {
     let malformed = |what: &dyn std::fmt::Display| Error::request(format!("not a checkpoint: {what}"));
     let file = SafeTensors::deserialize(bytes).map_err(|e| malformed(&e))?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
@@ -110,7 +129,7 @@ fn read(bytes: &[u8], names: &[String]) -> Result<Checkpoint> {
         let first = get(&format!("{name}.first_moment"))?.1;
         moments.push(Moments { first, second: get(&format!("{name}.second_moment"))?.1 });
     }
-    Ok(Checkpoint { position, parameters, moments })
+    Ok(TrainingState { position, parameters, moments })
 }
 
 fn bytes(values: &[f32]) -> Vec<u8> {
@@ -143,8 +162,13 @@ mod tests {
         vec![("w".to_owned(), Var::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu).unwrap())]
     }
 
+    fn settings(rank: usize) -> Settings {
+        serde_json::from_value(serde_json::json!({ "rank": rank })).unwrap()
+    }
+
     fn position(step: usize) -> Position {
-        Position { step, capped: (1, 2), optimiser_steps: step as u32, fingerprint: "f".into() }
+        let horizons = vec![Horizon { from: 0, steps: 10 }];
+        Position { step, capped: (1, 2), optimiser_steps: step as u32, horizons, settings: settings(8) }
     }
 
     #[test]
@@ -155,10 +179,11 @@ mod tests {
             save(dir.path(), &position(step), &parameters(), &moments).unwrap();
         }
         assert_eq!(list(dir.path()).unwrap().len(), KEEP);
-        let read = newest(dir.path(), "f", &["w".to_owned()]).unwrap().unwrap();
+        let read = newest(dir.path(), &settings(8), &["w".to_owned()]).unwrap().unwrap();
         assert_eq!((read.position, read.moments), (position(10), moments));
-        let error = newest(dir.path(), "g", &["w".to_owned()]).err().unwrap();
-        assert!(error.to_string().contains("other options"), "{error}");
+        let error = newest(dir.path(), &settings(16), &["w".to_owned()]).err().unwrap();
+        assert!(error.to_string().ends_with("other settings: rank was 8, is 16"), "{error}");
+        assert!(exists(dir.path()).unwrap() && !exists(&dir.path().join("none")).unwrap());
     }
 
     proptest! {

@@ -9,10 +9,14 @@ pub mod objective;
 pub mod options;
 pub mod reference;
 pub mod schedule;
+pub mod sets;
+mod settings;
 mod store;
 pub mod trainer;
 
 pub use adamw::AdamW;
 pub use method::{METHODS, Method, Rows};
+pub use metrics::{StepMetrics, TrainSummary};
 pub use options::{CheckpointActivations, GammaScope, HarmAnswers, KlScope, Order, Schedule, Templates, TrainOptions};
-pub use trainer::{Control, Observer, Sets, StepMetrics, TrainSummary, train};
+pub use sets::Sets;
+pub use trainer::{Control, Observer, resumable, train};

@@ -1,6 +1,7 @@
 //! metrics.jsonl and what is read off it. In: a line a step; out: the summary and the early-stop decision. Invariant: the
 //! file holds exactly the steps that a resumed run builds on, each once.
 
+use crate::checkpoint::{Horizon, Position};
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -58,6 +59,9 @@ pub struct TrainSummary {
     pub steps: usize,
     /// Share of hinges (one per harm micro-batch, sample or step, by `gamma_scope`) that were closed.
     pub capped_share: Option<f64>,
+    /// The lengths that the run was given: one, and one more for every time that it was resumed with another.
+    #[serde(default)]
+    pub horizons: Vec<Horizon>,
 }
 
 /// Reads the metrics of a run; a line that was cut short is passed over.
@@ -119,19 +123,21 @@ impl Log {
         (mean(after) - mean(before)).abs() <= 0.05 * mean(before).max(1e-6)
     }
 
-    pub(crate) fn summary(&self, steps: usize, capped: (usize, usize)) -> TrainSummary {
+    pub(crate) fn summary(&self, position: &Position) -> TrainSummary {
         let own = &self.lines[self.earlier..];
         let timed = if own.len() > 1 { &own[1..] } else { own };
         let tokens = timed.iter().map(|line| line.tokens).sum();
         let seconds: f64 = timed.iter().map(|line| line.seconds).sum();
+        let capped = position.capped;
         TrainSummary {
             tokens_per_s: (seconds > 0.0).then(|| tokens as f64 / seconds),
             tokens,
             seconds,
             peak_rss_mb: eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64),
             threads: eraser_ops::threads::count(),
-            steps,
+            steps: position.step,
             capped_share: (capped.1 > 0).then(|| capped.0 as f64 / capped.1 as f64),
+            horizons: position.horizons.clone(),
         }
     }
 }
@@ -169,7 +175,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 3);
         assert!(Log::open(&path, 5).is_err());
-        assert_eq!(log.summary(3, (1, 3)).tokens_per_s, Some(20.0));
+        assert_eq!(log.summary(&Position::default()).tokens_per_s, Some(20.0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! file; defaults are the published settings.
 
 use crate::Method;
-use eraser_model::adapter::Module;
+use eraser_model::{LoraConfig, adapter::Module};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -169,6 +169,8 @@ pub struct TrainOptions {
     pub checkpoint_activations: CheckpointActivations,
     /// Write a checkpoint every this many steps; 0 = only at the end and on interruption.
     pub checkpoint_every: usize,
+    /// A resumed run may have another length: its learning rate follows the schedule of that length from there on.
+    pub extend: bool,
     /// Seed of every random stream.
     pub seed: u64,
     /// Start from this PEFT adapter.
@@ -217,9 +219,30 @@ impl Default for TrainOptions {
             early_stop: None,
             checkpoint_activations: CheckpointActivations::Auto,
             checkpoint_every: 50,
+            extend: false,
             seed: 42,
             init_adapter: None,
             dump_grads: None,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Optimiser steps of a run one pass of which has `rows` rows.
+    pub fn total_steps(&self, rows: usize) -> usize {
+        let per_step = (self.micro_batch * self.grad_accum) as f64;
+        self.steps.unwrap_or_else(|| (self.epochs * rows as f64 / per_step).ceil().max(1.0) as usize)
+    }
+
+    /// The adapter these options ask for.
+    pub fn lora_config(&self) -> LoraConfig {
+        LoraConfig {
+            r: self.rank,
+            alpha: self.alpha,
+            dropout: self.lora_dropout,
+            targets: self.targets.clone(),
+            layers: self.layers.clone(),
+            rslora: self.rslora,
         }
     }
 }

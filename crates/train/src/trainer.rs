@@ -3,60 +3,30 @@
 //! resumed at any step writes the same adapter as one that was not.
 
 use crate::{
-    AdamW, CheckpointActivations, GammaScope, KlScope, Rows, TrainOptions,
+    AdamW, CheckpointActivations, GammaScope, KlScope, Rows, Schedule, Sets, TrainOptions,
     adamw::AdamWConfig,
-    checkpoint::{self, Position},
+    checkpoint::{self, Horizon, Position},
     feed::{Feed, templates},
     method::{Loss, Term},
-    metrics::Log,
+    metrics::{Log, StepMetrics, TrainSummary},
     objective,
     reference::Reference,
     schedule::learning_rate,
+    settings::Settings,
 };
 use candle_core::{Tensor, Var};
-use eraser_data::{Batch, Noise, PromptTemplate, Record, Sample};
+use eraser_data::{Batch, Noise, PromptTemplate, Sample};
 use eraser_model::{
-    Adapter, Error, ErrorKind, LoraConfig, Model, Result,
+    Adapter, Error, ErrorKind, Model, Result,
     error::PathContext,
     files::write_atomic,
     trace::{Checkpoint, Gradients, TraceOptions},
 };
 use eraser_ops::{Dropout, cross_entropy, gemm::operations, kl_divergence};
-use sha2::{Digest, Sha256};
 use std::{path::Path, time::Instant};
-
-pub use crate::metrics::{StepMetrics, TrainSummary};
 
 /// Bytes of activations that a pass keeps before its first blocks are run again instead.
 const ACTIVATIONS: usize = 340 << 20;
-
-/// The sets of a run.
-#[derive(Clone, Debug, Default)]
-pub struct Sets {
-    /// Harmful questions with harmful answers.
-    pub harm: Vec<Record>,
-    /// Questions about the entities involved, with the base model's answers.
-    pub help: Vec<Record>,
-    /// Harmful questions with the base model's refusals.
-    pub align: Vec<Record>,
-    /// Benign skills next to the harmful ones, with the base model's answers.
-    pub retain: Option<Vec<Record>>,
-    /// The align set with every question under every training jailbreak template; for methods that learn from those.
-    pub wrapped: Vec<Record>,
-}
-
-impl Sets {
-    /// The records of a set, none if it is not there.
-    pub fn rows(&self, rows: Rows) -> &[Record] {
-        match rows {
-            Rows::Harm => &self.harm,
-            Rows::Help => &self.help,
-            Rows::Align => &self.align,
-            Rows::Retain => self.retain.as_deref().unwrap_or_default(),
-            Rows::Wrapped => &self.wrapped,
-        }
-    }
-}
 
 /// What the observer wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +67,12 @@ pub fn train(
     let mut run = Run::new(model, sets, options, &templates, states)?;
     let total = options.total_steps(run.pass_rows());
     let checkpoints = home.join("checkpoints");
-    let fingerprint = fingerprint(model, sets, options)?;
-    let mut position = Position { fingerprint, ..Position::default() };
+    let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
+    let horizons = vec![Horizon { from: 0, steps: total }];
+    let mut position = Position { settings, horizons, ..Position::default() };
     if resume {
         let names: Vec<String> = run.parameters.iter().map(|(n, _)| n.clone()).collect();
-        if let Some(found) = checkpoint::newest(&checkpoints, &position.fingerprint, &names)? {
+        if let Some(found) = checkpoint::newest(&checkpoints, &position.settings, &names)? {
             for (name, variable) in &run.parameters {
                 if let Some(value) = found.parameters.get(name) {
                     variable.set(&value.to_device(variable.device())?)?;
@@ -109,6 +80,7 @@ pub fn train(
             }
             run.optimiser.restore(found.moments, found.position.optimiser_steps)?;
             position = found.position;
+            resize(&mut position, total, options)?;
         }
     } else if checkpoints.exists() {
         std::fs::remove_dir_all(&checkpoints).at(&checkpoints)?;
@@ -132,10 +104,40 @@ pub fn train(
     }
     run.save(&checkpoints, &mut position)?;
     run.adapter.save(&dir.join("adapter"), &model.name)?;
-    let summary = log.summary(position.step, position.capped);
+    let summary = log.summary(&position);
     let text = serde_json::to_string_pretty(&summary).map_err(Error::failed)?;
     write_atomic(&home.join("summary.json"), text.as_bytes())?;
     Ok(summary)
+}
+
+/// Whether `dir` holds a training run that a resumed one goes on from.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn resumable(dir: &Path) -> Result<bool> {
+    let home = dir.join("train");
+    let finished = dir.join("adapter").exists();
+    // A run that was stopped before its first checkpoint begins again at its first step.
+    Ok(checkpoint::exists(&home.join("checkpoints"))? || (home.join("metrics.jsonl").exists() && !finished))
+}
+
+/// Gives a resumed run its length, where it is not the one that it had.
+fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Result<()> {
+    let Some(before) = position.horizons.last().map(|horizon| horizon.steps).filter(|&before| before != total) else {
+        return Ok(());
+    };
+    let done = position.step;
+    if total < done {
+        return Err(Error::request(format!("steps: {total} are fewer than the {done} that are done"))
+            .hint(format!("ask for at least {done}, or begin again in another directory or with --force")));
+    }
+    if options.schedule != Schedule::Constant && !options.extend {
+        return Err(Error::request(format!("steps was {before}, is {total}: the learning rate depends on it"))
+            .hint(format!("--extend goes on from step {done} with the learning rate of a run of {total} steps"))
+            .hint("with --schedule constant, from the first step on, the number of steps can be changed freely"));
+    }
+    position.horizons.push(Horizon { from: done, steps: total });
+    Ok(())
 }
 
 /// A term with its rows.
@@ -416,43 +418,4 @@ fn dump(path: &Path, parameters: &[(String, Var)], grads: &[Option<Tensor>]) -> 
         })
         .collect::<Result<Vec<_>>>()?;
     eraser_model::weights::save_safetensors(path, &tensors, candle_core::DType::F32)
-}
-
-/// A hash of all that decides what a run does.
-fn fingerprint(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<String> {
-    let checkpoint_activations = CheckpointActivations::Auto;
-    let deciding = TrainOptions { checkpoint_every: 0, dump_grads: None, checkpoint_activations, ..options.clone() };
-    let mut hash = Sha256::new();
-    hash.update(serde_json::to_vec(&deciding).map_err(Error::failed)?);
-    hash.update(&model.fingerprint);
-    for rows in Rows::ALL.into_iter().filter(|&rows| options.method.reads(rows)) {
-        hash.update(rows.name());
-        for record in sets.rows(rows) {
-            for text in [&record.input, &record.output] {
-                hash.update((text.len() as u64).to_le_bytes());
-                hash.update(text);
-            }
-        }
-    }
-    Ok(eraser_data::files::hex(&hash.finalize()))
-}
-
-impl TrainOptions {
-    /// Optimiser steps of a run one pass of which has `rows` rows.
-    pub fn total_steps(&self, rows: usize) -> usize {
-        let per_step = (self.micro_batch * self.grad_accum) as f64;
-        self.steps.unwrap_or_else(|| (self.epochs * rows as f64 / per_step).ceil().max(1.0) as usize)
-    }
-
-    /// The adapter these options ask for.
-    pub fn lora_config(&self) -> LoraConfig {
-        LoraConfig {
-            r: self.rank,
-            alpha: self.alpha,
-            dropout: self.lora_dropout,
-            targets: self.targets.clone(),
-            layers: self.layers.clone(),
-            rslora: self.rslora,
-        }
-    }
 }

@@ -76,6 +76,10 @@ pub(crate) struct OutArgs {
     /// Go on from the newest checkpoint in DIR, bit for bit
     #[arg(long, conflicts_with = "force")]
     pub(crate) resume: bool,
+    /// With --resume: --steps or --epochs may be others than the run began with; the learning rate follows the schedule of
+    /// the new length from there on
+    #[arg(long, requires = "resume")]
+    pub(crate) extend: bool,
     /// Begin again: remove the adapter and the training state that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
@@ -276,6 +280,7 @@ impl TrainArgs {
             early_stop: opt.early_stop,
             checkpoint_activations: opt.checkpoint_activations,
             checkpoint_every: out.checkpoint_every,
+            extend: out.extend,
             seed: opt.seed,
             init_adapter: ada.init_adapter,
             dump_grads: out.dump_grads,
@@ -332,7 +337,8 @@ mod tests {
              --epochs 1 --steps 9 --micro-batch 2 --grad-accum 3 --max-length 99 --gamma 3.5 --gamma-scope sample \
              --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --retain-take 6 --noise off \
              --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on \
-             --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random",
+             --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random \
+             --resume --extend",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());

@@ -5,7 +5,7 @@ use crate::directory::{DURABILITY, lock, remove};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
-use crate::plan::{ModelPlan, TrainPlan};
+use crate::plan::{ModelPlan, TrainPlan, TrainRequest};
 use crate::watch::{self, Watch};
 use eraser_data::{read_set, write_set};
 use eraser_eval::adapter_fingerprint;
@@ -33,7 +33,7 @@ pub fn train(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
             .hint("go on with it by --resume, begin again by --force, or name another directory")
             .into());
     }
-    place_sets(dir, &plan.sets, request.force)?;
+    place_sets(request, &plan.sets)?;
     let model = request.model.load(&crate::builtin::Assets::InCache, watch)?;
     if request.force {
         remove(dir, &["adapter", "train"])?;
@@ -148,19 +148,22 @@ pub(crate) fn inputs(
 }
 
 /// Puts the sets where the record, the report and durability look for them. Another set of the same name is replaced only
-/// with `force`.
-fn place_sets(dir: &Path, sets: &Sets, force: bool) -> Result<()> {
-    let data = dir.join("data");
+/// with `force`; a resumed run is held to its sets by its checkpoint.
+fn place_sets(request: &TrainRequest, sets: &Sets) -> Result<()> {
+    let data = request.dir.join("data");
     std::fs::create_dir_all(&data).at(&data)?;
     for rows in Rows::ALL.into_iter().filter(|&rows| !sets.rows(rows).is_empty()) {
         let path = data.join(format!("{}.jsonl", rows.name()));
-        if path.exists() && !force && read_set(&path)? != sets.rows(rows) {
-            return Err(Error::request(format!("{}: holds another set than the one to train on", path.display()))
-                .hint("train on that file, name another --out, or replace it by --force"));
+        if path.exists() {
+            if request.resume || read_set(&path)? == sets.rows(rows) {
+                continue;
+            }
+            if !request.force {
+                return Err(Error::request(format!("{}: holds another set than the one to train on", path.display()))
+                    .hint("train on that file, name another --out, or replace it by --force"));
+            }
         }
-        if !path.exists() || read_set(&path)? != sets.rows(rows) {
-            write_set(&path, sets.rows(rows))?;
-        }
+        write_set(&path, sets.rows(rows))?;
     }
     Ok(())
 }
