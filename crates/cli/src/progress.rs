@@ -136,7 +136,7 @@ pub(crate) struct Terminal {
 /// The bar that is shown.
 struct Bar {
     name: String,
-    bar: ProgressBar,
+    shown: ProgressBar,
     since: Instant,
 }
 
@@ -155,9 +155,9 @@ impl Terminal {
     }
 
     fn end_bar(&mut self) {
-        if let Some(Bar { name, bar, since }) = self.bar.take() {
-            let (done, total) = (bar.position(), bar.length().unwrap_or_default());
-            bar.finish_and_clear();
+        if let Some(Bar { name, shown, since }) = self.bar.take() {
+            let (done, total) = (shown.position(), shown.length().unwrap_or_default());
+            shown.finish_and_clear();
             if done == total {
                 tracing::info!("{name}: {total} in {:.1} s", since.elapsed().as_secs_f64());
             }
@@ -189,11 +189,11 @@ impl Watch for Terminal {
     fn progress(&mut self, what: &str, done: usize, total: usize) -> bool {
         if self.bar.as_ref().is_none_or(|shown| shown.name != what) {
             self.end_bar();
-            self.bar = Some(Bar { name: what.to_owned(), bar: bar(what, total, "answers"), since: Instant::now() });
+            self.bar = Some(Bar { name: what.to_owned(), shown: bar(what, total, "answers"), since: Instant::now() });
         }
-        if let Some(Bar { bar, .. }) = &self.bar {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
+        if let Some(Bar { shown, .. }) = &self.bar {
+            shown.set_length(total as u64);
+            shown.set_position(done as u64);
         }
         !interrupt::requested()
     }
@@ -207,16 +207,16 @@ impl Watch for Terminal {
         let bar = bar(name, total, "steps");
         bar.set_position(done as u64);
         bar.reset_eta();
-        self.bar = Some(Bar { name: name.to_owned(), bar, since: Instant::now() });
+        self.bar = Some(Bar { name: name.to_owned(), shown: bar, since: Instant::now() });
         if done > 0 && done < total {
             note(&format!("{name}: going on from step {done} of {total}"));
         }
     }
 
     fn step(&mut self, metrics: &StepMetrics) -> bool {
-        if let Some(Bar { bar, .. }) = &self.bar {
-            bar.set_position(metrics.step as u64);
-            bar.set_message(terms(metrics));
+        if let Some(Bar { shown, .. }) = &self.bar {
+            shown.set_position(metrics.step as u64);
+            shown.set_message(terms(metrics));
         }
         if self.json
             && let Err(e) = output::json(metrics)

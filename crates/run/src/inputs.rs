@@ -21,6 +21,8 @@ impl Inputs {
         inputs.hash("model", model.fingerprint.clone());
         inputs.settings("base_dtype", &base_dtype)?;
         inputs.settings("chat_template", &model.template.as_ref().map(ChatTemplate::source))?;
+        // Covers these and whatever else an answer depends on; the others say what has changed.
+        inputs.hash("model as loaded", model.identity());
         Ok(inputs)
     }
 

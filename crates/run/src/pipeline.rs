@@ -116,7 +116,7 @@ impl Run<'_> {
         self.tell_changes(prepare::ARTEFACT, &inputs, watch);
         let start = Instant::now();
         let with = Preparing { model: &self.model, plan: &self.plan.model, assets: &self.assets, dir: self.dir };
-        material.prepare(&with, self.verb, inputs, &mut self.manifest, watch)?;
+        material.prepare(&with, self.verb, &inputs, &mut self.manifest, watch)?;
         watch.note(&format!("prepare: three sets in {:.1} s", start.elapsed().as_secs_f64()));
         Ok(true)
     }

@@ -54,12 +54,11 @@ impl ModelPlan {
         }
         let text = |key: &str, problems: &mut Problems| section.value::<String>(key, problems);
         let base_dtype = text("base_dtype", problems).unwrap_or_else(|| BaseDtype::default().to_string());
-        let (device, device_place) = match device {
-            Some(device) => (device.to_owned(), "--device".to_owned()),
-            None => {
-                let device = text("device", problems).unwrap_or_else(|| DeviceName::default().to_string());
-                (device, section.place("device"))
-            }
+        let (device, device_place) = if let Some(device) = device {
+            (device.to_owned(), "--device".to_owned())
+        } else {
+            let device = text("device", problems).unwrap_or_else(|| DeviceName::default().to_string());
+            (device, section.place("device"))
         };
         let plan = Self {
             // What is wrong was noted; the rest is checked all the same.

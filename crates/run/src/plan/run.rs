@@ -6,7 +6,7 @@ use super::document::Document;
 use super::measures::Measures;
 use super::model::ModelPlan;
 use super::prepare::Preparation;
-use super::section::{PathError, Section};
+use super::section::Section;
 use super::source::{Source, check_path};
 use super::study::Variants;
 use super::table::{self, absolute, path_value, source_table};
@@ -240,7 +240,7 @@ fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> SetSo
         let given = [key, alias].into_iter().find(|key| section.get(key).is_some());
         match given {
             None if required && !prepared => {
-                problems.push(section.missing(key).hint("a set is a path, or a table with path, input, output, take"))
+                problems.push(section.missing(key).hint("a set is a path, or a table with path, input, output, take"));
             }
             Some(given) if required && prepared => {
                 let error = section.wrong(given, "this set is made by [prepare]");
@@ -310,10 +310,6 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
     variants
 }
 
-fn unreadable(error: PathError) -> String {
-    error.to_string()
-}
-
 /// A value of a table, or why it is none.
 type Reading = std::result::Result<toml::Value, String>;
 
@@ -341,11 +337,13 @@ fn train_options(
             ("layers", Some(text)) => values::layers(text).and_then(encoded),
             ("templates", Some(text)) => match values::templates(text) {
                 Ok(Templates::File(_)) => {
-                    table.relative(text).map_err(unreadable).and_then(|file| encoded(Templates::File(file)))
+                    table.relative(text).map_err(|e| e.to_string()).and_then(|file| encoded(Templates::File(file)))
                 }
                 Ok(other) => encoded(other),
             },
-            ("init_adapter" | "dump_grads", Some(text)) => table.relative(text).map_err(unreadable).and_then(encoded),
+            ("init_adapter" | "dump_grads", Some(text)) => {
+                table.relative(text).map_err(|e| e.to_string()).and_then(encoded)
+            }
             ("noise", Some("on")) => Ok(true.into()),
             ("noise", Some("off")) => Ok(false.into()),
             _ => return None,

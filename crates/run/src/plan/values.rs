@@ -57,7 +57,9 @@ pub fn layers(text: &str) -> Result<Vec<usize>, String> {
 }
 
 /// `both`, `model`, `plain` or a file.
-#[expect(clippy::unnecessary_wraps, reason = "the signature of a clap value parser")]
+///
+/// # Errors
+/// None; the type is that of a parser of flags.
 pub fn templates(text: &str) -> Result<Templates, Infallible> {
     Ok(match text {
         "both" => Templates::Both,

@@ -38,7 +38,7 @@ pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<DataReport>
         keep_trained_sets(&manifest, &inputs, &plan.dir)?;
     }
     let preparing = Preparing { model: &model, plan: &plan.model, assets: &Assets::InCache, dir: &plan.dir };
-    material.prepare(&preparing, "prepare", inputs, &mut manifest, watch)
+    material.prepare(&preparing, "prepare", &inputs, &mut manifest, watch)
 }
 
 /// An error if an adapter was trained on the sets that are there and others would replace them.
@@ -120,13 +120,13 @@ impl<'a> Material<'a> {
         &self,
         with: &Preparing<'_>,
         verb: &str,
-        inputs: Inputs,
+        inputs: &Inputs,
         manifest: &mut Manifest,
         watch: &mut dyn Watch,
     ) -> Outcome<DataReport> {
         let options = json!({"model": with.plan.to_json()?, "prepare": self.plan.to_json()?});
         let seed = Some(self.plan.options.seed);
-        let request = Request { artefact: ARTEFACT, verb, options, inputs: &inputs, seed };
+        let request = Request { artefact: ARTEFACT, verb, options, inputs, seed };
         let files = outputs(with.dir);
         let report = manifest.record(
             &request,
