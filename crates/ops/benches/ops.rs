@@ -7,7 +7,7 @@
 use candle_core::{Device, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use eraser_ops::block::{self, Block, BlockLinear};
-use eraser_ops::gemm::{Mat, matmul_into};
+use eraser_ops::gemm::Mat;
 use eraser_ops::{
     AttentionShape, Dropout, LoraInput, RopeTable, Segments, Weight, attention, backward_from, cross_entropy,
     kl_divergence, linear, lora_linear, rms_norm, swiglu, threads,
@@ -42,7 +42,7 @@ fn products(c: &mut Criterion) {
         let (a, b, mut out) = (values(&random((m, k))), values(&random((n, k))), vec![0.0; m * n]);
         group.throughput(flop(m, k, n));
         group.bench_function(BenchmarkId::new("sgemm", format!("{m}x{k}x{n}")), |bench| {
-            bench.iter(|| matmul_into(&mut out, n, Mat::new(&a, m, k), Mat::new(&b, n, k).t(), 1.0, false, true));
+            bench.iter(|| Mat::new(&a, m, k).times(Mat::new(&b, n, k).t()).in_parallel().write(&mut out, n));
         });
     }
     for (k, n) in [(WIDTH, WIDTH), (WIDTH, HIDDEN), (WIDTH, VOCABULARY)] {

@@ -5,7 +5,7 @@
 //! gradient of the hidden states, `sum_v p_v W_v - W_target`, is attention with the head as keys and values, so it
 //! falls out of the same pass, at two matrix products in all.
 
-use crate::gemm::{Mat, matmul_into};
+use crate::gemm::Mat;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -224,7 +224,7 @@ impl Partial {
         let mut logits = Vec::new();
         for tile in tiles(range.clone(), TILE) {
             logits.resize(n * tile.len(), 0.0);
-            matmul_into(&mut logits, tile.len(), hidden.mat(block), head.mat(&tile).t(), 1.0, false, false);
+            hidden.mat(block).times(head.mat(&tile).t()).write(&mut logits, tile.len());
             for (i, row) in logits.chunks_exact_mut(tile.len()).enumerate() {
                 let target = targets[i] as usize;
                 if tile.contains(&target) {
@@ -240,7 +240,7 @@ impl Partial {
             }
             if want_hidden {
                 let weights = Mat::new(&logits, n, tile.len());
-                matmul_into(&mut this.weighted, d, weights, head.mat(&tile), 1.0, true, false);
+                weights.times(head.mat(&tile)).add_to(&mut this.weighted, d);
             }
         }
         this
@@ -258,7 +258,7 @@ impl CrossEntropy {
             let tile = index * tile..index * tile + out.len() / d;
             for block in tiles(0..hidden.len(), MAX_ROWS) {
                 logits.resize(block.len() * tile.len(), 0.0);
-                matmul_into(logits, tile.len(), hidden.mat(&block), head.mat(&tile).t(), 1.0, false, false);
+                hidden.mat(&block).times(head.mat(&tile).t()).write(logits, tile.len());
                 for (row, p) in block.clone().zip(logits.chunks_exact_mut(tile.len())) {
                     simd::exp_sub_sum(p, log_sum[row]);
                     let target = self.targets[row] as usize;
@@ -268,7 +268,7 @@ impl CrossEntropy {
                     simd::scale(p, grad[row]);
                 }
                 let p = Mat::new(logits, block.len(), tile.len());
-                matmul_into(out, d, p.t(), hidden.mat(&block), 1.0, true, false);
+                p.t().times(hidden.mat(&block)).add_to(out, d);
             }
         });
         out

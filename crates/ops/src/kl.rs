@@ -5,7 +5,7 @@
 #![allow(clippy::inline_always)]
 
 use crate::cross_entropy::{Rows, log_softmax, parallel_ranges, scale_rows, tiles};
-use crate::gemm::{Mat, matmul_into};
+use crate::gemm::Mat;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
@@ -250,7 +250,7 @@ impl Problem<'_> {
         let of = |difference: &mut Vec<f32>, (index, logits): (usize, &mut [f32])| {
             let width = logits.len() / (2 * n);
             let tile = index * TILE..index * TILE + width;
-            matmul_into(logits, width, both, self.head.mat(&tile).t(), 1.0, false, false);
+            both.times(self.head.mat(&tile).t()).write(logits, width);
             difference.resize(width, 0.0);
             let (l, r) = logits.split_at_mut(n * width);
             l.chunks_exact_mut(width).zip(r.chunks_exact_mut(width)).map(|(l, r)| Sums::of(l, r, difference)).collect()
@@ -277,7 +277,7 @@ impl Problem<'_> {
                 }
                 let start = (range * per_range + index) * TILE;
                 let head = self.head.mat(&(start..start + width));
-                matmul_into(&mut partial, d, Mat::new(l, n, width), head, 1.0, true, false);
+                Mat::new(l, n, width).times(head).add_to(&mut partial, d);
             }
             partial
         };
@@ -305,8 +305,8 @@ impl Problem<'_> {
                     let (n, width) = (block.len(), tile.len());
                     l.resize(n * width, 0.0);
                     r.resize(n * width, 0.0);
-                    matmul_into(l, width, self.hidden.mat(&block), head, 1.0, false, false);
-                    matmul_into(r, width, self.reference.mat(&block), head, 1.0, false, false);
+                    self.hidden.mat(&block).times(head).write(l, width);
+                    self.reference.mat(&block).times(head).write(r, width);
                     for (i, (l, r)) in block.clone().zip(l.chunks_exact_mut(width).zip(r.chunks_exact_mut(width))) {
                         let Row { log_sum, log_sum_reference, kl } = rows[i];
                         for (l, r) in l.iter_mut().zip(r) {
@@ -317,8 +317,8 @@ impl Problem<'_> {
                             *r = (g * q * (log_r - log_p - kl)) as f32;
                         }
                     }
-                    matmul_into(out, d, Mat::new(l, n, width).t(), self.hidden.mat(&block), 1.0, true, false);
-                    matmul_into(out, d, Mat::new(r, n, width).t(), self.reference.mat(&block), 1.0, true, false);
+                    Mat::new(l, n, width).t().times(self.hidden.mat(&block)).add_to(out, d);
+                    Mat::new(r, n, width).t().times(self.reference.mat(&block)).add_to(out, d);
                 }
             },
         );

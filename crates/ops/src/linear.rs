@@ -8,7 +8,7 @@ pub(crate) mod product;
 pub(crate) use lora::{Columns, Pair};
 pub use lora::{Dropout, LoraInput, lora_linear};
 
-use crate::gemm::{Mat, matmul_into};
+use crate::gemm::Mat;
 use crate::weight::Rows;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -129,9 +129,7 @@ fn weight_gradient(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Option<
     let ((outputs, inputs), tokens) = (weight.dims2()?, x.dims2()?.0);
     let (x, g) = (slices::read(x), slices::read(grad));
     let (x, g) = (Mat::new(x.as_slice()?, tokens, inputs), Mat::new(g.as_slice()?, tokens, outputs));
-    let mut dw = vec![0.0; outputs * inputs];
-    matmul_into(&mut dw, inputs, g.t(), x, 1.0, false, true);
-    Ok(Some(slices::tensor(dw, weight.shape())))
+    Ok(Some(slices::tensor(g.t().times(x).in_parallel().into_vec(), weight.shape())))
 }
 
 /// `db = sum of the rows of g`.

@@ -3,7 +3,6 @@
 
 use crate::slices;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// Storage types that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +56,11 @@ impl TensorType {
 /// The values stored in `bytes`: whole blocks, as many as `bytes` holds. In parallel.
 pub fn dequantize(dtype: TensorType, bytes: &[u8]) -> Vec<f32> {
     let (block, block_bytes) = (dtype.block(), dtype.block_bytes());
-    let mut values = slices::unwritten(bytes.len() / block_bytes * block);
     let task = BLOCKS_PER_TASK.max((1 << 14) / block);
-    let tasks = values.par_chunks_mut(task * block).zip(bytes.par_chunks(task * block_bytes));
-    tasks.for_each(|(values, bytes)| dequantize_into(dtype, bytes, values));
-    values
+    slices::filled(bytes.len() / block_bytes * block, task * block, |i, values| {
+        let bytes = &bytes[i * task * block_bytes..][..values.len() / block * block_bytes];
+        dequantize_into(dtype, bytes, values);
+    })
 }
 
 /// Writes the values stored in `bytes` to `values`, which holds as many as the blocks do.

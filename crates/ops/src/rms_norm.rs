@@ -44,24 +44,21 @@ fn inverse(x: &[f32], eps: f64) -> f32 {
 
 /// The normalised rows of `x`.
 pub(crate) fn forward(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
-    let mut out = slices::unwritten(x.len());
     let task = task_len(w.len());
-    out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-        for (out, x) in out.chunks_exact_mut(w.len()).zip(x.chunks_exact(w.len())) {
+    slices::filled(x.len(), task, |i, out| {
+        for (out, x) in out.chunks_exact_mut(w.len()).zip(x[i * task..].chunks_exact(w.len())) {
             simd::mul_scaled(out, x, w, inverse(x, eps));
         }
-    });
-    out
+    })
 }
 
 /// With `s = 1 / sqrt(mean(x^2) + eps)` and `g` the gradient of the output: `dx = s g w - x s^3 mean(g w x)`, plus `also`,
 /// the gradient that reaches `x` past the norm.
 pub(crate) fn input_gradient(x: &[f32], w: &[f32], g: &[f32], eps: f64, also: Option<&[f32]>) -> Vec<f32> {
-    let mut dx = slices::unwritten(x.len());
     let (d, task) = (w.len(), task_len(w.len()));
-    let tasks = dx.par_chunks_mut(task).zip(x.par_chunks(task)).zip(g.par_chunks(task)).enumerate();
-    tasks.for_each(|(i, ((dx, x), g))| {
-        for ((dx, x), g) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d)) {
+    slices::filled(x.len(), task, |i, dx| {
+        let rows = x[i * task..].chunks_exact(d).zip(g[i * task..].chunks_exact(d));
+        for (dx, (x, g)) in dx.chunks_exact_mut(d).zip(rows) {
             let s = inverse(x, eps);
             let c = s * s * s * simd::dot3(g, w, x) / d as f32;
             simd::mul_scaled_add(dx, g, w, s, x, -c);
@@ -69,8 +66,7 @@ pub(crate) fn input_gradient(x: &[f32], w: &[f32], g: &[f32], eps: f64, also: Op
         if let Some(also) = also {
             simd::axpy(dx, 1.0, &also[i * task..][..dx.len()]);
         }
-    });
-    dx
+    })
 }
 
 impl CustomOp2 for RmsNorm {

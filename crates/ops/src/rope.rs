@@ -104,7 +104,7 @@ impl CustomOp1 for Rope {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slices::cpu(storage, layout)?;
-        let mut out = slices::unwritten(x.len());
+        let mut out = vec![0.0; x.len()];
         if !x.is_empty() {
             let columns = Columns { stride: x.len() / self.positions.len(), at: 0 };
             self.table.rotate((&mut out, columns), (x, columns), columns.stride, &self.positions, self.direction)?;

@@ -2,6 +2,8 @@
 //! operation is handed; out: its elements, row-major. Invariant: exactly `elem_count` elements, never a copy.
 
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail, op::BackpropOp};
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 /// The elements behind a layout.
@@ -37,16 +39,65 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Tensor {
     Tensor::from_storage(Storage::Cpu(CpuStorage::F32(values)), shape, BackpropOp::none(), false)
 }
 
-/// A vector of `len` elements that hold nothing yet, for a kernel that writes every one of them.
+/// A vector of `len` elements made in parallel: `fill(i, piece)` gets piece `i` of `size` elements (the last may be shorter)
+/// as zeros and puts in what belongs there.
 ///
-/// Zero-filling would cost a pass over memory that for a layer's output is a noticeable part of its product.
-pub(crate) fn unwritten(len: usize) -> Vec<f32> {
+/// The zeros are written by the task that fills the piece, right before, so they are still in its cache: a pass over the
+/// whole vector in memory, which zeroing it as it is made would be, is a noticeable part of a layer's product.
+pub(crate) fn filled(len: usize, size: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    filled_with(len, size, || (), |(), i, piece| fill(i, piece))
+}
+
+/// As [`filled`], with a buffer of each thread's own.
+pub(crate) fn filled_with<B>(
+    len: usize,
+    size: usize,
+    buffer: impl Fn() -> B + Sync + Send,
+    fill: impl Fn(&mut B, usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
-    // SAFETY: the capacity is `len`, and every bit pattern is an f32. Callers hand the vector to a kernel that writes
-    // all of its elements before one is read.
-    #[allow(unsafe_code, clippy::uninit_vec)]
+    let pieces = values.spare_capacity_mut()[..len].par_chunks_mut(size.max(1)).enumerate();
+    pieces.for_each_init(buffer, |buffer, (i, piece)| fill(buffer, i, zeroed(piece)));
+    // SAFETY: the capacity is at least `len`, and the pieces, all of which were zeroed, are the first `len` elements. If a
+    // task panics, so does `for_each_init`, and the vector stays empty.
+    #[allow(unsafe_code)]
     unsafe {
         values.set_len(len);
     }
     values
+}
+
+fn zeroed(piece: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    piece.fill(MaybeUninit::new(0.0));
+    // SAFETY: every element was written in the line above.
+    #[allow(unsafe_code)]
+    unsafe {
+        piece.assume_init_mut()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // exact by construction
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_is_filled_or_zero() {
+        for (len, size) in [(0, 0), (0, 3), (1, 0), (7, 3), (9, 3), (5, 100)] {
+            let odd_pieces = filled(len, size, |i, piece| {
+                assert!(piece.iter().all(|&x| x == 0.0));
+                if i % 2 == 1 {
+                    piece.fill(i as f32);
+                }
+            });
+            let want = |at: usize| at / size.max(1) % 2 * (at / size.max(1));
+            assert_eq!(odd_pieces, (0..len).map(|at| want(at) as f32).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a task's own")]
+    fn a_panic_of_a_task_is_passed_on() {
+        filled(10, 3, |i, _| assert!(i != 2, "a task's own"));
+    }
 }

@@ -45,11 +45,12 @@ impl CustomOp2 for Swiglu {
         let (g, u, d) = (slices::read(gate), slices::read(up), slices::read(&grad));
         let (g, u, d) = (g.as_slice()?, u.as_slice()?, d.as_slice()?);
         let dgate = gate.track_op().then(|| {
-            let mut out = slices::unwritten(g.len());
-            let tasks = out.par_chunks_mut(TASK_ELEMENTS).zip(g.par_chunks(TASK_ELEMENTS));
-            let tasks = tasks.zip(u.par_chunks(TASK_ELEMENTS)).zip(d.par_chunks(TASK_ELEMENTS));
-            tasks.for_each(|(((out, g), u), d)| simd::silu_mul_dgate(out, g, u, d));
-            slices::tensor(out, gate.shape())
+            let dgate = slices::filled(g.len(), TASK_ELEMENTS, |i, out| {
+                let part = |x| task(x, i, out.len());
+                let (g, u, d) = (part(g), part(u), part(d));
+                simd::silu_mul_dgate(out, g, u, d);
+            });
+            slices::tensor(dgate, gate.shape())
         });
         let dup = up.track_op().then(|| slices::tensor(silu_mul(g, d), up.shape()));
         Ok((dgate, dup))
@@ -57,23 +58,27 @@ impl CustomOp2 for Swiglu {
 }
 
 fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut out = slices::unwritten(gate.len());
-    let tasks = out.par_chunks_mut(TASK_ELEMENTS).zip(gate.par_chunks(TASK_ELEMENTS)).zip(up.par_chunks(TASK_ELEMENTS));
-    tasks.for_each(|((out, gate), up)| simd::silu_mul(out, gate, up));
-    out
+    slices::filled(gate.len(), TASK_ELEMENTS, |i, out| {
+        let (gate, up) = (task(gate, i, out.len()), task(up, i, out.len()));
+        simd::silu_mul(out, gate, up);
+    })
+}
+
+/// The elements of task `i`, which has `len` of them.
+fn task(x: &[f32], i: usize, len: usize) -> &[f32] {
+    &x[i * TASK_ELEMENTS..][..len]
 }
 
 /// `silu(gate) * up` of rows that hold gate and up beside each other, `[T, 2 f]` to `[T, f]`.
 pub(crate) fn of_rows(gate_up: &[f32], f: usize) -> Vec<f32> {
-    let mut out = slices::unwritten(gate_up.len() / 2);
     let rows = TASK_ELEMENTS.div_ceil(f);
-    out.par_chunks_mut(rows * f).zip(gate_up.par_chunks(rows * 2 * f)).for_each(|(out, gate_up)| {
+    slices::filled(gate_up.len() / 2, rows * f, |i, out| {
+        let gate_up = &gate_up[i * rows * 2 * f..];
         for (out, row) in out.chunks_exact_mut(f).zip(gate_up.chunks_exact(2 * f)) {
             let (gate, up) = row.split_at(f);
             simd::silu_mul(out, gate, up);
         }
-    });
-    out
+    })
 }
 
 /// Replaces rows of gate and up by their gradients, given that of [`of_rows`].

@@ -1,6 +1,6 @@
 //! What machine this is, and what its products reach. Invariant: names no host and no path.
 
-use eraser_ops::gemm::{Mat, matmul_into};
+use eraser_ops::gemm::Mat;
 use std::time::Instant;
 
 /// Today, UTC, `2026-01-31`.
@@ -35,7 +35,7 @@ pub(super) fn sgemm() -> f64 {
         let mut run = || {
             let start = Instant::now();
             let (x, w) = (Mat::new(&x, tokens, inputs), Mat::new(&w, outputs, inputs));
-            matmul_into(&mut out, outputs, x, w.t(), 1.0, false, true);
+            x.times(w.t()).in_parallel().write(&mut out, outputs);
             start.elapsed().as_secs_f64()
         };
         run();

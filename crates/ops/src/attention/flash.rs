@@ -11,8 +11,8 @@
 use super::AttentionShape;
 use super::tile::{KvHead, Scratch, Transposed, blocks, padded, take_rows};
 use crate::Segments;
-use crate::gemm::{Mat, matmul_into};
-use crate::{simd, slices};
+use crate::gemm::Mat;
+use crate::simd;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -92,8 +92,8 @@ impl<'a> Inputs<'a> {
         let shape = self.shape;
         let contexts = self.contexts();
         let keys_t = Self::transposed(&contexts, |head| head.k);
-        let mut out = slices::unwritten(self.q.len());
-        let mut lse = slices::unwritten(self.segments.tokens() * shape.heads);
+        let mut out = vec![0.0; self.q.len()];
+        let mut lse = vec![0.0; self.segments.tokens() * shape.heads];
         let (mut out_rest, mut lse_rest) = (out.as_mut_slice(), lse.as_mut_slice());
         let mut tasks = Vec::new();
         for (index, sequence) in self.segments.iter().enumerate() {
@@ -123,7 +123,7 @@ impl<'a> Inputs<'a> {
         let contexts = self.contexts();
         let keys_t = Self::transposed(&contexts, |head| head.k);
         let values_t = if want.q || want.k { Self::transposed(&contexts, |head| head.v) } else { Vec::new() };
-        let mut dq = want.q.then(|| slices::unwritten(self.q.len()));
+        let mut dq = want.q.then(|| vec![0.0; self.q.len()]);
         let mut dq_rest = dq.as_deref_mut().unwrap_or_default();
         let mut tasks = Vec::new();
         for (index, sequence) in self.segments.iter().enumerate() {
@@ -264,7 +264,7 @@ impl Task<'_, '_> {
         let p = Mat::strided(scores, tile_rows, keys.len(), width);
         let grad_mat = Mat::new(grad, tile_rows, hd);
         if want.v {
-            matmul_into(&mut part.dv[at..], hd, p.t(), grad_mat, 1.0, true, false);
+            p.t().times(grad_mat).add_to(&mut part.dv[at..], hd);
         }
         let Some(values_t) = self.values_t else { return };
         values_t.scores(grad_scores, grad, &keys, 1.0);
@@ -277,14 +277,14 @@ impl Task<'_, '_> {
         let ds = Mat::strided(grad_scores, tile_rows, keys.len(), width);
         if want.q {
             result.resize(tile_rows * hd, 0.0);
-            matmul_into(result, hd, ds, head.columns(head.k, &keys), scale, false, false);
+            ds.times(head.columns(head.k, &keys)).scaled(scale).write(result, hd);
             for (dq, result) in self.dq[rows.start - self.rows.start..].iter_mut().zip(result.chunks_exact(group * hd))
             {
                 dq.copy_from_slice(result);
             }
         }
         if want.k {
-            matmul_into(&mut part.dk[at..], hd, ds.t(), Mat::new(q, tile_rows, hd), scale, true, false);
+            ds.t().times(Mat::new(q, tile_rows, hd)).scaled(scale).add_to(&mut part.dk[at..], hd);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: row `t * group + g` of a tile is head `g` of the group at the tile's query row `t`.
 
 use super::AttentionShape;
-use crate::gemm::{Mat, matmul_into};
+use crate::gemm::Mat;
 use crate::simd;
 use std::ops::Range;
 
@@ -116,7 +116,7 @@ impl<'a> KvHead<'a> {
         let tile_rows = rows.len() * group;
         result.resize(tile_rows * hd, 0.0);
         let p = Mat::strided(scores, tile_rows, keys.len(), padded(&keys));
-        matmul_into(result, hd, p, self.columns(self.v, &keys), 1.0, false, false);
+        p.times(self.columns(self.v, &keys)).write(result, hd);
         for ((out, result), norm) in
             out.iter_mut().zip(result.chunks_exact_mut(group * hd)).zip(norm.chunks_exact(group))
         {
@@ -141,7 +141,7 @@ impl Transposed {
         let (rows, width) = (x.len() / self.hd, padded(keys));
         scores.resize(rows * width, 0.0);
         let keys = Mat::strided(&self.data[keys.start..], self.hd, width, self.width);
-        matmul_into(scores, width, Mat::new(x, rows, self.hd), keys, scale, false, false);
+        Mat::new(x, rows, self.hd).times(keys).scaled(scale).write(scores, width);
     }
 }
 

@@ -71,7 +71,7 @@ pub fn backward(
     let gradients = inputs.backward(&d_attended, &lse, want);
     drop(d_attended);
     let stride = q_width + 2 * kv_width;
-    let mut d_qkv = slices::unwritten(pass.tokens * stride);
+    let mut d_qkv = vec![0.0; pass.tokens * stride];
     for (gradient, at, width) in [(&gradients.q, 0, q_width), (&gradients.k, q_width, kv_width)] {
         if let Some(gradient) = gradient {
             let to = Columns { stride, at };

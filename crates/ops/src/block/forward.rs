@@ -3,6 +3,7 @@
 
 use super::{Block, DOWN, GATE, K, LINEARS, O, Q, Saved, UP, V, whole, with_pair};
 use crate::attention::flash::Inputs;
+use crate::gemm::Update;
 use crate::linear::{Columns, product};
 use crate::weight::Weight;
 use crate::{rms_norm, slices, swiglu};
@@ -29,21 +30,18 @@ pub fn forward(
 
     let normed = norm(input, block.attention_norm, block.eps)?;
     let stacked = Columns { stride: q_width + 2 * kv_width, at: 0 };
-    let mut qkv = slices::unwritten(tokens * stacked.stride);
     let starts = [(Q, 0), (K, q_width), (V, q_width + kv_width)];
-    project(block, block.qkv, &starts, &normed, &mut qkv, stacked.stride, &mut low)?;
+    let qkv = project(block, block.qkv, &starts, &normed, stacked.stride, &mut low)?;
     drop(normed);
     let turned = |width: usize, at: usize| {
-        let mut out = slices::unwritten(tokens * width);
+        let mut out = vec![0.0; tokens * width];
         let from = Columns { at, ..stacked };
         block.rope.rotate((&mut out, whole(width)), (&qkv, from), width, block.positions, 1.0)?;
         Ok::<_, candle_core::Error>(out)
     };
     let (q, k) = (turned(q_width, 0)?, turned(kv_width, q_width)?);
-    let mut v = slices::unwritten(tokens * kv_width);
-    for (v, row) in v.chunks_exact_mut(kv_width).zip(qkv.chunks_exact(stacked.stride)) {
-        v.copy_from_slice(&row[q_width + kv_width..]);
-    }
+    let mut v = Vec::with_capacity(tokens * kv_width);
+    qkv.chunks_exact(stacked.stride).for_each(|row| v.extend_from_slice(&row[q_width + kv_width..]));
     drop(qkv);
     let (attended, lse) = match attend {
         Some(attend) => (attend(&q, &k, &v)?, Vec::new()),
@@ -55,8 +53,7 @@ pub fn forward(
     let attended = if keep && block.linears[O].lora.is_some() { attended } else { Vec::new() };
 
     let normed = norm(&middle, block.mlp_norm, block.eps)?;
-    let mut gate_up = slices::unwritten(tokens * 2 * f);
-    project(block, block.gate_up, &[(GATE, 0), (UP, f)], &normed, &mut gate_up, 2 * f, &mut low)?;
+    let gate_up = project(block, block.gate_up, &[(GATE, 0), (UP, f)], &normed, 2 * f, &mut low)?;
     drop(normed);
     let hidden = swiglu::of_rows(&gate_up, f);
     let gate_up = if keep { gate_up } else { Vec::new() };
@@ -72,40 +69,41 @@ pub(super) fn norm(x: &[f32], weight: &Tensor, eps: f64) -> Result<Vec<f32>> {
     Ok(rms_norm::forward(x, weight.as_slice()?, eps))
 }
 
-/// The linear layers `starts` (which, at which column) of `x`, beside each other in `out`.
+/// The linear layers `starts` (which, at which column) of `x`, beside each other in rows of `stride`.
 fn project(
     block: &Block<'_>,
     stack: Option<&Weight>,
     starts: &[(usize, usize)],
     x: &[f32],
-    out: &mut [f32],
     stride: usize,
     low: &mut [Vec<f32>; LINEARS],
-) -> Result<()> {
+) -> Result<Vec<f32>> {
     let tokens = block.positions.len();
-    if let Some(stack) = stack {
-        stack.with(|rows| product::forward_into(x, rows, tokens, out, whole(stride), false))?;
-    }
+    let mut out = match stack {
+        Some(stack) => stack.with(|rows| product::forward(x, rows, None, tokens))?,
+        None => vec![0.0; tokens * stride],
+    };
     for &(which, at) in starts {
         let (linear, columns) = (&block.linears[which], Columns { stride, at });
         if stack.is_none() {
-            linear.weight.with(|rows| product::forward_into(x, rows, tokens, out, columns, false))?;
+            linear.weight.with(|rows| product::forward_into(x, rows, tokens, &mut out, columns, Update::Replace))?;
         }
         if let Some(bias) = linear.bias {
-            add_bias(bias, out, columns)?;
+            add_bias(bias, &mut out, columns)?;
         }
         if let Some(lora) = &linear.lora {
-            low[which] = with_pair(lora, |pair| pair.forward(x, out, columns))?;
+            low[which] = with_pair(lora, |pair| pair.forward(x, &mut out, columns))?;
         }
     }
-    Ok(())
+    Ok(out)
 }
 
 /// Adds linear layer `which` of `x` to `out`; returns its pair's low-rank part.
 fn add_linear(block: &Block<'_>, which: usize, x: &[f32], out: &mut [f32]) -> Result<Vec<f32>> {
     let linear = &block.linears[which];
     let columns = whole(linear.weight.dims()?.0);
-    linear.weight.with(|rows| product::forward_into(x, rows, block.positions.len(), out, columns, true))?;
+    let tokens = block.positions.len();
+    linear.weight.with(|rows| product::forward_into(x, rows, tokens, out, columns, Update::Add))?;
     if let Some(bias) = linear.bias {
         add_bias(bias, out, columns)?;
     }

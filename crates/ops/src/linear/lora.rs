@@ -3,7 +3,7 @@
 //! forward, backward and both forms see the same one.
 
 use super::{check_shapes, composed as composed_linear, product};
-use crate::gemm::{Mat, matmul_into};
+use crate::gemm::Mat;
 use crate::weight::Rows;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -158,14 +158,15 @@ impl Pair<'_> {
     pub(crate) fn forward(&self, x: &[f32], out: &mut [f32], columns: Columns) -> Vec<f32> {
         let (rank, (inputs, outputs)) = (self.rank, self.widths());
         let tokens = x.len() / inputs;
-        let mut low = slices::unwritten(tokens * rank);
+        let mut low = vec![0.0; tokens * rank];
         let (a, b) = (Mat::new(self.a, rank, inputs), Mat::new(self.b, outputs, rank));
         let parts = out.par_chunks_mut(TASK_ROWS * columns.stride).zip(low.par_chunks_mut(TASK_ROWS * rank));
         parts.zip(tasks(tokens)).for_each_init(Scratch::default, |scratch, ((out, low), task)| {
             let n = task.len();
             let x = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
-            matmul_into(low, rank, Mat::new(x, n, inputs), a.t(), 1.0, false, false);
-            matmul_into(&mut out[columns.at..], columns.stride, Mat::new(low, n, rank), b.t(), self.scale, true, false);
+            Mat::new(x, n, inputs).times(a.t()).write(low, rank);
+            let delta = Mat::new(low, n, rank).times(b.t()).scaled(self.scale);
+            delta.add_to(&mut out[columns.at..], columns.stride);
         });
         low
     }
@@ -193,16 +194,16 @@ impl Pair<'_> {
                 let mut db = vec![0.0; if need_b { outputs * rank } else { 0 }];
                 if need_b {
                     let low = Mat::new(rows(low, task.clone(), rank), n, rank);
-                    matmul_into(&mut db, rank, g.t(), low, self.scale, false, false);
+                    g.t().times(low).scaled(self.scale).write(&mut db, rank);
                 }
                 let mut da = vec![0.0; if need_a { rank * inputs } else { 0 }];
                 if need_a || dx.is_some() {
-                    let mut dlow = slices::unwritten(n * rank);
-                    matmul_into(&mut dlow, rank, g, Mat::new(self.b, outputs, rank), self.scale, false, false);
+                    let mut dlow = vec![0.0; n * rank];
+                    g.times(Mat::new(self.b, outputs, rank)).scaled(self.scale).write(&mut dlow, rank);
                     let dlow = Mat::new(&dlow, n, rank);
                     let dropped = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
                     if need_a {
-                        matmul_into(&mut da, inputs, dlow.t(), Mat::new(dropped, n, inputs), 1.0, false, false);
+                        dlow.t().times(Mat::new(dropped, n, inputs)).write(&mut da, inputs);
                     }
                     if let Some(dx) = dx {
                         self.add_low_gradient(dx, dlow, inputs, scratch);
@@ -233,9 +234,9 @@ impl Pair<'_> {
     fn add_low_gradient(&self, dx: &mut [f32], dlow: Mat<'_>, width: usize, scratch: &mut Scratch) {
         let a = Mat::new(self.a, self.rank, width);
         if self.dropout.is_none() {
-            matmul_into(dx, width, dlow, a, 1.0, true, false);
+            dlow.times(a).add_to(dx, width);
         } else {
-            matmul_into(&mut scratch.rows, width, dlow, a, 1.0, false, false);
+            dlow.times(a).write(&mut scratch.rows, width);
             simd::add_mul_scaled(dx, &scratch.rows, &scratch.factors, 1.0);
         }
     }

@@ -3,7 +3,7 @@
 
 use super::Columns;
 use super::panels::{self, Panels};
-use crate::gemm::{Mat, count, matmul_into};
+use crate::gemm::{Mat, Update, count};
 use crate::weight::Rows;
 use crate::{simd, slices};
 use rayon::prelude::*;
@@ -24,20 +24,50 @@ const TILE_ELEMENTS: usize = 1 << 22;
 
 /// `x W^T + bias`, `[tokens, outputs]`.
 pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens: usize) -> Vec<f32> {
-    let outputs = weight.dims().0;
-    let mut out = match bias {
-        Some(bias) => bias.repeat(tokens),
-        None => slices::unwritten(tokens * outputs),
-    };
-    forward_into(x, weight, tokens, &mut out, Columns { stride: outputs, at: 0 }, bias.is_some());
+    let (outputs, inputs) = weight.dims();
+    if let Some(bias) = bias {
+        let mut out = bias.repeat(tokens);
+        forward_into(x, weight, tokens, &mut out, Columns { stride: outputs, at: 0 }, Update::Add);
+        return out;
+    }
+    if are_few(tokens, weight) {
+        let products = Products::new(x, weight, tokens);
+        return slices::filled(tokens * outputs, SQUARE * outputs, |i, rows| {
+            products.turn(i, rows, Columns { stride: outputs, at: 0 }, Update::Replace);
+        });
+    }
+    let mut out = Vec::new();
+    if tokens == 0 {
+        return out;
+    }
+    let x = Mat::new(x, tokens, inputs);
+    weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
+        let product = x.times(Mat::new(tile, rows.len(), inputs).t()).in_parallel();
+        if rows.len() == outputs {
+            out = product.into_vec();
+        } else {
+            out.resize(tokens * outputs, 0.0);
+            product.write(&mut out[rows.start..], outputs);
+        }
+    });
     out
 }
 
-/// Writes or, with `add`, adds `x W^T` to `columns` of `out`.
-pub(crate) fn forward_into(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
-    let (outputs, inputs) = weight.dims();
-    if inputs > 0 && outputs > 0 && (1..=PANEL_TOKENS).contains(&tokens) {
-        return few_tokens(x, weight, tokens, out, columns, add);
+/// Writes `x W^T` to `columns` of `out`, or adds it.
+pub(crate) fn forward_into(
+    x: &[f32],
+    weight: Rows<'_>,
+    tokens: usize,
+    out: &mut [f32],
+    columns: Columns,
+    update: Update,
+) {
+    let inputs = weight.dims().1;
+    if are_few(tokens, weight) {
+        let products = Products::new(x, weight, tokens);
+        let end = out.len().min(tokens * columns.stride);
+        let rows = out[..end].par_chunks_mut(SQUARE * columns.stride).enumerate();
+        return rows.for_each(|(i, rows)| products.turn(i, rows, columns, update));
     }
     if tokens == 0 {
         return;
@@ -45,52 +75,68 @@ pub(crate) fn forward_into(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut
     let x = Mat::new(x, tokens, inputs);
     weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
         let tile = Mat::new(tile, rows.len(), inputs);
-        matmul_into(&mut out[columns.at + rows.start..], columns.stride, x, tile.t(), 1.0, add, true);
+        x.times(tile.t()).in_parallel().store(&mut out[columns.at + rows.start..], columns.stride, update);
     });
 }
 
 /// `g W`, `[tokens, inputs]`.
 pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<f32> {
     let (outputs, inputs) = weight.dims();
-    let mut dx = slices::unwritten(tokens * inputs);
     if outputs == 0 {
-        dx.fill(0.0);
+        return vec![0.0; tokens * inputs];
     }
+    let mut dx = Vec::new();
     weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
-        let (tile, add) = (Mat::new(tile, rows.len(), inputs), rows.start > 0);
         let g = Mat::strided(g.get(rows.start..).unwrap_or_default(), tokens, rows.len(), outputs);
-        matmul_into(&mut dx, inputs, g, tile, 1.0, add, true);
+        let product = g.times(Mat::new(tile, rows.len(), inputs)).in_parallel();
+        if rows.start == 0 {
+            dx = product.into_vec();
+        } else {
+            product.add_to(&mut dx, inputs);
+        }
     });
     dx
 }
 
-/// Parallel over the rows of the weight; in products of few tokens by dot products, else by panels.
-fn few_tokens(x: &[f32], weight: Rows<'_>, tokens: usize, out: &mut [f32], columns: Columns, add: bool) {
+/// True when a product is one of so few tokens that the weight is not packed for it.
+fn are_few(tokens: usize, weight: Rows<'_>) -> bool {
     let (outputs, inputs) = weight.dims();
-    count(tokens, inputs, outputs);
-    let panels = (tokens > DOT_TOKENS).then(|| Panels::new(x, tokens, inputs));
-    // Output-major, so that a task writes one contiguous piece.
-    let stride = panels.as_ref().map_or(tokens, Panels::padded);
-    let mut products = slices::unwritten(outputs * stride);
-    let task = (TASK_WORK / (inputs * tokens)).clamp(1, TASK_ELEMENTS.div_ceil(inputs)).next_multiple_of(panels::ROWS);
-    products.par_chunks_mut(task * stride).enumerate().for_each_init(Vec::new, |scratch, (i, products)| {
-        let rows = i * task..i * task + products.len() / stride;
-        let w = weight.read(rows, scratch);
-        match &panels {
-            Some(panels) => panels.product(w, products),
-            None => simd::dots(products, w, x, inputs),
-        }
-    });
-    let rows = out.len().min(tokens * columns.stride);
-    turn(&products, stride, &mut out[..rows], columns, add);
+    inputs > 0 && outputs > 0 && (1..=PANEL_TOKENS).contains(&tokens)
 }
 
-/// Writes or adds the columns of `products`, `stride` apart, as rows into `columns` of `out`. By squares, so that rows which
-/// are a multiple of 4 kB apart do not drive each other from the first-level cache.
-fn turn(products: &[f32], stride: usize, out: &mut [f32], columns: Columns, add: bool) {
-    out.par_chunks_mut(SQUARE * columns.stride).enumerate().for_each(|(i, rows)| {
-        let first = i * SQUARE;
-        for (j, products) in products.chunks(SQUARE * stride).enumerate() {
+/// The product of few tokens, a row for each output.
+struct Products {
+    values: Vec<f32>,
+    /// From row to row.
+    stride: usize,
+}
+
+impl Products {
+    /// Parallel over the rows of the weight; in products of few tokens by dot products, else by panels.
+    fn new(x: &[f32], weight: Rows<'_>, tokens: usize) -> Self {
+        let (outputs, inputs) = weight.dims();
+        count(tokens, inputs, outputs);
+        let panels = (tokens > DOT_TOKENS).then(|| Panels::new(x, tokens, inputs));
+        // Output-major, so that a task writes one contiguous piece.
+        let stride = panels.as_ref().map_or(tokens, Panels::padded);
+        let task = (TASK_WORK / (inputs * tokens)).clamp(1, TASK_ELEMENTS.div_ceil(inputs));
+        let task = task.next_multiple_of(panels::ROWS);
+        let values = slices::filled_with(outputs * stride, task * stride, Vec::new, |scratch, i, products| {
+            let rows = i * task..i * task + products.len() / stride;
+            let w = weight.read(rows, scratch);
+            match &panels {
+                Some(panels) => panels.product(w, products),
+                None => simd::dots(products, w, x, inputs),
+            }
+        });
+        Self { values, stride }
+    }
+
+    /// Writes or adds columns `i * SQUARE ..` as `rows` into `columns` of the result. By squares, so that rows which are a
+    /// multiple of 4 kB apart do not drive each other from the first-level cache.
+    fn turn(&self, i: usize, rows: &mut [f32], columns: Columns, update: Update) {
+        let (first, stride) = (i * SQUARE, self.stride);
+        for (j, products) in self.values.chunks(SQUARE * stride).enumerate() {
             let (outputs, at) = (products.len() / stride, columns.at + j * SQUARE);
             let mut square = [[0.0; SQUARE]; SQUARE];
             for (o, products) in products.chunks_exact(stride).enumerate() {
@@ -100,14 +146,13 @@ fn turn(products: &[f32], stride: usize, out: &mut [f32], columns: Columns, add:
             }
             for (row, sums) in rows.chunks_mut(columns.stride).zip(&square) {
                 let row = &mut row[at..at + outputs];
-                if add {
-                    row.iter_mut().zip(sums).for_each(|(y, p)| *y += p);
-                } else {
-                    row.copy_from_slice(&sums[..outputs]);
+                match update {
+                    Update::Add => row.iter_mut().zip(sums).for_each(|(y, p)| *y += p),
+                    Update::Replace => row.copy_from_slice(&sums[..outputs]),
                 }
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +184,7 @@ mod tests {
                 weight
                     .with(|rows| {
                         let columns = Columns { stride: outputs + 3, at: 2 };
-                        forward_into(&x, rows, tokens, &mut out, columns, true);
+                        forward_into(&x, rows, tokens, &mut out, columns, Update::Add);
                         [forward(&x, rows, None, tokens), input_gradient(&g, rows, tokens), out]
                     })
                     .unwrap()
@@ -156,7 +201,8 @@ mod tests {
         for tokens in [2, 60] {
             let x = random((tokens, 6), 2).flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let mut out = vec![9.0; tokens * 10];
-            weight.with(|rows| forward_into(&x, rows, tokens, &mut out, Columns { stride: 10, at: 5 }, false)).unwrap();
+            let columns = Columns { stride: 10, at: 5 };
+            weight.with(|rows| forward_into(&x, rows, tokens, &mut out, columns, Update::Replace)).unwrap();
             let plain = weight.with(|rows| forward(&x, rows, None, tokens)).unwrap();
             for (row, plain) in out.chunks(10).zip(plain.chunks(4)) {
                 assert!(row[..5].iter().chain(&row[9..]).all(|x| x.to_bits() == 9f32.to_bits()));
