@@ -4,12 +4,19 @@
 
 use crate::{Error, ModelConfig, Result, error::PathContext};
 use candle_core::{DType, Device, Tensor, Var};
+use eraser_ops::block::Linears;
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{collections::HashMap, fmt, path::Path, str::FromStr};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::{Index, IndexMut},
+    path::Path,
+    str::FromStr,
+};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -41,7 +48,7 @@ pub enum Module {
 }
 
 impl Module {
-    /// All modules; `ALL[m as usize] == m`.
+    /// All modules, in the order of their numbers.
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
     /// Last part of the Hugging Face name, as PEFT's `target_modules` has it.
@@ -73,6 +80,39 @@ impl Module {
             Self::O => (d, q),
             Self::Gate | Self::Up => (f, d),
             Self::Down => (d, f),
+        }
+    }
+}
+
+/// A block's low-rank pairs, where it has them.
+pub type Pairs = Linears<Option<Lora>>;
+
+impl<T> Index<Module> for Linears<T> {
+    type Output = T;
+
+    fn index(&self, module: Module) -> &T {
+        match module {
+            Module::Q => &self.q,
+            Module::K => &self.k,
+            Module::V => &self.v,
+            Module::O => &self.o,
+            Module::Gate => &self.gate,
+            Module::Up => &self.up,
+            Module::Down => &self.down,
+        }
+    }
+}
+
+impl<T> IndexMut<Module> for Linears<T> {
+    fn index_mut(&mut self, module: Module) -> &mut T {
+        match module {
+            Module::Q => &mut self.q,
+            Module::K => &mut self.k,
+            Module::V => &mut self.v,
+            Module::O => &mut self.o,
+            Module::Gate => &mut self.gate,
+            Module::Up => &mut self.up,
+            Module::Down => &mut self.down,
         }
     }
 }
@@ -136,8 +176,8 @@ pub struct Lora {
 pub struct Adapter {
     /// Its settings.
     pub config: LoraConfig,
-    /// Pairs by layer and module; indexed `[layer][Module as usize]`.
-    pub layers: Vec<[Option<Lora>; 7]>,
+    /// Pairs by layer.
+    pub layers: Vec<Pairs>,
 }
 
 impl Adapter {
@@ -162,7 +202,7 @@ impl Adapter {
         }
         let mut layers = Vec::with_capacity(model.num_layers);
         for layer in 0..model.num_layers {
-            let mut pairs = [const { None }; 7];
+            let mut pairs = Pairs::default();
             let adapted = config.layers.as_ref().is_none_or(|l| l.contains(&layer));
             for &module in config.targets.iter().filter(|_| adapted) {
                 let (out, input) = module.shape(model);
@@ -170,7 +210,7 @@ impl Adapter {
                 rng.set_stream((layer * Module::ALL.len() + module as usize) as u64);
                 let bound = 1.0 / (input as f32).sqrt();
                 let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
-                pairs[module as usize] = Some(Lora {
+                pairs[module] = Some(Lora {
                     a: Var::from_vec(a, (config.r, input), device)?,
                     b: Var::zeros((out, config.r), DType::F32, device)?,
                     scale: config.scale(),
@@ -217,8 +257,8 @@ impl Adapter {
     pub fn parameters(&self) -> Vec<(String, Var)> {
         let mut all = Vec::new();
         for (layer, pairs) in self.layers.iter().enumerate() {
-            for (module, pair) in Module::ALL.into_iter().zip(pairs) {
-                if let Some(lora) = pair {
+            for module in Module::ALL {
+                if let Some(lora) = &pairs[module] {
                     let name = format!("base_model.model.{}", module.hf_name(layer));
                     all.push((format!("{name}.lora_A.weight"), lora.a.clone()));
                     all.push((format!("{name}.lora_B.weight"), lora.b.clone()));
@@ -235,7 +275,7 @@ impl Adapter {
 
     /// True when the adapter leaves every output as it is (every B is zero).
     pub fn is_noop(&self) -> Result<bool> {
-        for lora in self.layers.iter().flatten().flatten() {
+        for lora in self.layers.iter().flat_map(Pairs::iter).flatten() {
             if lora.b.as_tensor().abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
                 return Ok(false);
             }
@@ -335,16 +375,11 @@ fn read_config(text: &str) -> Result<LoraConfig> {
 }
 
 /// The pairs of a safetensors file; fills in the targets and layers of `config` from what is there.
-fn read_pairs(
-    bytes: &[u8],
-    config: &mut LoraConfig,
-    model: &ModelConfig,
-    device: &Device,
-) -> Result<Vec<[Option<Lora>; 7]>> {
+fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device: &Device) -> Result<Vec<Pairs>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         Error::request(format!("not a safetensors file: {e}")).hint("the file may be truncated: copy it again")
     })?;
-    let mut halves: Vec<[[Option<Var>; 2]; 7]> = (0..model.num_layers).map(|_| Default::default()).collect();
+    let mut halves: Vec<Linears<[Option<Var>; 2]>> = (0..model.num_layers).map(|_| Linears::default()).collect();
     for (name, view) in file.tensors() {
         let (layer, module, half) = parse_name(&name).ok_or_else(|| {
             Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
@@ -363,14 +398,15 @@ fn read_pairs(
             return Err(Error::request(format!("tensor '{name}' has shape {:?}, expected {shape:?}", view.shape()))
                 .hint("the adapter was made for another model, or 'r' in adapter_config.json is wrong"));
         }
-        slot[module as usize][half] = Some(Var::from_tensor(&to_f32(&name, &view, device)?)?);
+        slot[module][half] = Some(Var::from_tensor(&to_f32(&name, &view, device)?)?);
     }
     let (mut targets, mut layers) = (Vec::new(), Vec::new());
     let mut pairs = Vec::with_capacity(halves.len());
-    for (layer, slot) in halves.into_iter().enumerate() {
-        let mut row = [const { None }; 7];
-        for (module, [a, b]) in Module::ALL.into_iter().zip(slot) {
-            row[module as usize] = match (a, b) {
+    for (layer, mut slot) in halves.into_iter().enumerate() {
+        let mut row = Pairs::default();
+        for module in Module::ALL {
+            let [a, b] = std::mem::take(&mut slot[module]);
+            row[module] = match (a, b) {
                 (None, None) => None,
                 (Some(a), Some(b)) => {
                     targets.push(module);

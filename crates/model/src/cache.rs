@@ -1,9 +1,12 @@
 //! Inference with keys and values kept. In: each sequence's new tokens and its cache; out: the final hidden state of each
 //! sequence's last token. Invariant: what a sequence yields does not depend on which others are in the call.
 
-use crate::{Adapter, Decoder, Result, decoder::BlockContext};
+use crate::{
+    Adapter, Decoder, Result,
+    decoder::{Attend, Pack},
+};
 use candle_core::{D, DType, Device, Tensor};
-use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, block, form, gather_rows};
+use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, gather_rows};
 
 /// Keys and values of one sequence, all layers.
 #[derive(Clone, Debug)]
@@ -22,7 +25,7 @@ enum Layer {
 impl KvCache {
     /// An empty cache for `decoder`.
     pub fn new(decoder: &Decoder) -> Self {
-        let host = form::fused(decoder.norm_weight());
+        let host = decoder.computes_on_host();
         let layer = || if host { Layer::Host { k: Vec::new(), v: Vec::new() } } else { Layer::Device(None) };
         Self { layers: (0..decoder.blocks.len()).map(|_| layer()).collect(), len: 0 }
     }
@@ -101,19 +104,9 @@ impl Decoder {
             self.check_length(cache.len + range.len())?;
             positions.extend(cache.len as u32..(cache.len + range.len()) as u32);
         }
-        let mut x = self.embed(ids, false)?;
-        for layer in 0..self.blocks.len() {
-            let lora = adapter.map(|a| &a.layers[layer]);
-            let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
-            let host = caches.iter().all(|c| matches!(c.layers[layer], Layer::Host { .. }));
-            x = if host && self.is_fused(layer, &x, false) {
-                let mut attend =
-                    |q: &[f32], k: &[f32], v: &[f32]| Ok(attend_host(layer, q, k, v, segments, caches, self.shape()));
-                block::forward(&self.fused(layer, context), &x, false, Some(&mut attend))?.0
-            } else {
-                self.block_with(layer, &x, context, |q, k, v| attend(layer, q, k, v, segments, caches, self.shape()))?
-            };
-        }
+        let pack = Pack { segments, positions: &positions, adapter };
+        let mut cached = Cached { segments, caches, shape: self.shape() };
+        let x = self.carry(self.embed(ids, false)?, 0..self.blocks.len(), pack, Some(&mut cached))?;
         for (range, cache) in segments.iter().zip(caches.iter_mut()) {
             cache.len += range.len();
         }
@@ -122,62 +115,59 @@ impl Decoder {
     }
 }
 
-fn attend(
-    layer: usize,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    segments: &Segments,
-    caches: &mut [KvCache],
+/// Attention of the new rows of packed sequences against their caches, which it extends.
+struct Cached<'a> {
+    segments: &'a Segments,
+    caches: &'a mut [KvCache],
     shape: AttentionShape,
-) -> Result<Tensor> {
-    if caches.iter().all(|c| matches!(c.layers[layer], Layer::Host { .. })) {
-        let flat = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
-        let out = attend_host(layer, &flat(q)?, &flat(k)?, &flat(v)?, segments, caches, shape);
-        return Ok(Tensor::from_vec(out, q.dims2()?, q.device())?);
-    }
-    let mut outs = Vec::with_capacity(caches.len());
-    for (range, cache) in segments.iter().zip(caches.iter_mut()) {
-        let rows = |t: &Tensor| t.narrow(0, range.start, range.len());
-        let (mut k, mut v) = (rows(k)?, rows(v)?);
-        if let Layer::Device(slot) = &mut cache.layers[layer] {
-            if let Some((before_k, before_v)) = slot.take() {
-                k = Tensor::cat(&[&before_k, &k], 0)?;
-                v = Tensor::cat(&[&before_v, &v], 0)?;
-            }
-            *slot = Some((k.clone(), v.clone()));
-        }
-        outs.push(attend_device(&rows(q)?, &k, &v, shape)?);
-    }
-    Ok(Tensor::cat(&outs, 0)?)
 }
 
-/// Attention of new rows of packed sequences against their caches, which it extends.
-fn attend_host(
-    layer: usize,
-    q_rows: &[f32],
-    k_rows: &[f32],
-    v_rows: &[f32],
-    segments: &Segments,
-    caches: &mut [KvCache],
-    shape: AttentionShape,
-) -> Vec<f32> {
-    let (qw, kw) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-    let mut out = vec![0f32; q_rows.len()];
-    let mut rest = out.as_mut_slice();
-    let mut sequences = Vec::with_capacity(caches.len());
-    for (range, cache) in segments.iter().zip(caches.iter_mut()) {
-        let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * qw);
-        rest = others;
-        if let Layer::Host { k, v } = &mut cache.layers[layer] {
-            k.extend_from_slice(&k_rows[range.start * kw..range.end * kw]);
-            v.extend_from_slice(&v_rows[range.start * kw..range.end * kw]);
-            sequences.push(CachedSequence { q: &q_rows[range.start * qw..range.end * qw], k, v, out: mine });
-        }
+impl Attend for Cached<'_> {
+    fn takes_rows(&self) -> bool {
+        self.caches.iter().flat_map(|c| &c.layers).all(|layer| matches!(layer, Layer::Host { .. }))
     }
-    attention_cached(&mut sequences, shape);
-    drop(sequences);
-    out
+
+    fn rows(&mut self, layer: usize, [q_rows, k_rows, v_rows]: [&[f32]; 3]) -> Vec<f32> {
+        let shape = self.shape;
+        let (qw, kw) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+        let mut out = vec![0f32; q_rows.len()];
+        let mut rest = out.as_mut_slice();
+        let mut sequences = Vec::with_capacity(self.caches.len());
+        for (range, cache) in self.segments.iter().zip(self.caches.iter_mut()) {
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * qw);
+            rest = others;
+            if let Layer::Host { k, v } = &mut cache.layers[layer] {
+                k.extend_from_slice(&k_rows[range.start * kw..range.end * kw]);
+                v.extend_from_slice(&v_rows[range.start * kw..range.end * kw]);
+                sequences.push(CachedSequence { q: &q_rows[range.start * qw..range.end * qw], k, v, out: mine });
+            }
+        }
+        attention_cached(&mut sequences, shape);
+        drop(sequences);
+        out
+    }
+
+    fn tensors(&mut self, layer: usize, [q, k, v]: [&Tensor; 3]) -> Result<Tensor> {
+        if self.takes_rows() {
+            let flat = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
+            let out = self.rows(layer, [&flat(q)?, &flat(k)?, &flat(v)?]);
+            return Ok(Tensor::from_vec(out, q.dims2()?, q.device())?);
+        }
+        let mut outs = Vec::with_capacity(self.caches.len());
+        for (range, cache) in self.segments.iter().zip(self.caches.iter_mut()) {
+            let rows = |t: &Tensor| t.narrow(0, range.start, range.len());
+            let (mut k, mut v) = (rows(k)?, rows(v)?);
+            if let Layer::Device(slot) = &mut cache.layers[layer] {
+                if let Some((before_k, before_v)) = slot.take() {
+                    k = Tensor::cat(&[&before_k, &k], 0)?;
+                    v = Tensor::cat(&[&before_v, &v], 0)?;
+                }
+                *slot = Some((k.clone(), v.clone()));
+            }
+            outs.push(attend_device(&rows(q)?, &k, &v, self.shape)?);
+        }
+        Ok(Tensor::cat(&outs, 0)?)
+    }
 }
 
 /// `n` queries against `total` keys and values of one sequence, by candle's primitives.

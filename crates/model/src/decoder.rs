@@ -6,13 +6,13 @@
 
 use crate::{
     Adapter, Error, ModelConfig, Result,
-    adapter::{Lora, Module},
+    adapter::{Module, Pairs},
     weights::TensorSource,
 };
 use candle_core::{DType, Device, Tensor};
 use eraser_ops::{
     AttentionShape, Dropout, LoraInput, RopeTable, Segments, Stored, Weight, attention,
-    block::{self, BlockLinear},
+    block::{self, BlockLinear, Linears},
     embedding, form, gather_rows, linear, lora_linear,
     quant::TensorType,
     rms_norm, rope, swiglu,
@@ -98,11 +98,11 @@ fn halves(kind: TensorType, values: &[f32]) -> Vec<u8> {
     }
 }
 
-/// One block's weights. Linear modules are indexed by [`Module`].
+/// One block's weights.
 pub(crate) struct Block {
     attention_norm: Tensor,
     mlp_norm: Tensor,
-    linears: Vec<Linear>,
+    linears: Linears<Linear>,
     /// The weights of q, k and v below each other, and those of gate and up; `linears` then holds parts of them.
     qkv: Option<Weight>,
     gate_up: Option<Weight>,
@@ -122,17 +122,43 @@ pub(crate) struct BlockContext<'a> {
     /// Position of each token in its sequence.
     pub(crate) positions: &'a [u32],
     /// The adapter's pairs for this block.
-    pub(crate) lora: Option<&'a [Option<Lora>; 7]>,
+    pub(crate) lora: Option<&'a Pairs>,
     /// Dropout of the adapter's inputs, seeded for this block.
     pub(crate) dropout: Option<Dropout>,
     /// Whether variables are to be tracked.
     pub(crate) track: bool,
 }
 
+/// The tokens of a forward pass without gradient.
+#[derive(Clone, Copy)]
+pub(crate) struct Pack<'a> {
+    /// Sequence boundaries.
+    pub(crate) segments: &'a Segments,
+    /// Position of each token in its sequence.
+    pub(crate) positions: &'a [u32],
+    /// The adapter, where it is on.
+    pub(crate) adapter: Option<&'a Adapter>,
+}
+
+/// Attention other than that of each sequence of a pack to itself: rotated queries, rotated keys and values of one layer in,
+/// outputs `[T, heads * head_dim]` out.
+pub(crate) trait Attend {
+    /// Whether [`Self::rows`] can be called.
+    fn takes_rows(&self) -> bool {
+        true
+    }
+
+    /// From rows in the host's memory.
+    fn rows(&mut self, layer: usize, qkv: [&[f32]; 3]) -> Vec<f32>;
+
+    /// From tensors.
+    fn tensors(&mut self, layer: usize, qkv: [&Tensor; 3]) -> Result<Tensor>;
+}
+
 impl<'a> BlockContext<'a> {
     /// The adapter's pair of `module`, with its own dropout.
     fn lora(&self, module: Module) -> Option<LoraInput<'a>> {
-        let lora = self.lora.and_then(|pairs| pairs[module as usize].as_ref())?;
+        let lora = self.lora.and_then(|pairs| pairs[module].as_ref())?;
         let dropout = self.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(module as u64), ..d });
         Some(LoraInput { a: &lora.a, b: &lora.b, scale: lora.scale, dropout })
     }
@@ -156,17 +182,23 @@ impl Decoder {
         let embedding = get("model.embed_tokens.weight", &[config.vocab_size, d])?;
         let blocks = (0..config.num_layers)
             .map(|layer| {
-                let linears = Module::ALL
-                    .iter()
-                    .map(|&module| {
-                        let (out, input) = module.shape(config);
-                        let name = module.hf_name(layer);
-                        let weight = held.weight(source, &format!("{name}.weight"), [out, input], device)?;
-                        let biased = config.qkv_bias && matches!(module, Module::Q | Module::K | Module::V);
-                        let bias = biased.then(|| get(&format!("{name}.bias"), &[out])).transpose()?;
-                        Ok(Linear { weight, bias })
-                    })
-                    .collect::<Result<_>>()?;
+                let linear = |module: Module| {
+                    let (out, input) = module.shape(config);
+                    let name = module.hf_name(layer);
+                    let weight = held.weight(source, &format!("{name}.weight"), [out, input], device)?;
+                    let biased = config.qkv_bias && matches!(module, Module::Q | Module::K | Module::V);
+                    let bias = biased.then(|| get(&format!("{name}.bias"), &[out])).transpose()?;
+                    Ok::<_, Error>(Linear { weight, bias })
+                };
+                let linears = Linears {
+                    q: linear(Module::Q)?,
+                    k: linear(Module::K)?,
+                    v: linear(Module::V)?,
+                    o: linear(Module::O)?,
+                    gate: linear(Module::Gate)?,
+                    up: linear(Module::Up)?,
+                    down: linear(Module::Down)?,
+                };
                 let norm = |name: &str| get(&format!("model.layers.{layer}.{name}.weight"), &[d]);
                 let mut block = Block {
                     attention_norm: norm("input_layernorm")?,
@@ -209,9 +241,9 @@ impl Decoder {
         c.num_layers * linears + c.vocab_size * c.hidden_size <= SMALL
     }
 
-    /// The last norm's weight: stands for where and in what type the model computes.
-    pub(crate) fn norm_weight(&self) -> &Tensor {
-        &self.norm
+    /// True when blocks compute on rows in the host's memory (fused operations), not on tensors of a device.
+    pub(crate) fn computes_on_host(&self) -> bool {
+        form::fused(&self.norm)
     }
 
     /// Where the weights live.
@@ -243,8 +275,8 @@ impl Decoder {
     pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let mut all = vec![("model.embed_tokens.weight".to_owned(), self.embedding.clone())];
         for (layer, block) in self.blocks.iter().enumerate() {
-            for (module, linear) in Module::ALL.iter().zip(&block.linears) {
-                let name = module.hf_name(layer);
+            for module in Module::ALL {
+                let (linear, name) = (&block.linears[module], module.hf_name(layer));
                 all.push((format!("{name}.weight"), linear.weight.dense(self.norm.dtype(), self.device())?));
                 if let Some(bias) = &linear.bias {
                     all.push((format!("{name}.bias"), bias.clone()));
@@ -271,13 +303,23 @@ impl Decoder {
         all
     }
 
-    /// Adds `sign * scale * B A` of every pair into the weights: 1.0 merges the adapter, -1.0 takes it out again (up to
-    /// rounding).
-    pub fn merge(&mut self, adapter: &Adapter, sign: f32) -> Result<()> {
+    /// Adds `scale * B A` of every pair to the weights.
+    pub fn merge(&mut self, adapter: &Adapter) -> Result<()> {
+        self.add_scaled(adapter, 1.0)
+    }
+
+    /// Takes a merged adapter out of the weights again, up to rounding.
+    pub fn unmerge(&mut self, adapter: &Adapter) -> Result<()> {
+        self.add_scaled(adapter, -1.0)
+    }
+
+    fn add_scaled(&mut self, adapter: &Adapter, factor: f32) -> Result<()> {
         for (block, pairs) in self.blocks.iter_mut().zip(&adapter.layers) {
-            for (linear, pair) in block.linears.iter_mut().zip(pairs) {
-                if let Some(lora) = pair {
-                    let delta = lora.b.detach().matmul(&lora.a.detach())?.affine(f64::from(sign * lora.scale), 0.0)?;
+            for module in Module::ALL {
+                if let Some(lora) = &pairs[module] {
+                    let delta =
+                        lora.b.detach().matmul(&lora.a.detach())?.affine(f64::from(factor * lora.scale), 0.0)?;
+                    let linear = &mut block.linears[module];
                     let weight = linear.weight.dense(self.norm.dtype(), self.norm.device())?;
                     linear.weight = (&weight + delta.to_dtype(weight.dtype())?)?.detach().into();
                 }
@@ -302,9 +344,9 @@ impl Decoder {
         };
         let round = |t: &Tensor| Ok::<_, Error>(stored(TensorType::Q8_0, t)?.dense(t.dtype(), t.device())?);
         for block in &mut self.blocks {
-            for linear in &mut block.linears {
-                let dense = linear.weight.dense(DType::F32, &Device::Cpu)?;
-                linear.weight = stored(kind, &dense)?;
+            for module in Module::ALL {
+                let weight = &mut block.linears[module].weight;
+                *weight = stored(kind, &weight.dense(DType::F32, &Device::Cpu)?)?;
             }
             block.stack()?;
         }
@@ -351,10 +393,19 @@ impl Decoder {
     /// Block `layer` as a fused operation.
     pub(crate) fn fused<'a>(&'a self, layer: usize, context: BlockContext<'a>) -> block::Block<'a> {
         let own = &self.blocks[layer];
-        let linears = std::array::from_fn(|module| {
-            let linear = &own.linears[module];
-            BlockLinear { weight: &linear.weight, bias: linear.bias.as_ref(), lora: context.lora(Module::ALL[module]) }
-        });
+        let linear = |module| {
+            let linear: &Linear = &own.linears[module];
+            BlockLinear { weight: &linear.weight, bias: linear.bias.as_ref(), lora: context.lora(module) }
+        };
+        let linears = Linears {
+            q: linear(Module::Q),
+            k: linear(Module::K),
+            v: linear(Module::V),
+            o: linear(Module::O),
+            gate: linear(Module::Gate),
+            up: linear(Module::Up),
+            down: linear(Module::Down),
+        };
         block::Block {
             attention_norm: &own.attention_norm,
             mlp_norm: &own.mlp_norm,
@@ -372,13 +423,13 @@ impl Decoder {
     /// Block `layer` on `x` `[T, d]`, each sequence attending to itself.
     pub(crate) fn block(&self, layer: usize, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
         if self.is_fused(layer, x, context.track) && !context.track {
-            return Ok(block::forward(&self.fused(layer, context), x, false, None)?.0);
+            return Ok(block::forward(&self.fused(layer, context), x)?);
         }
-        self.block_with(layer, x, context, |q, k, v| Ok(attention(q, k, v, context.segments, self.shape)?))
+        self.composed(layer, x, context, |q, k, v| Ok(attention(q, k, v, context.segments, self.shape)?))
     }
 
-    /// Block `layer` with attention left to `attend`, for cached decoding.
-    pub(crate) fn block_with(
+    /// Block `layer` composed of single operations, with attention left to `attend`.
+    fn composed(
         &self,
         layer: usize,
         x: &Tensor,
@@ -395,9 +446,14 @@ impl Decoder {
         Ok((x + m)?)
     }
 
-    /// The last norm on `rows` of `x` `[T, d]`: what the head reads, `[n, d]`.
+    /// The last norm on `rows` of `x` `[T, d]`: what the head reads, `[n, d]`. Tracked where `x` or the norm's weight is.
     pub fn final_hidden(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        Ok(rms_norm(&gather_rows(x, rows)?, &self.norm, self.config.rms_norm_eps)?)
+        self.last_norm(&gather_rows(x, rows)?, true)
+    }
+
+    /// The last norm of `x`. Its weight is tracked if it is a variable and `track`.
+    fn last_norm(&self, x: &Tensor, track: bool) -> Result<Tensor> {
+        Ok(rms_norm(x, &tracked(&self.norm, track), self.config.rms_norm_eps)?)
     }
 
     /// Residual stream after the last block, `[T, d]`, of packed sequences. No gradient.
@@ -408,41 +464,48 @@ impl Decoder {
     /// Carries the residual stream `x` `[T, d]` of packed sequences through some of the blocks. No gradient.
     pub fn run(
         &self,
-        mut x: Tensor,
+        x: Tensor,
         blocks: Range<usize>,
         segments: &Segments,
         adapter: Option<&Adapter>,
     ) -> Result<Tensor> {
         let positions = self.positions(segments)?;
+        self.carry(x, blocks, Pack { segments, positions: &positions, adapter }, None)
+    }
+
+    /// Carries the residual stream `x` through some of the blocks, without gradient. Sequences attend to themselves, unless
+    /// `attend` says otherwise.
+    pub(crate) fn carry(
+        &self,
+        mut x: Tensor,
+        blocks: Range<usize>,
+        pack: Pack<'_>,
+        mut attend: Option<&mut dyn Attend>,
+    ) -> Result<Tensor> {
+        let Pack { segments, positions, adapter } = pack;
         for layer in blocks {
             let lora = adapter.map(|a| &a.layers[layer]);
-            let context = BlockContext { segments, positions: &positions, lora, dropout: None, track: false };
-            x = self.block(layer, &x, context)?;
+            let context = BlockContext { segments, positions, lora, dropout: None, track: false };
+            x = match &mut attend {
+                None => self.block(layer, &x, context)?,
+                Some(attend) if attend.takes_rows() && self.is_fused(layer, &x, false) => {
+                    let attend = |q: &[f32], k: &[f32], v: &[f32]| Ok(attend.rows(layer, [q, k, v]));
+                    block::forward_attending(&self.fused(layer, context), &x, attend)?
+                }
+                Some(attend) => self.composed(layer, &x, context, |q, k, v| attend.tensors(layer, [q, k, v]))?,
+            };
         }
         Ok(x)
     }
 
     /// Final hidden states (after the last norm), `[T, d]`, of packed sequences. No gradient.
     pub fn hidden(&self, ids: &[u32], segments: &Segments, adapter: Option<&Adapter>) -> Result<Tensor> {
-        let x = self.residual(ids, segments, adapter)?;
-        Ok(rms_norm(&x, &self.norm.detach(), self.config.rms_norm_eps)?)
-    }
-
-    /// Final hidden states of some rows of a pack, `[n, d]`. No gradient.
-    pub fn hidden_rows(
-        &self,
-        ids: &[u32],
-        segments: &Segments,
-        rows: &[u32],
-        adapter: Option<&Adapter>,
-    ) -> Result<Tensor> {
-        let x = gather_rows(&self.residual(ids, segments, adapter)?, rows)?;
-        self.normed(&x)
+        self.normed(&self.residual(ids, segments, adapter)?)
     }
 
     /// The last norm, without gradient.
     pub(crate) fn normed(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(rms_norm(x, &self.norm.detach(), self.config.rms_norm_eps)?)
+        self.last_norm(x, false)
     }
 
     /// Logits of final hidden states `[n, d]`, `[n, V]` in f32. No gradient.
@@ -454,7 +517,7 @@ impl Decoder {
 impl Block {
     /// A linear module with its adapter pair, if it has one.
     fn project(&self, module: Module, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
-        let own = &self.linears[module as usize];
+        let own = &self.linears[module];
         let weight = tracked(&own.weight.dense(x.dtype(), x.device())?, context.track);
         let bias = own.bias.as_ref().map(|b| tracked(b, context.track));
         let Some(pair) = context.lora(module) else {
@@ -467,11 +530,11 @@ impl Block {
     /// Puts the weights of one input below each other where that can be done.
     fn stack(&mut self) -> Result<()> {
         let mut stacked = |modules: &[Module]| {
-            let weights: Vec<&Weight> = modules.iter().map(|&m| &self.linears[m as usize].weight).collect();
+            let weights: Vec<&Weight> = modules.iter().map(|&m| &self.linears[m].weight).collect();
             let Some(stack) = Weight::stack(&weights)? else { return Ok::<_, Error>(None) };
             let mut start = 0;
             for &module in modules {
-                let own = &mut self.linears[module as usize].weight;
+                let own = &mut self.linears[module].weight;
                 let rows = own.dims()?.0;
                 *own = stack.narrow(start, rows)?;
                 start += rows;

@@ -5,7 +5,11 @@
 //! A tape per block, not one for the whole network, frees each block's activations as soon as its backward has run, and
 //! makes activation checkpointing a matter of not keeping the tape.
 
-use crate::{Adapter, Decoder, Error, Result, decoder::BlockContext};
+use crate::{
+    Adapter, Decoder, Result,
+    adapter::Module,
+    decoder::{BlockContext, Pack},
+};
 use candle_core::{Tensor, TensorId, Var, backprop::GradStore};
 use eraser_ops::{
     Dropout, Segments, backward_from,
@@ -43,26 +47,24 @@ pub struct Trace<'a> {
     positions: Vec<u32>,
     /// The embedding's own tape, when it is trained.
     embedded: Option<Tensor>,
-    blocks: Vec<BlockTape>,
+    blocks: Vec<(BlockTape, Activations)>,
     output: Var,
 }
 
+/// A block that has a backward.
 struct BlockTape {
     layer: usize,
     input: Tensor,
     /// Whether the input's gradient is wanted; then, on a tape, `input` is a variable.
     want_input: bool,
-    kept: Kept,
 }
 
-/// What a block left for its backward.
-enum Kept {
-    /// Nothing: it runs again.
-    Input,
-    /// What the fused operation needs.
-    Fused(Box<Saved>),
-    /// Its output, with the tape behind it.
-    Tape(Tensor),
+/// How a block ran, and what it left for its backward; with nothing left, it runs again.
+enum Activations {
+    /// As one operation.
+    Fused(Option<Box<Saved>>),
+    /// As single operations; the output, with the tape behind it.
+    Tape(Option<Tensor>),
 }
 
 /// Gradients by tensor id, summed over calls.
@@ -143,30 +145,34 @@ impl Decoder {
             output: Var::zeros(0, candle_core::DType::F32, self.device())?,
             embedded: embedded.track_op().then(|| embedded.clone()),
         };
-        let mut live = embedded.track_op();
+        let mut want_input = embedded.track_op();
         let mut x = embedded.detach();
         let kept_blocks = trace.kept_blocks(&x)?;
-        for layer in from..self.blocks.len() {
-            let want_input = live;
-            live |= trace.trainable(layer);
-            if !live {
-                x = self.block(layer, &x, trace.context(layer, false))?;
-                continue;
-            }
+        let layers = from..self.blocks.len();
+        let first = if want_input { from } else { layers.clone().find(|&l| trace.trainable(l)).unwrap_or(layers.end) };
+        let pack = Pack { segments, positions: &trace.positions, adapter };
+        x = self.carry(x, from..first, pack, None)?;
+        for layer in first..layers.end {
             // Those kept are the last: what they keep is gone when the first ones run again.
             let keep = layer >= self.blocks.len().saturating_sub(kept_blocks);
             // Below the first trainable block there is nothing to differentiate, so its input is not a variable.
-            let (input, output, kept) = if self.is_fused(layer, &x, true) {
+            let (input, output, activations) = if self.is_fused(layer, &x, true) {
                 let fused = self.fused(layer, trace.context(layer, true));
-                let (output, saved) = block::forward(&fused, &x, keep, None)?;
-                (x, output, saved.map_or(Kept::Input, |saved| Kept::Fused(Box::new(saved))))
+                if keep {
+                    let (output, saved) = block::forward_saving(&fused, &x)?;
+                    (x, output, Activations::Fused(Some(Box::new(saved))))
+                } else {
+                    let output = block::forward(&fused, &x)?;
+                    (x, output, Activations::Fused(None))
+                }
             } else {
                 let input = if want_input { Var::from_tensor(&x)?.into_inner() } else { x };
                 let output = self.block(layer, &input, trace.context(layer, keep))?;
-                (input, output.detach(), if keep { Kept::Tape(output) } else { Kept::Input })
+                (input, output.detach(), Activations::Tape(keep.then_some(output)))
             };
             x = output;
-            trace.blocks.push(BlockTape { layer, input, want_input, kept });
+            trace.blocks.push((BlockTape { layer, input, want_input }, activations));
+            want_input = true;
         }
         trace.output = Var::from_tensor(&x)?;
         Ok(trace)
@@ -194,13 +200,10 @@ impl Trace<'_> {
     /// gradient of every trainable tensor to `gradients`.
     fn backward(mut self, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let mut grad = grad.clone();
-        while let Some(tape) = self.blocks.pop() {
-            let below = match tape.kept {
-                Kept::Tape(_) => self.backward_tape(tape, &grad, gradients)?,
-                Kept::Input if !self.decoder.is_fused(tape.layer, &tape.input, true) => {
-                    self.backward_tape(tape, &grad, gradients)?
-                }
-                Kept::Fused(_) | Kept::Input => self.backward_fused(tape, &grad, gradients)?,
+        while let Some((block, activations)) = self.blocks.pop() {
+            let below = match activations {
+                Activations::Tape(output) => self.backward_tape(block, output, &grad, gradients)?,
+                Activations::Fused(saved) => self.backward_fused(block, saved, &grad, gradients)?,
             };
             match below {
                 Some(below) => grad = below,
@@ -218,32 +221,43 @@ impl Trace<'_> {
     }
 
     /// Backward of a block on a tape of its own; the gradient of its input, if wanted.
-    fn backward_tape(&self, tape: BlockTape, grad: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
-        let BlockTape { layer, input, want_input, kept } = tape;
-        let output = match kept {
-            Kept::Tape(output) => output,
-            Kept::Input | Kept::Fused(_) => self.decoder.block(layer, &input, self.context(layer, true))?,
+    fn backward_tape(
+        &self,
+        block: BlockTape,
+        output: Option<Tensor>,
+        grad: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        let BlockTape { layer, input, want_input } = block;
+        let output = match output {
+            Some(output) => output,
+            None => self.decoder.block(layer, &input, self.context(layer, true))?,
         };
         let mut store = backward_from(&output, grad)?;
-        let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter().flatten());
+        let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter()).flatten();
         let lora = pairs.flat_map(|pair| [pair.a.as_tensor(), pair.b.as_tensor()]);
         gradients.collect(&mut store, lora.chain(self.decoder.blocks[layer].variables()))?;
         Ok(if want_input { store.remove(&input) } else { None })
     }
 
     /// Backward of a block as one operation; the gradient of its input, if wanted.
-    fn backward_fused(&self, tape: BlockTape, grad: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
-        let BlockTape { layer, input, want_input, kept } = tape;
+    fn backward_fused(
+        &self,
+        block: BlockTape,
+        saved: Option<Box<Saved>>,
+        grad: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        let BlockTape { layer, input, want_input } = block;
         let fused = self.decoder.fused(layer, self.context(layer, true));
-        let saved = match kept {
-            Kept::Fused(saved) => Some(*saved),
-            Kept::Input | Kept::Tape(_) => block::forward(&fused, &input, true, None)?.1,
+        let saved = match saved {
+            Some(saved) => *saved,
+            None => block::forward_saving(&fused, &input)?.1,
         };
-        let Some(saved) = saved else { return Err(Error::failed("a block kept nothing for its backward")) };
-        let found = block::backward(&fused, &input, saved, grad, want_input)?;
-        let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter());
-        for (pair, found) in pairs.zip(found.pairs) {
-            if let (Some(pair), Some((a, b))) = (pair, found) {
+        let mut found = block::backward(&fused, &input, saved, grad, want_input)?;
+        let Some(adapter) = self.adapter else { return Ok(found.input) };
+        for module in Module::ALL {
+            if let (Some(pair), Some((a, b))) = (&adapter.layers[layer][module], found.pairs[module].take()) {
                 gradients.add(&pair.a, a)?;
                 gradients.add(&pair.b, b)?;
             }

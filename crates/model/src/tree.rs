@@ -6,9 +6,12 @@
 //! and values of a node's ancestors before its own, one layer at a time, so no cache of a whole sequence is ever copied.
 
 use crate::cache::{KvCache, attend_device};
-use crate::{Adapter, Decoder, Result, decoder::BlockContext};
+use crate::{
+    Adapter, Decoder, Result,
+    decoder::{Attend, Pack},
+};
 use candle_core::Tensor;
-use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, block};
+use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -116,32 +119,30 @@ impl Decoder {
     pub(crate) fn tree(&self, tree: &Tree, base: Option<Base<'_>>, adapter: Option<&Adapter>) -> Result<Tensor> {
         self.check_length(tree.positions.iter().max().map_or(0, |&p| p as usize + 1))?;
         let segments = Segments::from_lengths([tree.tokens()]);
-        let mut x = self.embed(&tree.ids, false)?;
-        for layer in 0..self.blocks.len() {
-            let lora = adapter.map(|a| &a.layers[layer]);
-            let context =
-                BlockContext { segments: &segments, positions: &tree.positions, lora, dropout: None, track: false };
-            x = if self.is_fused(layer, &x, false) {
-                let mut attend =
-                    |q: &[f32], k: &[f32], v: &[f32]| Ok(attend_host(tree, base, layer, [q, k, v], self.shape()));
-                block::forward(&self.fused(layer, context), &x, false, Some(&mut attend))?.0
-            } else {
-                self.block_with(layer, &x, context, |q, k, v| {
-                    attend_on_device(tree, base, layer, [q, k, v], self.shape())
-                })?
-            };
-        }
-        Ok(x)
+        let pack = Pack { segments: &segments, positions: &tree.positions, adapter };
+        let mut ancestors = Ancestors { tree, base, shape: self.shape() };
+        self.carry(self.embed(&tree.ids, false)?, 0..self.blocks.len(), pack, Some(&mut ancestors))
     }
 }
 
-fn attend_host(
-    tree: &Tree,
-    base: Option<Base<'_>>,
-    layer: usize,
-    [q, k, v]: [&[f32]; 3],
+/// Attention of a tree's rows to their own ancestors.
+struct Ancestors<'a> {
+    tree: &'a Tree,
+    base: Option<Base<'a>>,
     shape: AttentionShape,
-) -> Vec<f32> {
+}
+
+impl Attend for Ancestors<'_> {
+    fn rows(&mut self, layer: usize, qkv: [&[f32]; 3]) -> Vec<f32> {
+        attend_host(self, layer, qkv)
+    }
+
+    fn tensors(&mut self, layer: usize, qkv: [&Tensor; 3]) -> Result<Tensor> {
+        attend_on_device(self, layer, qkv)
+    }
+}
+
+fn attend_host(&Ancestors { tree, base, shape }: &Ancestors<'_>, layer: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let before = base.and_then(|b| b.cache.host(layer, b.len)).unwrap_or_default();
     // What a node sees, one after the other; a root without a base sees its own rows, where they stand.
@@ -178,11 +179,9 @@ fn attend_host(
 }
 
 fn attend_on_device(
-    tree: &Tree,
-    base: Option<Base<'_>>,
+    &Ancestors { tree, base, shape }: &Ancestors<'_>,
     layer: usize,
     [q, k, v]: [&Tensor; 3],
-    shape: AttentionShape,
 ) -> Result<Tensor> {
     let before = base.map(|b| b.cache.tensors(layer, b.len, q)).transpose()?.flatten();
     let mut outs = Vec::with_capacity(tree.nodes.len());

@@ -89,9 +89,9 @@ fn the_composed_form_gives_the_same_logits() {
 fn a_merged_adapter_is_the_adapter_and_can_be_taken_out_again() {
     for family in FAMILIES {
         let mut f = fixture(family);
-        f.decoder.merge(&f.adapter, 1.0).unwrap();
+        f.decoder.merge(&f.adapter).unwrap();
         assert_close(&f.logits(None), &f.adapted, &format!("{family}, merged"));
-        f.decoder.merge(&f.adapter, -1.0).unwrap();
+        f.decoder.unmerge(&f.adapter).unwrap();
         assert_close(&f.logits(None), &f.base, &format!("{family}, un-merged"));
     }
 }

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use eraser_ops::block::{self, Block, BlockLinear};
+use eraser_ops::block::{self, Block, BlockLinear, Linears};
 use eraser_ops::gemm::Mat;
 use eraser_ops::{
     AttentionShape, Dropout, LoraInput, RopeTable, Segments, Weight, attention, backward_from, cross_entropy,
@@ -146,7 +146,8 @@ fn blocks(c: &mut Criterion) {
     let pairs: Vec<(Var, Var)> = [0, 2]
         .map(|i: usize| [random((8, WIDTH)), random((shapes[i].0, 8))].map(|x| Var::from_tensor(&x).unwrap()).into())
         .to_vec();
-    let lora = |i: usize| LoraInput { a: &pairs[i].0, b: &pairs[i].1, scale: 2.0, dropout: None };
+    let lora = |i: usize| Some(LoraInput { a: &pairs[i].0, b: &pairs[i].1, scale: 2.0, dropout: None });
+    let linear = |i: usize, lora| BlockLinear { weight: &weights[i], bias: None, lora };
     let norm = random((1, WIDTH)).flatten_all().unwrap();
     let inv_freq: Vec<f32> = (0..32).map(|i| 1e5f32.powf(-(i as f32) / 32.0)).collect();
     let rope = RopeTable::new(&inv_freq, TOKENS, 1.0, &Device::Cpu).unwrap();
@@ -155,15 +156,15 @@ fn blocks(c: &mut Criterion) {
     let block = Block {
         attention_norm: &norm,
         mlp_norm: &norm,
-        linears: std::array::from_fn(|i| BlockLinear {
-            weight: &weights[i],
-            bias: None,
-            lora: match i {
-                0 => Some(lora(0)),
-                2 => Some(lora(1)),
-                _ => None,
-            },
-        }),
+        linears: Linears {
+            q: linear(0, lora(0)),
+            k: linear(1, None),
+            v: linear(2, lora(1)),
+            o: linear(3, None),
+            gate: linear(4, None),
+            up: linear(5, None),
+            down: linear(6, None),
+        },
         qkv: Some(&qkv),
         gate_up: Some(&gate_up),
         eps: 1e-5,
@@ -175,11 +176,11 @@ fn blocks(c: &mut Criterion) {
     let (x, grad) = (random((TOKENS, WIDTH)), random((TOKENS, WIDTH)));
     let weights: usize = shapes.iter().map(|(out, input)| out * input).sum();
     group.throughput(Throughput::Elements(2 * (TOKENS * weights) as u64));
-    group.bench_function("forward", |bench| bench.iter(|| block::forward(&block, &x, false, None).unwrap()));
+    group.bench_function("forward", |bench| bench.iter(|| block::forward(&block, &x).unwrap()));
     group.throughput(Throughput::Elements(4 * (TOKENS * weights) as u64));
     group.bench_function("forward and backward", |bench| {
         bench.iter(|| {
-            let saved = block::forward(&block, &x, true, None).unwrap().1.unwrap();
+            let saved = block::forward_saving(&block, &x).unwrap().1;
             block::backward(&block, &x, saved, &grad, true).unwrap()
         });
     });

@@ -1,9 +1,9 @@
 //! A whole decoder block as one operation with its analytic backward: what training and inference run on the CPU when
 //! nothing but an adapter is trained. In: the residual stream `[T, d]` and the block's weights; out: the residual stream
 //! after the block, and in backward the gradients of its input and of every low-rank pair. Invariant: equal to the same
-//! block composed of this crate's single operations, of which it is the product of many small savings: no tape, no
-//! zero-filled gradients that are added to, the products of one input stacked, and what is cheap to make again (norms, the
-//! gated activation, attention's probabilities) not kept.
+//! block composed of this crate's single operations. It is faster than those by many small savings: no tape, no zero-filled
+//! gradients that are added to, one product for weights that share an input, and what is cheap to compute again (norms, the
+//! gated activation, attention's probabilities) is not kept.
 //!
 //! `x2 = x + O a`, `a = attention(rope(Q n), rope(K n), V n)`, `n = rms_norm(x)`; then `y = x2 + Down h`,
 //! `h = silu(Gate m) * Up m`, `m = rms_norm(x2)`; each of the seven linear layers with a low-rank pair if it has one.
@@ -13,23 +13,40 @@ mod forward;
 #[cfg(test)]
 mod tests;
 
-pub use backward::{BlockGradients, backward};
-pub use forward::{Attend, forward};
+pub use backward::{BlockGradients, PairGradient, backward};
+pub use forward::{forward, forward_attending, forward_saving};
 
 use crate::linear::{Columns, LoraInput, Pair};
 use crate::weight::Weight;
 use crate::{AttentionShape, RopeTable, Segments, slices};
 use candle_core::{Result, Tensor, bail};
 
-/// The linear layers of a block, in the order of [`Block::linears`].
-pub const LINEARS: usize = 7;
-const Q: usize = 0;
-const K: usize = 1;
-const V: usize = 2;
-const O: usize = 3;
-const GATE: usize = 4;
-const UP: usize = 5;
-const DOWN: usize = 6;
+/// One of something for each linear layer of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // the layers' names
+pub struct Linears<T> {
+    pub q: T,
+    pub k: T,
+    pub v: T,
+    pub o: T,
+    pub gate: T,
+    pub up: T,
+    pub down: T,
+}
+
+impl<T> Linears<T> {
+    /// All of them, in the order of the forward pass.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        let Self { q, k, v, o, gate, up, down } = self;
+        [q, k, v, o, gate, up, down].into_iter()
+    }
+
+    /// What `f` gives for each.
+    pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> Linears<U> {
+        let Self { q, k, v, o, gate, up, down } = self;
+        Linears { q: f(q), k: f(k), v: f(v), o: f(o), gate: f(gate), up: f(up), down: f(down) }
+    }
+}
 
 /// A linear layer of a block.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +66,8 @@ pub struct Block<'a> {
     pub attention_norm: &'a Tensor,
     /// Weight of the norm before the MLP, `[d]`.
     pub mlp_norm: &'a Tensor,
-    /// Query, key, value, output, gate, up, down.
-    pub linears: [BlockLinear<'a>; LINEARS],
+    /// Its linear layers.
+    pub linears: Linears<BlockLinear<'a>>,
     /// The weights of query, key and value below each other, for one product instead of three.
     pub qkv: Option<&'a Weight>,
     /// The weights of gate and up below each other.
@@ -83,15 +100,15 @@ pub struct Saved {
     /// Gate and up projections beside each other, `[T, 2 f]`.
     gate_up: Vec<f32>,
     /// Each pair's `dropout(x) A^T`.
-    low: [Vec<f32>; LINEARS],
+    low: Linears<Vec<f32>>,
 }
 
 impl Block<'_> {
     /// Numbers that a forward keeps per token.
     pub fn kept_per_token(&self) -> Result<usize> {
-        let (q, d) = self.linears[Q].weight.dims()?;
-        let (kv, f) = (self.linears[K].weight.dims()?.0, self.linears[GATE].weight.dims()?.0);
-        let attended = if self.linears[O].lora.is_some() { q } else { 0 };
+        let (q, d) = self.linears.q.weight.dims()?;
+        let (kv, f) = (self.linears.k.weight.dims()?.0, self.linears.gate.weight.dims()?.0);
+        let attended = if self.linears.o.lora.is_some() { q } else { 0 };
         // The input is the caller's to keep.
         Ok(2 * d + q + 2 * kv + self.shape.heads + attended + 2 * f)
     }
@@ -100,8 +117,9 @@ impl Block<'_> {
     fn widths(&self, x: &Tensor) -> Result<(usize, usize, usize)> {
         let (tokens, d) = x.dims2()?;
         let (q, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim);
-        let f = self.linears[GATE].weight.dims()?.0;
-        for (linear, shape) in self.linears.iter().zip([(q, d), (kv, d), (kv, d), (d, q), (f, d), (f, d), (d, f)]) {
+        let f = self.linears.gate.weight.dims()?.0;
+        let shapes = Linears { q: (q, d), k: (kv, d), v: (kv, d), o: (d, q), gate: (f, d), up: (f, d), down: (d, f) };
+        for (linear, &shape) in self.linears.iter().zip(shapes.iter()) {
             let biased = linear.bias.is_none_or(|bias| bias.dims() == [shape.0]);
             let adapted = linear.lora.is_none_or(|lora| {
                 lora.a

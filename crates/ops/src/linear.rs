@@ -5,7 +5,7 @@ mod lora;
 mod panels;
 pub(crate) mod product;
 
-pub(crate) use lora::{Columns, Pair};
+pub(crate) use lora::{Columns, FactorsWanted, Pair};
 pub use lora::{Dropout, LoraInput, lora_linear};
 
 use crate::gemm::Mat;

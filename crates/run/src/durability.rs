@@ -213,7 +213,7 @@ impl Durability<'_> {
         let adapter = if condition == Condition::AsTrained {
             Some(adapter)
         } else {
-            model.decoder.merge(&adapter, 1.0)?;
+            model.decoder.merge(&adapter)?;
             // Another network from here on: nothing that was kept of the base is of use.
             let merged = format!("{} {} {}", model.fingerprint, adapter_fingerprint(&adapter)?, condition.name());
             model.fingerprint = hex(&Sha256::digest(merged.as_bytes()));

@@ -73,7 +73,7 @@ pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) 
     match plan.kind {
         ExportKind::Adapter => adapter.save(&plan.out, &model.name)?,
         ExportKind::Merged(dtype) => {
-            model.decoder.merge(&adapter, 1.0)?;
+            model.decoder.merge(&adapter)?;
             write_merged(&model, &plan.out, dtype, plan.model.chat_template.is_some())?;
         }
     }

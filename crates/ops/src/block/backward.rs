@@ -2,20 +2,23 @@
 //! input and of the low-rank pairs. Invariant: nothing is computed that no wanted gradient needs.
 
 use super::forward::norm;
-use super::{Block, DOWN, GATE, K, LINEARS, O, Q, Saved, UP, V, whole, with_pair};
-use crate::attention::flash::{Inputs, Want};
-use crate::linear::{Columns, product};
+use super::{Block, BlockLinear, Linears, Saved, whole, with_pair};
+use crate::attention::flash::Want;
+use crate::linear::{Columns, FactorsWanted, product};
 use crate::weight::Weight;
 use crate::{rms_norm, simd, slices, swiglu};
 use candle_core::{Result, Tensor, bail};
 
+/// The gradients of a low-rank pair, `(dA, dB)`; None where there is no pair, or its gradient is not wanted.
+pub type PairGradient = Option<(Tensor, Tensor)>;
+
 /// Gradients of a block.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BlockGradients {
     /// Of the input, `[T, d]`; None when not wanted.
     pub input: Option<Tensor>,
-    /// Of each pair that there is, `(dA, dB)`, in the order of [`Block::linears`].
-    pub pairs: [Option<(Tensor, Tensor)>; LINEARS],
+    /// Of each pair that there is.
+    pub pairs: Linears<PairGradient>,
 }
 
 /// Carries `grad`, the gradient of the block's output, back. `x` is the block's input; `want_input` says whether its
@@ -34,131 +37,144 @@ pub fn backward(
     if grad.dims() != x.dims() {
         bail!("block: output is {:?} but its gradient {:?}", x.shape(), grad.shape());
     }
+    let (d, tokens, l) = (x.dims2()?.1, block.positions.len(), &block.linears);
     let (input, grad) = (slices::read(x), slices::read(grad));
     let (input, grad) = (input.as_slice()?, grad.as_slice()?);
-    let mut pass = Pass { block, tokens: x.dims2()?.0, pairs: Default::default() };
-    let adapted = |which: &[usize]| which.iter().any(|&which| block.linears[which].lora.is_some());
+    let adapted = |layers: &[&BlockLinear<'_>]| layers.iter().any(|linear| linear.lora.is_some());
+    let (qkv_adapted, gate_up_adapted) = (adapted(&[&l.q, &l.k, &l.v]), adapted(&[&l.gate, &l.up]));
     let Saved { q, k, v, lse, attended, middle, mut gate_up, low } = saved;
+    let mut found = BlockGradients::default();
 
     // MLP half: d middle = grad + norm'(Gate, Up).
-    let hidden = if adapted(&[DOWN]) { swiglu::of_rows(&gate_up, f) } else { Vec::new() };
-    let through = want_input || adapted(&[Q, K, V, O]);
-    if !through && !adapted(&[GATE, UP]) {
-        pass.pair(DOWN, &hidden, &low[DOWN], (grad, whole(grad.len() / pass.tokens.max(1))), None)?;
-        return Ok(BlockGradients { input: None, pairs: pass.pairs });
+    let hidden = if adapted(&[&l.down]) { swiglu::of_rows(&gate_up, f) } else { Vec::new() };
+    let through = want_input || qkv_adapted || adapted(&[&l.o]);
+    if !through && !gate_up_adapted {
+        found.pairs.down = pair(&l.down, &hidden, &low.down, (grad, whole(d)), None)?;
+        return Ok(found);
     }
-    let d_hidden = pass.single(DOWN, &hidden, &low[DOWN], grad)?;
+    let d_hidden;
+    (d_hidden, found.pairs.down) = single(&l.down, &hidden, &low.down, grad, tokens)?;
     drop(hidden);
     swiglu::rows_gradient(&mut gate_up, &d_hidden, f);
     drop(d_hidden);
-    let normed = if adapted(&[GATE, UP]) { norm(&middle, block.mlp_norm, block.eps)? } else { Vec::new() };
-    let starts = [(GATE, 0), (UP, f)];
-    let d_normed = pass.stacked(block.gate_up, &starts, &normed, &low, (&gate_up, 2 * f), through)?;
+    let normed = if gate_up_adapted { norm(&middle, block.mlp_norm, block.eps)? } else { Vec::new() };
+    let layers = [(&l.gate, 0, &*low.gate), (&l.up, f, &*low.up)];
+    let stacked = Stacked { stack: block.gate_up, layers, x: &normed, grad: &gate_up, stride: 2 * f, tokens };
+    let (d_normed, [gate, up]) = stacked.backward(through)?;
+    (found.pairs.gate, found.pairs.up) = (gate, up);
     drop((gate_up, normed));
-    let Some(d_normed) = d_normed else { return Ok(BlockGradients { input: None, pairs: pass.pairs }) };
+    let Some(d_normed) = d_normed else { return Ok(found) };
     let d_middle = norm_gradient(&middle, block.mlp_norm, &d_normed, block.eps, grad)?;
     drop((d_normed, middle));
 
     // Attention half: d x = d middle + norm'(Q, K, V).
-    if !want_input && !adapted(&[Q, K, V]) {
-        pass.pair(O, &attended, &low[O], (&d_middle, whole(d_middle.len() / pass.tokens.max(1))), None)?;
-        return Ok(BlockGradients { input: None, pairs: pass.pairs });
+    if !want_input && !qkv_adapted {
+        found.pairs.o = pair(&l.o, &attended, &low.o, (&d_middle, whole(d)), None)?;
+        return Ok(found);
     }
-    let d_attended = pass.single(O, &attended, &low[O], &d_middle)?;
+    let d_attended;
+    (d_attended, found.pairs.o) = single(&l.o, &attended, &low.o, &d_middle, tokens)?;
     drop(attended);
-    let want = Want { q: want_input || adapted(&[Q]), k: want_input || adapted(&[K]), v: want_input || adapted(&[V]) };
-    let inputs = Inputs { q: &q, k: &k, v: &v, segments: block.segments, shape: block.shape };
-    let gradients = inputs.backward(&d_attended, &lse, want);
+    let wanted = |linear| want_input || adapted(&[linear]);
+    let want = Want { q: wanted(&l.q), k: wanted(&l.k), v: wanted(&l.v) };
+    let gradients = block.attention(&q, &k, &v).backward(&d_attended, &lse, want);
     drop(d_attended);
     let stride = q_width + 2 * kv_width;
-    let mut d_qkv = vec![0.0; pass.tokens * stride];
+    let mut d_qkv = vec![0.0; tokens * stride];
     for (gradient, at, width) in [(&gradients.q, 0, q_width), (&gradients.k, q_width, kv_width)] {
         if let Some(gradient) = gradient {
             let to = Columns { stride, at };
             block.rope.rotate((&mut d_qkv, to), (gradient, whole(width)), width, block.positions, -1.0)?;
         }
     }
-    for (row, dv) in d_qkv.chunks_exact_mut(stride).zip(gradients.v.iter().flat_map(|dv| dv.chunks_exact(kv_width))) {
-        row[q_width + kv_width..].copy_from_slice(dv);
+    if let Some(gradient) = &gradients.v {
+        for (row, gradient) in d_qkv.chunks_exact_mut(stride).zip(gradient.chunks_exact(kv_width)) {
+            row[q_width + kv_width..].copy_from_slice(gradient);
+        }
     }
     drop((gradients, q, k, v));
-    let normed = if adapted(&[Q, K, V]) { norm(input, block.attention_norm, block.eps)? } else { Vec::new() };
-    let starts = [(Q, 0), (K, q_width), (V, q_width + kv_width)];
-    let d_normed = pass.stacked(block.qkv, &starts, &normed, &low, (&d_qkv, stride), want_input)?;
-    let d_input = d_normed
-        .map(|d_normed| norm_gradient(input, block.attention_norm, &d_normed, block.eps, &d_middle))
-        .transpose()?;
-    let input = d_input.map(|d_input| slices::tensor(d_input, x.shape()));
-    Ok(BlockGradients { input, pairs: pass.pairs })
+    let normed = if qkv_adapted { norm(input, block.attention_norm, block.eps)? } else { Vec::new() };
+    let layers = [(&l.q, 0, &*low.q), (&l.k, q_width, &*low.k), (&l.v, q_width + kv_width, &*low.v)];
+    let stacked = Stacked { stack: block.qkv, layers, x: &normed, grad: &d_qkv, stride, tokens };
+    let (d_normed, [q, k, v]) = stacked.backward(want_input)?;
+    (found.pairs.q, found.pairs.k, found.pairs.v) = (q, k, v);
+    if let Some(d_normed) = d_normed {
+        let d_input = norm_gradient(input, block.attention_norm, &d_normed, block.eps, &d_middle)?;
+        found.input = Some(slices::tensor(d_input, x.shape()));
+    }
+    Ok(found)
 }
 
-struct Pass<'a> {
-    block: &'a Block<'a>,
+/// The gradient of the input of a linear layer, whose output's gradient is `grad`; its pair's on the way.
+fn single(
+    linear: &BlockLinear<'_>,
+    x: &[f32],
+    low: &[f32],
+    grad: &[f32],
     tokens: usize,
-    pairs: [Option<(Tensor, Tensor)>; LINEARS],
+) -> Result<(Vec<f32>, PairGradient)> {
+    let mut dx = linear.weight.with(|rows| product::input_gradient(grad, rows, tokens))?;
+    let found = pair(linear, x, low, (grad, whole(linear.weight.dims()?.0)), Some(&mut dx))?;
+    Ok((dx, found))
 }
 
-impl Pass<'_> {
-    /// The gradient of the input of linear layer `which`, whose output's gradient is `grad`; its pair's on the way.
-    fn single(&mut self, which: usize, x: &[f32], low: &[f32], grad: &[f32]) -> Result<Vec<f32>> {
-        let weight = self.block.linears[which].weight;
-        let mut dx = weight.with(|rows| product::input_gradient(grad, rows, self.tokens))?;
-        self.pair(which, x, low, (grad, whole(weight.dims()?.0)), Some(&mut dx))?;
-        Ok(dx)
+/// Linear layers that share their input.
+struct Stacked<'a, const N: usize> {
+    /// Their weights below each other.
+    stack: Option<&'a Weight>,
+    /// Each with the column of `grad` where its own begin, and its pair's low-rank part.
+    layers: [(&'a BlockLinear<'a>, usize, &'a [f32]); N],
+    /// The input; read only where there is a pair.
+    x: &'a [f32],
+    /// The gradient of their outputs beside each other, in rows of `stride`.
+    grad: &'a [f32],
+    stride: usize,
+    tokens: usize,
+}
+
+impl<const N: usize> Stacked<'_, N> {
+    /// The gradient of the input, if `want`, and those of the pairs.
+    fn backward(&self, want: bool) -> Result<(Option<Vec<f32>>, [PairGradient; N])> {
+        let mut dx = if want { Some(self.input_gradient()?) } else { None };
+        let mut pairs = [const { None }; N];
+        for (&(linear, at, low), found) in self.layers.iter().zip(&mut pairs) {
+            let columns = Columns { stride: self.stride, at };
+            *found = pair(linear, self.x, low, (self.grad, columns), dx.as_deref_mut())?;
+        }
+        Ok((dx, pairs))
     }
 
-    /// The same for layers `starts` (which, at which column of `grad`) that share their input `x`; the input's gradient
-    /// only if `want`.
-    fn stacked(
-        &mut self,
-        stack: Option<&Weight>,
-        starts: &[(usize, usize)],
-        x: &[f32],
-        low: &[Vec<f32>; LINEARS],
-        (grad, stride): (&[f32], usize),
-        want: bool,
-    ) -> Result<Option<Vec<f32>>> {
-        let mut dx = match (want, stack) {
-            (false, _) => None,
-            (true, Some(stack)) => Some(stack.with(|rows| product::input_gradient(grad, rows, self.tokens))?),
-            (true, None) => {
-                let mut sum: Option<Vec<f32>> = None;
-                for &(which, at) in starts {
-                    let weight = self.block.linears[which].weight;
-                    let width = weight.dims()?.0;
-                    let own: Vec<f32> =
-                        grad.chunks_exact(stride).flat_map(|row| row[at..at + width].iter().copied()).collect();
-                    let dx = weight.with(|rows| product::input_gradient(&own, rows, self.tokens))?;
-                    match &mut sum {
-                        Some(sum) => simd::axpy(sum, 1.0, &dx),
-                        None => sum = Some(dx),
-                    }
-                }
-                sum
+    fn input_gradient(&self) -> Result<Vec<f32>> {
+        if let Some(stack) = self.stack {
+            return stack.with(|rows| product::input_gradient(self.grad, rows, self.tokens));
+        }
+        let mut sum: Option<Vec<f32>> = None;
+        for &(linear, at, _) in &self.layers {
+            let width = linear.weight.dims()?.0;
+            let own: Vec<f32> =
+                self.grad.chunks_exact(self.stride).flat_map(|row| row[at..at + width].iter().copied()).collect();
+            let dx = linear.weight.with(|rows| product::input_gradient(&own, rows, self.tokens))?;
+            match &mut sum {
+                Some(sum) => simd::axpy(sum, 1.0, &dx),
+                None => sum = Some(dx),
             }
-        };
-        for &(which, at) in starts {
-            self.pair(which, x, &low[which], (grad, Columns { stride, at }), dx.as_deref_mut())?;
         }
-        Ok(dx)
+        Ok(sum.unwrap_or_default())
     }
+}
 
-    /// The gradients of the pair of linear layer `which`, if it has one; adds the pair's part to `dx`.
-    fn pair(
-        &mut self,
-        which: usize,
-        x: &[f32],
-        low: &[f32],
-        grad: (&[f32], Columns),
-        dx: Option<&mut [f32]>,
-    ) -> Result<()> {
-        if let Some(lora) = &self.block.linears[which].lora {
-            let factors = with_pair(lora, |pair| pair.backward(x, low, grad, dx, (true, true)))?;
-            let (a, b) = (slices::tensor(factors.a, lora.a.shape()), slices::tensor(factors.b, lora.b.shape()));
-            self.pairs[which] = Some((a, b));
-        }
-        Ok(())
-    }
+/// The gradients of the pair of a linear layer, if it has one; adds the pair's part to `dx`.
+fn pair(
+    linear: &BlockLinear<'_>,
+    x: &[f32],
+    low: &[f32],
+    (grad, columns): (&[f32], Columns),
+    dx: Option<&mut [f32]>,
+) -> Result<PairGradient> {
+    let Some(lora) = &linear.lora else { return Ok(None) };
+    let wanted = FactorsWanted { a: true, b: true };
+    let factors = with_pair(lora, |pair| pair.backward(x, low, grad, columns, dx, wanted))?;
+    Ok(Some((slices::tensor(factors.a, lora.a.shape()), slices::tensor(factors.b, lora.b.shape()))))
 }
 
 fn norm_gradient(x: &[f32], weight: &Tensor, grad: &[f32], eps: f64, also: &[f32]) -> Result<Vec<f32>> {

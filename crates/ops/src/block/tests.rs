@@ -1,4 +1,4 @@
-use super::{Block, BlockLinear, LINEARS, backward, forward};
+use super::{Block, BlockLinear, Linears, backward, forward, forward_saving};
 use crate::conformance::random;
 use crate::linear::{Dropout, LoraInput};
 use crate::quant::TensorType;
@@ -14,8 +14,16 @@ const SHAPE: AttentionShape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 
 const RANK: usize = 3;
 const EPS: f64 = 1e-5;
 
+const LINEARS: usize = 7;
+
 /// `(out, in)` of the linear layers.
 const SHAPES: [(usize, usize); LINEARS] = [(24, D), (8, D), (8, D), (D, 24), (F, D), (F, D), (D, F)];
+
+/// Something for each layer, in the order of [`SHAPES`].
+fn linears<T>(of: impl FnMut(usize) -> T) -> Linears<T> {
+    let [q, k, v, o, gate, up, down] = std::array::from_fn(of);
+    Linears { q, k, v, o, gate, up, down }
+}
 
 struct Parts {
     norms: [Tensor; 2],
@@ -83,11 +91,8 @@ impl Parts {
             stack.then(|| Weight::stack(&all).unwrap().unwrap())
         };
         let (qkv, gate_up) = (stacked(&[0, 1, 2]), stacked(&[4, 5]));
-        let linears = std::array::from_fn(|i| BlockLinear {
-            weight: &self.weights[i],
-            bias: self.biases[i].as_ref(),
-            lora: self.lora(i),
-        });
+        let linears =
+            linears(|i| BlockLinear { weight: &self.weights[i], bias: self.biases[i].as_ref(), lora: self.lora(i) });
         let block = Block {
             attention_norm: &self.norms[0],
             mlp_norm: &self.norms[1],
@@ -100,17 +105,17 @@ impl Parts {
             positions: &positions,
             segments: &self.segments,
         };
-        let (got, saved) = forward(&block, &x, true, None).unwrap();
+        let (got, saved) = forward_saving(&block, &x).unwrap();
         close("output", &got, &want);
-        assert!(forward(&block, &x, false, None).unwrap().1.is_none());
-        let grads = backward(&block, &x, saved.unwrap(), &grad, want_input).unwrap();
+        close("output, nothing saved", &forward(&block, &x).unwrap(), &want);
+        let grads = backward(&block, &x, saved, &grad, want_input).unwrap();
         assert_eq!(grads.input.is_some(), want_input);
         if let Some(dx) = &grads.input {
             close("input", dx, want_grads.get(&x).unwrap());
         }
-        for (i, pair) in self.pairs.iter().enumerate() {
-            assert_eq!(grads.pairs[i].is_some(), pair.is_some(), "pair {i}");
-            if let (Some((da, db)), Some((a, b))) = (&grads.pairs[i], pair) {
+        for (i, (found, pair)) in grads.pairs.iter().zip(&self.pairs).enumerate() {
+            assert_eq!(found.is_some(), pair.is_some(), "pair {i}");
+            if let (Some((da, db)), Some((a, b))) = (found, pair) {
                 close(&format!("A of {i}"), da, want_grads.get(a).unwrap());
                 close(&format!("B of {i}"), db, want_grads.get(b).unwrap());
             }
@@ -164,11 +169,11 @@ fn a_stored_weight_gives_what_its_expansion_gives() {
 fn a_pair_that_does_not_fit_is_refused() {
     let mut parts = Parts::new([true; LINEARS], false, None, Segments::from_lengths([2]));
     parts.pairs.swap(0, 1);
-    let linears = std::array::from_fn(|i| BlockLinear { weight: &parts.weights[i], bias: None, lora: parts.lora(i) });
+    let linears = linears(|i| BlockLinear { weight: &parts.weights[i], bias: None, lora: parts.lora(i) });
     let [attention_norm, mlp_norm] = &parts.norms;
     let (qkv, gate_up, rope, segments) = (None, None, &parts.rope, &parts.segments);
     let (eps, shape, positions) = (EPS, SHAPE, &[0, 1][..]);
     let block = Block { attention_norm, mlp_norm, linears, qkv, gate_up, eps, shape, rope, positions, segments };
-    assert!(forward(&block, &random((2, D), 1), false, None).is_err());
-    assert!(forward(&block, &random((3, D), 1), false, None).is_err());
+    assert!(forward(&block, &random((2, D), 1)).is_err());
+    assert!(forward(&block, &random((3, D), 1)).is_err());
 }

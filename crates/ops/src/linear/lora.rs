@@ -133,6 +133,13 @@ pub(crate) struct Columns {
     pub(crate) at: usize,
 }
 
+/// Which factors' gradients are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct FactorsWanted {
+    pub(crate) a: bool,
+    pub(crate) b: bool,
+}
+
 /// Gradients of the two factors; empty where none is asked for.
 pub(crate) struct Factors {
     pub(crate) a: Vec<f32>,
@@ -177,9 +184,10 @@ impl Pair<'_> {
         &self,
         x: &[f32],
         low: &[f32],
-        (grad, columns): (&[f32], Columns),
+        grad: &[f32],
+        columns: Columns,
         dx: Option<&mut [f32]>,
-        (need_a, need_b): (bool, bool),
+        want: FactorsWanted,
     ) -> Factors {
         let (rank, (inputs, outputs)) = (self.rank, self.widths());
         let tokens = x.len() / inputs;
@@ -191,18 +199,18 @@ impl Pair<'_> {
             .map_init(Scratch::default, |scratch, (dx, task)| {
                 let n = task.len();
                 let g = Mat::strided(&grad[task.start * columns.stride + columns.at..], n, outputs, columns.stride);
-                let mut db = vec![0.0; if need_b { outputs * rank } else { 0 }];
-                if need_b {
+                let mut db = vec![0.0; if want.b { outputs * rank } else { 0 }];
+                if want.b {
                     let low = Mat::new(rows(low, task.clone(), rank), n, rank);
                     g.t().times(low).scaled(self.scale).write(&mut db, rank);
                 }
-                let mut da = vec![0.0; if need_a { rank * inputs } else { 0 }];
-                if need_a || dx.is_some() {
+                let mut da = vec![0.0; if want.a { rank * inputs } else { 0 }];
+                if want.a || dx.is_some() {
                     let mut dlow = vec![0.0; n * rank];
                     g.times(Mat::new(self.b, outputs, rank)).scaled(self.scale).write(&mut dlow, rank);
                     let dlow = Mat::new(&dlow, n, rank);
                     let dropped = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
-                    if need_a {
+                    if want.a {
                         dlow.t().times(Mat::new(dropped, n, inputs)).write(&mut da, inputs);
                     }
                     if let Some(dx) = dx {
@@ -217,7 +225,7 @@ impl Pair<'_> {
             parts.iter().filter(|_| wanted).for_each(|parts| simd::axpy(&mut total, 1.0, part(parts)));
             total
         };
-        Factors { a: sum(need_a, |part| &part.a, self.a.len()), b: sum(need_b, |part| &part.b, self.b.len()) }
+        Factors { a: sum(want.a, |part| &part.a, self.a.len()), b: sum(want.b, |part| &part.b, self.b.len()) }
     }
 
     /// `dropout(x)` of the rows from `first` on.
@@ -299,10 +307,11 @@ impl CustomOp3 for LoraLinear {
         let weight = Rows::Dense { values: ww.as_slice()?, rows: outputs, cols: inputs };
         let mut dx = x.track_op().then(|| product::input_gradient(gg, weight, tokens));
         let low = self.low.get().map_or(&[][..], Vec::as_slice);
-        let (need, columns) = ((a.track_op(), b.track_op()), Columns { stride: outputs, at: 0 });
-        let factors = pair.backward(xs.as_slice()?, low, (gg, columns), dx.as_deref_mut(), need);
-        let da = need.0.then(|| slices::tensor(factors.a, a.shape()));
-        let db = need.1.then(|| slices::tensor(factors.b, b.shape()));
+        let want = FactorsWanted { a: a.track_op(), b: b.track_op() };
+        let columns = Columns { stride: outputs, at: 0 };
+        let factors = pair.backward(xs.as_slice()?, low, gg, columns, dx.as_deref_mut(), want);
+        let da = want.a.then(|| slices::tensor(factors.a, a.shape()));
+        let db = want.b.then(|| slices::tensor(factors.b, b.shape()));
         Ok((dx.map(|dx| slices::tensor(dx, x.shape())), da, db))
     }
 }
