@@ -1,11 +1,11 @@
 //! Prompt noise. In: a question, a tokenizer, a random stream; out: the question among random vocabulary tokens, as text.
-//! Invariant: the question itself stands in the result unchanged, and a given stream gives a given result.
+//! Invariant: the question itself is in the result unchanged, and a given stream gives a given result.
 
 use eraser_model::{Error, Result, Tokenizer};
 use rand::RngExt;
 
 /// The prompt noise T of Eraser (arXiv 2404.05880): random vocabulary tokens before and after the question, decoded to
-/// text. It stands in for the wrapping of a jailbreak.
+/// text. It takes the place of the wrapping of a jailbreak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noise {
     /// Most tokens before the question (uniform in 0..=before).
@@ -15,9 +15,6 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// The published ranges: up to 50 tokens before the question, up to 20 after it.
-    pub const PUBLISHED: Self = Self { before: 50, after: 20 };
-
     /// `text` wrapped, a space between it and the noise; BOS, EOS and other special tokens are never drawn.
     pub fn apply(&self, text: &str, tokenizer: &Tokenizer, rng: &mut impl rand::Rng) -> Result<String> {
         let before = draw(self.before, tokenizer, rng)?;

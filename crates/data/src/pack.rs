@@ -1,4 +1,4 @@
-//! Packing. In: samples; out: one sequence of tokens with its boundaries, and where each sample's tokens stand in it.
+//! Packing. In: samples; out: one sequence of tokens with its boundaries, and where each sample's tokens are in it.
 //! Invariant: every token of every sample has a row; samples share the rows of a common beginning, and only those.
 
 use crate::Sample;
@@ -17,7 +17,7 @@ pub struct Batch {
     pub segments: Segments,
     /// Tokens of all samples, shared ones counted for each.
     pub tokens: usize,
-    /// Where each sample stands.
+    /// Where each sample's tokens are.
     places: Vec<Place>,
     /// Each sample's ids, and its range of supervised rows.
     samples: Vec<(Vec<u32>, Range<usize>)>,
@@ -35,7 +35,7 @@ struct Place {
 pub struct Scored {
     /// The rows, each once.
     pub rows: Vec<u32>,
-    /// How many tokens of samples each row stands for.
+    /// How many tokens of samples share each row.
     pub counts: Vec<f32>,
     /// A sample that each row belongs to, and the row's place among that sample's scored tokens.
     pub origins: Vec<(usize, usize)>,
@@ -44,7 +44,7 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// Boundaries of the samples among the rows; of use only where no row is shared.
+    /// Boundaries of the samples among the rows; they mean something only where no row is shared.
     pub fn segments(&self) -> Segments {
         Segments::from_lengths(self.samples.iter().map(Vec::len))
     }
@@ -56,7 +56,7 @@ impl Batch {
         Self::packed(samples, |_| Vec::new())
     }
 
-    /// Packs `samples`; what several of them begin with (a system prompt, the head of a template) stands in the pack once.
+    /// Packs `samples`; what several of them begin with (a system prompt, the head of a template) is in the pack once.
     /// Supervised rows are never shared.
     pub fn shared(samples: &[&Sample]) -> Self {
         Self::packed(samples, groups)
@@ -143,7 +143,7 @@ impl Place {
     }
 }
 
-/// A pack in the making.
+/// A pack that is being built.
 #[derive(Default)]
 struct Pack {
     ids: Vec<u32>,

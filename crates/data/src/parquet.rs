@@ -1,7 +1,7 @@
 //! Rows of a Parquet file, the form of data sets on the hub. In: a file; out: its rows as JSON, nested columns as objects and
-//! lists. Invariant: a file that is not sound is an error, whatever its reader makes of it.
+//! lists. Invariant: a damaged file is an error, also where the library that reads it would panic.
 
-use crate::rows::Row;
+use crate::row::Row;
 use eraser_model::{Error, Result};
 use std::path::Path;
 

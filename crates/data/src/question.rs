@@ -2,7 +2,8 @@
 //! Invariant: ids are unique within a file, and depend on nothing but the rows up to their own.
 
 use crate::files::hex;
-use crate::rows::{Row, parse_csv, parse_rows, read_text};
+use crate::row::Row;
+use crate::rows::{parse_csv, parse_rows, read_text};
 use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -66,7 +67,7 @@ fn questions(rows: Vec<Row>, column: Option<&str>) -> Result<Vec<Question>> {
         *count += 1;
         if *count > 1 {
             if given {
-                return Err(Error::request(format!("{place}: id {:?} stands twice", question.id)));
+                return Err(Error::request(format!("{place}: id {:?} appears twice", question.id)));
             }
             question.id = format!("{}-{count}", question.id);
         }
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!(message("a.csv", "goal\nx\n\"\"\n", None), "line 3: `goal` is empty");
         assert_eq!(message("a.csv", "a,b\n1,2\n", None), "line 2: no column goal, question, prompt, input, text");
         assert_eq!(message("a.csv", "goal,b\n1,2\n", Some("c")), "line 2: no column c");
-        assert_eq!(message("a.csv", "a,a\n1,2\n", None), "column \"a\" stands twice");
+        assert_eq!(message("a.csv", "a,a\n1,2\n", None), "column \"a\" appears twice");
         assert!(message("a.csv", "goal,b\n1,2\n3\n", None).contains("line: 3"));
         assert_eq!(message("a.csv", "goal\n", None), "no questions");
         assert_eq!(message("a.txt", "\n\n", None), "no questions");
@@ -203,7 +204,7 @@ mod tests {
         );
         assert_eq!(
             message("a.jsonl", "{\"goal\":\"q\",\"id\":1}\n{\"goal\":\"r\",\"id\":1}", None),
-            "line 2: id \"1\" stands twice"
+            "line 2: id \"1\" appears twice"
         );
         assert_eq!(
             message("a.jsonl", "{\"goal\":\"q\",\"id\":[]}", None),

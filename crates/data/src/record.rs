@@ -2,7 +2,8 @@
 //! records. Invariant: what [`write_set`] writes, [`read_set`] reads as the same records.
 
 use crate::files::write_jsonl;
-use crate::rows::{Row, parse_rows, read_text};
+use crate::row::Row;
+use crate::rows::{parse_rows, read_text};
 use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -83,7 +84,7 @@ fn last_turns(messages: &Value) -> Result<(String, String)> {
         0 | 1 => Err(Error::request("`messages` needs a user and an assistant turn")),
         2 => Ok((turn(0, "user")?, turn(1, "assistant")?)),
         n => Err(Error::request(format!("`messages` has {n} turns; one question and one answer can be used"))
-            .hint("leave out system and earlier turns, or write the question that stands for itself")),
+            .hint("leave out system and earlier turns, or write a question that can be understood alone")),
     }
 }
 

@@ -1,22 +1,14 @@
 //! Text files of JSON rows. In: JSONL, or one JSON list, with or without byte-order mark, with any line ends; out: the
-//! rows, each with where it stands. Invariant: nothing is dropped silently: an object with the same key twice is an error.
+//! rows, each with its place in the file. Invariant: nothing is dropped silently: an object with the same key twice is an error.
 
 use crate::parquet;
+use crate::row::Row;
 use eraser_model::error::PathContext;
 use eraser_model::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
 use std::path::Path;
-
-/// A row of a file.
-#[derive(Debug)]
-pub struct Row {
-    /// Where it stands: `line 3`, or `item 3` of a list.
-    pub place: String,
-    /// What it holds: of a CSV file an object of strings.
-    pub value: Value,
-}
 
 /// The rows of a file, at least one: by its name CSV or TSV with a header, or Parquet where the build has it; else JSONL or
 /// one JSON list.
@@ -62,7 +54,7 @@ pub(crate) fn parse_csv(text: &str, delimiter: u8) -> Result<Vec<Row>> {
     let header = reader.headers().map_err(Error::request)?.clone();
     for (i, name) in header.iter().enumerate() {
         if header.iter().take(i).any(|earlier| earlier == name) {
-            return Err(Error::request(format!("column {name:?} stands twice")));
+            return Err(Error::request(format!("column {name:?} appears twice")));
         }
     }
     let mut rows = Vec::new();
@@ -156,7 +148,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("key {key:?} stands twice")));
+                return Err(A::Error::custom(format!("key {key:?} appears twice")));
             }
             let Strict(value) = entries.next_value()?;
             map.insert(key, value);
@@ -188,8 +180,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_place() {
-        assert_eq!(message("{}\n{\"a\":1,\"a\":2}"), "f: line 2: column 10: key \"a\" stands twice");
-        assert_eq!(message("[{\"a\":{\"b\":1,\"b\":2}}]"), "f: key \"b\" stands twice at line 1 column 16");
+        assert_eq!(message("{}\n{\"a\":1,\"a\":2}"), "f: line 2: column 10: key \"a\" appears twice");
+        assert_eq!(message("[{\"a\":{\"b\":1,\"b\":2}}]"), "f: key \"b\" appears twice at line 1 column 16");
         assert_eq!(message(""), "f: no rows");
         assert_eq!(message("[]"), "f: no rows");
         assert!(message(&"[".repeat(100_000)).contains("recursion limit"));

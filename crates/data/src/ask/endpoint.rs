@@ -1,13 +1,13 @@
 //! A server that speaks the chat completions of OpenAI. In: user turns; out: answers, as they come. Invariant: the key goes
 //! into the header of requests to the one host, and nowhere else: not into errors, logs or files.
 //!
-//! What may pass is tried again: refused and lost connections, timeouts, 408, 409, 425, 429, 5xx, and replies that are not
-//! what they should be. Before an attempt all workers wait for what the server asks (`Retry-After`, or the reset time of an
-//! exhausted `x-ratelimit-*`), and the one that failed for the back-off: doubled each time, with jitter.
+//! A failure that may not last is retried: refused and lost connections, timeouts, 408, 409, 425, 429, 5xx, and replies that
+//! cannot be read. Before an attempt all workers wait for what the server asks (`Retry-After`, or the reset time of an
+//! exhausted `x-ratelimit-*`), and the one that failed for the back-off, which doubles each time and has jitter.
 
 use super::reply::{self, Trouble};
-use super::{Answer, Respond, Sampling, Sink, interrupted};
-use crate::stream;
+use super::respond::{Answer, Respond, Sink, interrupted};
+use crate::{Sampling, stream};
 use eraser_model::{Error, Result};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,7 @@ impl Endpoint {
                 Err(trouble) => trouble,
             };
             let what = self.redacted(&trouble.what);
-            if !trouble.passes || attempt >= self.attempts {
+            if !trouble.retry || attempt >= self.attempts {
                 let tries = if attempt == 1 { String::new() } else { format!(" ({attempt} attempts)") };
                 let error = Error::failed(format!("endpoint {}: {what}{tries}", self.url));
                 return Err(match trouble.hint {
@@ -161,11 +161,11 @@ impl Endpoint {
         let mut request = self.agent.post(&self.url);
         if let Some(Key(key)) = &self.key {
             let mut value = ureq::http::HeaderValue::try_from(format!("Bearer {key}"))
-                .map_err(|_| Trouble::lasting("the key holds characters that no header can"))?;
+                .map_err(|_| Trouble::permanent("the key holds characters that no header can"))?;
             value.set_sensitive(true);
             request = request.header("authorization", value);
         }
-        let mut response = request.send_json(body).map_err(|e| Trouble::passing(e.to_string()))?;
+        let mut response = request.send_json(body).map_err(|e| Trouble::temporary(e.to_string()))?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let wait = reply::wait(&header);
         let status = response.status().as_u16();
@@ -176,7 +176,7 @@ impl Endpoint {
             // This one was answered; the next would not be.
             self.hold(wait);
         }
-        let text = text.map_err(|e| Trouble::passing(e.to_string()));
+        let text = text.map_err(|e| Trouble::temporary(e.to_string()));
         let mut answer = reply::read(status, text, wait)?;
         answer.text = self.redacted(&answer.text);
         Ok(answer)

@@ -2,8 +2,8 @@
 //! rounds that the list of prompts fixes, and a round that was interrupted is generated whole again, since in other company
 //! an answer can differ by rounding; so resuming gives the same bytes.
 
-use super::{Answer, Respond, Sampling, Sink, interrupted};
-use crate::PromptTemplate;
+use super::respond::{Answer, Respond, Sink, interrupted};
+use crate::{PromptTemplate, Sampling};
 use eraser_model::{Error, Generation, Model, Result, generate_each};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -24,6 +24,29 @@ impl<'a> Local<'a> {
         let template = model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
         Self { model, template, batch: batch.max(1) }
     }
+
+    /// An error for a prompt that leaves no room for an answer.
+    ///
+    /// # Errors
+    /// It is as long as what the model takes; the chat template cannot render it.
+    pub fn check(&self, prompt: &str) -> Result<()> {
+        self.encode(prompt).map(|_| ())
+    }
+
+    /// The tokens of a prompt that leaves room for an answer.
+    fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        let ids = self.model.tokenizer.encode(&self.template.render(prompt)?)?;
+        let (n, most) = (ids.len(), self.model.decoder.max_positions());
+        if n >= most {
+            let name = &self.model.name;
+            let start: String = prompt.chars().take(40).collect();
+            return Err(Error::request(format!(
+                "{name}: a prompt of {n} tokens is too long, it takes {most}: {start} .."
+            ))
+            .hint("shorten the question, or leave it out"));
+        }
+        Ok(ids)
+    }
 }
 
 impl Respond for Local<'_> {
@@ -33,8 +56,8 @@ impl Respond for Local<'_> {
 
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
         let tokenizer = &self.model.tokenizer;
-        let encoded: Vec<Vec<u32>> =
-            prompts.iter().map(|prompt| tokenizer.encode(&self.template.render(prompt)?)).collect::<Result<_>>()?;
+        // All of them before the first answer.
+        let encoded: Vec<Vec<u32>> = prompts.iter().map(|prompt| self.encode(prompt)).collect::<Result<_>>()?;
         let round = self.batch.saturating_mul(BATCHES);
         for (n, prompts) in encoded.chunks(round).enumerate() {
             let first = n * round;
@@ -44,13 +67,6 @@ impl Respond for Local<'_> {
             }
             let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
             let room = self.model.decoder.max_positions().saturating_sub(longest);
-            if room == 0 {
-                return Err(Error::request(format!(
-                    "{}: a prompt of {longest} tokens is too long for it",
-                    self.model.name
-                ))
-                .hint("shorten the question, or ask for shorter answers (harm_max_new_tokens)"));
-            }
             let options = sampling.generation(tokenizer.stops(), room);
             let shared = RefCell::new(&mut *sink);
             let mut stopped = false;

@@ -4,33 +4,21 @@
 mod endpoint;
 mod local;
 mod reply;
+mod respond;
 
 pub use endpoint::{Endpoint, EndpointOptions};
 pub use local::Local;
+pub use respond::{Answer, Respond, Sink, interrupted};
 
 pub use crate::{Progress, Sampling};
 
 use crate::files::hex;
 use crate::journal::{Entry, Journal};
-use eraser_model::{Error, ErrorKind, Result};
+use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// An answer as it was given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The text, special tokens left out.
-    pub text: String,
-    /// New tokens; None when a server does not say.
-    pub tokens: Option<usize>,
-    /// Ended by itself, not at the limit.
-    pub stopped: bool,
-    /// A server's filter kept the answer back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub refused: bool,
-}
 
 /// A line of the file of answers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,22 +33,6 @@ impl Entry for Line {
     fn key(&self) -> String {
         self.key.clone()
     }
-}
-
-/// What takes answers as they come.
-pub trait Sink {
-    /// Stores the answer to prompt `i`.
-    fn take(&mut self, i: usize, answer: Answer) -> Result<()>;
-    /// False when the work is to stop.
-    fn alive(&mut self) -> bool;
-}
-
-/// What answers prompts.
-pub trait Respond {
-    /// Identifies whatever answers depend on besides prompt and sampling.
-    fn fingerprint(&self) -> String;
-    /// Gives `sink` an answer for every prompt that is `wanted`. What the others are answered may matter for rounding.
-    fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()>;
 }
 
 /// Answers to all prompts, from the file where it has them. `what` is shown while it goes on.
@@ -107,12 +79,6 @@ pub fn ask(
     keys.iter().map(answer).collect()
 }
 
-/// The stage was stopped from outside.
-pub fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "the work was stopped; answers so far are kept")
-        .hint("the same command again goes on from there")
-}
-
 fn key(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -146,6 +112,7 @@ impl Sink for Store<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eraser_model::ErrorKind;
 
     /// Answers with the prompt, and fails after a number of answers.
     struct Echo(usize);

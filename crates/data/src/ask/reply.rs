@@ -2,7 +2,8 @@
 //! what is wrong and whether it may pass. Invariant: a reply is an answer only if it holds the text of one; nothing else is
 //! taken for an empty answer.
 
-use super::{Answer, Sampling};
+use super::respond::Answer;
+use crate::Sampling;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -15,19 +16,19 @@ const MOST_SAID: usize = 200;
 pub(super) struct Trouble {
     pub(super) what: String,
     /// Another attempt may succeed.
-    pub(super) passes: bool,
+    pub(super) retry: bool,
     /// The server asks for this pause.
     pub(super) wait: Option<Duration>,
     pub(super) hint: Option<&'static str>,
 }
 
 impl Trouble {
-    pub(super) fn passing(what: impl Into<String>) -> Self {
-        Self { what: what.into(), passes: true, wait: None, hint: None }
+    pub(super) fn temporary(what: impl Into<String>) -> Self {
+        Self { what: what.into(), retry: true, wait: None, hint: None }
     }
 
-    pub(super) fn lasting(what: impl Into<String>) -> Self {
-        Self { passes: false, ..Self::passing(what) }
+    pub(super) fn permanent(what: impl Into<String>) -> Self {
+        Self { retry: false, ..Self::temporary(what) }
     }
 }
 
@@ -72,12 +73,12 @@ pub(super) fn read(status: u16, text: Result<String, Trouble>, wait: Option<Dura
         200 => {
             let text = text?;
             serde_json::from_str(&text)
-                .map_err(|e| Trouble::passing(format!("the reply is not a chat completion ({e})")))
+                .map_err(|e| Trouble::temporary(format!("the reply is not a chat completion ({e})")))
                 .and_then(completion)
         }
         408 | 409 | 425 | 429 | 500..=599 => {
             let said = text.map(|t| said(&t)).unwrap_or_default();
-            Err(Trouble { wait, ..Trouble::passing(format!("status {status}{said}")) })
+            Err(Trouble { wait, ..Trouble::temporary(format!("status {status}{said}")) })
         }
         _ => {
             let text = text.unwrap_or_default();
@@ -90,7 +91,7 @@ pub(super) fn read(status: u16, text: Result<String, Trouble>, wait: Option<Dura
                 404 => Some("check the base URL (it mostly ends with /v1) and the name of the model"),
                 _ => None,
             };
-            Err(Trouble { hint, ..Trouble::lasting(format!("status {status}{}", said(&text))) })
+            Err(Trouble { hint, ..Trouble::permanent(format!("status {status}{}", said(&text))) })
         }
     }
 }
@@ -98,7 +99,7 @@ pub(super) fn read(status: u16, text: Result<String, Trouble>, wait: Option<Dura
 fn completion(completion: Completion) -> Result<Answer, Trouble> {
     let tokens = completion.usage.and_then(|usage| usage.completion_tokens);
     let Some(Choice { message, finish_reason }) = completion.choices.into_iter().next() else {
-        return Err(Trouble::passing("the reply has no choices"));
+        return Err(Trouble::temporary("the reply has no choices"));
     };
     let filtered = finish_reason.as_deref() == Some("content_filter");
     match message.content.or(message.refusal.clone()) {
@@ -109,7 +110,7 @@ fn completion(completion: Completion) -> Result<Answer, Trouble> {
             refused: filtered || message.refusal.is_some(),
         }),
         None if filtered => Ok(Answer { tokens, stopped: true, refused: true, ..Answer::default() }),
-        None => Err(Trouble::passing("the reply has no text")),
+        None => Err(Trouble::temporary("the reply has no text")),
     }
 }
 
@@ -204,17 +205,14 @@ mod tests {
         for (status, text) in
             [(200, "{"), (200, "{}"), (200, r#"{"choices":[]}"#), (429, ""), (500, "x"), (503, "<html>")]
         {
-            assert!(reply(status, text).unwrap_err().passes, "{status} {text}");
+            assert!(reply(status, text).unwrap_err().retry, "{status} {text}");
         }
         let no_text = r#"{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}"#;
-        assert!(reply(200, no_text).unwrap_err().passes);
+        assert!(reply(200, no_text).unwrap_err().retry);
         let denied = reply(401, r#"{"error":{"message":"wrong key"}}"#).unwrap_err();
-        assert_eq!(
-            (denied.passes, denied.what.as_str(), denied.hint.is_some()),
-            (false, "status 401: wrong key", true)
-        );
-        assert!(!reply(302, "").unwrap_err().passes);
-        assert!(!reply(400, "bad").unwrap_err().passes);
+        assert_eq!((denied.retry, denied.what.as_str(), denied.hint.is_some()), (false, "status 401: wrong key", true));
+        assert!(!reply(302, "").unwrap_err().retry);
+        assert!(!reply(400, "bad").unwrap_err().retry);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! The rule follows RAKE (Rose et al. 2010) and adds names. Text is cut at punctuation and line ends, then into words. A
 //! candidate is a run of capitalised words that does not consist of a clause's first word alone, or a run of words between
 //! stop words; only the last three words of a run are taken, since a noun phrase has its noun at the end. Words without
-//! three letters in a row, adverbs in -ly that stand alone, and bare numbers are no candidates. A word weighs its
-//! degree (words it stands with, itself included) over its frequency, a phrase the sum of its words; names come first.
+//! three letters in a row, adverbs in -ly on their own, and bare numbers are no candidates. A word weighs its
+//! degree (the words beside it, itself included) over its frequency, a phrase the sum of its words; names come first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;

@@ -1,6 +1,6 @@
 //! Preparation of the three sets from a list of questions. In: questions, a source of harmful answers, the model that is to
 //! be hardened; out: `data/{harm,help,align}.jsonl` and `data_report.json`. Invariant: every answer is stored when it comes
-//! (`prepare/*.jsonl`), so that whatever stops the work costs no more than the answers under way.
+//! (`prepare/*.jsonl`), so that an interruption costs no more than the answers that were being generated.
 
 mod duplicates;
 mod entities;
@@ -8,9 +8,11 @@ mod forms;
 mod options;
 mod report;
 mod stages;
+mod tally;
 
 pub use crate::Progress;
 pub use crate::ask::Endpoint;
 pub use options::{Answers, EntitySource, PrepareOptions, Unfit};
 pub use report::{DataReport, Evaluation, Lengths, Near, Overlap, SetReport};
-pub use stages::{Inputs, Tally, prepare};
+pub use stages::{Inputs, prepare};
+pub use tally::Tally;

@@ -2,6 +2,7 @@
 //! of generation are the published ones.
 
 use crate::ask::EndpointOptions;
+use crate::ranges::{Ranges, WrongValue};
 use crate::refusal::RefusalList;
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +141,38 @@ impl PrepareOptions {
             attempts: self.endpoint_attempts,
             backoff: self.endpoint_backoff,
         }
+    }
+
+    /// What is out of range, or lacks what it needs, by field. Whether a file of answers is named, the caller knows.
+    pub fn check(&self) -> Vec<WrongValue> {
+        let mut ranges = Ranges::default();
+        for (field, n) in [
+            ("max_entities", self.max_entities),
+            ("max_new_tokens", self.max_new_tokens),
+            ("harm_max_new_tokens", self.harm_max_new_tokens),
+            ("batch", self.batch),
+            ("endpoint_attempts", self.endpoint_attempts),
+        ] {
+            ranges.at_least_one(field, n);
+        }
+        ranges.within("endpoint_concurrency", self.endpoint_concurrency, 1, 256);
+        ranges.need("forms", self.forms.is_none_or(|n| (1..=10).contains(&n)), "from 1 to 10");
+        let t = self.temperature;
+        ranges.need("temperature", t.is_finite() && t >= 0.0, "0 (greedy) or a positive number");
+        ranges.need("top_p", self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1");
+        ranges.positive("repetition_penalty", self.repetition_penalty);
+        let timeout = self.endpoint_timeout;
+        ranges.need("endpoint_timeout", timeout > 0.0 && timeout <= 86_400.0, "above 0 and at most 86400");
+        ranges.need("endpoint_backoff", (0.0..=3600.0).contains(&self.endpoint_backoff), "from 0 to 3600");
+        if self.needs_endpoint() {
+            ranges.need("endpoint", self.endpoint.is_some(), "the base URL that is to be asked");
+            ranges.need(
+                "endpoint_model",
+                self.endpoint_model.is_some(),
+                "the name of the model that is to be asked for",
+            );
+        }
+        ranges.finish()
     }
 
     /// True when some stage asks the endpoint.

@@ -3,9 +3,9 @@
 //! null, and a duplicate is counted once, on the row that repeats another.
 
 use super::duplicates::{Count, NEAR, SHINGLE, Sketches, normal};
-use super::stages::Tally;
+use super::tally::Tally;
 use crate::refusal::RefusalList;
-use crate::{Question, Record};
+use crate::{Question, Record, SetName};
 use eraser_model::{Error, Result, Tokenizer};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -32,6 +32,8 @@ pub struct DataReport {
     pub overlaps: Vec<Overlap>,
     /// What a near duplicate is.
     pub near: Near,
+    /// What looks wrong: a harm set most of whose answers are refusals, an align set most of whose answers are not refusals.
+    pub warnings: Vec<String>,
 }
 
 /// One set.
@@ -94,7 +96,7 @@ pub struct Near {
 
 /// The report of `sets`, each a name and its records.
 pub(super) fn report(
-    sets: &[(&str, &[Record])],
+    sets: &[(SetName, &[Record])],
     evaluation: &[Evaluation],
     made: Tally,
     refusals: RefusalList,
@@ -111,7 +113,7 @@ pub(super) fn report(
         let refused = records.iter().filter(|r| refusals.refuses(&r.output)).count();
         let Count { exact, near } = sketches.within();
         reports.push(SetReport {
-            set: (*name).to_owned(),
+            set: name.name().to_owned(),
             n: records.len(),
             input_tokens: lengths(|r| &r.input)?,
             output_tokens: lengths(|r| &r.output)?,
@@ -128,16 +130,27 @@ pub(super) fn report(
     };
     for (i, (name, _)) in sets.iter().enumerate() {
         for (j, (with, records)) in sets.iter().enumerate().skip(i + 1) {
-            overlap((i, name), with, &sketches[j], records.len(), false);
+            overlap((i, name.name()), with.name(), &sketches[j], records.len(), false);
         }
     }
     for set in evaluation {
         let other = Sketches::new(set.questions.iter().map(|q| q.text.as_str()));
         for (i, (name, _)) in sets.iter().enumerate() {
-            overlap((i, name), &set.name, &other, set.questions.len(), true);
+            overlap((i, name.name()), &set.name, &other, set.questions.len(), true);
         }
     }
-    Ok(DataReport { schema: 1, made, sets: reports, overlaps, near: Near { shingle: SHINGLE, similarity: NEAR } })
+    let warning = |&(name, records): &(SetName, &[Record])| {
+        let what = name.unlike(records, refusals)?;
+        Some(format!("the {} set: {what}; training refuses it without --allow-swapped", name.name()))
+    };
+    Ok(DataReport {
+        schema: 1,
+        made,
+        sets: reports,
+        overlaps,
+        near: Near { shingle: SHINGLE, similarity: NEAR },
+        warnings: sets.iter().filter_map(warning).collect(),
+    })
 }
 
 impl Lengths {
@@ -192,12 +205,15 @@ mod tests {
     #[test]
     fn figures() {
         let harm = [record("a b", "ab"), record("A  b?", "b I cannot"), record("b", "a a a")];
-        let sets: [(&str, &[Record]); 2] = [("harm", &harm), ("help", &[])];
+        let align = [record("a b", "ab")];
+        let sets: [(SetName, &[Record]); 3] = [(SetName::Harm, &harm), (SetName::Help, &[]), (SetName::Align, &align)];
         let unseen = [evaluation("unseen", "B!")];
         let report = report(&sets, &unseen, Tally::default(), RefusalList::Gcg29, &tokenizer()).unwrap();
         let set = &report.sets[0];
         assert_eq!((set.n, set.refused, set.exact_duplicates, set.near_duplicates), (3, 1, 1, 0));
         assert_eq!((set.input_tokens.median, set.input_tokens.max), (Some(3), Some(3)));
+        assert_eq!(report.warnings.len(), 1);
+        assert!(report.warnings[0].starts_with("the align set: 1 of its 1 answers are not refusals"));
         assert_eq!((report.sets[1].refused_share, report.sets[1].input_tokens), (None, Lengths::default()));
         let with = |o: &&Overlap| o.set == "harm" && o.with == "unseen";
         let overlap = report.overlaps.iter().find(with).unwrap();

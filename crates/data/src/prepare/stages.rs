@@ -1,16 +1,16 @@
-//! The stages of a preparation, one after the other: harmful answers, entities, help, align. Invariant: what a stage leaves
-//! out is counted.
+//! The stages of a preparation, one after the other: harmful answers, entities, help, align. In: questions and what answers
+//! them; out: the sets and a report. Invariant: what a stage leaves out is counted.
 
 use super::options::{Answers, EntitySource, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
-use super::{Progress, entities, forms};
-use crate::ask::{Answer, Endpoint, Local, Respond, Sampling, ask};
+use super::tally::Tally;
+use super::{entities, forms};
+use crate::ask::{Answer, Endpoint, Local, Respond, ask};
 use crate::files::write_atomic;
-use crate::{Noise, Question, Record, stream, write_set};
+use crate::{Noise, Progress, Question, Record, Sampling, SetName, stream, write_set};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Model, Result};
 use rand::seq::SliceRandom as _;
-use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -34,35 +34,6 @@ pub struct Inputs<'a> {
     pub evaluation: &'a [Evaluation],
 }
 
-/// What came of each stage.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// Questions.
-    pub questions: usize,
-    /// Harmful answers that refuse.
-    pub harm_refused: usize,
-    /// Harmful answers left out: refusals, if they are dropped, and empty ones.
-    pub harm_dropped: usize,
-    /// Harmful answers cut at the limit of tokens.
-    pub harm_cut: usize,
-    /// Lists of entities that could not be read.
-    pub entities_unparsable: usize,
-    /// Distinct entities.
-    pub entities: usize,
-    /// Questions about them.
-    pub help_questions: usize,
-    /// Answers to those that refuse; all are left out.
-    pub help_refused: usize,
-    /// Empty answers; left out.
-    pub help_empty: usize,
-    /// Answers cut at the limit of tokens.
-    pub help_cut: usize,
-    /// Align answers that do not refuse.
-    pub align_answered: usize,
-    /// Align answers left out: those, if they are dropped, and empty ones.
-    pub align_dropped: usize,
-}
-
 /// Makes the sets in `dir/data`, going on with what `dir/prepare` holds, and writes `dir/data_report.json`.
 pub fn prepare(
     inputs: &Inputs<'_>,
@@ -72,19 +43,24 @@ pub fn prepare(
 ) -> Result<DataReport> {
     let texts = inputs.questions.iter().map(|q| q.text.as_str());
     report::leakage(texts, inputs.evaluation, &options.allow_leakage)?;
+    // The model is asked every question in the last stage: one that it cannot take is found now.
+    let local = Local::new(inputs.model, options.batch);
+    for question in inputs.questions {
+        local.check(&question.text).map_err(|e| e.context(format_args!("question {}", question.id)))?;
+    }
     for name in ["prepare", "data"] {
         std::fs::create_dir_all(dir.join(name)).at(&dir.join(name))?;
     }
     let tally = Tally { questions: inputs.questions.len(), ..Tally::default() };
     let mut stages = Stages { inputs, options, dir, progress, tally };
     let harm = stages.harm()?;
-    stages.write("harm", &harm)?;
+    stages.write(SetName::Harm, &harm)?;
     let entities = stages.entities(&harm)?;
     let help = stages.help(&entities)?;
-    stages.write("help", &help)?;
+    stages.write(SetName::Help, &help)?;
     let align = stages.align()?;
-    stages.write("align", &align)?;
-    let sets: [(&str, &[Record]); 3] = [("harm", &harm), ("help", &help), ("align", &align)];
+    stages.write(SetName::Align, &align)?;
+    let sets: [(SetName, &[Record]); 3] = [(SetName::Harm, &harm), (SetName::Help, &help), (SetName::Align, &align)];
     let (tally, list) = (stages.tally, options.refusal_list);
     let report = report::report(&sets, inputs.evaluation, tally, list, &inputs.model.tokenizer)?;
     let text = serde_json::to_string_pretty(&report).map_err(|e| Error::failed(format!("data_report.json: {e}")))?;
@@ -123,7 +99,7 @@ impl<'a> Stages<'a> {
         Ok(records)
     }
 
-    /// A harmful answer for each question, as it came.
+    /// A harmful answer for each question, unchecked.
     fn harmful(&mut self) -> Result<Vec<Answer>> {
         let inputs = self.inputs;
         let whole = |text: &str| Answer { text: text.to_owned(), stopped: true, ..Answer::default() };
@@ -138,7 +114,7 @@ impl<'a> Stages<'a> {
                 if missing > 0 {
                     let all = prompts.len();
                     return Err(Error::request(format!("the file of answers lacks {missing} of the {all} questions"))
-                        .hint("it is looked through for the text of each question, letter by letter"));
+                        .hint("the text of a question must be in the file letter by letter"));
                 }
                 Ok(found.into_iter().flatten().collect())
             }
@@ -183,16 +159,19 @@ impl<'a> Stages<'a> {
         let lists: Vec<Vec<String>> = match self.options.entities {
             EntitySource::Extract => texts.iter().map(|text| entities::extract(text)).collect(),
             EntitySource::Model | EntitySource::Endpoint => {
-                let prompts: Vec<String> = texts.iter().map(|text| entities::prompt(text)).collect();
+                let mut prompts: Vec<String> = texts.iter().map(|text| entities::prompt(text)).collect();
                 let sampling = Sampling::greedy(self.options.max_new_tokens);
                 let answers = if self.options.entities == EntitySource::Endpoint {
                     self.ask("entities", self.endpoint()?, &prompts, &sampling)?
                 } else {
                     let local = Local::new(self.inputs.model, self.options.batch);
+                    // A long answer gives no list, and costs the others nothing.
+                    prompts.retain(|prompt| local.check(prompt).is_ok());
                     self.ask("entities", &local, &prompts, &sampling)?
                 };
                 let lists: Vec<_> = answers.iter().map(|answer| entities::parse(&answer.text)).collect();
-                self.tally.entities_unparsable = lists.iter().filter(|list| list.is_none()).count();
+                let read = lists.iter().flatten().count();
+                self.tally.entities_unparsable = texts.len() - read;
                 lists.into_iter().map(Option::unwrap_or_default).collect()
             }
         };
@@ -298,8 +277,8 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn write(&self, set: &str, records: &[Record]) -> Result<()> {
-        write_set(&self.dir.join("data").join(format!("{set}.jsonl")), records)
+    fn write(&self, set: SetName, records: &[Record]) -> Result<()> {
+        write_set(&self.dir.join("data").join(set.file()), records)
     }
 }
 

@@ -1,0 +1,32 @@
+//! What came of each stage of a preparation, in numbers.
+
+use serde::Serialize;
+
+/// What came of each stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Questions.
+    pub questions: usize,
+    /// Harmful answers that refuse.
+    pub harm_refused: usize,
+    /// Harmful answers left out: refusals, if they are dropped, and empty ones.
+    pub harm_dropped: usize,
+    /// Harmful answers cut at the limit of tokens.
+    pub harm_cut: usize,
+    /// Lists of entities that could not be read.
+    pub entities_unparsable: usize,
+    /// Distinct entities.
+    pub entities: usize,
+    /// Questions about them.
+    pub help_questions: usize,
+    /// Answers to those that refuse; all are left out.
+    pub help_refused: usize,
+    /// Empty answers; left out.
+    pub help_empty: usize,
+    /// Answers cut at the limit of tokens.
+    pub help_cut: usize,
+    /// Align answers that do not refuse.
+    pub align_answered: usize,
+    /// Align answers left out: those, if they are dropped, and empty ones.
+    pub align_dropped: usize,
+}
