@@ -134,8 +134,8 @@ fn all_of_a_request_is_checked_at_once() {
     error: --batch: must be at least 1
     error: --forms: must be from 1 to 10
     error: --top-p: must be above 0 and at most 1
-    error: --endpoint: must give the base URL that is to be asked
-    error: --endpoint-model: must name the model that is to be asked for
+    error: --endpoint: must be the base URL that is to be asked
+    error: --endpoint-model: must be the name of the model that is to be asked for
     error: --out: goals.csv is not a directory
     "#);
     assert_snapshot!(dir.refused("prepare --model model --questions goals.csv --out a"), @r#"
@@ -178,6 +178,7 @@ steps = 2
 micro_batch = 2
 grad_accum = 1
 max_length = 96
+allow_swapped = true
 [eval]
 max_new_tokens = 4
 questions = [{ set = "seen", path = "goals.csv", take = "0-2" }, { set = "unseen", path = "goals.csv", take = "3-" }]

@@ -9,6 +9,7 @@ use common::Dir;
 use insta::assert_snapshot;
 
 const SET: &str = "{\"input\":\"a\",\"output\":\"b\"}\n";
+const REFUSED: &str = "{\"input\":\"a\",\"output\":\"I cannot.\"}\n";
 
 #[test]
 fn usage_errors_exit_with_2() {
@@ -26,10 +27,11 @@ fn usage_errors_exit_with_2() {
 fn all_of_a_train_request_is_checked_at_once() {
     let dir = Dir::new();
     dir.write("set.jsonl", SET);
+    dir.write("refused.jsonl", REFUSED);
     dir.write("out/adapter/adapter_config.json", "{}");
     assert_snapshot!(
         dir.refused(
-            "train --model no/such/model --device gpu --harm set.jsonl --help-set none.jsonl --align set.jsonl --out out \
+            "train --model no/such/model --device gpu --harm set.jsonl --help-set none.jsonl --align refused.jsonl --out out \
              --lr 0 --rank 0 --lora-dropout 1 --templates none.txt"
         ),
         @r#"
@@ -54,7 +56,8 @@ fn all_of_a_train_request_is_checked_at_once() {
 fn a_hub_name_without_hub_or_network_is_no_panic() {
     let dir = Dir::new();
     dir.write("set.jsonl", SET);
-    let arguments = "train --model ./none --harm set.jsonl --help-set set.jsonl --align set.jsonl --out out";
+    dir.write("refused.jsonl", REFUSED);
+    let arguments = "train --model ./none --harm set.jsonl --help-set set.jsonl --align refused.jsonl --out out";
     assert_snapshot!(dir.refused(arguments), @r#"
     exit 2
     error: --model: ./none: No such file or directory (os error 2)
@@ -116,7 +119,7 @@ port = 80
     hint: did you mean `lr`?
     error: run.toml:12: `steps`: string "many", expected a whole number
     error: run.toml:15: `targets`: unknown module `w` (q, k, v, o, gate, up, down, or all-linear)
-    error: run.toml:14: `gamma`: must be 0 or a positive number
+    error: run.toml:14: `gamma`: must be 0, a positive number or auto
     error: run.toml:20: unknown key `gama` in [[variant]]
     hint: did you mean `gamma`?
     error: run.toml:18: `name`: `base` is what the model without an adapter is called

@@ -19,7 +19,9 @@ retain = "help.jsonl"
 steps = 3
 micro_batch = 2
 grad_accum = 1
-max_length = 96
+max_length = 256
+noise_before = 4
+noise_after = 2
 gamma = 9
 [eval]
 attacks = ["direct", "template"]
@@ -110,7 +112,7 @@ fn what_cannot_be_swept_is_said_at_once() {
     "#);
     insta::assert_snapshot!(dir.refused("sweep run.toml gamma=high"), @r#"
     exit 2
-    error: sweep gamma=high: `gamma`: string "high", expected a number
+    error: sweep gamma=high: `gamma`: `high` is neither a number nor `auto`
     hint: see `eraser sweep --help`
     "#);
     insta::assert_snapshot!(dir.refused("sweep run.toml gamma=1 --variant other"), @r#"

@@ -9,12 +9,20 @@ use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::process::Command;
 
-const SETS: &str =
-    "--model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --max-length 96 --gamma 9 --lr 1e-2";
+const SETS: &str = "--model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --max-length 256 --noise-before 4 \
+     --noise-after 2 --gamma 9 --lr 1e-2";
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
 fn train(more: &str) -> String {
     format!("train {SETS} --micro-batch 2 --grad-accum 2 {more}")
+}
+
+/// Samples of at most `length` tokens: those of the plain template have 160.
+fn within(length: usize, more: &str) -> String {
+    train(more)
+        .replace("--max-length 256", &format!("--max-length {length}"))
+        .replace("--noise-before 4 --noise-after 2", "")
+        .replace("  ", " ")
 }
 
 fn json_lines(stdout: &str) -> Vec<Value> {
@@ -231,4 +239,128 @@ fn more_steps_are_taken_up_where_the_learning_rate_allows_it() {
     let cosine = |step: f64, of: f64| 0.005 * (1.0 + (std::f64::consts::PI * step / of).cos());
     let expected = [cosine(0.0, 2.0), cosine(1.0, 2.0), cosine(2.0, 4.0), cosine(3.0, 4.0)];
     assert!(rates.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{rates:?}");
+}
+
+/// Nothing supervised read as full forgetting: `nll_harm` 0, exit 0.
+#[test]
+fn training_in_which_nothing_is_supervised_does_not_start() {
+    let dir = Dir::with_model();
+    let go = |more: &str| within(10, &format!("--steps 2 --out a {more}"));
+    insta::assert_snapshot!(dir.refused(&go("--templates model")), @r"
+    exit 2
+    error: the harm set (--harm harm.jsonl): of its 8 samples no answer token is left within 10 tokens: nothing would be learnt
+    hint: raise --max-length (in a run file max_length), or shorten the questions or the prompt template
+    ");
+    assert!(!dir.path("a").exists(), "a refused run leaves nothing");
+    // A term without weight may see nothing.
+    let refused = dir.refused(&go("--templates model --harm-weight 0"));
+    assert!(refused.contains("the help set (--help-set help.jsonl)"), "{refused}");
+}
+
+#[test]
+fn cut_and_empty_samples_are_counted_and_told() {
+    let dir = Dir::with_model();
+    // A prompt of the model's template fits, one of the plain form does not, and noise makes some too long.
+    let output = dir.eraser(&within(96, "--steps 4 --out a --noise-before 90 --noise-after 0"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let note = "the harm set (--harm harm.jsonl): 8 of 8 rows are longer than 96 tokens (max_length) (the first is row 1) \
+                and are cut; of 8 of 16 samples no answer token is left";
+    assert!(stderr.contains(note), "{stderr}");
+    let summary: Value = serde_json::from_str(&dir.text("a/train/summary.json")).unwrap();
+    let harm = &summary["samples"]["harm"];
+    let count = |key: &str| harm[key].as_u64().unwrap();
+    assert_eq!(count("samples"), 4 * 4);
+    assert!(count("cut") >= count("empty") && count("empty") >= 8 && count("empty") < 16, "{harm}");
+    assert!(stderr.contains("of 16 samples of the harm term "), "{stderr}");
+    assert_eq!(summary["samples"]["help"], serde_json::json!({"samples": 16, "cut": 8, "empty": 8}));
+    for line in json_lines(&dir.text("a/train/metrics.jsonl")) {
+        // The mean of what there is: about ln 257 for a random model, not half of it.
+        assert!(line["nll_harm"].is_null() || line["nll_harm"].as_f64().unwrap() > 4.0, "{line}");
+    }
+    dir.done(&within(96, "--steps 2 --out b --templates model --noise off --overlong refuse"));
+}
+
+#[test]
+fn a_row_that_is_too_long_is_found_before_the_first_step() {
+    let dir = Dir::with_model();
+    let mut help = dir.text("help.jsonl");
+    help.push_str(&format!("{{\"input\":\"what 8?\",\"output\":\"{}\"}}\n", "x".repeat(300_000)));
+    dir.write("help.jsonl", &help);
+    let go = |length| within(length, "--steps 1 --out a --templates model --noise off --overlong refuse");
+    insta::assert_snapshot!(dir.refused(&go(96)), @r"
+    exit 2
+    error: the help set (--help-set help.jsonl): 1 of 9 rows are longer than 96 tokens (max_length) (the first is row 9)
+    hint: shorten or remove the rows, or raise --max-length up to what the model takes
+    hint: --overlong cut trains on what fits, and counts what was cut
+    ");
+    // The model takes 512: longer rows failed at the step that met them.
+    let refused = dir.refused(&go(100_000));
+    assert!(refused.contains("longer than 512 tokens, which is what the model takes,"), "{refused}");
+    dir.done(&within(100_000, "--steps 9 --out a --templates model --noise off"));
+    let summary: Value = serde_json::from_str(&dir.text("a/train/summary.json")).unwrap();
+    assert_eq!(summary["samples"]["help"], serde_json::json!({"samples": 36, "cut": 4, "empty": 0}));
+}
+
+#[test]
+fn swapped_sets_are_refused_unless_allowed() {
+    let dir = Dir::with_model();
+    let go = |more: &str| {
+        train(&format!("--steps 1 {more}"))
+            .replace("harm.jsonl", "x")
+            .replace("align.jsonl", "harm.jsonl")
+            .replace(" x ", " align.jsonl ")
+    };
+    insta::assert_snapshot!(dir.refused(&go("--out a")), @r"
+    exit 2
+    error: the harm set (--harm align.jsonl): 8 of its 8 answers are refusals
+    error: the align set (--align harm.jsonl): 8 of its 8 answers are not refusals
+    hint: check that the sets are not swapped: harm is to hold answers that tell, align refusals
+    hint: --allow-swapped (in a run file allow_swapped = true) trains on them as they are
+    ");
+    dir.done(&go("--out a --allow-swapped"));
+    // GAM does not read the align set; random answers are not those of the harm set.
+    dir.done(&train("--steps 1 --out b --method gam").replace("align.jsonl", "harm.jsonl"));
+    dir.done(&train("--steps 1 --out c --harm-answers random").replace("--harm harm.jsonl", "--harm align.jsonl"));
+}
+
+#[test]
+fn gamma_auto_is_what_the_base_model_has_and_a_margin() {
+    let dir = Dir::with_model();
+    let go = |more: &str| train(&format!("--templates model --noise off {more}")).replace("--gamma 9", "--gamma auto");
+    let summary =
+        |out: &str| -> Value { serde_json::from_str(&dir.text(&format!("{out}/train/summary.json"))).unwrap() };
+    dir.done(&go("--steps 4 --out whole --gamma-margin 0.5"));
+    let threshold = summary("whole")["threshold"].clone();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let nll = number(&threshold["measured"]["nll"]);
+    assert_eq!(threshold["measured"]["samples"], 8);
+    assert!((number(&threshold["gamma"]) - nll - 0.5).abs() < 1e-9, "{threshold}");
+    // The first step starts from the base model.
+    let one = "--templates model --noise off --steps 1 --out first --lora-dropout 0";
+    dir.done(&train(one).replace("--grad-accum 2", "--grad-accum 4"));
+    let first = json_lines(&dir.text("first/train/metrics.jsonl"));
+    assert!((number(&first[0]["nll_harm"]) - nll).abs() < 0.01, "{nll} {}", first[0]);
+    assert_eq!(summary("whole")["nothing_unlearned"], false);
+
+    // A resumed run keeps it: at step 2 the model has another loss than the base.
+    let constant = "--schedule constant --gamma-margin 0.5";
+    dir.done(&go(&format!("--steps 2 --out a {constant}")));
+    dir.done(&go(&format!("--steps 4 --out a --resume {constant}")));
+    dir.done(&go(&format!("--steps 4 --out b {constant}")));
+    assert_eq!(summary("a")["threshold"], threshold);
+    assert_eq!(dir.read(&format!("a/{ADAPTER}")), dir.read(&format!("b/{ADAPTER}")));
+}
+
+#[test]
+fn a_hinge_that_is_closed_from_the_first_step_unlearned_nothing() {
+    let dir = Dir::with_model();
+    let output = dir.eraser(
+        &train("--steps 9 --out a --early-stop 1 --help-weight 0 --align-weight 0").replace("--gamma 9", "--gamma 1.8"),
+    );
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("nothing was unlearned: "), "{stderr}");
+    let summary: Value = serde_json::from_str(&dir.text("a/train/summary.json")).unwrap();
+    assert_eq!((&summary["nothing_unlearned"], &summary["capped_share"]), (&true.into(), &1.0.into()));
+    assert_eq!(summary["steps"], 2, "`--early-stop 1` stops");
 }

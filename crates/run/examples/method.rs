@@ -9,17 +9,17 @@ use eraser_run::Silent;
 use eraser_run::builtin::{Assets, NAME};
 use eraser_run::plan::{ModelPlan, flag};
 use eraser_run::{Failure, Problems};
-use eraser_train::method::{Loss, Term};
-use eraser_train::{Control, Method, Observer, Rows, Sets, StepMetrics, TrainOptions, train};
+use eraser_train::method::{Loss, Term, TermSettings};
+use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, TrainOptions, train};
 
 /// The terms of the loss: which set each sees, what is taken of its samples, and its weight.
-fn terms(options: &TrainOptions) -> Vec<Term> {
+fn terms(settings: &TermSettings) -> Vec<Term> {
     let term =
-        |rows: Rows, loss, weight| Term { name: rows.name(), rows, noise: false, unrelated: false, loss, weight };
-    vec![term(Rows::Harm, Loss::Ascent, options.harm_weight), term(Rows::Help, Loss::CrossEntropy, options.help_weight)]
+        |rows: SetName, loss, weight| Term { name: rows.name(), rows, noise: false, unrelated: false, loss, weight };
+    vec![term(SetName::Harm, Loss::Ascent, settings.harm_weight), term(SetName::Help, Loss::CrossEntropy, settings.help_weight)]
 }
 
-const GRAD_DIFF: Method = Method::new("grad-diff", 1e-5, terms);
+const GRAD_DIFF: Method = Method { name: "grad-diff", lr: 1e-5, terms };
 
 /// Prints every tenth step.
 struct Steps;
@@ -45,7 +45,7 @@ fn main() -> std::result::Result<(), Failure> {
     let model = plan.load(&Assets::InCache, &mut Silent)?;
     let set =
         |name: &str| -> Result<_> { read_set(&Assets::InCache.locate(format!("builtin/sets/{name}.jsonl").as_ref())?) };
-    let sets = Sets { harm: set("harm")?, help: set("help")?, ..Sets::default() };
+    let sets = Sets::from_iter([(SetName::Harm, set("harm")?), (SetName::Help, set("help")?)]);
     let options =
         TrainOptions { method: GRAD_DIFF, steps: Some(30), lr: 1e-3, grad_accum: 1, ..TrainOptions::default() };
     let dir = std::env::temp_dir().join("eraser-grad-diff");

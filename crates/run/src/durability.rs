@@ -23,7 +23,7 @@ use eraser_model::{Adapter, Error, Model, Result};
 use eraser_ops::quant::TensorType;
 use eraser_report::Written;
 use eraser_train::method::RSFT;
-use eraser_train::{Sets, TrainOptions};
+use eraser_train::{Overlong, SetName, Sets, TrainOptions};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -258,6 +258,9 @@ impl Durability<'_> {
             dump_grads: None,
             early_stop: None,
             align_weight: 1.0,
+            // It is trained to answer, on purpose.
+            allow_swapped: true,
+            overlong: Overlong::Cut,
             ..trained.clone()
         };
         let dir = self.work.join(&variant.name).join(condition.name());
@@ -278,7 +281,7 @@ impl Durability<'_> {
                 variant: &variant.name,
                 model,
                 plan: &self.plan.model,
-                sets: &Sets { wrapped: records, ..Sets::default() },
+                sets: &Sets::from_iter([(SetName::Wrapped, records)]),
                 options: &options,
                 states: dir.join("train/reference/states.bin"),
                 dir,

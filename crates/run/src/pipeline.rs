@@ -13,12 +13,12 @@ use crate::stage::{evaluate, prepare, report, subjects, summary, train};
 use crate::study::{self, Question};
 use crate::watch::Watch;
 use eraser_data::files::write_atomic;
-use eraser_data::{Record, read_set, write_set};
+use eraser_data::{read_set, write_set};
 use eraser_eval::{EvalOptions, Subject};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Model, Result};
 use eraser_report::Written;
-use eraser_train::{Rows, Sets, TrainSummary};
+use eraser_train::{SetName, Sets, TrainSummary};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -38,8 +38,16 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     let assets = Assets::InRun(dir.to_owned());
     let data = dir.join("data");
     std::fs::create_dir_all(&data).at(&data)?;
-    for (rows, source) in &plan.data.sets {
-        write_set(&data.join(format!("{}.jsonl", rows.name())), &source.records(&assets)?)?;
+    for (set, source) in &plan.data.sets {
+        write_set(&data.join(set.file()), &source.records(&assets)?)?;
+    }
+    if plan.prepare.is_none() {
+        for variant in &plan.variants {
+            let swapped = read_sets(dir, variant)?.swapped(&variant.train);
+            if !swapped.is_empty() {
+                return Err(swapped.into());
+            }
+        }
     }
     let jailbreaks = jailbreaks(plan, study.is_some(), &assets)?;
     // Before any training: what the evaluation cannot do is found out now.
@@ -56,9 +64,9 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     if let Some(material) = &material {
         worked |= run.prepare(material, watch)?;
     }
-    if plan.reads(Rows::Wrapped) {
-        let wrapped = jailbreaks.wrap(&read_set(&run.set(Rows::Align))?);
-        write_set(&run.set(Rows::Wrapped), &wrapped)?;
+    if plan.reads(SetName::Wrapped) {
+        let wrapped = jailbreaks.wrap(&read_set(&run.set(SetName::Align))?);
+        write_set(&run.set(SetName::Wrapped), &wrapped)?;
     }
     for variant in &plan.variants {
         worked |= run.train(variant, watch)?;
@@ -84,10 +92,23 @@ fn verb(study: Option<Question<'_>>) -> &'static str {
     }
 }
 
+/// The sets that a variant learns from, of those that are in `dir/data`.
+fn read_sets(dir: &Path, variant: &Variant) -> Result<Sets> {
+    let mut sets = Sets::default();
+    for set in SetName::ALL.into_iter().filter(|&set| variant.reads(set)) {
+        let path = dir.join("data").join(set.file());
+        if path.exists() {
+            sets.insert(set, read_set(&path)?);
+            sets.name_source(set, path.display().to_string());
+        }
+    }
+    Ok(sets)
+}
+
 /// The templates, where a method learns from some or a study tells them apart.
 fn jailbreaks(plan: &RunPlan, study: bool, assets: &Assets) -> Outcome<Jailbreaks> {
     let evaluation = &plan.eval.options.templates;
-    if !plan.reads(Rows::Wrapped) && !study {
+    if !plan.reads(SetName::Wrapped) && !study {
         return Ok(Jailbreaks::default());
     }
     let seed = plan.variants.first().map_or(0, |v| v.train.seed);
@@ -124,16 +145,7 @@ impl Run<'_> {
     /// Trains a variant unless that was done; true when it was not.
     fn train(&mut self, variant: &Variant, watch: &mut dyn Watch) -> Outcome<bool> {
         let dir = self.dir.join(&variant.dir);
-        let read = |rows: Rows| -> Result<Vec<Record>> {
-            if variant.reads(rows) { read_set(&self.set(rows)) } else { Ok(Vec::new()) }
-        };
-        let sets = Sets {
-            harm: read(Rows::Harm)?,
-            help: read(Rows::Help)?,
-            align: read(Rows::Align)?,
-            retain: if variant.retain { Some(read(Rows::Retain)?) } else { None },
-            wrapped: read(Rows::Wrapped)?,
-        };
+        let sets = read_sets(self.dir, variant)?;
         let artefact = artefact(variant);
         let inputs = train::inputs(self.dir, &self.model, &self.plan.model, &variant.train, &sets)?;
         let state = self.manifest.state(&artefact, &inputs, &[dir.join("adapter/adapter_model.safetensors")])?;
@@ -221,8 +233,8 @@ impl Run<'_> {
     }
 
     /// The file of a set.
-    fn set(&self, rows: Rows) -> PathBuf {
-        self.dir.join("data").join(format!("{}.jsonl", rows.name()))
+    fn set(&self, set: SetName) -> PathBuf {
+        self.dir.join("data").join(set.file())
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.

@@ -58,6 +58,10 @@ pub(crate) struct Training<'a> {
 }
 
 impl Observer for Training<'_> {
+    fn note(&mut self, text: &str) {
+        self.watch.note(&format!("{}: {text}", self.name));
+    }
+
     fn start(&mut self, total: usize, done: usize) {
         self.watch.training(self.name, done, total);
     }
@@ -70,7 +74,7 @@ impl Observer for Training<'_> {
 /// A watch as preparation, evaluation and benchmarks see it.
 pub(crate) struct Answers<'a>(pub(crate) &'a mut dyn Watch);
 
-impl eraser_data::prepare::Progress for Answers<'_> {
+impl eraser_data::Progress for Answers<'_> {
     fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
         self.0.progress(what, done, total)
     }

@@ -1,13 +1,13 @@
 //! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint is
 //! whole or absent, and only a run with the settings of the one that wrote it goes on from it.
 
-use crate::{adamw::Moments, settings::Settings};
+use crate::{adamw::Moments, settings::Settings, step::Seen, threshold::Threshold};
 use candle_core::{Device, Tensor, Var};
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,10 @@ pub struct Position {
     pub optimiser_steps: u32,
     /// The lengths that the run was given: one, and one more for every time that a resumed run was given another.
     pub horizons: Vec<Horizon>,
+    /// The threshold of the hinge; None before it is known, and for methods without one.
+    pub threshold: Option<Threshold>,
+    /// Samples by term.
+    pub samples: BTreeMap<String, Seen>,
     /// What decides the run.
     pub settings: Settings,
 }
@@ -168,7 +172,15 @@ mod tests {
 
     fn position(step: usize) -> Position {
         let horizons = vec![Horizon { from: 0, steps: 10 }];
-        Position { step, capped: (1, 2), optimiser_steps: step as u32, horizons, settings: settings(8) }
+        Position {
+            step,
+            capped: (1, 2),
+            optimiser_steps: step as u32,
+            horizons,
+            threshold: Some(Threshold { gamma: 1.8, measured: None }),
+            samples: BTreeMap::from([("harm".to_owned(), Seen { samples: 8, cut: 2, empty: 1 })]),
+            settings: settings(8),
+        }
     }
 
     #[test]

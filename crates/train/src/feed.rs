@@ -1,115 +1,193 @@
 //! Which samples a step sees. In: a set and the step; out: encoded samples. Invariant: a draw depends on (seed, set, how
 //! many rows were drawn before) only, so resuming needs nothing but the step.
 
-use crate::{Order, Templates, TrainOptions};
-use eraser_data::{Noise, PromptTemplate, Record, Sample, encode, stream};
-use eraser_model::{Error, Model, Result, error::PathContext};
+use crate::options::{Order, Templates, TrainOptions};
+use eraser_data::{Beginning, Noise, PromptTemplate, Record, Sample, SetName, end_of_answer, stream};
+use eraser_model::{Error, Model, Result, Tokenizer, error::PathContext};
 use rand::{RngExt as _, seq::SliceRandom as _};
 
-/// One set of a run, under every template it is to be seen under.
+/// One set of a run, under every template it is to be seen under. What does not change from draw to draw is tokenised
+/// once, and never beyond the longest sample.
 pub struct Feed<'a> {
-    name: &'static str,
-    model: &'a Model,
+    set: SetName,
+    tokenizer: &'a Tokenizer,
     records: &'a [Record],
     templates: &'a [PromptTemplate],
     noise: Option<Noise>,
-    /// Where answers are drawn from in place of the records' own.
-    answers: Option<&'a [Record]>,
+    /// The prompt of each row, without noise.
+    prompts: Vec<Beginning>,
+    /// The answer of each record, or those that answers are drawn from.
+    answers: Vec<Beginning>,
+    /// Answers are drawn, and are not the records' own.
+    unrelated: bool,
+    /// The token that ends an answer.
+    end: u32,
+    /// Most tokens of a sample.
+    limit: usize,
     options: &'a TrainOptions,
-    /// The permutation of the current pass, with its number.
-    pass: Option<(usize, Vec<usize>)>,
+    /// The permutation of the current epoch, with its number.
+    epoch: Option<(usize, Vec<usize>)>,
 }
 
-/// A sample and its place in the set: what a cache of reference states is keyed by.
+/// A sample and its place in the set.
 pub struct Drawn {
     /// Row, below [`Feed::rows`].
     pub row: usize,
     /// The sample.
     pub sample: Sample,
+    /// Tokens of it were cut off.
+    pub cut: bool,
+}
+
+/// Records that do not fit into the longest sample, by their place in the set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlong {
+    /// Records that are cut under some template.
+    pub cut: Vec<usize>,
+    /// Rows (records times templates) of which no answer token is left.
+    pub empty: usize,
+}
+
+/// What a feed is made of.
+pub struct Source<'a> {
+    /// The set.
+    pub set: SetName,
+    /// Its records.
+    pub records: &'a [Record],
+    /// Wraps every question, anew each time it is drawn.
+    pub noise: Option<Noise>,
+    /// Records whose answers are drawn in place of the set's own, anew each time.
+    pub answers: Option<&'a [Record]>,
 }
 
 impl<'a> Feed<'a> {
-    /// A feed over `records`; `noise` wraps every question anew each time it is drawn.
+    /// A feed over a set.
     ///
     /// # Errors
-    /// An empty set, by name.
+    /// An empty set, by name; a question that a template cannot render.
     pub fn new(
-        name: &'static str,
+        source: &Source<'a>,
         model: &'a Model,
-        records: &'a [Record],
         templates: &'a [PromptTemplate],
-        noise: Option<Noise>,
         options: &'a TrainOptions,
     ) -> Result<Self> {
+        let Source { set, records, noise, answers } = *source;
         if records.is_empty() {
+            let name = set.name();
             return Err(Error::request(format!("the {name} set is empty")).hint("every set needs at least one record"));
         }
-        Ok(Self { name, model, records, templates, noise, answers: None, options, pass: None })
-    }
-
-    /// The same feed with every answer drawn from those of `records`, anew each time.
-    ///
-    /// # Errors
-    /// There are none.
-    pub fn with_answers_of(self, records: &'a [Record]) -> Result<Self> {
-        if records.is_empty() {
+        if answers.is_some_and(<[Record]>::is_empty) {
             return Err(Error::request("the help set is empty").hint("unrelated answers are drawn from its answers"));
         }
-        Ok(Self { answers: Some(records), ..self })
+        let tokenizer = &model.tokenizer;
+        let limit = limit(model, options);
+        let beginning = |text: &str| Beginning::of(text, tokenizer, limit);
+        let mut prompts = Vec::with_capacity(records.len() * templates.len());
+        for template in templates {
+            for record in records {
+                prompts.push(beginning(&template.render(&record.input)?)?);
+            }
+        }
+        Ok(Self {
+            set,
+            tokenizer,
+            records,
+            templates,
+            noise,
+            prompts,
+            answers: answers.unwrap_or(records).iter().map(|r| beginning(&r.output)).collect::<Result<_>>()?,
+            unrelated: answers.is_some(),
+            end: end_of_answer(tokenizer)?,
+            limit,
+            options,
+            epoch: None,
+        })
     }
 
     /// Whether a row is the same each time it is drawn.
     pub fn repeats(&self) -> bool {
-        self.noise.is_none() && self.answers.is_none()
+        self.noise.is_none() && !self.unrelated
     }
 
-    /// Rows of one pass: records times templates.
+    /// Records of the set.
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Rows of one epoch: records times templates.
     pub fn rows(&self) -> usize {
-        self.records.len() * self.templates.len()
+        self.prompts.len()
+    }
+
+    /// The records that do not fit, with `noise` tokens around each question.
+    pub fn overlong(&self, noise: usize) -> Overlong {
+        let mut found = Overlong::default();
+        let n = self.records.len();
+        for (row, prompt) in self.prompts.iter().enumerate() {
+            // A drawn answer is another each time.
+            let answer = if self.unrelated { 0 } else { self.answers[row % n].ids.len() };
+            let cut = prompt.cut || (!self.unrelated && self.answers[row % n].cut);
+            if cut || prompt.ids.len() + noise + answer + 1 > self.limit {
+                found.cut.push(row % n);
+            }
+            found.empty += usize::from(prompt.ids.len() >= self.limit);
+        }
+        found.cut.sort_unstable();
+        found.cut.dedup();
+        found
     }
 
     /// The samples at places `from .. from + count` of the endless sequence of draws.
+    ///
+    /// # Errors
+    /// A template that cannot render a question.
     pub fn draw(&mut self, from: usize, count: usize) -> Result<Vec<Drawn>> {
         (from..from + count).map(|at| self.draw_one(at)).collect()
     }
 
     fn draw_one(&mut self, at: usize) -> Result<Drawn> {
-        let (pass, place) = (at / self.rows(), at % self.rows());
+        let (epoch, place) = (at / self.rows(), at % self.rows());
         let row = match self.options.order {
             Order::File => place,
-            Order::Shuffled => self.permutation(pass)[place],
+            Order::Shuffled => self.permutation(epoch)[place],
         };
-        let record = &self.records[row % self.records.len()];
-        let template = &self.templates[row / self.records.len()];
-        let question = match self.noise {
-            None => record.input.clone(),
+        let (record, template) = (row % self.records.len(), row / self.records.len());
+        let known = &self.prompts[row];
+        // Noise can only make a prompt longer that is too long already.
+        let noisy = match self.noise.filter(|_| !known.cut) {
+            None => None,
             Some(noise) => {
-                let mut rng = stream(self.options.seed, &format!("noise.{}", self.name), &[at as u64]);
-                noise.apply(&record.input, &self.model.tokenizer, &mut rng)?
+                let mut rng = self.stream("noise", at);
+                let question = noise.apply(&self.records[record].input, self.tokenizer, &mut rng)?;
+                let prompt = self.templates[template].render(&question)?;
+                Some(Beginning::of(&prompt, self.tokenizer, self.limit)?)
             }
         };
-        let prompt = template.render(&question)?;
-        let answer = match self.answers {
-            None => &record.output,
-            Some(answers) => {
-                let mut rng = stream(self.options.seed, &format!("answer.{}", self.name), &[at as u64]);
-                &answers[rng.random_range(0..answers.len())].output
-            }
-        };
-        let sample = encode(&prompt, answer, &self.model.tokenizer, self.options.max_length)?;
-        Ok(Drawn { row, sample })
+        let answer =
+            if self.unrelated { self.stream("answer", at).random_range(0..self.answers.len()) } else { record };
+        let (sample, cut) = Sample::new(noisy.as_ref().unwrap_or(known), &self.answers[answer], self.end, self.limit);
+        Ok(Drawn { row, sample, cut })
     }
 
-    fn permutation(&mut self, pass: usize) -> &[usize] {
-        let rows = self.rows();
-        let known = self.pass.as_ref().is_some_and(|(n, _)| *n == pass);
+    fn permutation(&mut self, epoch: usize) -> &[usize] {
+        let known = self.epoch.as_ref().is_some_and(|(n, _)| *n == epoch);
         if !known {
-            let mut order: Vec<usize> = (0..rows).collect();
-            order.shuffle(&mut stream(self.options.seed, &format!("order.{}", self.name), &[pass as u64]));
-            self.pass = Some((pass, order));
+            let mut order: Vec<usize> = (0..self.rows()).collect();
+            order.shuffle(&mut self.stream("order", epoch));
+            self.epoch = Some((epoch, order));
         }
-        self.pass.as_ref().map_or(&[], |(_, order)| order)
+        self.epoch.as_ref().map_or(&[], |(_, order)| order)
     }
+
+    /// The random stream of this set for one purpose.
+    fn stream(&self, purpose: &str, index: usize) -> impl rand::Rng + use<> {
+        stream(self.options.seed, &format!("{purpose}.{}", self.set.name()), &[index as u64])
+    }
+}
+
+/// Most tokens of a sample: those asked for, or those the model can take.
+pub fn limit(model: &Model, options: &TrainOptions) -> usize {
+    options.max_length.min(model.decoder.max_positions())
 }
 
 /// The prompt templates that `options` ask for.

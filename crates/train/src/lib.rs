@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod checkpoint;
 pub mod feed;
+pub mod gamma;
 pub mod method;
 pub mod metrics;
 pub mod objective;
@@ -10,13 +11,17 @@ pub mod options;
 pub mod reference;
 pub mod schedule;
 pub mod sets;
-mod settings;
+pub mod settings;
+pub mod step;
 mod store;
+pub mod threshold;
 pub mod trainer;
 
 pub use adamw::AdamW;
-pub use method::{METHODS, Method, Rows};
+pub use eraser_data::SetName;
+pub use gamma::Gamma;
+pub use method::{KlScope, METHODS, Method};
 pub use metrics::{StepMetrics, TrainSummary};
-pub use options::{CheckpointActivations, GammaScope, HarmAnswers, KlScope, Order, Schedule, Templates, TrainOptions};
+pub use options::{CheckpointActivations, GammaScope, HarmAnswers, Order, Overlong, Schedule, Templates, TrainOptions};
 pub use sets::Sets;
 pub use trainer::{Control, Observer, resumable, train};

@@ -1,7 +1,11 @@
 //! metrics.jsonl and what is read off it. In: a line a step; out: the summary and the early-stop decision. Invariant: the
 //! file holds exactly the steps that a resumed run builds on, each once.
 
-use crate::checkpoint::{Horizon, Position};
+use crate::{
+    checkpoint::{Horizon, Position},
+    step::Seen,
+    threshold::Threshold,
+};
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -11,24 +15,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The term whose hinge a run may settle by.
-const HINGE: &str = "l_harm";
-
 /// One line of metrics.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Steps done, this one included.
     pub step: usize,
-    /// Passes over the help set so far.
+    /// Epochs so far: passes over the help set.
     pub epoch: f64,
     /// Learning rate of the step.
     pub lr: f64,
     /// The weighted sum of the terms.
     pub loss: f64,
-    /// Mean negative log-likelihood of the harmful answers, nats per token; None for methods that do not see them.
+    /// Mean negative log-likelihood of the harmful answers, nats per token; None for methods that do not see them, and for
+    /// a step in which no token of them was supervised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nll_harm: Option<f64>,
-    /// The value of each term, nats per token, as `l_harm`, `l_help`, ..; which there are is the method's affair.
+    /// The value of each term, nats per token, as `l_harm`, `l_help`, ..: those of the method, without a term that had no
+    /// supervised token in the step.
     #[serde(flatten)]
     pub terms: BTreeMap<String, f64>,
     /// Norm of the gradient before clipping.
@@ -62,6 +65,16 @@ pub struct TrainSummary {
     /// The lengths that the run was given: one, and one more for every time that it was resumed with another.
     #[serde(default)]
     pub horizons: Vec<Horizon>,
+    /// The threshold of the hinge that was used; None for methods without one.
+    #[serde(default)]
+    pub threshold: Option<Threshold>,
+    /// True when no hinge was ever open: the harmful answers cost more than gamma from the first step on, or no token of
+    /// them was supervised. So nothing was unlearned.
+    #[serde(default)]
+    pub nothing_unlearned: bool,
+    /// Samples by term: drawn, cut, without a supervised token.
+    #[serde(default)]
+    pub samples: BTreeMap<String, Seen>,
 }
 
 /// Reads the metrics of a run; a line that was cut short is passed over.
@@ -78,13 +91,16 @@ pub(crate) struct Log {
     path: PathBuf,
     file: File,
     lines: Vec<StepMetrics>,
+    /// The key of the term with a hinge.
+    hinge: Option<String>,
     /// Lines of an earlier process: their seconds are not this one's.
     earlier: usize,
 }
 
 impl Log {
-    /// Opens `path`, keeping the first `steps` steps of what it holds.
-    pub(crate) fn open(path: &Path, steps: usize) -> Result<Self> {
+    /// Opens `path`, keeping the first `steps` steps of what it holds. `hinge` is the key of the term that a run may settle
+    /// by.
+    pub(crate) fn open(path: &Path, steps: usize, hinge: Option<String>) -> Result<Self> {
         let mut lines = if steps > 0 { read(path)? } else { Vec::new() };
         lines.truncate(steps);
         if lines.len() != steps || lines.iter().enumerate().any(|(i, line)| line.step != i + 1) {
@@ -98,7 +114,7 @@ impl Log {
         }
         write_atomic(path, kept.as_bytes())?;
         let file = File::options().append(true).open(path).at(path)?;
-        Ok(Self { path: path.to_owned(), file, earlier: lines.len(), lines })
+        Ok(Self { path: path.to_owned(), file, hinge, earlier: lines.len(), lines })
     }
 
     pub(crate) fn push(&mut self, metrics: &StepMetrics) -> Result<()> {
@@ -110,16 +126,18 @@ impl Log {
     }
 
     /// True when the hinge was closed throughout the last `window` steps and the other terms moved less than 5 % between
-    /// the two halves of that window. Without a hinge nothing settles.
+    /// the two halves of that window; of a window of one step, from the step before it. Without a hinge nothing settles.
     pub(crate) fn settled(&self, window: Option<usize>) -> bool {
-        let Some(window) = window.filter(|&w| w >= 2 && w <= self.lines.len()) else { return false };
-        let last = &self.lines[self.lines.len() - window..];
-        if last.iter().any(|line| line.terms.get(HINGE) != Some(&0.0)) {
+        let (Some(window), Some(hinge)) = (window, &self.hinge) else { return false };
+        let compared = window.max(2);
+        let Some(start) = self.lines.len().checked_sub(compared) else { return false };
+        let last = &self.lines[start..];
+        if last[compared - window.min(compared)..].iter().any(|line| line.terms.get(hinge) != Some(&0.0)) {
             return false;
         }
         let mean =
             |part: &[StepMetrics]| part.iter().flat_map(|line| line.terms.values()).sum::<f64>() / part.len() as f64;
-        let (before, after) = last.split_at(window / 2);
+        let (before, after) = last.split_at(compared / 2);
         (mean(after) - mean(before)).abs() <= 0.05 * mean(before).max(1e-6)
     }
 
@@ -138,6 +156,9 @@ impl Log {
             steps: position.step,
             capped_share: (capped.1 > 0).then(|| capped.0 as f64 / capped.1 as f64),
             horizons: position.horizons.clone(),
+            threshold: position.threshold,
+            nothing_unlearned: position.threshold.is_some() && position.step > 0 && capped.0 == capped.1,
+            samples: position.samples.clone(),
         }
     }
 }
@@ -153,7 +174,7 @@ mod tests {
             lr: 1e-3,
             loss: l_harm + l_help,
             nll_harm: Some(1.0),
-            terms: BTreeMap::from([(HINGE.to_owned(), l_harm), ("l_help".to_owned(), l_help)]),
+            terms: BTreeMap::from([("l_forget".to_owned(), l_harm), ("l_help".to_owned(), l_help)]),
             grad_norm: 1.0,
             tokens: 10,
             seconds: 0.5,
@@ -165,28 +186,62 @@ mod tests {
     fn reopening_drops_the_steps_after_the_checkpoint_and_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut log = Log::open(&path, 0).unwrap();
+        let mut log = Log::open(&path, 0, None).unwrap();
         for step in 1..=3 {
             log.push(&line(step, 0.1, 0.2)).unwrap();
         }
         log.file.write_all(b"{\"step\":4,\"ep").unwrap();
-        let mut log = Log::open(&path, 2).unwrap();
+        let mut log = Log::open(&path, 2, None).unwrap();
         log.push(&line(3, 0.0, 0.2)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 3);
-        assert!(Log::open(&path, 5).is_err());
+        assert!(Log::open(&path, 5, None).is_err());
         assert_eq!(log.summary(&Position::default()).tokens_per_s, Some(20.0));
     }
 
     #[test]
     fn a_run_settles_when_the_hinge_is_closed_and_the_kl_flat() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::open(&dir.path().join("m"), 0).unwrap();
+        let log = |hinge: Option<&str>| Log::open(&dir.path().join("m"), 0, hinge.map(ToOwned::to_owned)).unwrap();
+        let mut log = log(Some("l_forget"));
         for step in 1..=4 {
             log.push(&line(step, 0.0, 0.2)).unwrap();
         }
         assert!(log.settled(Some(4)) && !log.settled(Some(5)) && !log.settled(None));
         log.push(&line(5, 0.0, 0.4)).unwrap();
         assert!(!log.settled(Some(4)));
+    }
+
+    /// `--early-stop 1` never stopped: half of a window of one step is nothing.
+    #[test]
+    fn a_window_of_one_step_is_compared_with_the_step_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&dir.path().join("m"), 0, Some("l_forget".to_owned())).unwrap();
+        log.push(&line(1, 0.5, 0.2)).unwrap();
+        assert!(!log.settled(Some(1)));
+        log.push(&line(2, 0.0, 0.3)).unwrap();
+        assert!(!log.settled(Some(1)), "the other terms moved");
+        log.push(&line(3, 0.0, 0.3)).unwrap();
+        assert!(log.settled(Some(1)) && log.settled(Some(2)) && !log.settled(Some(3)));
+        log.hinge = None;
+        assert!(!log.settled(Some(1)), "without a hinge nothing settles");
+        log.hinge = Some("l_forget".to_owned());
+        let mut unsupervised = line(4, 0.0, 0.3);
+        unsupervised.terms.remove("l_forget");
+        log.push(&unsupervised).unwrap();
+        assert!(!log.settled(Some(1)), "a step that supervised nothing has no closed hinge");
+    }
+
+    #[test]
+    fn a_hinge_that_was_never_open_unlearned_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(&dir.path().join("m"), 0, None).unwrap();
+        let threshold = Some(Threshold { gamma: 1.8, measured: None });
+        let nothing = |capped, threshold| {
+            log.summary(&Position { step: 2, capped, threshold, ..Position::default() }).nothing_unlearned
+        };
+        assert!(nothing((4, 4), threshold) && !nothing((3, 4), threshold));
+        assert!(nothing((0, 0), threshold), "nothing was supervised");
+        assert!(!nothing((0, 0), None), "a method without a hinge");
     }
 }

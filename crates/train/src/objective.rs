@@ -1,9 +1,9 @@
 //! The values of terms and what each token's loss is worth. In: per-token negative log-likelihoods or KLs;
 //! out: the value of the term and its derivative by each of them. Invariant: derivatives are exact, and zero where a
 //! hinge is closed.
-//! Which terms there are is the method's affair.
+//!
+//! Which terms there are, the method decides.
 
-use crate::GammaScope;
 use eraser_ops::Segments;
 
 /// A term's value and `d value / d loss_i` for each scored token.
@@ -22,33 +22,70 @@ pub fn hinge(gamma: f64, nll: f64) -> f64 {
     (gamma - nll).max(0.0)
 }
 
-/// The harm term over per-token losses `nll` of the samples `samples`. With [`GammaScope::Batch`] the hinge is the
-/// caller's to take over all micro-batches: here every token counts 1 towards the sum.
-pub fn harm(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> Value {
-    match scope {
-        GammaScope::MicroBatch => {
-            let value = mean(nll).map_or(0.0, |m| hinge(gamma, m));
-            let open = value > 0.0;
-            let weight = if open { -1.0 / nll.len() as f32 } else { 0.0 };
-            Value { value, weights: vec![weight; nll.len()], capped: (usize::from(!open), 1) }
+/// The hinge of the mean of per-token losses `nll`.
+pub fn hinge_of_mean(nll: &[f32], gamma: f64) -> Value {
+    let value = mean(nll).map_or(0.0, |m| hinge(gamma, m));
+    let open = value > 0.0;
+    let weight = if open { -1.0 / nll.len() as f32 } else { 0.0 };
+    Value { value, weights: vec![weight; nll.len()], capped: (usize::from(!open), 1) }
+}
+
+/// The mean of the hinges of the samples `samples` of per-token losses `nll`; one without a token does not count.
+pub fn sample_hinges(nll: &[f32], samples: &Segments, gamma: f64) -> Value {
+    let mut term = Value { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
+    let counted = samples.iter().filter(|r| !r.is_empty()).count();
+    for range in samples.iter().filter(|r| !r.is_empty()) {
+        let value = mean(&nll[range.clone()]).map_or(0.0, |m| hinge(gamma, m));
+        term.capped.1 += 1;
+        if value > 0.0 {
+            term.value += value / counted as f64;
+            let weight = -1.0 / (counted * range.len()) as f32;
+            term.weights[range].fill(weight);
+        } else {
+            term.capped.0 += 1;
         }
-        GammaScope::Sample => {
-            let mut term = Value { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
-            let counted = samples.iter().filter(|r| !r.is_empty()).count();
-            for range in samples.iter().filter(|r| !r.is_empty()) {
-                let value = mean(&nll[range.clone()]).map_or(0.0, |m| hinge(gamma, m));
-                term.capped.1 += 1;
-                if value > 0.0 {
-                    term.value += value / counted as f64;
-                    let weight = -1.0 / (counted * range.len()) as f32;
-                    term.weights[range].fill(weight);
-                } else {
-                    term.capped.0 += 1;
-                }
-            }
-            term
+    }
+    term
+}
+
+/// The hinge of the mean over all micro-batches of a step. Only their end shows whether it is open, so gradients are summed
+/// with -1 for each token, and [`Self::finish`] says what that sum weighs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepHinge {
+    total: f64,
+    count: usize,
+}
+
+/// A [`StepHinge`] over a whole step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepValue {
+    /// The value.
+    pub value: f64,
+    /// The mean of the tokens' losses.
+    pub mean: f64,
+    /// What the summed gradient is divided by; None: the hinge is closed, and there is no gradient.
+    pub divisor: Option<f64>,
+    /// Hinges that were closed, and hinges in all.
+    pub capped: (usize, usize),
+}
+
+impl StepHinge {
+    /// Takes a micro-batch in: each of its tokens adds -1 times its gradient to the sum.
+    pub fn add(&mut self, nll: &[f32]) -> Value {
+        self.total += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
+        self.count += nll.len();
+        Value { value: 0.0, weights: vec![-1.0; nll.len()], capped: (0, 0) }
+    }
+
+    /// The value over all that was taken in.
+    pub fn finish(&self, gamma: f64) -> StepValue {
+        if self.count == 0 {
+            return StepValue { value: 0.0, mean: 0.0, divisor: None, capped: (0, 0) };
         }
-        GammaScope::Batch => Value { value: 0.0, weights: vec![-1.0; nll.len()], capped: (0, 0) },
+        let mean = self.total / self.count as f64;
+        let value = hinge(gamma, mean);
+        let open = value > 0.0;
+        StepValue { value, mean, divisor: open.then_some(self.count as f64), capped: (usize::from(!open), 1) }
     }
 }
 
@@ -78,17 +115,17 @@ mod tests {
     use super::*;
 
     /// Central differences of the value by each token's loss.
-    fn differs(nll: &[f32], samples: &Segments, gamma: f64, scope: GammaScope) -> f64 {
-        let term = harm(nll, samples, gamma, scope);
+    fn differs(nll: &[f32], term: impl Fn(&[f32]) -> Value) -> f64 {
+        let weights = term(nll).weights;
         let h = 1e-3f32;
         (0..nll.len())
             .map(|i| {
                 let at = |delta: f32| {
                     let mut moved = nll.to_vec();
                     moved[i] += delta;
-                    harm(&moved, samples, gamma, scope).value
+                    term(&moved).value
                 };
-                ((at(h) - at(-h)) / f64::from(2.0 * h) - f64::from(term.weights[i])).abs()
+                ((at(h) - at(-h)) / f64::from(2.0 * h) - f64::from(weights[i])).abs()
             })
             .fold(0.0, f64::max)
     }
@@ -98,21 +135,36 @@ mod tests {
         let samples = Segments::from_lengths([2, 0, 3]);
         let nll = [1.0, 1.5, 3.0, 3.5, 2.0];
         for gamma in [1.0, 1.8, 2.5, 9.0] {
-            for scope in [GammaScope::MicroBatch, GammaScope::Sample] {
-                assert!(differs(&nll, &samples, gamma, scope) < 1e-3, "{gamma} {scope:?}");
-            }
+            assert!(differs(&nll, |nll| hinge_of_mean(nll, gamma)) < 1e-3, "{gamma}");
+            assert!(differs(&nll, |nll| sample_hinges(nll, &samples, gamma)) < 1e-3, "{gamma}");
+            // Over a step the derivatives are those of the sum, divided at its end.
+            let whole = |nll: &[f32]| {
+                let mut hinge = StepHinge::default();
+                let parts = [hinge.add(&nll[..2]), hinge.add(&nll[2..])];
+                let end = hinge.finish(gamma);
+                let divisor = end.divisor.map_or(f32::INFINITY, |d| d as f32);
+                let weights = parts.iter().flat_map(|part| &part.weights).map(|w| w / divisor).collect();
+                Value { value: end.value, weights, capped: end.capped }
+            };
+            assert!(differs(&nll, whole) < 1e-3, "{gamma}");
         }
     }
 
     #[test]
+    fn a_step_of_nothing_has_no_hinge() {
+        let end = StepHinge::default().finish(1.8);
+        assert_eq!((end.divisor, end.capped), (None, (0, 0)));
+    }
+
+    #[test]
     fn a_closed_hinge_is_worth_nothing() {
-        let term = harm(&[2.0, 2.0], &Segments::from_lengths([2]), 1.8, GammaScope::MicroBatch);
+        let term = hinge_of_mean(&[2.0, 2.0], 1.8);
         assert_eq!(term, Value { value: 0.0, weights: vec![0.0, 0.0], capped: (1, 1) });
     }
 
     #[test]
     fn the_sample_scope_closes_one_hinge_and_leaves_the_other() {
-        let term = harm(&[1.0, 4.0], &Segments::from_lengths([1, 1]), 1.8, GammaScope::Sample);
+        let term = sample_hinges(&[1.0, 4.0], &Segments::from_lengths([1, 1]), 1.8);
         assert!((term.value - 0.4).abs() < 1e-9);
         assert_eq!(term.weights, [-0.5, 0.0]);
         assert_eq!(term.capped, (1, 2));

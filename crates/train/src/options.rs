@@ -1,7 +1,9 @@
 //! Everything that decides a training run. Field names are the flags of `eraser train` and the keys of `[train]` in a run
 //! file; defaults are the published settings.
 
-use crate::Method;
+use crate::gamma::Gamma;
+use crate::method::{KlScope, Method, Term, TermSettings};
+use eraser_data::{Ranges, WrongValue};
 use eraser_model::{LoraConfig, adapter::Module};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,17 +19,6 @@ pub enum GammaScope {
     Sample,
     /// The mean over the effective batch.
     Batch,
-}
-
-/// Over which positions a KL term averages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KlScope {
-    /// Positions that predict a response token (the paper).
-    #[default]
-    Response,
-    /// Every token of the sample, the prompt's included.
-    All,
 }
 
 /// Which answers the harm set has.
@@ -56,7 +47,7 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// A new permutation each pass.
+    /// A new permutation each epoch.
     #[default]
     Shuffled,
     /// As in the file, wrapping around.
@@ -67,13 +58,24 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckpointActivations {
-    /// The first blocks of a pass run again as far as it takes to keep at most 340 MB of activations.
+    /// The first blocks of a forward pass run again as far as it takes to keep at most 340 MB of activations.
     #[default]
     Auto,
     /// Every block runs again: the least memory, up to a third more time.
     On,
     /// None does.
     Off,
+}
+
+/// What becomes of a row that is longer than `max_length`, or than what the model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlong {
+    /// It is cut, and counted.
+    #[default]
+    Cut,
+    /// Training does not start.
+    Refuse,
 }
 
 /// Under which prompt templates each sample is seen.
@@ -125,7 +127,7 @@ pub struct TrainOptions {
     pub adam_epsilon: f64,
     /// Clip the gradient to this norm; None = no clipping.
     pub max_grad_norm: Option<f64>,
-    /// Passes over the help set; ignored when `steps` is given.
+    /// Epochs: passes over the help set; ignored when `steps` is given.
     pub epochs: f64,
     /// Optimiser steps; None = from `epochs`.
     pub steps: Option<usize>,
@@ -135,8 +137,12 @@ pub struct TrainOptions {
     pub grad_accum: usize,
     /// Longest sample, in tokens.
     pub max_length: usize,
+    /// What becomes of longer ones.
+    pub overlong: Overlong,
     /// Threshold of the hinge, in nats per token.
-    pub gamma: f64,
+    pub gamma: Gamma,
+    /// What `gamma = "auto"` adds to the base model's loss on the harm set, in nats per token.
+    pub gamma_margin: f64,
     /// Scope of the hinge.
     pub gamma_scope: GammaScope,
     /// Scope of the KL terms.
@@ -159,6 +165,8 @@ pub struct TrainOptions {
     pub noise_before: usize,
     /// Most noise tokens after the question.
     pub noise_after: usize,
+    /// Train on a harm set most of whose answers are refusals, or an align set most of whose answers are not refusals.
+    pub allow_swapped: bool,
     /// Prompt templates.
     pub templates: Templates,
     /// Order of rows.
@@ -202,7 +210,9 @@ impl Default for TrainOptions {
             micro_batch: 4,
             grad_accum: 16,
             max_length: 1536,
-            gamma: 1.8,
+            overlong: Overlong::Cut,
+            gamma: Gamma::Nats(1.8),
+            gamma_margin: 2.0,
             gamma_scope: GammaScope::MicroBatch,
             kl_scope: KlScope::Response,
             harm_answers: HarmAnswers::File,
@@ -214,6 +224,7 @@ impl Default for TrainOptions {
             noise: true,
             noise_before: 50,
             noise_after: 20,
+            allow_swapped: false,
             templates: Templates::Both,
             order: Order::Shuffled,
             early_stop: None,
@@ -228,7 +239,61 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
-    /// Optimiser steps of a run one pass of which has `rows` rows.
+    /// The terms of the method's loss.
+    pub fn terms(&self) -> Vec<Term> {
+        (self.method.terms)(&TermSettings {
+            noise: self.noise,
+            unrelated: self.harm_answers == HarmAnswers::Random,
+            kl_scope: self.kl_scope,
+            harm_weight: self.harm_weight,
+            help_weight: self.help_weight,
+            align_weight: self.align_weight,
+            retain_weight: self.retain_weight,
+        })
+    }
+
+    /// What is out of range, by field.
+    pub fn check(&self) -> Vec<WrongValue> {
+        let mut ranges = Ranges::default();
+        for (field, n) in [("rank", self.rank), ("micro_batch", self.micro_batch), ("grad_accum", self.grad_accum)] {
+            ranges.within(field, n, 1, 65_536);
+        }
+        ranges.need("steps", self.steps != Some(0), "at least 1");
+        ranges.need("early_stop", self.early_stop != Some(0), "at least 1");
+        ranges.within("max_length", self.max_length, 2, 1 << 24);
+        for (field, n) in [("noise_before", self.noise_before), ("noise_after", self.noise_after)] {
+            ranges.need(field, n <= 65_536, "at most 65536");
+        }
+        for (field, x) in
+            [("alpha", self.alpha), ("lr", self.lr), ("adam_epsilon", self.adam_epsilon), ("epochs", self.epochs)]
+        {
+            ranges.positive(field, x);
+        }
+        ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
+        if let Gamma::Nats(gamma) = self.gamma {
+            ranges.need("gamma", gamma.is_finite() && gamma >= 0.0, "0, a positive number or auto");
+        }
+        for (field, x) in [
+            ("weight_decay", self.weight_decay),
+            ("gamma_margin", self.gamma_margin),
+            ("harm_weight", self.harm_weight),
+            ("help_weight", self.help_weight),
+            ("align_weight", self.align_weight),
+            ("retain_weight", self.retain_weight),
+        ] {
+            ranges.not_negative(field, x);
+        }
+        for (field, x) in
+            [("lora_dropout", self.lora_dropout), ("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)]
+        {
+            ranges.below_one(field, x);
+        }
+        ranges.need("targets", !self.targets.is_empty(), "at least one module");
+        ranges.need("layers", self.layers.as_ref().is_none_or(|l| !l.is_empty()), "at least one layer");
+        ranges.finish()
+    }
+
+    /// Optimiser steps of a run whose epochs have `rows` rows.
     pub fn total_steps(&self, rows: usize) -> usize {
         let per_step = (self.micro_batch * self.grad_accum) as f64;
         self.steps.unwrap_or_else(|| (self.epochs * rows as f64 / per_step).ceil().max(1.0) as usize)

@@ -1,6 +1,6 @@
 //! The learning rate over the steps, as transformers' schedules define it. In: step, from 0; out: the rate.
 
-use crate::Schedule;
+use crate::options::Schedule;
 
 /// Rate of step `step` (from 0) of `total`: linear warm-up from 0 over `warmup` steps, then `schedule`.
 pub fn learning_rate(schedule: Schedule, peak: f64, step: usize, warmup: usize, total: usize) -> f64 {

@@ -1,17 +1,25 @@
 //! What decides a run, by name. In: the model, the sets and the options; out: a value for each, written into checkpoints.
 //! Invariant: two runs with the same settings take the same steps; of two that differ, [`Settings::changes`] says in what.
 
-use crate::{Rows, Sets, TrainOptions};
-use eraser_data::{PromptTemplate, files::hex};
+use crate::{options::TrainOptions, sets::Sets};
+use eraser_data::{PromptTemplate, SetName, files::hex};
 use eraser_model::{ChatTemplate, Error, LoraConfig, Model, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// Options that change no step: how often state is written, what is kept in memory. How long a run is, is compared apart,
-/// see [`crate::checkpoint::Horizon`].
-const NOT_DECIDING: [&str; 6] =
-    ["checkpoint_every", "dump_grads", "checkpoint_activations", "steps", "epochs", "extend"];
+/// Options that change no step: how often state is written, what is kept in memory, what is checked. How long a run is, is
+/// compared apart, see [`crate::checkpoint::Horizon`].
+const NOT_DECIDING: [&str; 8] = [
+    "checkpoint_every",
+    "dump_grads",
+    "checkpoint_activations",
+    "steps",
+    "epochs",
+    "extend",
+    "overlong",
+    "allow_swapped",
+];
 
 /// Options, and hashes of what they name, each under the key of a run file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,11 +39,11 @@ impl Settings {
             return Err(Error::failed("the options are not a table"));
         };
         all.retain(|key, _| !NOT_DECIDING.contains(&key.as_str()));
-        for rows in Rows::ALL.into_iter().filter(|&rows| options.method.reads(rows)) {
-            let records = sets.rows(rows);
+        for set in SetName::ALL.into_iter().filter(|&set| options.method.reads(set)) {
+            let records = sets.rows(set);
             let texts = records.iter().flat_map(|record| [record.input.as_str(), record.output.as_str()]);
             let value = format!("{} rows with hash {}", records.len(), hash(texts));
-            all.insert(format!("the {} set", rows.name()), value.into());
+            all.insert(format!("the {} set", set.name()), value.into());
         }
         for template in templates {
             if let PromptTemplate::Text(text) = template {

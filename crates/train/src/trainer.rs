@@ -3,30 +3,24 @@
 //! resumed at any step writes the same adapter as one that was not.
 
 use crate::{
-    AdamW, CheckpointActivations, GammaScope, KlScope, Rows, Schedule, Sets, TrainOptions,
-    adamw::AdamWConfig,
+    adamw::{AdamW, AdamWConfig},
     checkpoint::{self, Horizon, Position},
-    feed::{Feed, templates},
-    method::{Loss, Term},
+    feed::{Feed, Source, limit, templates},
+    method::{KlScope, Loss},
     metrics::{Log, StepMetrics, TrainSummary},
-    objective,
+    options::{Overlong, Schedule, TrainOptions},
     reference::Reference,
     schedule::learning_rate,
+    sets::Sets,
     settings::Settings,
+    step::{Part, Step, Sum},
+    threshold::Threshold,
 };
 use candle_core::{Tensor, Var};
-use eraser_data::{Batch, Noise, PromptTemplate, Sample};
-use eraser_model::{
-    Adapter, Error, ErrorKind, Model, Result,
-    error::PathContext,
-    files::write_atomic,
-    trace::{Checkpoint, Gradients, TraceOptions},
-};
-use eraser_ops::{Dropout, cross_entropy, gemm::operations, kl_divergence};
+use eraser_data::{Noise, PromptTemplate, SetName};
+use eraser_model::{Adapter, Error, ErrorKind, Model, Result, error::PathContext, files::write_atomic};
+use eraser_ops::gemm::operations;
 use std::{path::Path, time::Instant};
-
-/// Bytes of activations that a pass keeps before its first blocks are run again instead.
-const ACTIVATIONS: usize = 340 << 20;
 
 /// What the observer wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +37,14 @@ pub trait Observer {
     fn start(&mut self, total: usize, done: usize);
     /// After each optimiser step.
     fn step(&mut self, metrics: &StepMetrics) -> Control;
+    /// What the user should know before the first step: rows that are cut, a threshold that was measured.
+    fn note(&mut self, _text: &str) {}
 }
 
-/// Trains an adapter on `model` and writes `dir/adapter/`, `dir/train/metrics.jsonl` and `dir/train/checkpoints/`. With
-/// `resume`, goes on from the newest checkpoint in `dir`, bit for bit; without one it starts at the beginning. What the
-/// frozen model computes is kept in the file `states`, which several runs on one model may share, one after the other.
+/// Trains an adapter on `model` and writes `dir/adapter/`, `dir/train/metrics.jsonl`, `dir/train/summary.json` and
+/// `dir/train/checkpoints/`. With `resume`, goes on from the newest checkpoint in `dir`, bit for bit; without one it starts
+/// at the beginning. What the frozen model computes is kept in the file `states`, which several runs on one model may
+/// share, one after the other.
 ///
 /// # Errors
 /// [`ErrorKind::Request`] for options, sets or checkpoints that do not fit; [`ErrorKind::Failed`] when the loss is not
@@ -61,11 +58,16 @@ pub fn train(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
+    if let Some(error) = sets.swapped(options).into_iter().next() {
+        return Err(error);
+    }
     let templates = templates(model, options)?;
+    let parts = parts(model, sets, options, &templates)?;
+    let notes = check_lengths(&parts, model, sets, options)?;
+    let mut run = Run::new(model, options, parts, states)?;
     let home = dir.join("train");
     std::fs::create_dir_all(&home).at(&home)?;
-    let mut run = Run::new(model, sets, options, &templates, states)?;
-    let total = options.total_steps(run.pass_rows());
+    let total = options.total_steps(run.epoch_rows());
     let checkpoints = home.join("checkpoints");
     let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
     let horizons = vec![Horizon { from: 0, steps: total }];
@@ -85,13 +87,27 @@ pub fn train(
     } else if checkpoints.exists() {
         std::fs::remove_dir_all(&checkpoints).at(&checkpoints)?;
     }
-    let mut log = Log::open(&home.join("metrics.jsonl"), position.step)?;
+    if position.threshold.is_none() {
+        position.threshold = run.threshold()?;
+        if let Some(Threshold { gamma, measured: Some(base) }) = position.threshold {
+            let (nll, samples, margin) = (base.nll, base.samples, options.gamma_margin);
+            observer.note(&format!(
+                "gamma is {gamma:.3}: harmful answers cost the base model {nll:.3} nats per token ({samples} samples), \
+                 plus a margin of {margin}"
+            ));
+        }
+    }
+    let mut log = Log::open(&home.join("metrics.jsonl"), position.step, run.hinge().map(|part| part.term.key()))?;
+    for note in &notes {
+        observer.note(note);
+    }
     observer.start(total, position.step);
     while position.step < total && !log.settled(options.early_stop) {
-        let (metrics, capped) = run.step(position.step, total)?;
+        let (metrics, sums) = run.step(position.step, total, position.threshold)?;
         position.step += 1;
-        position.capped = (position.capped.0 + capped.0, position.capped.1 + capped.1);
+        run.count(&mut position, &sums);
         log.push(&metrics)?;
+        run.check_supervised(&position, sets)?;
         let stop = observer.step(&metrics) == Control::Stop && position.step < total;
         let due = options.checkpoint_every > 0 && position.step.is_multiple_of(options.checkpoint_every);
         if stop || due {
@@ -140,13 +156,7 @@ fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Resu
     Ok(())
 }
 
-/// A term with its rows.
-struct Part<'a> {
-    term: Term,
-    feed: Feed<'a>,
-}
-
-/// Everything a step works on.
+/// Everything that the steps of a run work on.
 struct Run<'a> {
     model: &'a Model,
     options: &'a TrainOptions,
@@ -158,13 +168,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        model: &'a Model,
-        sets: &'a Sets,
-        options: &'a TrainOptions,
-        templates: &'a [PromptTemplate],
-        states: &Path,
-    ) -> Result<Self> {
+    fn new(model: &'a Model, options: &'a TrainOptions, parts: Vec<Part<'a>>, states: &Path) -> Result<Self> {
         let adapter = match &options.init_adapter {
             Some(dir) => {
                 let mut adapter = Adapter::load(dir, &model.config, model.decoder.device())?;
@@ -181,27 +185,6 @@ impl<'a> Run<'a> {
             weight_decay: options.weight_decay,
         };
         let optimiser = AdamW::new(parameters.iter().map(|(_, v)| v.clone()).collect(), config);
-        let noise = Noise { before: options.noise_before, after: options.noise_after };
-        let retained = sets.retain.as_ref().map_or(0, |r| options.retain_take.unwrap_or(r.len()));
-        let mut parts = Vec::new();
-        for term in options.method.terms(options) {
-            let mut records = sets.rows(term.rows);
-            if term.rows == Rows::Retain {
-                records = records.get(..retained).ok_or_else(|| {
-                    Error::request(format!("retain_take: {retained} rows of a retain set of {}", records.len()))
-                        .hint("ask for fewer rows, or give a larger retain set")
-                })?;
-                if records.is_empty() {
-                    continue;
-                }
-            }
-            let noise = term.noise.then_some(noise);
-            let mut feed = Feed::new(term.rows.name(), model, records, templates, noise, options)?;
-            if term.unrelated {
-                feed = feed.with_answers_of(&sets.help)?;
-            }
-            parts.push(Part { term, feed });
-        }
         Ok(Self {
             model,
             options,
@@ -213,10 +196,21 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Rows of what a pass is: the help set, or the first set of a method that does not see it.
-    fn pass_rows(&self) -> usize {
-        let part = self.parts.iter().find(|p| p.term.rows == Rows::Help).or(self.parts.first());
+    /// Rows of an epoch: those of the help set, or of the first set of a method that does not see it.
+    fn epoch_rows(&self) -> usize {
+        let part = self.parts.iter().find(|p| p.term.set == SetName::Help).or(self.parts.first());
         part.map_or(1, |p| p.feed.rows())
+    }
+
+    /// The term that has a hinge, if the method has one.
+    fn hinge(&self) -> Option<&Part<'a>> {
+        self.parts.iter().find(|part| part.term.loss == Loss::Hinge)
+    }
+
+    /// The threshold of the hinge, if the method has one.
+    fn threshold(&mut self) -> Result<Option<Threshold>> {
+        let part = self.parts.iter_mut().find(|part| part.term.loss == Loss::Hinge);
+        part.map(|part| Threshold::new(self.model, &mut part.feed, self.options)).transpose()
     }
 
     fn save(&self, checkpoints: &Path, position: &mut Position) -> Result<()> {
@@ -225,45 +219,22 @@ impl<'a> Run<'a> {
         checkpoint::save(checkpoints, position, &self.parameters, moments)
     }
 
-    /// One optimiser step; its metrics, and the hinges that were closed of those there were.
-    fn step(&mut self, step: usize, total: usize) -> Result<(StepMetrics, (usize, usize))> {
+    /// One optimiser step; its metrics, and what each term came to.
+    fn step(&mut self, number: usize, total: usize, threshold: Option<Threshold>) -> Result<(StepMetrics, Vec<Sum>)> {
         let (started, before) = (Instant::now(), operations());
         let options = self.options;
-        let share = 1.0 / options.grad_accum as f64;
-        let mut sums = vec![Sum::default(); self.parts.len()];
-        let mut gradients = Gradients::default();
-        let mut hinge_gradients = Gradients::default();
-        let batch_wide = |term: &Term| term.loss == Loss::Hinge && options.gamma_scope == GammaScope::Batch;
-        for micro in 0..options.grad_accum {
-            let from = (step * options.grad_accum + micro) * options.micro_batch;
-            for (stream, (part, sum)) in self.parts.iter_mut().zip(&mut sums).enumerate() {
-                let pass = Pass { model: self.model, adapter: &self.adapter, options, from, stream: stream as u64 };
-                let reference = &mut self.reference;
-                if batch_wide(&part.term) {
-                    sum.add(&pass.run(part, reference, 1.0, &mut hinge_gradients)?, share);
-                } else {
-                    sum.add(&pass.run(part, reference, share * part.term.weight, &mut gradients)?, share);
-                }
-            }
-        }
-        if let Some((part, sum)) = self.parts.iter().zip(&mut sums).find(|(part, _)| batch_wide(&part.term)) {
-            let count = sum.count.max(1) as f64;
-            sum.mean = sum.total / count;
-            sum.value = objective::hinge(options.gamma, sum.mean);
-            sum.capped = (usize::from(sum.value == 0.0), 1);
-            if sum.value > 0.0 {
-                gradients.merge(hinge_gradients, part.term.weight / count)?;
-            }
-        }
+        let gamma = threshold.map_or(0.0, |threshold| threshold.gamma);
+        let step = Step { model: self.model, adapter: &self.adapter, options, gamma, number };
+        let (sums, gradients) = step.run(&mut self.parts, &mut self.reference)?;
         let mut grads: Vec<Option<Tensor>> = self.parameters.iter().map(|(_, v)| gradients.get(v).cloned()).collect();
-        if let (0, Some(path)) = (step, &options.dump_grads) {
+        if let (0, Some(path)) = (number, &options.dump_grads) {
             dump(path, &self.parameters, &grads)?;
         }
         let norm = norm(&grads)?;
         let terms = || self.parts.iter().map(|part| &part.term).zip(&sums);
         let loss: f64 = terms().map(|(term, sum)| term.weight * sum.value).sum();
         if !loss.is_finite() || !norm.is_finite() {
-            return Err(Error::failed(format!("the loss or its gradient is not finite at step {}", step + 1))
+            return Err(Error::failed(format!("the loss or its gradient is not finite at step {}", number + 1))
                 .hint("lower --lr, or clip with --max-grad-norm 1"));
         }
         if let Some(most) = options.max_grad_norm.filter(|&most| norm > most) {
@@ -271,130 +242,128 @@ impl<'a> Run<'a> {
                 *grad = grad.affine(most / norm, 0.0)?;
             }
         }
-        let lr = learning_rate(options.schedule, options.lr, step, options.warmup_steps, total);
+        let lr = learning_rate(options.schedule, options.lr, number, options.warmup_steps, total);
         self.optimiser.step(&grads, lr)?;
-        let seen = (step + 1) * options.grad_accum * options.micro_batch;
+        let seen = (number + 1) * options.grad_accum * options.micro_batch;
+        // A mean over no token is no value: a step that supervised nothing says nothing of the term.
+        let measured = || terms().filter(|(_, sum)| sum.counted > 0);
         let metrics = StepMetrics {
-            step: step + 1,
-            epoch: seen as f64 / self.pass_rows() as f64,
+            step: number + 1,
+            epoch: seen as f64 / self.epoch_rows() as f64,
             lr,
             loss,
-            nll_harm: terms().find(|(t, _)| matches!(t.loss, Loss::Hinge | Loss::Ascent)).map(|(_, sum)| sum.mean),
-            terms: terms().map(|(term, sum)| (format!("l_{}", term.name), sum.value)).collect(),
+            nll_harm: measured().find(|(t, _)| matches!(t.loss, Loss::Hinge | Loss::Ascent)).map(|(_, sum)| sum.mean),
+            terms: measured().map(|(term, sum)| (term.key(), sum.value)).collect(),
             grad_norm: norm,
             tokens: sums.iter().map(|sum| sum.tokens).sum(),
             seconds: started.elapsed().as_secs_f64(),
             gflop: (operations() - before) as f64 / 1e9,
         };
-        Ok((metrics, sums.iter().fold((0, 0), |(closed, all), sum| (closed + sum.capped.0, all + sum.capped.1))))
+        Ok((metrics, sums))
+    }
+
+    /// Adds what the terms of a step counted.
+    fn count(&self, position: &mut Position, sums: &[Sum]) {
+        for (part, sum) in self.parts.iter().zip(sums) {
+            position.capped.0 += sum.capped.0;
+            position.capped.1 += sum.capped.1;
+            position.samples.entry(part.term.name.to_owned()).or_default().add(sum.seen);
+        }
+    }
+
+    /// An error when a term that weighs something saw no token in a whole epoch of its set.
+    fn check_supervised(&self, position: &Position, sets: &Sets) -> Result<()> {
+        for part in self.parts.iter().filter(|part| part.term.weight != 0.0) {
+            let seen = position.samples.get(part.term.name).copied().unwrap_or_default();
+            if seen.empty == seen.samples && seen.samples >= part.feed.rows() {
+                let whose = format!("{}: of {} samples", sets.describe(part.term.set), seen.samples);
+                return Err(nothing_supervised(&whose, self.model, self.options));
+            }
+        }
+        Ok(())
     }
 }
 
-/// Forward and backward of one term over one micro-batch.
-struct Pass<'a> {
+/// The terms of the method, each with its samples.
+fn parts<'a>(
     model: &'a Model,
-    adapter: &'a Adapter,
+    sets: &'a Sets,
     options: &'a TrainOptions,
-    /// Place of the first sample in the sequence of draws.
-    from: usize,
-    /// Number of the term: what its dropout depends on.
-    stream: u64,
-}
-
-/// What a pass found.
-struct Passed {
-    value: objective::Value,
-    /// Loss of each scored token.
-    losses: Vec<f32>,
-    tokens: usize,
-}
-
-impl Pass<'_> {
-    /// Adds `weight` times the gradient of the term to `gradients`. A term that weighs nothing, or whose hinges are all
-    /// closed, has no backward.
-    fn run(
-        &self,
-        part: &mut Part<'_>,
-        reference: &mut Reference<'_>,
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<Passed> {
-        let drawn = part.feed.draw(self.from, self.options.micro_batch)?;
-        let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
-        let batch = Batch::shared(&samples);
-        let tokens = batch.tokens;
-        let scored = match part.term.loss {
-            Loss::Kl(KlScope::All) => batch.all(),
-            _ => batch.supervised(),
-        };
-        if scored.rows.is_empty() {
-            return Ok(Passed { value: objective::kl(&[], &[]), losses: Vec::new(), tokens });
+    templates: &'a [PromptTemplate],
+) -> Result<Vec<Part<'a>>> {
+    let mut parts = Vec::new();
+    for term in options.terms() {
+        let mut records = sets.rows(term.set);
+        if term.set == SetName::Retain {
+            let most = options.retain_take.unwrap_or(records.len());
+            records = records.get(..most).ok_or_else(|| {
+                Error::request(format!("retain_take: {most} rows of a retain set of {}", records.len()))
+                    .hint("ask for fewer rows, or give a larger retain set")
+            })?;
+            if records.is_empty() {
+                continue;
+            }
         }
-        let decoder = &self.model.decoder;
-        let lower = reference.lower(&drawn, &batch, part.feed.repeats())?;
-        let states = match part.term.loss {
-            Loss::Kl(_) => Some(reference.states(&drawn, &batch, &scored, &lower)?),
-            _ => None,
-        };
-        let options = trace_options(self.options, self.from, self.stream);
-        let first = self.adapter.first_block();
-        let trace = decoder.trace_from(first, lower, &batch.segments, Some(self.adapter), options)?;
-        let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
-        let losses = match &states {
-            Some(states) => kl_divergence(&hidden, states, decoder.head())?,
-            None => cross_entropy(&hidden, decoder.head(), &batch.targets())?,
-        };
-        let values = losses.to_vec1::<f32>()?;
-        let value = match part.term.loss {
-            Loss::Hinge => objective::harm(&values, &scored.segments(), self.options.gamma, self.options.gamma_scope),
-            Loss::Ascent => objective::signed(&values, -1.0),
-            Loss::CrossEntropy => objective::signed(&values, 1.0),
-            Loss::Kl(_) => objective::kl(&values, &scored.counts),
-        };
-        if weight != 0.0 && value.weights.iter().any(|&w| w != 0.0) {
-            let weights = Tensor::from_slice(&value.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
-            trace.backward_losses(&losses, &weights, gradients)?;
-        }
-        Ok(Passed { value, losses: values, tokens })
+        let noise = Noise { before: options.noise_before, after: options.noise_after };
+        let noise = term.noise.then_some(noise);
+        let answers = term.unrelated.then(|| sets.rows(SetName::Help));
+        let source = Source { set: term.set, records, noise, answers };
+        parts.push(Part { term, feed: Feed::new(&source, model, templates, options)? });
     }
+    Ok(parts)
 }
 
-/// What a term came to in a step.
-#[derive(Clone, Default)]
-struct Sum {
-    /// Means over the micro-batches: of the term, and of its tokens' losses.
-    value: f64,
-    mean: f64,
-    /// Over all tokens of the step.
-    total: f64,
-    count: usize,
-    tokens: usize,
-    capped: (usize, usize),
-}
-
-impl Sum {
-    fn add(&mut self, pass: &Passed, share: f64) {
-        let Passed { value, losses, tokens } = pass;
-        self.value += value.value * share;
-        self.mean += objective::mean(losses).unwrap_or(0.0) * share;
-        self.total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
-        self.count += losses.len();
-        self.tokens += tokens;
-        self.capped = (self.capped.0 + value.capped.0, self.capped.1 + value.capped.1);
-    }
-}
-
-/// How one pass runs. The seed of its dropout is of the run, the draw and the set; a token that samples share is dropped for
-/// all of them or none.
-fn trace_options(options: &TrainOptions, from: usize, set: u64) -> TraceOptions {
-    let mix = options.seed.wrapping_mul(0xD129_0DDF_53E4_3C9B) ^ ((from as u64) << 8 | set << 4);
-    let dropout = (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix });
-    let checkpoint = match options.checkpoint_activations {
-        CheckpointActivations::Auto => Checkpoint::Beyond(ACTIVATIONS),
-        CheckpointActivations::On => Checkpoint::Always,
-        CheckpointActivations::Off => Checkpoint::Never,
+/// Looks for rows that do not fit before the first step: an error, or what the user should know.
+fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &TrainOptions) -> Result<Vec<String>> {
+    let most = limit(model, options);
+    let allowed = if most < options.max_length {
+        format!("{most} tokens, which is what the model takes,")
+    } else {
+        format!("{most} tokens (max_length)")
     };
-    TraceOptions { dropout, checkpoint }
+    let refuse = options.overlong == Overlong::Refuse;
+    let (mut told, mut notes) = (Vec::new(), Vec::new());
+    for Part { term, feed } in parts {
+        let set = sets.describe(term.set);
+        let found = feed.overlong(0);
+        let all = feed.rows();
+        if term.weight != 0.0 && found.empty == all && term.loss != Loss::Kl(KlScope::All) {
+            return Err(nothing_supervised(&format!("{set}: of its {all} samples"), model, options));
+        }
+        if told.contains(&term.set) {
+            continue;
+        }
+        told.push(term.set);
+        let noise = if term.noise { options.noise_before + options.noise_after } else { 0 };
+        let (cut, with) = match (refuse, noise) {
+            (true, 1..) => (feed.overlong(noise).cut, format!(", with {noise} tokens of prompt noise,")),
+            _ => (found.cut, String::new()),
+        };
+        let Some(first) = cut.first().map(|row| row + 1) else { continue };
+        let (n, rows) = (cut.len(), feed.records());
+        let what = format!("{set}: {n} of {rows} rows{with} are longer than {allowed} (the first is row {first})");
+        if refuse {
+            return Err(Error::request(what)
+                .hint("shorten or remove the rows, or raise --max-length up to what the model takes")
+                .hint("--overlong cut trains on what fits, and counts what was cut"));
+        }
+        let empty = match found.empty {
+            0 => String::new(),
+            empty => format!("; of {empty} of {all} samples no answer token is left"),
+        };
+        notes.push(format!("{what} and are cut{empty}"));
+    }
+    Ok(notes)
+}
+
+fn nothing_supervised(whose: &str, model: &Model, options: &TrainOptions) -> Error {
+    let most = limit(model, options);
+    let error =
+        Error::request(format!("{whose} no answer token is left within {most} tokens: nothing would be learnt"));
+    if most < options.max_length {
+        return error.hint("the model takes no more tokens: shorten the questions or the prompt template");
+    }
+    error.hint("raise --max-length (in a run file max_length), or shorten the questions or the prompt template")
 }
 
 /// The Euclidean norm of all gradients together.

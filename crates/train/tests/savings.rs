@@ -10,7 +10,7 @@ use eraser_model::{
 };
 use eraser_ops::cross_entropy;
 use eraser_train::{
-    CheckpointActivations, Control, KlScope, Observer, Sets, StepMetrics, Templates, TrainOptions, train,
+    CheckpointActivations, Control, KlScope, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -32,13 +32,8 @@ fn sets() -> Sets {
         set.truncate(8);
         set
     };
-    Sets {
-        harm: read("harm"),
-        help: read("help"),
-        align: read("align"),
-        retain: Some(read("retain")),
-        wrapped: Vec::new(),
-    }
+    let files = SetName::ALL.into_iter().filter(|&set| set != SetName::Wrapped);
+    files.map(|set| (set, read(set.name()))).collect()
 }
 
 fn options() -> TrainOptions {
@@ -158,7 +153,7 @@ fn a_shared_beginning_gives_the_losses_and_gradients_of_its_copies() {
         let prompt = template.render(&record.input).unwrap();
         eraser_data::encode(&prompt, &record.output, &model.tokenizer, 512).unwrap()
     };
-    let samples: Vec<Sample> = sets().harm.iter().map(encode).collect();
+    let samples: Vec<Sample> = sets().rows(SetName::Harm).iter().map(encode).collect();
     let samples: Vec<&Sample> = samples.iter().collect();
     let of = |batch: &Batch| {
         let trace = model.decoder.trace(&batch.ids, &batch.segments, Some(&adapter), TraceOptions::default()).unwrap();

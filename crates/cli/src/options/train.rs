@@ -4,10 +4,11 @@ use super::model::ModelArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
 use eraser_model::adapter::Module;
-use eraser_run::plan::{SetFiles, TrainPlan, TrainRequest, flag, values};
+use eraser_run::plan::{TrainPlan, TrainRequest, flag, values};
 use eraser_run::{Outcome, Problems};
 use eraser_train::{
-    CheckpointActivations, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Schedule, Templates, TrainOptions,
+    CheckpointActivations, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong, Schedule,
+    SetName, Templates, TrainOptions,
 };
 use std::path::PathBuf;
 
@@ -61,9 +62,21 @@ pub(crate) struct SetArgs {
     /// Answers of the harm set: those of the file, or unrelated ones from the help set (an ablation)
     #[arg(long, value_name = "ANSWERS", default_value = "file", value_parser = named::<HarmAnswers>(&["file", "random"]))]
     pub(crate) harm_answers: HarmAnswers,
+    /// Train although the harm set holds mostly refusals, or the align set mostly answers that do not refuse
+    #[arg(long)]
+    pub(crate) allow_swapped: bool,
     /// Jailbreak templates, files or directories, that --method rsft wraps the align set in; repeatable
     #[arg(long, alias = "jailbreak", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) jailbreaks: Vec<PathBuf>,
+}
+
+impl SetArgs {
+    /// The sets that are given as files.
+    fn files(&self) -> Vec<(SetName, PathBuf)> {
+        let required = [(SetName::Harm, &self.harm), (SetName::Help, &self.help_set), (SetName::Align, &self.align)];
+        let optional = self.retain_set.as_ref().map(|path| (SetName::Retain, path));
+        required.into_iter().chain(optional).map(|(set, path)| (set, path.clone())).collect()
+    }
 }
 
 /// Where results go.
@@ -98,9 +111,13 @@ pub(crate) struct ObjectiveArgs {
     /// What the loss is made of: eraser, gam (ascent with mismatch) or rsft (refusals under jailbreak templates)
     #[arg(long, value_name = "NAME", default_value = "eraser", value_parser = named::<Method>(METHODS.map(|m| m.name)))]
     pub(crate) method: Method,
-    /// Forget until the harmful answers cost this much, in nats per token
-    #[arg(long, value_name = "X", default_value = "1.8")]
-    pub(crate) gamma: f64,
+    /// Forget until the harmful answers cost this much, in nats per token; auto = what they cost the base model, measured
+    /// at the start, plus --gamma-margin
+    #[arg(long, value_name = "X|auto", default_value = "1.8")]
+    pub(crate) gamma: Gamma,
+    /// What --gamma auto adds to the base model's cost, in nats per token
+    #[arg(long, value_name = "X", default_value = "2")]
+    pub(crate) gamma_margin: f64,
     /// Over what the hinge of gamma is taken
     #[arg(long, value_name = "SCOPE", default_value = "micro-batch",
           value_parser = named::<GammaScope>(&["micro-batch", "sample", "batch"]))]
@@ -165,7 +182,7 @@ pub(crate) struct OptimiserArgs {
     /// Optimiser steps [default: from --epochs]
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// Passes over the help set; ignored with --steps
+    /// Epochs: passes over the help set; ignored with --steps
     #[arg(long, value_name = "X", default_value = "5")]
     pub(crate) epochs: f64,
     /// Rows of each set per micro-batch
@@ -208,7 +225,10 @@ pub(crate) struct SampleArgs {
     /// Longest sample, in tokens
     #[arg(long, value_name = "N", default_value = "1536")]
     pub(crate) max_length: usize,
-    /// Random tokens around the harmful questions, standing in for jailbreak wrapping
+    /// Rows longer than --max-length, or than what the model takes: cut them, or refuse to start
+    #[arg(long, value_name = "WHAT", default_value = "cut", value_parser = named::<Overlong>(&["cut", "refuse"]))]
+    pub(crate) overlong: Overlong,
+    /// Random tokens around the harmful questions, in place of the wrapping of a jailbreak
     #[arg(long, value_name = "SWITCH", default_value = "on", action = ArgAction::Set, value_parser = switch())]
     pub(crate) noise: bool,
     /// Most noise tokens before the question
@@ -263,7 +283,9 @@ impl TrainArgs {
             micro_batch: opt.micro_batch,
             grad_accum: opt.grad_accum,
             max_length: sam.max_length,
+            overlong: sam.overlong,
             gamma: obj.gamma,
+            gamma_margin: obj.gamma_margin,
             gamma_scope: obj.gamma_scope,
             kl_scope: obj.kl_scope,
             harm_answers: sets.harm_answers,
@@ -275,6 +297,7 @@ impl TrainArgs {
             noise: sam.noise,
             noise_before: sam.noise_before,
             noise_after: sam.noise_after,
+            allow_swapped: sets.allow_swapped,
             templates: sam.templates,
             order: sam.order,
             early_stop: opt.early_stop,
@@ -292,16 +315,10 @@ impl TrainArgs {
     /// What is to be trained, its sets read.
     pub(crate) fn plan(&self) -> Outcome<TrainPlan> {
         let mut problems = Problems::default();
-        let files = SetFiles {
-            harm: self.sets.harm.clone(),
-            help: self.sets.help_set.clone(),
-            align: self.sets.align.clone(),
-            retain: self.sets.retain_set.clone(),
-            jailbreaks: self.sets.jailbreaks.clone(),
-        };
         let request = TrainRequest {
             model: self.model.plan(&mut problems),
-            files,
+            sets: self.sets.files(),
+            jailbreaks: self.sets.jailbreaks.clone(),
             options: self.options(),
             dir: self.out.out.clone(),
             resume: self.out.resume,
@@ -338,7 +355,7 @@ mod tests {
              --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --retain-take 6 --noise off \
              --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on \
              --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random \
-             --resume --extend",
+             --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());

@@ -66,7 +66,7 @@ impl Dir {
         };
         dir.write("harm.jsonl", &rows("how"));
         dir.write("help.jsonl", &rows("what"));
-        dir.write("align.jsonl", &rows("why"));
+        dir.write("align.jsonl", &rows("why").replace("why of", "I cannot tell why of"));
         dir.write("ask.csv", "goal,kind\nhow 0?,a\nhow 1?,b\nhow 2?,a\n");
         dir.write("wrap.txt", "Listen: {prompt} Now!");
         dir

@@ -8,6 +8,7 @@ use super::section::Section;
 use super::source::{ROW_KEYS, Source, check_path};
 use super::table::{self, path_value, source_table};
 use crate::failure::Problems;
+use eraser_data::WrongValue;
 use eraser_data::prepare::{Answers, PrepareOptions};
 use eraser_model::Result;
 use std::path::{Path, PathBuf};
@@ -87,32 +88,11 @@ impl Preparation {
 
 /// Notes what is wrong with the settings; `at` names a key.
 fn check(o: &PrepareOptions, has_file: bool, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
-    let mut need = |key: &str, good: bool, what: &str| {
-        if !good {
-            problems.push(wrong(&at(key), what));
-        }
-    };
-    for (key, n) in [
-        ("max_entities", o.max_entities),
-        ("max_new_tokens", o.max_new_tokens),
-        ("harm_max_new_tokens", o.harm_max_new_tokens),
-        ("batch", o.batch),
-        ("endpoint_attempts", o.endpoint_attempts),
-    ] {
-        need(key, n > 0, "must be at least 1");
+    for WrongValue { field, what } in o.check() {
+        problems.push(wrong(&at(field), what));
     }
-    need("endpoint_concurrency", (1..=256).contains(&o.endpoint_concurrency), "must be from 1 to 256");
-    need("forms", o.forms.is_none_or(|n| (1..=10).contains(&n)), "must be from 1 to 10");
-    need("temperature", o.temperature.is_finite() && o.temperature >= 0.0, "must be 0 (greedy) or a positive number");
-    need("top_p", o.top_p > 0.0 && o.top_p <= 1.0, "must be above 0 and at most 1");
-    let positive = |x: f64| x.is_finite() && x > 0.0;
-    need("repetition_penalty", positive(o.repetition_penalty), "must be a positive number");
-    need("endpoint_timeout", positive(o.endpoint_timeout) && o.endpoint_timeout <= 86_400.0, "must be from 0 to 86400");
-    need("endpoint_backoff", (0.0..=3600.0).contains(&o.endpoint_backoff), "must be from 0 to 3600");
-    need("answers_file", has_file || o.answers != Answers::File, "must name the file that holds the harmful answers");
-    if o.needs_endpoint() {
-        need("endpoint", o.endpoint.is_some(), "must give the base URL that is to be asked");
-        need("endpoint_model", o.endpoint_model.is_some(), "must name the model that is to be asked for");
+    if !has_file && o.answers == Answers::File {
+        problems.push(wrong(&at("answers_file"), "must name the file that holds the harmful answers"));
     }
     if let Some(Err(e)) = o.answers_model.as_deref().map(ModelPlan::check_spec) {
         problems.push(e.context(at("answers_model")));

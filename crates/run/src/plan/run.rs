@@ -7,13 +7,14 @@ use super::measures::Measures;
 use super::model::ModelPlan;
 use super::prepare::Preparation;
 use super::section::Section;
+use super::sets::{SETS, SetKey};
 use super::source::{Source, check_path};
 use super::study::Variants;
 use super::table::{self, absolute, path_value, source_table};
 use super::{check, values};
 use crate::failure::{Outcome, Problems};
 use eraser_model::{Error, Result};
-use eraser_train::{METHODS, Method, Rows, Templates, TrainOptions};
+use eraser_train::{METHODS, Method, SetName, Templates, TrainOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -40,27 +41,10 @@ pub struct RunPlan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SetSources {
     /// Each set that is a file.
-    pub sets: Vec<(Rows, Source)>,
+    pub sets: Vec<(SetName, Source)>,
     /// Templates that methods may learn from; none = half of the evaluation's.
     pub jailbreaks: Vec<PathBuf>,
 }
-
-/// A set as `[data]` names it.
-struct SetKey {
-    rows: Rows,
-    key: &'static str,
-    /// What the key was called before.
-    alias: &'static str,
-    required: bool,
-}
-
-/// The sets that can be files.
-const SETS: [SetKey; 4] = [
-    SetKey { rows: Rows::Harm, key: "harm", alias: "harm_set", required: true },
-    SetKey { rows: Rows::Help, key: "help_set", alias: "help", required: true },
-    SetKey { rows: Rows::Align, key: "align", alias: "align_set", required: true },
-    SetKey { rows: Rows::Retain, key: "retain_set", alias: "retain", required: false },
-];
 
 /// One way to train.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,9 +60,9 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Whether its training sees `rows`.
-    pub(crate) fn reads(&self, rows: Rows) -> bool {
-        self.train.method.reads(rows) && (rows != Rows::Retain || self.retain)
+    /// Whether its training sees a set.
+    pub(crate) fn reads(&self, set: SetName) -> bool {
+        self.train.method.reads(set) && (set != SetName::Retain || self.retain)
     }
 }
 
@@ -98,9 +82,9 @@ pub struct Overrides<'a> {
 }
 
 impl RunPlan {
-    /// Whether the training of some variant sees `rows`.
-    pub(crate) fn reads(&self, rows: Rows) -> bool {
-        self.variants.iter().any(|v| v.reads(rows))
+    /// Whether the training of some variant sees a set.
+    pub(crate) fn reads(&self, set: SetName) -> bool {
+        self.variants.iter().any(|v| v.reads(set))
     }
 
     /// From a file.
@@ -155,11 +139,11 @@ impl RunPlan {
         let prepare =
             if prepared { Preparation::from_section(&root.section("prepare", problems), problems) } else { None };
         let data = data(&root.section("data", problems), prepared, problems);
-        let has_retain = data.sets.iter().any(|(rows, _)| *rows == Rows::Retain);
+        let has_retain = data.sets.iter().any(|(set, _)| *set == SetName::Retain);
         let first_in_run = matches!(overrides.variants, Variants::AsWritten);
         let variants = variants(&root, has_retain, first_in_run, problems);
         let eval = Measures::from_section(&root.section("eval", problems), problems);
-        let wraps = variants.iter().find(|v| v.train.method.reads(Rows::Wrapped));
+        let wraps = variants.iter().find(|v| v.train.method.reads(SetName::Wrapped));
         if let Some(variant) = wraps.filter(|_| data.jailbreaks.is_empty() && eval.options.templates.is_empty()) {
             let (file, name) = (document.file.display(), &variant.name);
             problems.push(
@@ -180,8 +164,8 @@ impl RunPlan {
             root.insert("prepare".into(), prepare.to_toml()?.into());
         }
         let mut data = toml::Table::new();
-        for (rows, source) in &self.data.sets {
-            if let Some(set) = SETS.iter().find(|set| set.rows == *rows) {
+        for (name, source) in &self.data.sets {
+            if let Some(set) = SETS.iter().find(|known| known.set == *name) {
                 data.insert(set.key.into(), source_table(source, "input")?.into());
             }
         }
@@ -236,7 +220,7 @@ fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> SetSo
         }
     }
     let mut sets = Vec::new();
-    for SetKey { rows, key, alias, required } in SETS {
+    for SetKey { set, key, alias, required } in SETS {
         let given = [key, alias].into_iter().find(|key| section.get(key).is_some());
         match given {
             None if required && !prepared => {
@@ -249,7 +233,7 @@ fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> SetSo
             _ => {}
         }
         if let Some(source) = given.and_then(|key| Source::set(section, key, problems)) {
-            sets.push((rows, source));
+            sets.push((set, source));
         }
     }
     SetSources { sets, jailbreaks }
@@ -275,7 +259,7 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
     let tables = root.sections("variant", problems);
     if tables.is_empty() {
         let train = settings(shared.method);
-        let retain = has_retain && train.method.reads(Rows::Retain);
+        let retain = has_retain && train.method.reads(SetName::Retain);
         let (name, dir) = (shared.method.name.to_owned(), PathBuf::new());
         return vec![Variant { name, dir, retain, train }];
     }
@@ -296,7 +280,7 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
         } else if variants.iter().any(|v| v.name.eq_ignore_ascii_case(&name)) {
             problems.push(table.wrong("name", format!("two variants are called `{name}`")));
         }
-        let reads = train.method.reads(Rows::Retain);
+        let reads = train.method.reads(SetName::Retain);
         let retain = table.value("retain", problems).unwrap_or(has_retain && reads);
         if retain && !reads {
             problems.push(table.wrong("retain", format!("method `{}` has no use for it", train.method.name)));
@@ -415,9 +399,9 @@ over_refusal = { set = "o", path = "set.jsonl" }
             (Some(7), Some(&[1, 2][..]), false)
         );
         assert_eq!(two.train.templates, Templates::File(dir.path().join("plain.txt")));
-        let path = |rows: Rows| plan.data.sets.iter().find(|(r, _)| *r == rows).unwrap().1.path.clone();
-        assert_eq!(path(Rows::Help), dir.path().join("set.jsonl"));
-        assert_eq!(path(Rows::Align), Path::new("builtin/sets/align.jsonl"));
+        let path = |set: SetName| plan.data.sets.iter().find(|(s, _)| *s == set).unwrap().1.path.clone();
+        assert_eq!(path(SetName::Help), dir.path().join("set.jsonl"));
+        assert_eq!(path(SetName::Align), Path::new("builtin/sets/align.jsonl"));
     }
 
     #[test]

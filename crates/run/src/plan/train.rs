@@ -5,35 +5,23 @@ use super::basics::wrong;
 use super::check;
 use super::jailbreak::Jailbreaks;
 use super::model::ModelPlan;
+use super::sets::set_key;
 use super::source::Source;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
 use eraser_model::Error;
-use eraser_train::{Rows, Sets, TrainOptions};
-use std::path::{Path, PathBuf};
-
-/// The files of the sets.
-#[derive(Clone, Debug, Default)]
-pub struct SetFiles {
-    /// Harmful questions with harmful answers.
-    pub harm: PathBuf,
-    /// Questions about the entities, with the model's answers.
-    pub help: PathBuf,
-    /// The harmful questions with the model's refusals.
-    pub align: PathBuf,
-    /// Allowed skills, with the model's answers.
-    pub retain: Option<PathBuf>,
-    /// Jailbreak templates, for methods that learn from some.
-    pub jailbreaks: Vec<PathBuf>,
-}
+use eraser_train::{SetName, Sets, TrainOptions};
+use std::path::PathBuf;
 
 /// What is to be trained.
 #[derive(Clone, Debug)]
 pub struct TrainRequest {
     /// The model.
     pub model: ModelPlan,
-    /// The files of the sets.
-    pub files: SetFiles,
+    /// The file of each set.
+    pub sets: Vec<(SetName, PathBuf)>,
+    /// Jailbreak templates, for methods that learn from some.
+    pub jailbreaks: Vec<PathBuf>,
     /// The settings.
     pub options: TrainOptions,
     /// The run directory.
@@ -59,28 +47,28 @@ impl TrainPlan {
     /// # Errors
     /// Everything that is wrong.
     pub fn resolve(request: TrainRequest, at: &dyn Fn(&str) -> String, mut problems: Problems) -> Outcome<Self> {
-        let (options, files) = (&request.options, &request.files);
+        let options = &request.options;
         check::train_options(options, &|field| Some(at(field)), &mut problems);
         let assets = Assets::InCache;
-        let mut read = |key: &str, path: &Path| {
-            problems.ok(Source::file(path).records(&assets).map_err(|e| e.context(at(key)))).unwrap_or_default()
-        };
-        let mut sets = Sets {
-            harm: read("harm", &files.harm),
-            help: read("help_set", &files.help),
-            align: read("align", &files.align),
-            retain: files.retain.as_deref().map(|path| read("retain_set", path)),
-            wrapped: Vec::new(),
-        };
-        if options.method.reads(Rows::Wrapped) {
-            if files.jailbreaks.is_empty() {
+        let mut sets = Sets::default();
+        for (set, path) in &request.sets {
+            let flag = at(set_key(*set));
+            let records = problems.ok(Source::file(path).records(&assets).map_err(|e| e.context(&flag)));
+            sets.insert(*set, records.unwrap_or_default());
+            sets.name_source(*set, format!("{flag} {}", path.display()));
+        }
+        if options.method.reads(SetName::Wrapped) {
+            if request.jailbreaks.is_empty() {
                 let what = format!("method `{}` learns from jailbreak templates", options.method.name);
                 problems.push(wrong(&at("jailbreaks"), what).hint("name template files or directories of them"));
             }
-            match Jailbreaks::read(&files.jailbreaks, &[], options.seed, &assets) {
-                Ok(jailbreaks) => sets.wrapped = jailbreaks.wrap(&sets.align),
+            match Jailbreaks::read(&request.jailbreaks, &[], options.seed, &assets) {
+                Ok(jailbreaks) => sets.insert(SetName::Wrapped, jailbreaks.wrap(sets.rows(SetName::Align))),
                 Err(failure) => problems.extend(failure),
             }
+        }
+        for error in sets.swapped(options) {
+            problems.push(error);
         }
         let dir = &request.dir;
         if dir.exists() && !dir.is_dir() {

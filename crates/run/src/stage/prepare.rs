@@ -146,6 +146,9 @@ impl<'a> Material<'a> {
             },
             |_| Ok(Outputs { files, fingerprint: None }),
         )?;
+        for warning in &report.warnings {
+            watch.note(&format!("prepare: {warning}"));
+        }
         let allowed = |set: &str| self.plan.options.allow_leakage.iter().any(|name| name == set);
         for overlap in report.overlaps.iter().filter(|o| o.evaluation && o.near > 0 && !allowed(&o.with)) {
             let (near, set, with) = (overlap.near, &overlap.set, &overlap.with);

@@ -11,7 +11,7 @@ use eraser_data::{read_set, write_set};
 use eraser_eval::adapter_fingerprint;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Error, Model, Result};
-use eraser_train::{Rows, Sets, Templates, TrainOptions, TrainSummary};
+use eraser_train::{SetName, Sets, Templates, TrainOptions, TrainSummary};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -86,7 +86,7 @@ impl Training<'_> {
             options: json!({
                 "name": self.variant,
                 "model": self.plan.to_json()?,
-                "retain": self.sets.retain.is_some(),
+                "retain": !self.sets.rows(SetName::Retain).is_empty(),
                 "train": crate::plan::train_json(self.options)?,
             }),
             inputs: &self.inputs,
@@ -110,15 +110,37 @@ impl Training<'_> {
         watch.can_save(false);
         watch.training_end();
         let summary = summary?;
-        if summary.capped_share == Some(0.0) {
-            let gamma = self.options.gamma;
+        self.tell(&summary, watch);
+        Ok(summary)
+    }
+
+    /// What a reader of the figures must know: that nothing was unlearned, that samples were cut, that gamma was not reached.
+    fn tell(&self, summary: &TrainSummary, watch: &mut dyn Watch) {
+        let name = self.name;
+        let gamma = summary.threshold.map_or(0.0, |threshold| threshold.gamma);
+        if summary.nothing_unlearned {
+            let why = if summary.capped_share.is_some() {
+                format!(
+                    "the harmful answers cost more than gamma ({gamma:.3} nats per token) from the first step on. --gamma auto \
+                     measures what they cost the base model and goes beyond it"
+                )
+            } else {
+                "no token of the harmful answers was left to learn from".to_owned()
+            };
+            watch.note(&format!("{name}: nothing was unlearned: {why}"));
+        }
+        for (term, seen) in summary.samples.iter().filter(|(_, seen)| seen.cut > 0) {
+            let (cut, empty, samples) = (seen.cut, seen.empty, seen.samples);
             watch.note(&format!(
-                "{}: no micro-batch reached gamma {gamma}, so the hinge never closed; more steps or a higher learning \
-                 rate would go further",
-                self.name
+                "{name}: of {samples} samples of the {term} term {cut} were cut, {empty} of them to nothing to learn from"
             ));
         }
-        Ok(summary)
+        if summary.capped_share == Some(0.0) {
+            watch.note(&format!(
+                "{name}: no micro-batch reached gamma {gamma}, so the hinge never closed; more steps or a higher learning \
+                 rate would go further"
+            ));
+        }
     }
 }
 
@@ -140,8 +162,8 @@ pub(crate) fn inputs(
         inputs.path("init_adapter", &dir)?;
     }
     inputs.settings("options", &options)?;
-    for rows in Rows::ALL.into_iter().filter(|&rows| !sets.rows(rows).is_empty()) {
-        let name = format!("data/{}.jsonl", rows.name());
+    for set in SetName::ALL.into_iter().filter(|&set| !sets.rows(set).is_empty()) {
+        let name = format!("data/{}", set.file());
         inputs.path(&name, &dir.join(&name))?;
     }
     Ok(inputs)
@@ -152,10 +174,10 @@ pub(crate) fn inputs(
 fn place_sets(request: &TrainRequest, sets: &Sets) -> Result<()> {
     let data = request.dir.join("data");
     std::fs::create_dir_all(&data).at(&data)?;
-    for rows in Rows::ALL.into_iter().filter(|&rows| !sets.rows(rows).is_empty()) {
-        let path = data.join(format!("{}.jsonl", rows.name()));
+    for set in SetName::ALL.into_iter().filter(|&set| !sets.rows(set).is_empty()) {
+        let path = data.join(set.file());
         if path.exists() {
-            if request.resume || read_set(&path)? == sets.rows(rows) {
+            if request.resume || read_set(&path)? == sets.rows(set) {
                 continue;
             }
             if !request.force {
@@ -163,7 +185,7 @@ fn place_sets(request: &TrainRequest, sets: &Sets) -> Result<()> {
                     .hint("train on that file, name another --out, or replace it by --force"));
             }
         }
-        write_set(&path, sets.rows(rows))?;
+        write_set(&path, sets.rows(set))?;
     }
     Ok(())
 }

@@ -6,15 +6,15 @@
 //!
 //! A retain set, where there is one, adds a term like that of the help set; this goes beyond the paper.
 
-use super::{Loss, Method, Rows, Term};
-use crate::{HarmAnswers, TrainOptions};
+use super::term::{Loss, Method, Term, TermSettings};
+use eraser_data::SetName;
 
 pub(super) const METHOD: Method = Method { name: "eraser", lr: 2e-5, terms };
 
-fn terms(options: &TrainOptions) -> Vec<Term> {
-    let kl = |rows: Rows, weight| Term {
-        name: rows.name(),
-        rows,
+fn terms(options: &TermSettings) -> Vec<Term> {
+    let kl = |set: SetName, weight| Term {
+        name: set.name(),
+        set,
         noise: false,
         unrelated: false,
         loss: Loss::Kl(options.kl_scope),
@@ -22,17 +22,17 @@ fn terms(options: &TrainOptions) -> Vec<Term> {
     };
     let harm = Term {
         name: "harm",
-        rows: Rows::Harm,
+        set: SetName::Harm,
         noise: options.noise,
-        unrelated: options.harm_answers == HarmAnswers::Random,
+        unrelated: options.unrelated,
         loss: Loss::Hinge,
         weight: options.harm_weight,
     };
     vec![
         harm,
-        kl(Rows::Help, options.help_weight),
-        kl(Rows::Align, options.align_weight),
-        kl(Rows::Retain, options.retain_weight),
+        kl(SetName::Help, options.help_weight),
+        kl(SetName::Align, options.align_weight),
+        kl(SetName::Retain, options.retain_weight),
     ]
 }
 

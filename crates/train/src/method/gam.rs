@@ -11,24 +11,24 @@
 //! `y'` is drawn from the answers of the help set anew each time, and normal text is the help set with its prompts (and
 //! the retain set, where there is one). Nothing caps the ascent; a run whose loss overflows fails, and says so.
 
-use super::{Loss, Method, Rows, Term};
-use crate::{HarmAnswers, KlScope, TrainOptions};
+use super::term::{KlScope, Loss, Method, Term, TermSettings};
+use eraser_data::SetName;
 
 pub(super) const METHOD: Method = Method { name: "gam", lr: 2e-6, terms };
 
 /// The published weight of `L_bad`; those of the other terms are 1.
 const BAD: f64 = 0.5;
 
-fn terms(options: &TrainOptions) -> Vec<Term> {
-    let term = |name, rows, loss, weight| Term { name, rows, noise: false, unrelated: false, loss, weight };
+fn terms(options: &TermSettings) -> Vec<Term> {
+    let term = |name, set, loss, weight| Term { name, set, noise: false, unrelated: false, loss, weight };
     let normal = Loss::Kl(KlScope::All);
-    let bad = term("harm", Rows::Harm, Loss::Ascent, BAD * options.harm_weight);
-    let random = term("random", Rows::Harm, Loss::CrossEntropy, options.align_weight);
+    let bad = term("harm", SetName::Harm, Loss::Ascent, BAD * options.harm_weight);
+    let random = term("random", SetName::Harm, Loss::CrossEntropy, options.align_weight);
     vec![
-        Term { unrelated: options.harm_answers == HarmAnswers::Random, ..bad },
+        Term { unrelated: options.unrelated, ..bad },
         Term { unrelated: true, ..random },
-        term("help", Rows::Help, normal, options.help_weight),
-        term("retain", Rows::Retain, normal, options.retain_weight),
+        term("help", SetName::Help, normal, options.help_weight),
+        term("retain", SetName::Retain, normal, options.retain_weight),
     ]
 }
 

@@ -1,14 +1,16 @@
-//! Methods: what a loss is made of. In: the options; out: terms, each of which says which rows it sees, what it takes of
-//! them and what it weighs. Invariant: a method holds no code of training; the trainer executes terms, and all methods
-//! share its data, checkpoints, metrics and files. A new one is a file here and a line in [`METHODS`].
+//! Methods: what a loss is made of. In: a name; out: the method. Invariant: all methods share the trainer's data,
+//! checkpoints, metrics and files. A new one is a file here and a line in [`METHODS`].
 
 mod eraser;
 mod gam;
 #[cfg(test)]
 mod parity;
 mod rsft;
+mod term;
 
-use crate::{KlScope, TrainOptions};
+pub use term::{KlScope, Loss, Method, Term, TermSettings};
+
+use eraser_data::SetName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Fine-tuning on refusals; on other records it is plain fine-tuning, since its one term is the cross-entropy of answers.
@@ -17,96 +19,21 @@ pub const RSFT: Method = rsft::METHOD;
 /// Every method.
 pub const METHODS: [Method; 3] = [eraser::METHOD, gam::METHOD, rsft::METHOD];
 
-/// A way to harden a model.
-#[derive(Clone, Copy, Debug)]
-pub struct Method {
-    /// Its name in flags, run files and reports.
-    pub name: &'static str,
-    /// The published peak learning rate, which stands in where none is given.
-    pub lr: f64,
-    terms: fn(&TrainOptions) -> Vec<Term>,
-}
-
-/// One term of a loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Term {
-    /// Name: its value is `l_<name>` in the metrics.
-    pub name: &'static str,
-    /// The set.
-    pub rows: Rows,
-    /// Questions are wrapped in the prompt noise T, anew each time.
-    pub noise: bool,
-    /// Answers are drawn from the help set, anew each time, in place of the rows' own.
-    pub unrelated: bool,
-    /// What is taken of the samples.
-    pub loss: Loss,
-    /// What the value counts in the sum.
-    pub weight: f64,
-}
-
-/// The sets of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Harmful questions with harmful answers.
-    Harm,
-    /// Benign questions about the same things with the model's own answers.
-    Help,
-    /// Harmful questions with the model's own refusals.
-    Align,
-    /// Allowed skills with the model's own answers; a term on it is dropped when there is none.
-    Retain,
-    /// The align set under every training jailbreak template.
-    Wrapped,
-}
-
-/// A value of a micro-batch, in nats per token. NLL is the mean negative log-likelihood of the answers' tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// `max(0, gamma - NLL)`, over the scope of `gamma_scope`.
-    Hinge,
-    /// `-NLL`.
-    Ascent,
-    /// `NLL`.
-    CrossEntropy,
-    /// The mean of `KL(base || adapted)` over the positions of the scope.
-    Kl(KlScope),
-}
-
 impl Method {
-    /// A method of one's own. It is trained as any other; run files and flags know the names of [`METHODS`] only.
-    pub const fn new(name: &'static str, lr: f64, terms: fn(&TrainOptions) -> Vec<Term>) -> Self {
-        Self { name, lr, terms }
-    }
-
     /// The method called `name`.
     pub fn named(name: &str) -> Option<Self> {
         METHODS.into_iter().find(|m| m.name == name)
     }
 
-    /// The terms of the loss, in the order in which a step executes them.
-    pub fn terms(&self, options: &TrainOptions) -> Vec<Term> {
-        (self.terms)(options)
+    /// Whether the method sees a set.
+    pub fn reads(&self, set: SetName) -> bool {
+        let terms = (self.terms)(&TermSettings::default());
+        terms.iter().any(|t| t.set == set || (t.unrelated && set == SetName::Help))
     }
 
-    /// Whether the method sees `rows`.
-    pub fn reads(&self, rows: Rows) -> bool {
-        self.terms(&TrainOptions::default()).iter().any(|t| t.rows == rows || (t.unrelated && rows == Rows::Help))
-    }
-}
-
-impl Rows {
-    /// Every set.
-    pub const ALL: [Self; 5] = [Self::Harm, Self::Help, Self::Align, Self::Retain, Self::Wrapped];
-
-    /// Name of the set, of its file and of its random streams.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Harm => "harm",
-            Self::Help => "help",
-            Self::Align => "align",
-            Self::Retain => "retain",
-            Self::Wrapped => "wrapped",
-        }
+    /// Whether a run with these settings of the terms stops by itself once it has unlearned enough.
+    pub fn has_hinge(&self) -> bool {
+        (self.terms)(&TermSettings::default()).iter().any(|t| t.loss == Loss::Hinge)
     }
 }
 
@@ -157,7 +84,7 @@ mod tests {
     fn methods_see_their_sets() {
         let seen = |name: &str| {
             let method = Method::named(name).unwrap();
-            Rows::ALL.into_iter().filter(|&r| method.reads(r)).map(Rows::name).collect::<Vec<_>>()
+            SetName::ALL.into_iter().filter(|&s| method.reads(s)).map(SetName::name).collect::<Vec<_>>()
         };
         assert_eq!(seen("eraser"), ["harm", "help", "align", "retain"]);
         assert_eq!(seen("gam"), ["harm", "help", "retain"]);

@@ -2,7 +2,7 @@
 //! name; out: a panic where a term, the loss or a gradient differs. `tests/fixtures/methods.py` of the workspace records.
 
 use super::Method;
-use crate::{Control, Observer, Order, Sets, StepMetrics, Templates, TrainOptions, train};
+use crate::{Control, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train};
 use candle_core::{Device, Tensor};
 use eraser_data::Record;
 use eraser_model::load::{BaseDtype, LoadOptions};
@@ -60,22 +60,17 @@ pub(super) fn check(name: &str) {
         };
         fixture.sets[set].iter().map(record).collect::<Vec<_>>()
     };
-    let sets = Sets {
-        harm: records("harm"),
-        help: records("help"),
-        align: records("align"),
-        retain: Some(records("retain")),
-        wrapped: records("wrapped"),
-    };
+    let sets: Sets = SetName::ALL.into_iter().map(|set| (set, records(set.name()))).collect();
     let dumped = dir.path().join("gradients.safetensors");
     let options = TrainOptions {
         method: Method::named(name).unwrap(),
-        gamma: fixture.gamma,
+        gamma: fixture.gamma.into(),
+        allow_swapped: true,
         lora_dropout: 0.0,
         noise: false,
         order: Order::File,
         steps: Some(1),
-        micro_batch: sets.harm.len(),
+        micro_batch: sets.rows(SetName::Harm).len(),
         grad_accum: 1,
         templates: Templates::File(dir.path().join("plain.txt")),
         init_adapter: Some(family.join("adapter")),

@@ -8,15 +8,15 @@
 //! The templates of the evaluation should be others than those of the training: figures under trained templates say how
 //! well they were learnt, not how well the model is defended.
 
-use super::{Loss, Method, Rows, Term};
-use crate::TrainOptions;
+use super::term::{Loss, Method, Term, TermSettings};
+use eraser_data::SetName;
 
 pub(super) const METHOD: Method = Method { name: "rsft", lr: 2e-5, terms };
 
-fn terms(options: &TrainOptions) -> Vec<Term> {
+fn terms(options: &TermSettings) -> Vec<Term> {
     vec![Term {
         name: "refuse",
-        rows: Rows::Wrapped,
+        set: SetName::Wrapped,
         noise: false,
         unrelated: false,
         loss: Loss::CrossEntropy,

@@ -1,0 +1,237 @@
+//! One optimiser step: the micro-batches of every term, forward and backward. In: the terms with their samples; out: their
+//! values and the gradient of the weighted sum. Invariant: a micro-batch without a supervised token counts in no average.
+
+use crate::{
+    feed::{Drawn, Feed},
+    method::{KlScope, Loss, Term},
+    objective::{self, StepHinge, Value},
+    options::{CheckpointActivations, GammaScope, TrainOptions},
+    reference::Reference,
+};
+use candle_core::Tensor;
+use eraser_data::{Batch, Sample, Scored};
+use eraser_model::{
+    Adapter, Model, Result,
+    trace::{Checkpoint, Gradients, TraceOptions},
+};
+use eraser_ops::{Dropout, cross_entropy, kl_divergence};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of activations that a forward pass keeps before its first blocks are run again instead.
+const ACTIVATIONS: usize = 340 << 20;
+
+/// How many samples a term has seen, and what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Samples drawn.
+    pub samples: usize,
+    /// Those that were cut to the longest length.
+    pub cut: usize,
+    /// Those of which the loss saw no token: nothing of the answer was left.
+    pub empty: usize,
+}
+
+impl Seen {
+    /// Counts what `other` counted too.
+    pub fn add(&mut self, other: Self) {
+        self.samples += other.samples;
+        self.cut += other.cut;
+        self.empty += other.empty;
+    }
+}
+
+/// A term with its samples.
+pub(crate) struct Part<'a> {
+    pub(crate) term: Term,
+    pub(crate) feed: Feed<'a>,
+}
+
+/// What a term came to in a step.
+#[derive(Clone, Default)]
+pub(crate) struct Sum {
+    /// Means over the micro-batches that have a supervised token: of the term, and of its tokens' losses.
+    pub(crate) value: f64,
+    pub(crate) mean: f64,
+    /// Micro-batches that have one.
+    pub(crate) counted: usize,
+    pub(crate) tokens: usize,
+    /// Hinges that were closed, and hinges in all.
+    pub(crate) capped: (usize, usize),
+    pub(crate) seen: Seen,
+}
+
+impl Sum {
+    fn add(&mut self, value: &Value, losses: &[f32], share: f64) {
+        self.value += value.value * share;
+        self.mean += objective::mean(losses).unwrap_or(0.0) * share;
+        self.capped = (self.capped.0 + value.capped.0, self.capped.1 + value.capped.1);
+    }
+}
+
+/// What all micro-batches of all terms of a step work on.
+pub(crate) struct Step<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) adapter: &'a Adapter,
+    pub(crate) options: &'a TrainOptions,
+    /// Threshold of the hinge, in nats per token.
+    pub(crate) gamma: f64,
+    /// The step, from 0.
+    pub(crate) number: usize,
+}
+
+impl Step<'_> {
+    /// Runs the step: what each of `parts` came to, and the gradient of their weighted sum.
+    pub(crate) fn run(&self, parts: &mut [Part<'_>], reference: &mut Reference<'_>) -> Result<(Vec<Sum>, Gradients)> {
+        let (accumulate, rows) = (self.options.grad_accum, self.options.micro_batch);
+        let mut sums = vec![Sum::default(); parts.len()];
+        // Which micro-batches count has to be known before the first: each weighs 1 / (those that count).
+        let mut draws: Vec<Vec<MicroBatch>> = Vec::with_capacity(parts.len());
+        for (part, sum) in parts.iter_mut().zip(&mut sums) {
+            let mut drawn = Vec::with_capacity(accumulate);
+            for micro in 0..accumulate {
+                let from = (self.number * accumulate + micro) * rows;
+                let micro_batch = MicroBatch::new(&part.term, part.feed.draw(from, rows)?, from);
+                sum.tokens += micro_batch.batch.tokens;
+                sum.seen.add(micro_batch.seen());
+                sum.counted += usize::from(!micro_batch.scored.rows.is_empty());
+                drawn.push(micro_batch);
+            }
+            draws.push(drawn);
+        }
+        let mut gradients = Gradients::default();
+        let whole_step = |term: &Term| term.loss == Loss::Hinge && self.options.gamma_scope == GammaScope::Batch;
+        // A hinge over the whole step is open or closed once all its micro-batches were seen: until then it has a
+        // gradient of its own.
+        let mut hinges: Vec<Option<(StepHinge, Gradients)>> =
+            parts.iter().map(|part| whole_step(&part.term).then(Default::default)).collect();
+        for micro in 0..accumulate {
+            for (i, part) in parts.iter().enumerate() {
+                let (micro_batch, sum) = (&draws[i][micro], &mut sums[i]);
+                if micro_batch.scored.rows.is_empty() {
+                    continue;
+                }
+                let share = 1.0 / sum.counted as f64;
+                let forward = Forward { step: self, part, micro_batch, stream: i as u64 };
+                let (value, losses) = match &mut hinges[i] {
+                    Some((hinge, own)) => forward.run(reference, 1.0, own, |nll| hinge.add(nll))?,
+                    None => {
+                        let weight = share * part.term.weight;
+                        forward.run(reference, weight, &mut gradients, |losses| forward.value(losses))?
+                    }
+                };
+                sum.add(&value, &losses, share);
+            }
+        }
+        for ((part, sum), hinge) in parts.iter().zip(&mut sums).zip(hinges) {
+            if let Some((hinge, own)) = hinge {
+                let closed = hinge.finish(self.gamma);
+                (sum.value, sum.mean, sum.capped) = (closed.value, closed.mean, closed.capped);
+                if let Some(divisor) = closed.divisor {
+                    gradients.merge(own, part.term.weight / divisor)?;
+                }
+            }
+        }
+        Ok((sums, gradients))
+    }
+}
+
+/// The samples of a term in a micro-batch, packed.
+struct MicroBatch {
+    drawn: Vec<Drawn>,
+    batch: Batch,
+    /// What the loss looks at.
+    scored: Scored,
+    /// Place of the first sample in the sequence of draws.
+    from: usize,
+}
+
+impl MicroBatch {
+    fn new(term: &Term, drawn: Vec<Drawn>, from: usize) -> Self {
+        let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
+        let batch = Batch::shared(&samples);
+        let scored = match term.loss {
+            Loss::Kl(KlScope::All) => batch.all(),
+            _ => batch.supervised(),
+        };
+        Self { drawn, batch, scored, from }
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            samples: self.drawn.len(),
+            cut: self.drawn.iter().filter(|d| d.cut).count(),
+            empty: self.scored.samples.iter().filter(|rows| rows.is_empty()).count(),
+        }
+    }
+}
+
+/// Forward and backward of one term over one micro-batch.
+struct Forward<'a> {
+    step: &'a Step<'a>,
+    part: &'a Part<'a>,
+    micro_batch: &'a MicroBatch,
+    /// Number of the term: what its dropout depends on.
+    stream: u64,
+}
+
+impl Forward<'_> {
+    /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses of
+    /// the scored tokens, and those losses. A term that weighs nothing, or whose hinges are all closed, has no backward.
+    fn run(
+        &self,
+        reference: &mut Reference<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+        value: impl FnOnce(&[f32]) -> Value,
+    ) -> Result<(Value, Vec<f32>)> {
+        let Step { model, adapter, .. } = *self.step;
+        let MicroBatch { drawn, batch, scored, from } = self.micro_batch;
+        let decoder = &model.decoder;
+        let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
+        let states = match self.part.term.loss {
+            Loss::Kl(_) => Some(reference.states(drawn, batch, scored, &lower)?),
+            _ => None,
+        };
+        let options = trace_options(self.step.options, *from, self.stream);
+        let trace = decoder.trace_from(adapter.first_block(), lower, &batch.segments, Some(adapter), options)?;
+        let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
+        let losses = match &states {
+            Some(states) => kl_divergence(&hidden, states, decoder.head())?,
+            None => cross_entropy(&hidden, decoder.head(), &batch.targets())?,
+        };
+        let values = losses.to_vec1::<f32>()?;
+        let value = value(&values);
+        if weight != 0.0 && value.weights.iter().any(|&w| w != 0.0) {
+            let weights = Tensor::from_slice(&value.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
+            trace.backward_losses(&losses, &weights, gradients)?;
+        }
+        Ok((value, values))
+    }
+
+    /// The value of the term over this micro-batch.
+    fn value(&self, losses: &[f32]) -> Value {
+        let (gamma, scored) = (self.step.gamma, &self.micro_batch.scored);
+        match self.part.term.loss {
+            Loss::Hinge if self.step.options.gamma_scope == GammaScope::Sample => {
+                objective::sample_hinges(losses, &scored.segments(), gamma)
+            }
+            Loss::Hinge => objective::hinge_of_mean(losses, gamma),
+            Loss::Ascent => objective::signed(losses, -1.0),
+            Loss::CrossEntropy => objective::signed(losses, 1.0),
+            Loss::Kl(_) => objective::kl(losses, &scored.counts),
+        }
+    }
+}
+
+/// How a forward pass runs. The seed of its dropout is of the run, the draw and the set; a token that samples share is
+/// dropped for all of them or none.
+fn trace_options(options: &TrainOptions, from: usize, set: u64) -> TraceOptions {
+    let mix = options.seed.wrapping_mul(0xD129_0DDF_53E4_3C9B) ^ ((from as u64) << 8 | set << 4);
+    let dropout = (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix });
+    let checkpoint = match options.checkpoint_activations {
+        CheckpointActivations::Auto => Checkpoint::Beyond(ACTIVATIONS),
+        CheckpointActivations::On => Checkpoint::Always,
+        CheckpointActivations::Off => Checkpoint::Never,
+    };
+    TraceOptions { dropout, checkpoint }
+}

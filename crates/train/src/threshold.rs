@@ -1,0 +1,73 @@
+//! The threshold of the hinge as it is used. In: what was asked for, and for `auto` the base model and the harm set; out:
+//! nats per token. Invariant: it is measured before the first step of a run and then stays: a resumed run takes it from its
+//! checkpoint.
+
+use crate::{feed::Feed, gamma::Gamma, options::TrainOptions};
+use eraser_data::{Batch, Sample};
+use eraser_model::{Error, Model, Result};
+use eraser_ops::cross_entropy;
+use serde::{Deserialize, Serialize};
+
+/// Most samples that the base model's loss is measured on: the first that training draws, with their prompt noise.
+const SAMPLES: usize = 128;
+
+/// The threshold of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Threshold {
+    /// Nats per token.
+    pub gamma: f64,
+    /// What it was made from, if it was measured.
+    pub measured: Option<BaseLoss>,
+}
+
+/// The loss of the harmful answers under the base model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaseLoss {
+    /// Mean negative log-likelihood, nats per token.
+    pub nll: f64,
+    /// Samples that it was measured on.
+    pub samples: usize,
+}
+
+impl Threshold {
+    /// The threshold that `options` ask for; `harm` gives the samples that the hinge is taken of.
+    ///
+    /// # Errors
+    /// `auto`, and no answer token of the samples is left to measure.
+    pub(crate) fn new(model: &Model, harm: &mut Feed<'_>, options: &TrainOptions) -> Result<Self> {
+        match options.gamma {
+            Gamma::Nats(gamma) => Ok(Self { gamma, measured: None }),
+            Gamma::Auto => {
+                let measured = base_loss(model, harm, options.micro_batch)?;
+                Ok(Self { gamma: measured.nll + options.gamma_margin, measured: Some(measured) })
+            }
+        }
+    }
+}
+
+fn base_loss(model: &Model, harm: &mut Feed<'_>, micro_batch: usize) -> Result<BaseLoss> {
+    let samples = harm.rows().min(SAMPLES);
+    let decoder = &model.decoder;
+    let (mut total, mut count) = (0.0, 0);
+    for from in (0..samples).step_by(micro_batch) {
+        let drawn = harm.draw(from, micro_batch.min(samples - from))?;
+        let drawn: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
+        let batch = Batch::shared(&drawn);
+        let scored = batch.supervised();
+        if scored.rows.is_empty() {
+            continue;
+        }
+        let blocks = 0..model.config.num_layers;
+        let top = decoder.run(decoder.embed(&batch.ids, false)?, blocks, &batch.segments, None)?;
+        let hidden = decoder.final_hidden(&top, &scored.rows)?.detach();
+        let losses = cross_entropy(&hidden, decoder.head(), &batch.targets())?.to_vec1::<f32>()?;
+        total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
+        count += losses.len();
+    }
+    let nll = total / count as f64;
+    if !nll.is_finite() {
+        return Err(Error::request(format!("gamma: the base model's loss on {samples} samples cannot be measured"))
+            .hint("give --gamma as a number, or raise --max-length so that answers are left"));
+    }
+    Ok(BaseLoss { nll, samples })
+}
