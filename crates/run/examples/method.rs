@@ -15,8 +15,11 @@ use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, TrainO
 /// The terms of the loss: which set each sees, what is taken of its samples, and its weight.
 fn terms(settings: &TermSettings) -> Vec<Term> {
     let term =
-        |rows: SetName, loss, weight| Term { name: rows.name(), rows, noise: false, unrelated: false, loss, weight };
-    vec![term(SetName::Harm, Loss::Ascent, settings.harm_weight), term(SetName::Help, Loss::CrossEntropy, settings.help_weight)]
+        |set: SetName, loss, weight| Term { name: set.name(), set, noise: false, unrelated: false, loss, weight };
+    vec![
+        term(SetName::Harm, Loss::Ascent, settings.harm_weight),
+        term(SetName::Help, Loss::CrossEntropy, settings.help_weight),
+    ]
 }
 
 const GRAD_DIFF: Method = Method { name: "grad-diff", lr: 1e-5, terms };

@@ -71,7 +71,7 @@ pub fn train(
     let checkpoints = home.join("checkpoints");
     let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
     let horizons = vec![Horizon { from: 0, steps: total }];
-    let mut position = Position { settings, horizons, ..Position::default() };
+    let mut position = Position { horizons, settings, ..Position::default() };
     if resume {
         let names: Vec<String> = run.parameters.iter().map(|(n, _)| n.clone()).collect();
         if let Some(found) = checkpoint::newest(&checkpoints, &position.settings, &names)? {

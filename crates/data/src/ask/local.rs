@@ -103,7 +103,7 @@ mod tests {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/model");
         let fingerprint = |base_dtype| {
             let options =
-                LoadOptions { device: eraser_model::load::device("cpu").unwrap(), base_dtype, chat_template: None };
+                LoadOptions { device: eraser_model::DeviceName::Cpu.open().unwrap(), base_dtype, chat_template: None };
             let model = eraser_model::load(path.to_str().unwrap(), &options).unwrap();
             let fingerprint = Local::new(&model, 1).fingerprint();
             assert_eq!(fingerprint, model.identity());

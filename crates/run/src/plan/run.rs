@@ -344,6 +344,7 @@ fn train_options(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eraser_train::Gamma;
 
     const RUN: &str = r#"
 [model]
@@ -392,8 +393,8 @@ over_refusal = { set = "o", path = "set.jsonl" }
         let plan = RunPlan::parse(&dir.path().join("run.toml"), RUN, &Overrides::default()).unwrap();
         assert_eq!((plan.name.as_str(), plan.dir.as_path()), ("run", Path::new("runs/run")));
         let [one, two] = &plan.variants[..] else { panic!("two variants") };
-        assert_eq!((one.retain, one.train.gamma, one.train.targets.len()), (false, 1.8, 7));
-        assert_eq!((two.retain, two.train.gamma, two.train.targets.len()), (true, 3.0, 2));
+        assert_eq!((one.retain, one.train.gamma, one.train.targets.len()), (false, Gamma::Nats(1.8), 7));
+        assert_eq!((two.retain, two.train.gamma, two.train.targets.len()), (true, Gamma::Nats(3.0), 2));
         assert_eq!(
             (two.train.steps, two.train.layers.as_deref(), two.train.noise),
             (Some(7), Some(&[1, 2][..]), false)
