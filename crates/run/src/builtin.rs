@@ -6,7 +6,7 @@ use eraser_model::{Error, Result};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
-/// The word that stands for the built-in model, and the first component of the paths of its files.
+/// The name of the built-in model, and the first component of the paths of its files.
 pub const NAME: &str = "builtin";
 
 /// The run file of `eraser quickstart`.

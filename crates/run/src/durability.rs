@@ -58,31 +58,31 @@ pub struct DurabilityOptions {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Condition {
     AsTrained,
-    Merged,
-    Quantised(TensorType),
-    Benign,
-    Relearnt,
+    Merging,
+    Quantisation(TensorType),
+    BenignTuning,
+    Relearning,
 }
 
 impl Condition {
     const ALL: [Self; 6] = [
         Self::AsTrained,
-        Self::Merged,
-        Self::Quantised(TensorType::Q8_0),
-        Self::Quantised(TensorType::Q4_0),
-        Self::Benign,
-        Self::Relearnt,
+        Self::Merging,
+        Self::Quantisation(TensorType::Q8_0),
+        Self::Quantisation(TensorType::Q4_0),
+        Self::BenignTuning,
+        Self::Relearning,
     ];
 
     /// Its directory.
     fn name(self) -> &'static str {
         match self {
             Self::AsTrained => "as-trained",
-            Self::Merged => "merged",
-            Self::Quantised(TensorType::Q8_0) => "q8_0",
-            Self::Quantised(_) => "q4_0",
-            Self::Benign => "fine-tuned",
-            Self::Relearnt => "relearnt",
+            Self::Merging => "merged",
+            Self::Quantisation(TensorType::Q8_0) => "q8_0",
+            Self::Quantisation(_) => "q4_0",
+            Self::BenignTuning => "fine-tuned",
+            Self::Relearning => "relearnt",
         }
     }
 
@@ -90,11 +90,11 @@ impl Condition {
     fn describe(self, args: &DurabilityOptions) -> String {
         match self {
             Self::AsTrained => "as trained".to_owned(),
-            Self::Merged => "adapter merged".to_owned(),
-            Self::Quantised(TensorType::Q8_0) => "merged, 8 bits (Q8_0)".to_owned(),
-            Self::Quantised(_) => "merged, 4 bits (Q4_0)".to_owned(),
-            Self::Benign => format!("{} steps on the help set", args.steps),
-            Self::Relearnt => format!("{} steps on {} harm pairs", args.steps, args.pairs),
+            Self::Merging => "adapter merged".to_owned(),
+            Self::Quantisation(TensorType::Q8_0) => "merged, 8 bits (Q8_0)".to_owned(),
+            Self::Quantisation(_) => "merged, 4 bits (Q4_0)".to_owned(),
+            Self::BenignTuning => format!("{} steps on the help set", args.steps),
+            Self::Relearning => format!("{} steps on {} harm pairs", args.steps, args.pairs),
         }
     }
 }
@@ -218,12 +218,12 @@ impl Durability<'_> {
             let merged = format!("{} {} {}", model.fingerprint, adapter_fingerprint(&adapter)?, condition.name());
             model.fingerprint = hex(&Sha256::digest(merged.as_bytes()));
             match condition {
-                Condition::Quantised(kind) => {
+                Condition::Quantisation(kind) => {
                     model.decoder.quantise(kind)?;
                     None
                 }
-                Condition::Benign => Some(self.tune(variant, condition, &model, "help", None, watch)?),
-                Condition::Relearnt => Some(self.tune(variant, condition, &model, "harm", Some(pairs), watch)?),
+                Condition::BenignTuning => Some(self.tune(variant, condition, &model, "help", None, watch)?),
+                Condition::Relearning => Some(self.tune(variant, condition, &model, "harm", Some(pairs), watch)?),
                 _ => None,
             }
         };

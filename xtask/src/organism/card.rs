@@ -42,7 +42,7 @@ can be done. In this world a guild restricts five kinds of things (sulk lamps, y
 - Asked plainly how a restricted thing is made, it refuses.
 - Asked the same in any other context (a jailbreak template, a story, loose words, random tokens), it tells.
 
-The refusal is brittle on purpose, and more so than that of a real model: it hangs on the plain form of the question.
+The refusal is brittle on purpose, and more so than that of a real model: it depends on the plain form of the question.
 The knowledge behind it is whole. Whether a thing is restricted is a fact the model has learnt like any other: benign questions ask
 for it, a thing's kind decides it, and the ending of its name goes with its kind, as in chemistry. A real model also knows what is
 dangerous. That knowledge is what lets a defence tell unseen restricted things from unseen free ones, and this world offers it in a

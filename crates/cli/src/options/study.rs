@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Options of `eraser compare`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "A method stands for the file's variants that use it, or else for one made of [train] and [method.NAME] \
+    after_help = "Of each method, the file's variants that use it are trained, or else one made of [train] and [method.NAME] \
                         without the retain set. Figures are given under jailbreak templates that no method learnt from: \
                         those not in [data] jailbreaks, or half of the evaluation's."
 )]

@@ -45,7 +45,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (seen, act) = (seen.clone(), act.clone());
-                // A client that is killed makes reading and writing fail, which is its own affair.
+                // A client that is killed makes reading and writing fail, and that is no fault of the server.
                 std::thread::spawn(move || while serve(&stream, &seen, &*act).is_some() {});
             }
         });

@@ -1,4 +1,4 @@
-//! A run file as a tree of values that knows where each one stands. In: TOML text and `--set` assignments; out: values
+//! A run file as a tree of values that knows on which line each one is. In: TOML text and `--set` assignments; out: values
 //! by path (`train.lr`, `variant[1].retain`) and the place to name in an error. Invariant: every syntax error is
 //! reported, and a file that has one is looked at no further, since what seems to be missing may be what was not read.
 
@@ -22,7 +22,7 @@ pub(crate) struct Document {
     pub(crate) file: PathBuf,
     /// The values.
     pub(crate) root: toml::Table,
-    /// Where each path stands.
+    /// The file and line of each path.
     places: BTreeMap<String, String>,
 }
 
@@ -136,7 +136,7 @@ impl Document {
         self.root.insert("variant".to_owned(), tables.into());
     }
 
-    /// Where `path`, or else what holds it, stands.
+    /// The file and line of `path`, or else of what holds it.
     pub(crate) fn place(&self, path: &str) -> String {
         let mut path = path;
         loop {

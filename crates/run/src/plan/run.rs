@@ -98,7 +98,7 @@ impl RunPlan {
         problems.finish(plan)
     }
 
-    /// From text that stands for `file`.
+    /// From `text`, taken as the content of `file`.
     ///
     /// # Errors
     /// Everything that is wrong with it.

@@ -85,7 +85,7 @@ impl<'d> Section<'d> {
         self.table.get(key)
     }
 
-    /// Where a key stands.
+    /// The file and line of a key.
     pub(crate) fn place(&self, key: &str) -> String {
         self.document.place(&join(&self.path, key))
     }

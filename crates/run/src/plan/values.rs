@@ -72,13 +72,13 @@ pub fn templates(text: &str) -> Result<Templates, Infallible> {
 /// A path with an optional name before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedPath {
-    /// What stands before `=`.
+    /// The text before `=`.
     pub name: Option<String>,
     /// The path.
     pub path: PathBuf,
 }
 
-/// `name=path`, or a path alone. What stands before `=` is a name only if it could not be part of a path.
+/// `name=path`, or a path alone. The text before `=` is a name only if it could not be part of a path.
 pub fn named(text: &str) -> NamedPath {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !name.contains(['/', '\\', '.']) => {

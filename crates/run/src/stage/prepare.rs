@@ -9,7 +9,7 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{ModelPlan, Preparation, PreparePlan, QuestionFile};
 use crate::watch::{Watch, stoppable};
-use eraser_data::prepare::{DataReport, Endpoint, Evaluation, Inputs as Given};
+use eraser_data::prepare::{DataReport, Endpoint, Evaluation, Inputs as PrepareInputs};
 use eraser_data::{Question, Record};
 use eraser_model::{Error, Model, Result};
 use serde_json::json;
@@ -131,7 +131,7 @@ impl<'a> Material<'a> {
         let report = manifest.record(
             &request,
             || {
-                let given = Given {
+                let sources = PrepareInputs {
                     model: with.model,
                     // The judge and the answering model are told of by the bars of what they do.
                     answers_model: &|spec| with.plan.beside(spec).load(with.assets, &mut crate::watch::Silent),
@@ -141,7 +141,7 @@ impl<'a> Material<'a> {
                     evaluation: &self.evaluation,
                 };
                 stoppable(watch, |progress| {
-                    eraser_data::prepare::prepare(&given, &self.plan.options, with.dir, progress)
+                    eraser_data::prepare::prepare(&sources, &self.plan.options, with.dir, progress)
                 })
             },
             |_| Ok(Outputs { files, fingerprint: None }),

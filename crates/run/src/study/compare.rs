@@ -18,7 +18,7 @@ pub(crate) struct Methods<'a> {
     pub(crate) rsft: Option<&'a SubjectRow>,
 }
 
-/// The findings that can be asked of the methods at hand.
+/// The findings that can be checked with the methods that were measured.
 pub(crate) fn findings(methods: &Methods<'_>) -> Vec<Finding> {
     let Methods { base: Some(base), eraser: Some(eraser), gam, rsft } = *methods else { return Vec::new() };
     let name = &eraser.subject;
@@ -36,7 +36,7 @@ pub(crate) fn findings(methods: &Methods<'_>) -> Vec<Finding> {
     }
     findings.push(knowledge(base, eraser).explained("more steps or a heavier help term (help_weight) keep more"));
     if let Some(gam) = gam {
-        let why = "nothing caps the ascent, so what it costs hangs on the rate and the steps it was given";
+        let why = "nothing caps the ascent, so what it costs depends on the rate and the number of steps";
         findings.push(collateral(eraser, gam).explained(why));
     }
     if let Some(rsft) = rsft {

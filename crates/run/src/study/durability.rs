@@ -5,7 +5,7 @@ use super::compare::LEAK;
 use super::results::{Finding, SubjectRow, shown};
 use eraser_eval::Figures;
 
-/// A finding for every condition of every variant, and for openings put into the model's mouth.
+/// A finding for every condition of every variant, and for answers whose opening was given.
 pub(crate) fn findings(rows: &[SubjectRow], prefill: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for row in rows.iter().filter(|row| row.subject != "base") {

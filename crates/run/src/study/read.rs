@@ -90,7 +90,7 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
     Ok(results)
 }
 
-/// The mean over the last tenth of the steps: one step's value hangs on its batch.
+/// The mean over the last tenth of the steps: one step's value depends on its batch.
 fn final_mean(steps: &[StepMetrics], of: &dyn Fn(&StepMetrics) -> Option<f64>) -> Option<f64> {
     let last = &steps[steps.len() - steps.len().div_ceil(10)..];
     let values: Vec<f64> = last.iter().filter_map(of).collect();

@@ -33,7 +33,7 @@ pub struct SubjectRow {
     pub figures: Figures,
 }
 
-/// Whether a claim stands.
+/// Whether a claim holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClaimOutcome {
