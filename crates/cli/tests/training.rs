@@ -284,9 +284,8 @@ fn cut_and_empty_samples_are_counted_and_told() {
 #[test]
 fn a_row_that_is_too_long_is_found_before_the_first_step() {
     let dir = Dir::with_model();
-    let mut help = dir.text("help.jsonl");
-    help.push_str(&format!("{{\"input\":\"what 8?\",\"output\":\"{}\"}}\n", "x".repeat(300_000)));
-    dir.write("help.jsonl", &help);
+    let (help, long) = (dir.text("help.jsonl"), "x".repeat(300_000));
+    dir.write("help.jsonl", &format!("{help}{{\"input\":\"what 8?\",\"output\":\"{long}\"}}\n"));
     let go = |length| within(length, "--steps 1 --out a --templates model --noise off --overlong refuse");
     insta::assert_snapshot!(dir.refused(&go(96)), @r"
     exit 2

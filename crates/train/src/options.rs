@@ -96,6 +96,7 @@ pub enum Templates {
 /// Settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in a run file")]
 pub struct TrainOptions {
     /// The method, which decides the terms of the loss.
     pub method: Method,

@@ -104,20 +104,21 @@ impl Step<'_> {
         // gradient of its own.
         let mut hinges: Vec<Option<(StepHinge, Gradients)>> =
             parts.iter().map(|part| whole_step(&part.term).then(Default::default)).collect();
+        // Micro-batch by micro-batch, each through all terms.
         for micro in 0..accumulate {
-            for (i, part) in parts.iter().enumerate() {
-                let (micro_batch, sum) = (&draws[i][micro], &mut sums[i]);
+            let terms = parts.iter().zip(&draws).zip(sums.iter_mut().zip(&mut hinges)).enumerate();
+            for (i, ((part, drawn), (sum, hinge))) in terms {
+                let micro_batch = &drawn[micro];
                 if micro_batch.scored.rows.is_empty() {
                     continue;
                 }
                 let share = 1.0 / sum.counted as f64;
                 let forward = Forward { step: self, part, micro_batch, stream: i as u64 };
-                let (value, losses) = match &mut hinges[i] {
-                    Some((hinge, own)) => forward.run(reference, 1.0, own, |nll| hinge.add(nll))?,
-                    None => {
-                        let weight = share * part.term.weight;
-                        forward.run(reference, weight, &mut gradients, |losses| forward.value(losses))?
-                    }
+                let (value, losses) = if let Some((hinge, own)) = hinge {
+                    forward.run(reference, 1.0, own, |nll| hinge.add(nll))?
+                } else {
+                    let weight = share * part.term.weight;
+                    forward.run(reference, weight, &mut gradients, |losses| forward.value(losses))?
                 };
                 sum.add(&value, &losses, share);
             }
