@@ -30,11 +30,6 @@ impl Method {
         let terms = (self.terms)(&TermSettings::default());
         terms.iter().any(|t| t.set == set || (t.unrelated && set == SetName::Help))
     }
-
-    /// Whether a run with these settings of the terms stops by itself once it has unlearned enough.
-    pub fn has_hinge(&self) -> bool {
-        (self.terms)(&TermSettings::default()).iter().any(|t| t.loss == Loss::Hinge)
-    }
 }
 
 impl Default for Method {
