@@ -55,6 +55,8 @@ struct Text {
     question: String,
     #[serde(default)]
     prompt: Option<String>,
+    #[serde(default)]
+    opening: Option<String>,
     response: String,
     degenerate: Option<bool>,
 }
@@ -98,10 +100,12 @@ pub(crate) struct Question {
 #[derive(Serialize)]
 pub(crate) struct Answer {
     pub(crate) subject: String,
+    /// How the answer begins, where the attacker gave that.
+    pub(crate) opening: Option<String>,
     pub(crate) response: String,
     /// `refused`, `degenerate` and each judge's word.
     pub(crate) labels: Vec<String>,
-    /// A judge called it harmful, or none cleared it.
+    /// A judge called it harmful, or neither judges nor a refusal phrase cleared it.
     pub(crate) masked: bool,
 }
 
@@ -117,8 +121,8 @@ struct Ids {
 }
 
 /// Reads the answers of `subjects` (base first) and chooses which to show: of each group a fair share, up to half of it
-/// questions that a hardened subject failed on, the rest evenly spaced over the file.
-pub(crate) fn read(run: &Path, subjects: &[String]) -> Result<Answers> {
+/// questions that a hardened subject failed on, the rest evenly spaced over the file. Subjects are shown as `label` calls them.
+pub(crate) fn read(run: &Path, subjects: &[String], label: &dyn Fn(&str) -> String) -> Result<Answers> {
     let found = directories(&run.join("eval"), subjects)?;
     let Some(((_, first), others)) = found.split_first() else { return Ok(Answers::default()) };
     let mut groups = index(first)?;
@@ -141,7 +145,7 @@ pub(crate) fn read(run: &Path, subjects: &[String]) -> Result<Answers> {
             read_lines(file, |key, line: Line<Text>| {
                 let kind = key.0;
                 if let Some(&(group, at)) = places.get(&(key, line.id.clone())) {
-                    answers.groups[group].questions[at].add(name, kind, line);
+                    answers.groups[group].questions[at].add(name, &label(name), kind, line);
                 }
             })?;
         }
@@ -172,8 +176,8 @@ fn title((kind, attack, set): &Key) -> String {
 }
 
 impl Question {
-    fn add(&mut self, subject: &str, kind: Kind, line: Line<Text>) {
-        if self.answers.iter().any(|a| a.subject == subject) {
+    fn add(&mut self, subject: &str, label: &str, kind: Kind, line: Line<Text>) {
+        if self.answers.iter().any(|a| a.subject == label) {
             return;
         }
         let Line { refused, judgements, text, .. } = line;
@@ -203,15 +207,29 @@ impl Question {
             self.marks.extend((refused == Some(true)).then_some("refused"));
             self.marks.extend((text.degenerate == Some(true)).then_some("degenerate"));
         }
-        let cleared =
-            kind == Kind::Attack && !judgements.is_empty() && judgements.values().all(|j| j.success == Some(false));
+        let masked = is_masked(kind, refused == Some(true), judgements.values().map(|j| j.success));
         self.answers.push(Answer {
-            subject: subject.to_owned(),
+            subject: label.to_owned(),
+            opening: text.opening,
             response: clip(&text.response, MAX_CHARS),
             labels,
-            masked: matches!(kind, Kind::Attack | Kind::Contrast) && !cleared && refused != Some(true),
+            masked,
         });
     }
+}
+
+/// Whether an answer is folded away. A judge who calls it harmful decides, whatever phrases are in it; else it is shown where
+/// all judges cleared it, or where it has a refusal phrase.
+fn is_masked(kind: Kind, refused: bool, judged: impl Iterator<Item = Option<bool>> + Clone) -> bool {
+    // Of an attack a success is harmful; of a question that must be refused, an answer that does not decline.
+    let harmful = match kind {
+        Kind::Attack => true,
+        Kind::Contrast => false,
+        Kind::Task | Kind::Benign => return false,
+    };
+    let called_harmful = judged.clone().any(|success| success == Some(harmful));
+    let cleared = judged.clone().next().is_some() && judged.clone().all(|success| success == Some(!harmful));
+    called_harmful || !(cleared || refused)
 }
 
 fn index(files: &[PathBuf]) -> Result<Vec<Ids>> {
@@ -323,6 +341,29 @@ mod tests {
         assert_eq!(choose(&ids, 4), ["0", "7", "8", "51"]);
         assert_eq!(choose(&ids, 0).len(), 0);
         assert_eq!(choose(&ids, 1000).len(), 100);
+    }
+
+    /// An answer that a judge called a success was shown when it had a refusal phrase in it.
+    #[test]
+    fn what_a_judge_calls_harmful_is_masked_whatever_phrases_are_in_it() {
+        let masked = |kind, refused, judged: &[Option<bool>]| is_masked(kind, refused, judged.iter().copied());
+        let (yes, no, unjudged) = (Some(true), Some(false), None);
+        for (refused, judged, expected) in [
+            (true, &[yes, no][..], true),
+            (true, &[yes], true),
+            (true, &[no, no], false),
+            (true, &[no, unjudged], false),
+            (true, &[], false),
+            (false, &[no, no], false),
+            (false, &[no, unjudged], true),
+            (false, &[], true),
+        ] {
+            assert_eq!(masked(Kind::Attack, refused, judged), expected, "{refused} {judged:?}");
+        }
+        // Here the model's judgement says whether it declines.
+        assert!(masked(Kind::Contrast, true, &[no]) && masked(Kind::Contrast, false, &[]));
+        assert!(!masked(Kind::Contrast, true, &[yes]) && !masked(Kind::Contrast, false, &[yes]));
+        assert!(!masked(Kind::Task, false, &[no]) && !masked(Kind::Benign, false, &[]));
     }
 
     proptest! {

@@ -2,8 +2,9 @@
 //! for Markdown. Invariant: a share over nothing is a dash.
 
 use crate::error::Result;
+use crate::files::json;
 use crate::format::{NONE, percent};
-use crate::run::json;
+use crate::table::Table;
 use serde::Deserialize;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,14 +12,14 @@ use std::path::Path;
 /// The file.
 #[derive(Deserialize)]
 pub(crate) struct DataReport {
-    made: Made,
+    made: Preparation,
     sets: Vec<Set>,
     overlaps: Vec<Overlap>,
     near: Near,
 }
 
 #[derive(Deserialize)]
-struct Made {
+struct Preparation {
     questions: usize,
     harm_refused: usize,
     harm_dropped: usize,
@@ -72,11 +73,8 @@ impl DataReport {
     }
 }
 
-/// Header and lines.
-type Table = (Vec<String>, Vec<Vec<String>>);
-
-/// How the sets came to be, in sentences.
-pub(crate) fn made(report: &DataReport) -> Vec<String> {
+/// How the sets were prepared, in sentences.
+pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
     let m = &report.made;
     vec![
         format!(
@@ -93,7 +91,6 @@ pub(crate) fn made(report: &DataReport) -> Vec<String> {
 
 /// A line per set.
 pub(crate) fn sets(report: &DataReport) -> Table {
-    let header = ["set", "rows", "question tokens", "answer tokens", "refused", "repeated", "nearly"];
     let lengths = |l: &Lengths| match (l.mean, l.max) {
         (Some(mean), Some(max)) => format!("{mean:.1} (max {max})"),
         _ => NONE.to_owned(),
@@ -109,24 +106,24 @@ pub(crate) fn sets(report: &DataReport) -> Table {
             s.near_duplicates.to_string(),
         ]
     };
-    (header.map(String::from).to_vec(), report.sets.iter().map(line).collect())
+    let header = ["set", "rows", "question tokens", "answer tokens", "refused", "duplicates", "near duplicates"];
+    Table::new(header, report.sets.iter().map(line).collect())
 }
 
 /// A line per pair of sets that have a question in common.
 pub(crate) fn overlaps(report: &DataReport) -> Table {
-    let header = ["rows of", "that are in", "of size", "the same", "nearly"];
     let line =
         |o: &Overlap| vec![o.set.clone(), o.with.clone(), o.n.to_string(), o.exact.to_string(), o.near.to_string()];
     let common = report.overlaps.iter().filter(|o| o.exact + o.near > 0);
-    (header.map(String::from).to_vec(), common.map(line).collect())
+    Table::new(["rows of", "that are in", "of size", "duplicates", "near duplicates"], common.map(line).collect())
 }
 
 /// What the columns mean.
 pub(crate) fn note(report: &DataReport) -> String {
     let Near { shingle, similarity } = report.near;
     format!(
-        "The same: equal but for case, spaces and punctuation. Nearly: Jaccard similarity of {shingle}-character shingles of at \
-         least {similarity}. harm and align share their questions by design; pairs without a common question are left out."
+        "Duplicates are equal but for case, spaces and punctuation. Near duplicates have a Jaccard similarity of \
+         {shingle}-character shingles of at least {similarity}. harm and align share their questions by design; pairs without a common question are left out."
     )
 }
 
@@ -134,14 +131,14 @@ pub(crate) fn note(report: &DataReport) -> String {
 pub fn data_table(path: &Path) -> Result<String> {
     let report = DataReport::read(path)?;
     let mut out = String::new();
-    for line in made(&report) {
+    for line in preparation(&report) {
         let _ = writeln!(out, "{line}");
     }
-    for (header, lines) in [sets(&report), overlaps(&report)] {
-        if lines.is_empty() {
+    for table in [sets(&report), overlaps(&report)] {
+        if table.rows.is_empty() {
             continue;
         }
-        let all: Vec<&Vec<String>> = std::iter::once(&header).chain(&lines).collect();
+        let all: Vec<&Vec<String>> = std::iter::once(&table.header).chain(&table.rows).collect();
         let width = |column: usize| all.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
         out.push('\n');
         for line in &all {

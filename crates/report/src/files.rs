@@ -23,6 +23,11 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::content(path, "not UTF-8"))
 }
 
+/// Reads a JSON file.
+pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&read_text(path)?).map_err(|e| Error::content(path, e))
+}
+
 /// Calls `f` with the index and value of every line of a JSONL file. Blank lines are passed over, and so is a last line
 /// without its line break that does not parse: a writer that was killed left it.
 pub(crate) fn read_jsonl<T: DeserializeOwned>(path: &Path, mut f: impl FnMut(T)) -> Result<()> {

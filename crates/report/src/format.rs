@@ -1,6 +1,6 @@
 //! Figures as text. Invariant: what was not measured is an en dash, never a 0.
 
-use crate::summary::Timing;
+use crate::summary::{Change, Timing};
 
 /// What stands where nothing was measured.
 pub(crate) const NONE: &str = "\u{2013}";
@@ -18,6 +18,12 @@ pub(crate) fn interval(ci: Option<[f64; 2]>) -> String {
 /// A difference of shares in points, with its sign: `+1.5`, `-0.4`, `0.0`.
 pub(crate) fn points(difference: f64) -> String {
     signed(difference * 100.0, 1)
+}
+
+/// A difference of shares in points with its interval: `-12.0 points [-20.1, -3.9]`.
+pub(crate) fn change(change: &Change) -> String {
+    let [low, high] = change.ci.map(points);
+    format!("{} points [{low}, {high}]", points(change.difference))
 }
 
 /// A number with its sign; what rounds to zero has none.

@@ -6,12 +6,14 @@ use crate::answers::Answers;
 use crate::data::{self, DataReport};
 use crate::error::Result;
 use crate::format::{NONE, interval, number, percent, timing};
+use crate::notes::{self, LIMITS, WORDS};
 use crate::plot::{self, Plot};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
 use crate::run::{Run, Trained};
 use crate::search::{self, Search};
-use crate::study::{self, StudyView, Table};
+use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
+use crate::table::Table;
 use crate::verdict::{self, Outcome, Verdict};
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
@@ -21,25 +23,13 @@ use std::collections::BTreeMap;
 
 const TEMPLATE: &str = include_str!("../templates/report.html");
 
-/// What no reader of the figures should forget.
-pub(crate) const LIMITS: [&str; 5] = [
-    "The defence is against prompts. Attacks on the embeddings recover most of what was unlearned: arXiv 2404.12038 \
-     reports 97% attack success against Eraser. Whoever holds the weights can also train the behaviour back.",
-    "The figures hold for the attacks, questions and judges listed. An attacker who adapts to this model was not tried.",
-    "A keyword judge takes every answer without one of its phrases for a success, garbage included, and every answer \
-     with one for a refusal. Read the degenerate share beside it, and compare figures under the same list only.",
-    "Intervals are Wilson 95% intervals over the questions asked. They are wide where n is small and say nothing about \
-     other kinds of question.",
-    "A dash (\u{2013}) stands where nothing was measured; it is not a zero. Unjudged answers count in no rate.",
-];
-
 /// What the template is given.
 #[derive(Serialize)]
 struct Page<'a> {
     version: &'static str,
     measured: bool,
     has_base: bool,
-    subjects: Vec<&'a str>,
+    subjects: Vec<String>,
     /// None: the run is no study.
     study: Option<StudyView>,
     durability: Option<StudyView>,
@@ -60,11 +50,16 @@ struct Page<'a> {
     searches: Table,
     search_plots: Vec<Plot>,
     utility: Vec<UtilityLine<'a>>,
-    over_refusal: Vec<OverRefusalLine<'a>>,
-    agreement: Vec<Vec<String>>,
+    over_refusal: Vec<OverRefusalLine>,
+    agreement: Table,
     training: Vec<Training<'a>>,
     answers: &'a Answers,
     limits: [&'static str; 5],
+    words: [(&'static str, &'static str); 6],
+    /// In one line, what is not known of the figures' origin.
+    unknown: Option<String>,
+    /// Some figures are of an earlier adapter.
+    stale: bool,
 }
 
 #[derive(Serialize)]
@@ -80,13 +75,14 @@ struct AttackGroup<'a> {
     attack: &'a str,
     set: &'a str,
     judge: &'a str,
-    lines: Vec<AttackLine<'a>>,
+    lines: Vec<AttackLine>,
 }
 
 #[derive(Serialize)]
-struct AttackLine<'a> {
-    subject: &'a str,
-    n: u64,
+struct AttackLine {
+    subject: String,
+    /// Answers, and the questions that they answer where a question has several: `120 (10)`.
+    n: String,
     asr: String,
     ci: String,
     /// Where the interval's bar starts, how long it is and where its point stands, in per cent; None without figures.
@@ -107,9 +103,9 @@ struct UtilityLine<'a> {
 }
 
 #[derive(Serialize)]
-struct OverRefusalLine<'a> {
-    subject: &'a str,
-    set: &'a str,
+struct OverRefusalLine {
+    subject: String,
+    set: String,
     /// Whether refusing is right.
     wanted: bool,
     n: u64,
@@ -120,7 +116,9 @@ struct OverRefusalLine<'a> {
 /// What the sets hold.
 #[derive(Serialize)]
 struct DataView {
-    made: Vec<String>,
+    /// Why these may not be the rows that were trained on.
+    doubt: Option<String>,
+    preparation: Vec<String>,
     sets: Table,
     overlaps: Table,
     note: String,
@@ -140,16 +138,18 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
     let summary = run.summary.as_ref().unwrap_or(&empty);
     let base = summary.subjects.iter().position(|s| s.name == "base");
     let rows = rows::attacks(summary);
-    let groups = |part: bool| rows.iter().filter(|r| r.part == part).map(|r| attack_group(summary, r)).collect();
+    let label = |name: &str| run.provenance.label(name);
+    let groups =
+        |part: bool| rows.iter().filter(|r| r.part == part).map(|r| attack_group(summary, r, &label)).collect();
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
         measured: run.summary.is_some(),
         has_base: base.is_some(),
-        subjects: summary.subjects.iter().map(|s| s.name.as_str()).collect(),
+        subjects: summary.subjects.iter().map(|s| run.provenance.label(&s.name)).collect(),
         study: run.study.as_ref().map(study::view),
         durability: run.durability.as_ref().map(study::view),
-        data: run.data.as_ref().map(data_view),
-        verdicts: verdict::verdicts(summary).into_iter().map(verdict_view).collect(),
+        data: run.data.as_ref().map(|report| data_view(report, run.provenance.data.clone())),
+        verdicts: verdict::verdicts(summary, &|name| run.provenance.of(name)).into_iter().map(verdict_view).collect(),
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
         timing: timing(&summary.timing),
@@ -161,11 +161,14 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         searches: search::table(searches),
         search_plots: search::plots(searches),
         utility: utility(summary, base),
-        over_refusal: over_refusal(summary),
-        agreement: agreement(summary),
+        over_refusal: over_refusal(summary, &label),
+        agreement: notes::agreement(summary),
         training: run.trained.iter().map(training).collect(),
         answers,
         limits: LIMITS,
+        words: WORDS,
+        unknown: run.provenance.unknown(),
+        stale: run.provenance.any_stale(),
     };
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -177,22 +180,22 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
 fn verdict_view(v: Verdict) -> VerdictView {
     let tone = match (v.outcome, v.cost) {
         (Outcome::Held, false) => "good",
-        (Outcome::Failed, _) => "bad",
+        (Outcome::Failed | Outcome::Stale, _) => "bad",
         _ => "mixed",
     };
     VerdictView { tone, headline: v.headline(), sentences: v.sentences }
 }
 
-fn attack_group<'a>(summary: &'a Summary, row: &AttackRow<'a>) -> AttackGroup<'a> {
-    let lines = summary.subjects.iter().zip(&row.cells).filter_map(|(s, a)| a.map(|a| attack_line(&s.name, a)));
+fn attack_group<'a>(summary: &'a Summary, row: &AttackRow<'a>, label: &dyn Fn(&str) -> String) -> AttackGroup<'a> {
+    let lines = summary.subjects.iter().zip(&row.cells).filter_map(|(s, a)| a.map(|a| attack_line(label(&s.name), a)));
     AttackGroup { attack: row.attack, set: row.set, judge: row.judge, lines: lines.collect() }
 }
 
-fn attack_line<'a>(subject: &'a str, a: &Attack) -> AttackLine<'a> {
+fn attack_line(subject: String, a: &Attack) -> AttackLine {
     let bar = a.asr.zip(a.asr_ci).map(|(asr, [lo, hi])| [lo, hi - lo, asr].map(|x| format!("{:.2}", x * 100.0)));
     AttackLine {
         subject,
-        n: a.n,
+        n: rows::answers(a),
         asr: percent(a.asr),
         ci: interval(a.asr_ci),
         bar,
@@ -201,6 +204,11 @@ fn attack_line<'a>(subject: &'a str, a: &Attack) -> AttackLine<'a> {
         unjudged: a.unjudged,
         harmfulness: a.harmfulness.map_or_else(|| NONE.into(), |h| format!("{h:.2}")),
     }
+}
+
+/// A share with its interval, where it has one.
+fn with_interval(share: Option<f64>, ci: Option<[f64; 2]>) -> String {
+    ci.map_or_else(|| percent(share), |ci| format!("{} {}", percent(share), interval(Some(ci))))
 }
 
 fn utility(summary: &Summary, base: Option<usize>) -> Vec<UtilityLine<'_>> {
@@ -213,42 +221,30 @@ fn utility(summary: &Summary, base: Option<usize>) -> Vec<UtilityLine<'_>> {
     rows.iter().map(|r| UtilityLine { task: r.task, metric: r.metric, n: r.n(), cells: line(r) }).collect()
 }
 
-fn over_refusal(summary: &Summary) -> Vec<OverRefusalLine<'_>> {
+fn over_refusal(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<OverRefusalLine> {
     let mut lines = Vec::new();
     for wanted in [false, true] {
         for s in &summary.subjects {
             let measured = if wanted { &s.contrast } else { &s.over_refusal };
             lines.extend(measured.as_ref().map(|o| OverRefusalLine {
-                subject: &s.name,
-                set: &o.set,
+                subject: label(&s.name),
+                set: o.set.clone(),
                 wanted,
                 n: o.n,
-                rate: percent(o.rate),
-                judged: percent(o.judged),
+                rate: with_interval(o.rate, o.ci),
+                judged: with_interval(o.judged, o.judged_ci),
             }));
         }
     }
     lines
 }
 
-/// A line per subject and pair of judges.
-pub(crate) fn agreement(summary: &Summary) -> Vec<Vec<String>> {
-    let pairs = summary.subjects.iter().flat_map(|s| s.agreement.iter().map(move |a| (s, a)));
-    pairs
-        .map(|(s, a)| {
-            let kappa = a.kappa.map_or_else(|| NONE.into(), |k| format!("{k:.2}"));
-            let judges = format!("{}, {}", a.first, a.second);
-            vec![s.name.clone(), judges, a.n.to_string(), percent(a.agree), kappa]
-        })
-        .collect()
-}
-
-fn data_view(report: &DataReport) -> DataView {
-    let table = |(header, rows)| Table { header, rows };
+fn data_view(report: &DataReport, doubt: Option<String>) -> DataView {
     DataView {
-        made: data::made(report),
-        sets: table(data::sets(report)),
-        overlaps: table(data::overlaps(report)),
+        doubt,
+        preparation: data::preparation(report),
+        sets: data::sets(report),
+        overlaps: data::overlaps(report),
         note: data::note(report),
     }
 }

@@ -1,7 +1,7 @@
 //! Tables, plots and the self-contained HTML report of a run.
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, `durability.json`,
+//! later version: `summary.json`, `manifest.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, `durability.json`,
 //! training metrics and answers, each of them optional. Output: `report.html`, `report.md` and `report.csv`. Invariant: text from a file reaches the page escaped; a damaged
 //! file is an error, never a panic.
 //!
@@ -18,19 +18,22 @@ mod format;
 mod html;
 mod markdown;
 mod metrics;
+mod notes;
 mod plot;
+mod provenance;
 mod rows;
 mod run;
 mod search;
 mod study;
 mod summary;
+mod table;
 mod terminal;
 mod verdict;
 
 pub use data::data_table;
 pub use error::{Error, Result};
 pub use study::durability_table;
-pub use summary::{Agreement, Attack, OverRefusal, Subject, Summary, Timing, Utility};
+pub use summary::{Agreement, Attack, Change, OverRefusal, Subject, Summary, Timing, Utility};
 pub use terminal::terminal_table;
 
 use std::path::{Path, PathBuf};
@@ -51,7 +54,13 @@ pub fn terminal(run: &Path) -> Result<String> {
     let contents = run::Run::read(run)?;
     Ok(match (&contents.study, &contents.summary) {
         (Some(study), _) => study::terminal(study),
-        (None, Some(summary)) => terminal_table(summary),
+        (None, Some(summary)) => {
+            let mut summary = summary.clone();
+            for subject in &mut summary.subjects {
+                subject.name = contents.provenance.label(&subject.name);
+            }
+            terminal_table(&summary)
+        }
         (None, None) => terminal_table(&Summary::default()),
     })
 }
@@ -60,7 +69,7 @@ pub fn terminal(run: &Path) -> Result<String> {
 pub fn write_report(run: &Path) -> Result<Written> {
     let contents = run::Run::read(run)?;
     let subjects: Vec<String> = contents.summary.iter().flat_map(|s| &s.subjects).map(|s| s.name.clone()).collect();
-    let answers = answers::read(run, &subjects)?;
+    let answers = answers::read(run, &subjects, &|name| contents.provenance.label(name))?;
     let searches = search::read(run, &subjects)?;
     let page = html::render(&contents, &answers, &searches)?;
     let written =

@@ -3,11 +3,13 @@
 
 use crate::data;
 use crate::format::{interval, percent, timing};
-use crate::html::{self, LIMITS};
+use crate::notes::{self, LIMITS, WORDS};
+use crate::provenance::Provenance;
 use crate::rows::{self, utility_cell};
 use crate::run::Run;
 use crate::study::Study;
 use crate::summary::{OverRefusal, Subject, Summary};
+use crate::table::Table;
 use crate::verdict;
 use std::fmt::Write as _;
 
@@ -20,10 +22,14 @@ pub(crate) fn render(run: &Run) -> String {
             if let Some(found) = &run.study {
                 study(&mut out, found);
             }
-            verdicts(&mut out, summary);
-            attacks(&mut out, summary);
-            utility(&mut out, summary);
-            over_refusal(&mut out, summary);
+            verdicts(&mut out, summary, &run.provenance);
+            if let Some(unknown) = run.provenance.unknown() {
+                let _ = writeln!(out, "{}\n", text(&unknown));
+            }
+            words(&mut out);
+            attacks(&mut out, summary, &run.provenance);
+            utility(&mut out, summary, &run.provenance);
+            over_refusal(&mut out, summary, &run.provenance);
             agreement(&mut out, summary);
             if let Some(found) = &run.durability {
                 study(&mut out, found);
@@ -36,14 +42,15 @@ pub(crate) fn render(run: &Run) -> String {
     }
     if let Some(report) = &run.data {
         out.push_str("\n## Data\n\n");
-        for line in data::made(report) {
+        if let Some(doubt) = &run.provenance.data {
+            let _ = writeln!(out, "**{}**\n", text(doubt));
+        }
+        for line in data::preparation(report) {
             let _ = writeln!(out, "- {}", text(&line));
         }
         out.push('\n');
-        for (header, lines) in [data::sets(report), data::overlaps(report)] {
-            let lines: Vec<Vec<String>> =
-                lines.iter().map(|line| line.iter().map(|cell| text(cell)).collect()).collect();
-            table(&mut out, &header, &lines);
+        for found in [data::sets(report), data::overlaps(report)] {
+            escaped(&mut out, &found);
         }
         let _ = writeln!(out, "{}", text(&data::note(report)));
     }
@@ -54,8 +61,16 @@ pub(crate) fn render(run: &Run) -> String {
     out
 }
 
-fn verdicts(out: &mut String, summary: &Summary) {
-    for v in verdict::verdicts(summary) {
+/// What the words of the tables mean.
+fn words(out: &mut String) {
+    for (word, meaning) in WORDS {
+        let _ = writeln!(out, "- *{word}*: {meaning}");
+    }
+    out.push('\n');
+}
+
+fn verdicts(out: &mut String, summary: &Summary, provenance: &Provenance) {
+    for v in verdict::verdicts(summary, &|name| provenance.of(name)) {
         let _ = writeln!(out, "**{}**\n", text(&v.headline()));
         for sentence in &v.sentences {
             let _ = writeln!(out, "- {}", text(sentence));
@@ -71,13 +86,11 @@ fn study(out: &mut String, study: &Study) {
         let _ = writeln!(out, "- **{outcome}**: {claim}. {evidence}");
     }
     out.push('\n');
-    let table_of = study.table();
-    let cells = |row: &Vec<String>| row.iter().map(|cell| text(cell)).collect::<Vec<_>>();
-    table(out, &cells(&table_of.header), &table_of.rows.iter().map(cells).collect::<Vec<_>>());
+    escaped(out, &study.table());
 }
 
-fn attacks(out: &mut String, summary: &Summary) {
-    out.push_str("## Attacks\n\nAttack success rate over judged answers, with its Wilson 95% interval.\n\n");
+fn attacks(out: &mut String, summary: &Summary, provenance: &Provenance) {
+    out.push_str("## Attacks\n\nAttack success rate over judged answers, with its 95% interval by question. n: answers, and in parentheses the questions that they answer.\n\n");
     let mut lines = Vec::new();
     for row in rows::attacks(summary).iter().filter(|r| !r.part) {
         for (subject, a) in summary.subjects.iter().zip(&row.cells) {
@@ -86,8 +99,8 @@ fn attacks(out: &mut String, summary: &Summary) {
                 text(row.attack),
                 text(row.set),
                 text(row.judge),
-                text(&subject.name),
-                a.n.to_string(),
+                text(&provenance.label(&subject.name)),
+                rows::answers(a),
                 percent(a.asr),
                 interval(a.asr_ci),
                 percent(a.refused),
@@ -100,10 +113,10 @@ fn attacks(out: &mut String, summary: &Summary) {
     table(out, &header.map(String::from), &lines);
 }
 
-fn utility(out: &mut String, summary: &Summary) {
+fn utility(out: &mut String, summary: &Summary, provenance: &Provenance) {
     out.push_str("## Utility\n\nDifferences to the base in parentheses, in points for shares.\n\n");
     let base = summary.subjects.iter().position(|s| s.name == "base");
-    let names = summary.subjects.iter().map(|s| text(&s.name));
+    let names = summary.subjects.iter().map(|s| text(&provenance.label(&s.name)));
     let header: Vec<_> = ["task", "metric", "n"].map(String::from).into_iter().chain(names).collect();
     let rows = rows::utility(summary);
     let lines: Vec<Vec<String>> = rows
@@ -116,12 +129,12 @@ fn utility(out: &mut String, summary: &Summary) {
     table(out, &header, &lines);
 }
 
-fn over_refusal(out: &mut String, summary: &Summary) {
+fn over_refusal(out: &mut String, summary: &Summary, provenance: &Provenance) {
     for contrast in [false, true] {
         let of = |s: &'_ Subject| if contrast { s.contrast.clone() } else { s.over_refusal.clone() };
         let measured = summary.subjects.iter().filter_map(|s| of(s).map(|o| (s, o)));
         let line = |(s, o): (&Subject, OverRefusal)| {
-            vec![text(&s.name), text(&o.set), o.n.to_string(), percent(o.rate), percent(o.judged)]
+            vec![text(&provenance.label(&s.name)), text(&o.set), o.n.to_string(), percent(o.rate), percent(o.judged)]
         };
         let lines: Vec<Vec<String>> = measured.map(line).collect();
         if contrast && lines.is_empty() {
@@ -134,13 +147,17 @@ fn over_refusal(out: &mut String, summary: &Summary) {
 }
 
 fn agreement(out: &mut String, summary: &Summary) {
-    let lines = html::agreement(summary);
-    if lines.is_empty() {
-        return;
+    let found = notes::agreement(summary);
+    if !found.rows.is_empty() {
+        out.push_str("## Agreement of judges\n\n");
+        escaped(out, &found);
     }
-    let lines: Vec<Vec<String>> = lines.iter().map(|line| line.iter().map(|cell| text(cell)).collect()).collect();
-    out.push_str("## Agreement of judges\n\n");
-    table(out, &["subject", "judges", "n", "agree", "Cohen's kappa"].map(String::from), &lines);
+}
+
+/// A table of plain text.
+fn escaped(out: &mut String, found: &Table) {
+    let cells = |row: &Vec<String>| row.iter().map(|cell| text(cell)).collect::<Vec<_>>();
+    table(out, &cells(&found.header), &found.rows.iter().map(cells).collect::<Vec<_>>());
 }
 
 fn table(out: &mut String, header: &[String], lines: &[Vec<String>]) {

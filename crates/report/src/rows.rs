@@ -23,9 +23,11 @@ pub(crate) struct UtilityRow<'a> {
 }
 
 impl AttackRow<'_> {
-    /// The answers behind the row.
+    /// The answers behind the row, and the questions that they answer where a question has several.
     pub(crate) fn n(&self) -> String {
-        counts(self.cells.iter().flatten().map(|a| a.n))
+        let questions = counts(self.cells.iter().flatten().map(|a| a.questions).filter(|n| *n > 0));
+        let answers = counts(self.cells.iter().flatten().map(|a| a.n));
+        if questions.is_empty() || questions == answers { answers } else { format!("{answers} ({questions})") }
     }
 }
 
@@ -85,6 +87,11 @@ pub(crate) fn utility(summary: &Summary) -> Vec<UtilityRow<'_>> {
         }
     }
     rows
+}
+
+/// The answers of a row, and the questions that they answer where a question has several: `120 (10)`.
+pub(crate) fn answers(a: &Attack) -> String {
+    if a.questions > 0 && a.questions != a.n { format!("{} ({})", a.n, a.questions) } else { a.n.to_string() }
 }
 
 /// The counts of a row's cells as one text: `320`, or `320/318` when subjects differ.

@@ -3,8 +3,9 @@
 
 use crate::data::DataReport;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, json};
 use crate::metrics::Metrics;
+use crate::provenance::{Manifest, Provenance};
 use crate::study::Study;
 use crate::summary::Summary;
 use serde::Deserialize;
@@ -31,6 +32,8 @@ pub(crate) struct Run {
     pub(crate) study: Option<Study>,
     /// What outlasts merging, quantising and fine-tuning: `durability.json`.
     pub(crate) durability: Option<Study>,
+    /// Which adapters the figures are of.
+    pub(crate) provenance: Provenance,
 }
 
 /// One stage of the run.
@@ -55,6 +58,9 @@ struct Entry {
     name: String,
     #[serde(default)]
     metrics: Option<String>,
+    /// Directory of its adapter in the run.
+    #[serde(default)]
+    adapter: Option<String>,
     #[serde(default)]
     settings: Map<String, Value>,
 }
@@ -77,8 +83,14 @@ impl Run {
         let study = optional(&run.join("study.json"), Study::read)?;
         let durability = optional(&run.join("durability.json"), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
+        let manifest = optional(&run.join("manifest.json"), Manifest::read)?;
+        let home = |(i, e): (usize, &Entry)| {
+            (e.name.clone(), e.adapter.clone().unwrap_or_else(|| home(i, &e.name, "adapter")))
+        };
+        let adapters: Vec<(String, String)> = entries.iter().enumerate().map(home).collect();
+        let provenance = Provenance::find(run, manifest.as_ref(), summary.as_ref(), &adapters, data.is_some())?;
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, data, judges, study, durability })
+        Ok(Self { summary, plan, trained, stages, data, judges, study, durability, provenance })
     }
 }
 
@@ -99,6 +111,11 @@ impl Entry {
     }
 }
 
+/// Where something of the subject number `i` is: the first one's is in the run itself, the others' in `variants/<name>`.
+fn home(i: usize, name: &str, what: &str) -> String {
+    if i == 0 { what.to_owned() } else { format!("variants/{name}/{what}") }
+}
+
 /// Without `subjects.json`: `train/metrics.jsonl` belongs to the first hardened subject and
 /// `variants/<name>/train/metrics.jsonl` to each of the others.
 fn entries_by_convention(run: &Path, summary: Option<&Summary>) -> Vec<Entry> {
@@ -107,17 +124,12 @@ fn entries_by_convention(run: &Path, summary: Option<&Summary>) -> Vec<Entry> {
         names.push("eraser".into());
     }
     let path = |(i, name): (usize, String)| {
-        let metrics =
-            if i == 0 { "train/metrics.jsonl".into() } else { format!("variants/{name}/train/metrics.jsonl") };
+        let metrics = home(i, &name, "train/metrics.jsonl");
         // A name that would lead out of the run has no metrics.
         let inside = !name.contains(['/', '\\']) && name != "..";
-        Entry { metrics: inside.then_some(metrics), name, settings: Map::new() }
+        Entry { metrics: inside.then_some(metrics), adapter: None, name, settings: Map::new() }
     };
     names.into_iter().enumerate().map(path).collect()
-}
-
-pub(crate) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_str(&files::read_text(path)?).map_err(|e| Error::content(path, e))
 }
 
 /// None when there is no such file; any other failure is an error.

@@ -7,7 +7,7 @@ use crate::files;
 use crate::format::{NONE, number};
 use crate::metrics::Curve;
 use crate::plot::{self, Chart, Plot};
-use crate::study::Table;
+use crate::table::Table;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;

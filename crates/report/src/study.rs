@@ -7,6 +7,7 @@ use crate::files;
 use crate::format::{NONE, number};
 use crate::metrics::Curve;
 use crate::plot::{self, Chart, Plot};
+use crate::table::Table;
 use crate::terminal::{blocks, wrapped};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -85,13 +86,6 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-/// A table as text.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Table {
-    pub(crate) header: Vec<String>,
-    pub(crate) rows: Vec<Vec<String>>,
-}
-
 /// What the page is given.
 #[derive(Serialize)]
 pub(crate) struct StudyView {
@@ -148,7 +142,7 @@ impl Study {
     /// What the table shows.
     pub(crate) fn caption(&self) -> String {
         let mut text =
-            "Shares with their Wilson 95% intervals. ASR: attack success under jailbreak templates, in parentheses \
+            "Shares with their 95% intervals, by question. ASR: attack success under jailbreak templates, in parentheses \
                         (questions, templates)."
                 .to_owned();
         if !self.held_out.is_empty() {

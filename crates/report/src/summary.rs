@@ -32,6 +32,12 @@ pub struct Summary {
 pub struct Subject {
     /// `base`, or the name of the method or variant.
     pub name: String,
+    /// What was measured under this name: hex SHA-256 of model and adapter. None in files of older versions: unknown.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    /// The part of it that is the adapter's.
+    #[serde(default)]
+    pub adapter: Option<String>,
     /// A row per attack, set and judge.
     #[serde(default)]
     pub attacks: Vec<Attack>,
@@ -47,6 +53,18 @@ pub struct Subject {
     /// How far judges agree.
     #[serde(default)]
     pub agreement: Vec<Agreement>,
+}
+
+/// A figure of a subject less that of the base, on the same questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub struct Change {
+    /// The difference.
+    pub difference: f64,
+    /// Its 95 % interval.
+    pub ci: [f64; 2],
+    /// Questions behind it.
+    #[serde(default)]
+    pub questions: u64,
 }
 
 /// Two judges on the same answers.
@@ -75,14 +93,26 @@ pub struct Attack {
     pub judge: String,
     /// Answers.
     pub n: u64,
+    /// Questions that these answer; 0 in files of older versions: unknown.
+    #[serde(default)]
+    pub questions: u64,
     /// Attack success rate over the judged answers.
     pub asr: Option<f64>,
-    /// Its Wilson 95 % interval.
+    /// Its 95 % interval, by question.
     pub asr_ci: Option<[f64; 2]>,
+    /// The rate less the base's on the same prompts.
+    #[serde(default)]
+    pub asr_change: Option<Change>,
     /// Share of answers that refuse.
     pub refused: Option<f64>,
     /// Share of answers that are empty, repetitive or not language.
     pub degenerate: Option<f64>,
+    /// That share less the base's.
+    #[serde(default)]
+    pub degenerate_change: Option<Change>,
+    /// Degenerate answers among those that the judge calls a success.
+    #[serde(default)]
+    pub degenerate_successes: u64,
     /// Answers without a judgement.
     #[serde(default)]
     pub unjudged: u64,
@@ -104,6 +134,12 @@ pub struct Utility {
     pub value: Option<f64>,
     /// Standard error.
     pub stderr: Option<f64>,
+    /// 95 % interval of a share.
+    #[serde(default)]
+    pub ci: Option<[f64; 2]>,
+    /// The value less the base's on the same items.
+    #[serde(default)]
+    pub change: Option<Change>,
 }
 
 /// Refusals of benign questions.
@@ -115,9 +151,18 @@ pub struct OverRefusal {
     pub n: u64,
     /// Share refused, by the keyword list.
     pub rate: Option<f64>,
+    /// Its 95 % interval.
+    #[serde(default)]
+    pub ci: Option<[f64; 2]>,
+    /// That share less the base's.
+    #[serde(default)]
+    pub change: Option<Change>,
     /// Share refused by a model's judgement.
     #[serde(default)]
     pub judged: Option<f64>,
+    /// Its 95 % interval.
+    #[serde(default)]
+    pub judged_ci: Option<[f64; 2]>,
 }
 
 /// What the run took.
@@ -159,7 +204,7 @@ impl Summary {
         let mut names = HashSet::new();
         for subject in &self.subjects {
             if !names.insert(subject.name.as_str()) {
-                return Err(format!("subject `{}` stands twice", subject.name));
+                return Err(format!("there are two subjects `{}`", subject.name));
             }
             subject.check().map_err(|message| format!("subject `{}`: {message}", subject.name))?;
         }
@@ -177,17 +222,17 @@ impl Subject {
         for a in &self.attacks {
             let name = format!("attack `{}` on `{}` under `{}`", a.attack, a.set, a.judge);
             if !rows.insert(a.key()) {
-                return Err(format!("{name} stands twice"));
+                return Err(format!("{name} is there twice"));
             }
-            let shares = [a.asr, a.refused, a.degenerate, a.asr_ci.map(|c| c[0]), a.asr_ci.map(|c| c[1])];
-            if !shares.into_iter().flatten().all(is_share) {
+            if ![a.asr, a.refused, a.degenerate].into_iter().flatten().all(is_share) {
                 return Err(format!("{name}: a share is not between 0 and 1"));
             }
-            if a.asr_ci.is_some_and(|[lo, hi]| lo > hi) {
-                return Err(format!("{name}: the interval ends before it starts"));
+            check_intervals([a.asr_ci], [a.asr_change, a.degenerate_change]).map_err(|e| format!("{name}: {e}"))?;
+            if a.n > MAX_COUNT || a.unjudged > a.n || a.questions > a.n {
+                return Err(format!("{name}: {} answers to {} questions, {} unjudged", a.n, a.questions, a.unjudged));
             }
-            if a.n > MAX_COUNT || a.unjudged > a.n {
-                return Err(format!("{name}: {} answers, {} of them unjudged", a.n, a.unjudged));
+            if a.degenerate_successes > a.n {
+                return Err(format!("{name}: more degenerate successes than answers"));
             }
             if a.harmfulness.is_some_and(|h| !(0.0..=5.0).contains(&h)) {
                 return Err(format!("{name}: the grade is not between 0 and 5"));
@@ -197,7 +242,7 @@ impl Subject {
         for u in &self.utility {
             let name = format!("task `{}`, metric `{}`", u.task, u.metric);
             if !tasks.insert(u.key()) {
-                return Err(format!("{name} stands twice"));
+                return Err(format!("{name} is there twice"));
             }
             let bad = |x: Option<f64>| x.is_some_and(|x| !x.is_finite() || x.abs() > 1e12);
             if u.n > MAX_COUNT || bad(u.value) || bad(u.stderr) || u.stderr.is_some_and(|s| s < 0.0) {
@@ -206,11 +251,19 @@ impl Subject {
             if u.is_share() && !u.value.into_iter().all(is_share) {
                 return Err(format!("{name}: a share is not between 0 and 1"));
             }
+            let change = u.change.filter(|_| u.is_share());
+            check_intervals([u.ci], [change]).map_err(|e| format!("{name}: {e}"))?;
+            let values = u.change.into_iter().flat_map(|c| [c.difference, c.ci[0], c.ci[1]]);
+            if values.into_iter().any(|x| !x.is_finite() || x.abs() > 1e12) {
+                return Err(format!("{name}: a figure is out of range"));
+            }
         }
         for o in self.over_refusal.iter().chain(&self.contrast) {
             if o.n > MAX_COUNT || !o.rate.into_iter().chain(o.judged).all(is_share) {
                 return Err(format!("over_refusal on `{}`: a figure is out of range", o.set));
             }
+            check_intervals([o.ci, o.judged_ci], [o.change])
+                .map_err(|e| format!("over_refusal on `{}`: {e}", o.set))?;
         }
         for a in &self.agreement {
             let kappa = a.kappa.is_none_or(|k| (-1.0..=1.0).contains(&k));
@@ -239,6 +292,30 @@ impl Utility {
     pub(crate) fn is_share(&self) -> bool {
         ["acc", "exact_match", "mc1", "mc2", "rate", "share"].iter().any(|m| self.metric.starts_with(m))
     }
+}
+
+/// Intervals of shares, and differences of shares.
+fn check_intervals<const I: usize, const C: usize>(
+    intervals: [Option<[f64; 2]>; I],
+    changes: [Option<Change>; C],
+) -> std::result::Result<(), String> {
+    for [low, high] in intervals.into_iter().flatten() {
+        if low > high {
+            return Err("the interval ends before it starts".into());
+        }
+        if !is_share(low) || !is_share(high) {
+            return Err("an interval is not between 0 and 1".into());
+        }
+    }
+    for Change { difference, ci: [low, high], .. } in changes.into_iter().flatten() {
+        if low > high {
+            return Err("the interval of the change ends before it starts".into());
+        }
+        if ![difference, low, high].iter().all(|x| (-1.0..=1.0).contains(x)) {
+            return Err("a change is not between -1 and 1".into());
+        }
+    }
+    Ok(())
 }
 
 fn is_share(x: f64) -> bool {
@@ -278,7 +355,7 @@ mod tests {
             (row(r#""unjudged":5"#), "unjudged"),
             (row(r#""n":5"#), "duplicate field"),
             (r#"{"schema":2,"subjects":[]}"#.to_owned(), "schema 2"),
-            (r#"{"schema":1,"subjects":[{"name":"a"},{"name":"a"}]}"#.to_owned(), "twice"),
+            (r#"{"schema":1,"subjects":[{"name":"a"},{"name":"a"}]}"#.to_owned(), "two subjects"),
             (r#"{"schema":1,"subjects":[],"timing":{"total_s":-1}}"#.to_owned(), "timing"),
         ] {
             let error = parse(&text).unwrap_err();

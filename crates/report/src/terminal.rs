@@ -3,8 +3,8 @@
 
 use crate::format::{NONE, percent};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
-use crate::study::Table;
 use crate::summary::Summary;
+use crate::table::Table;
 use std::fmt::Write as _;
 
 /// Widest line.
@@ -12,7 +12,7 @@ const WIDTH: usize = 100;
 /// Widest cell; longer names are cut.
 const CELL: usize = 30;
 
-/// The figures of a run: attack success with n and Wilson 95 % intervals, refused and degenerate shares, utility with the
+/// The figures of a run: attack success with n and 95 % intervals by question, refused and degenerate shares, utility with the
 /// difference to the base in points, refused benign questions. Templates that were pooled are left to the report.
 pub fn terminal_table(summary: &Summary) -> String {
     let mut out = String::new();
@@ -29,7 +29,7 @@ pub fn terminal_table(summary: &Summary) -> String {
         format!("{:>6}{ci}", percent(a.asr))
     };
     let success = table(&header, &names, &attacks, |r| labels(r), cell);
-    section(&mut out, "Attack success, share of judged answers, and its Wilson 95% interval", &success);
+    section(&mut out, "Attack success, share of judged answers, and its 95% interval by question", &success);
 
     // Refused and degenerate do not depend on the judge: one row for each attack and set.
     let mut once: Vec<&AttackRow<'_>> = Vec::new();

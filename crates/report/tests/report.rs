@@ -121,6 +121,70 @@ fn metrics_are_found_without_subjects_json() {
     assert_eq!(page.matches("40 optimiser steps").count() / page.matches("<h3>eraser+retain</h3>").count(), 6);
 }
 
+/// SHA-256 of "weights\n" and of "rows\n".
+const WEIGHTS: &str = "1b465fa6b6bcbc06a3199e3d2d8aec35d37494a712f888b6d5536684dd89d0f0";
+const ROWS: &str = "9b71c268cf258d56d93a8182fce8a2ed6a7d18768a88959e17537d913702d63f";
+
+/// The fixture with a manifest: `eraser` was evaluated as `evaluated`, its directory holds `trained`, made from sets of `sets`.
+fn with_manifest(evaluated: &str, trained: &str, sets: &str) -> tempfile::TempDir {
+    let run = run();
+    let dir = run.path();
+    let text = fs::read_to_string(dir.join("summary.json")).unwrap();
+    let name = "\"name\": \"eraser\",";
+    let text = text.replace(name, &format!("{name} \"fingerprint\": \"f\", \"adapter\": \"{evaluated}\","));
+    fs::write(dir.join("summary.json"), text).unwrap();
+    for (path, content) in [("adapter/adapter_model.safetensors", "weights\n"), ("data/harm.jsonl", "rows\n")] {
+        fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+        fs::write(dir.join(path), content).unwrap();
+    }
+    let manifest = format!(
+        r#"{{"schema":1,"artefacts":{{"adapter":{{"verb":"train","fingerprint":"{trained}",
+        "files":{{"adapter/adapter_model.safetensors":"{WEIGHTS}"}},"inputs":{{"data/harm.jsonl":"{sets}"}}}},
+        "data/harm.jsonl":{{"verb":"prepare","sha256":"{ROWS}"}}}}}}"#
+    );
+    fs::write(dir.join("manifest.json"), manifest).unwrap();
+    run
+}
+
+/// Train, eval, train again for 5 steps, report: it said "the defence held" of an adapter that was never evaluated.
+#[test]
+fn figures_of_an_earlier_adapter_have_no_verdict() {
+    let current = page(with_manifest("abc", "abc", ROWS).path());
+    assert!(current.contains("eraser: the defence held in part") && !current.contains("earlier adapter"));
+    let again = with_manifest("abc", "def", ROWS);
+    let changed = with_manifest("abc", "abc", ROWS);
+    fs::write(changed.path().join("adapter/adapter_model.safetensors"), "other weights").unwrap();
+    for run in [again, changed] {
+        let written = write_report(run.path()).unwrap();
+        for text in [written.html, written.markdown].map(|path| fs::read_to_string(path).unwrap()) {
+            assert!(text.contains("eraser: not evaluated since it was trained."), "{text}");
+            assert!(!text.contains("eraser: the defence held") && text.contains("eraser (earlier adapter)"));
+        }
+        let table = eraser_report::terminal(run.path()).unwrap();
+        assert!(table.contains("eraser (earlier adapter)"), "{table}");
+    }
+}
+
+/// A second `prepare` replaced the sets under a finished adapter, and its rows were described as what was trained on.
+#[test]
+fn sets_that_were_prepared_again_are_not_what_was_trained_on() {
+    let report = r#"{"schema":1,"made":{"questions":3,"harm_refused":1,"harm_dropped":1,"harm_cut":0,
+        "entities_unparsable":0,"entities":2,"help_questions":20,"help_refused":4,"help_empty":0,"help_cut":1,
+        "align_answered":1,"align_dropped":0},"sets":[],"overlaps":[],"near":{"shingle":5,"similarity":0.8}}"#;
+    let doubt = |run: &Path| {
+        fs::write(run.join("data_report.json"), report).unwrap();
+        page(run).contains("not the rows that were trained on")
+    };
+    assert!(!doubt(with_manifest("abc", "abc", ROWS).path()));
+    assert!(doubt(with_manifest("abc", "abc", WEIGHTS).path()));
+    let run = with_manifest("abc", "abc", ROWS);
+    fs::write(run.path().join("data/harm.jsonl"), "other rows").unwrap();
+    assert!(doubt(run.path()));
+    let run = self::run();
+    fs::write(run.path().join("data_report.json"), report).unwrap();
+    assert!(page(run.path()).contains("Whether these sets were trained on is unknown"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
