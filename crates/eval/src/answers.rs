@@ -25,7 +25,10 @@ pub struct Answer {
     pub question: String,
     /// The whole user turn.
     pub prompt: String,
-    /// The answer.
+    /// How the answer begins, where the attack gave that; not the model's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub opening: String,
+    /// What the model answered, without the opening.
     pub response: String,
     /// New tokens.
     pub tokens: usize,
@@ -37,7 +40,10 @@ pub struct Answer {
     pub refused: bool,
     /// Empty, repetitive or not language.
     pub degenerate: bool,
-    /// Key of model, adapter, sampling and prompt: an answer with another key is of another experiment.
+    /// What answered: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
+    #[serde(default)]
+    pub subject: String,
+    /// Key of subject, sampling and prompt: an answer with another key is of another experiment.
     pub fingerprint: String,
 }
 
@@ -105,12 +111,14 @@ mod tests {
             attack: "direct".into(),
             question: "q".into(),
             prompt: "q".into(),
+            opening: String::new(),
             response: text.into(),
             tokens: 3,
             stopped: true,
             judgements: BTreeMap::from([("leak".into(), Verdict::default())]),
             refused: false,
             degenerate: false,
+            subject: "s".into(),
             fingerprint: "f".into(),
         }
     }

@@ -3,31 +3,22 @@
 
 use crate::answers::{self, Answer, Appender};
 use crate::attack::search::Search;
-use crate::judge::{Judge, refuses};
-use crate::options::{EvalOptions, Item, Job, Plan, Purpose};
+use crate::judge::{Judge, Verdict, refuses};
+use crate::options::{EvalOptions, Item, Job, Plan};
 use crate::respond::{Loaded, Respond, Response, Sampling, key};
+use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::{SubjectSummary, Summary};
-use crate::{name, tally, task};
+use crate::{changes, marks, merge, tally};
 use eraser_data::{Question, ask};
 use eraser_model::error::PathContext;
-use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
-use std::collections::{HashMap, HashSet};
+use eraser_model::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Batches generated before their answers are stored. A finished sequence makes room for the next one only within
 /// them, so more of them keep the batch full; fewer lose less when the process is killed.
 const BATCHES: usize = 2;
-
-/// One model under test.
-pub struct Subject<'a> {
-    /// `base` or the name of the method or variant; part of a path.
-    pub name: String,
-    /// The model.
-    pub model: &'a Model,
-    /// Its adapter; None for the base.
-    pub adapter: Option<&'a Adapter>,
-}
 
 /// Told of progress; returns false to stop (state is saved, the error is `Interrupted`).
 pub trait Progress {
@@ -58,24 +49,25 @@ pub fn evaluate(
     let plan = Plan::new(options).map_err(first)?;
     check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
-    for subject in subjects {
-        let loaded = Loaded::new(subject)?;
-        summary.subjects.push(evaluate_one(&subject.name, &loaded, &plan, options, judge, dir, progress)?);
+    let loaded = subjects.iter().map(Loaded::new).collect::<Result<Vec<_>>>()?;
+    let named: Vec<(&str, &Fingerprint)> =
+        subjects.iter().zip(&loaded).map(|(subject, loaded)| (subject.name.as_str(), loaded.fingerprint())).collect();
+    for note in merge::admit(dir, &named, false)? {
+        tracing::warn!("{note}");
     }
+    for (subject, loaded) in subjects.iter().zip(&loaded) {
+        evaluate_one(&subject.name, loaded, &plan, options, judge, dir, progress)?;
+        summary.subjects.push(found(dir, &subject.name, loaded.fingerprint())?);
+    }
+    changes::fill(dir, &mut summary)?;
     Ok(summary)
 }
 
-/// Subjects' names are names of directories.
-pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
-    let mut seen = HashSet::new();
-    for name in names {
-        name::check("subject", name)?;
-        // Some file systems do not tell cases apart.
-        if !seen.insert(name.to_lowercase()) {
-            return Err(Error::request(format!("the subject `{name}` is there twice")).hint("give each its own name"));
-        }
-    }
-    Ok(())
+/// What the files of answers say of a subject.
+fn found(dir: &Path, name: &str, fingerprint: &Fingerprint) -> Result<SubjectSummary> {
+    let files = marks::read(dir, name, &fingerprint.subject)?;
+    let (name, fingerprint) = (name.to_owned(), Some(fingerprint.clone()));
+    Ok(SubjectSummary { name, fingerprint, ..tally::subject(&files) })
 }
 
 /// The first error, which is as many as one result can carry.
@@ -92,11 +84,9 @@ fn evaluate_one(
     judge: Option<&dyn ask::Respond>,
     dir: &Path,
     progress: &mut dyn Progress,
-) -> Result<SubjectSummary> {
+) -> Result<()> {
     let dir = dir.join("eval").join(subject);
     fs::create_dir_all(&dir).at(&dir)?;
-    let mut summary = SubjectSummary { name: subject.to_owned(), ..SubjectSummary::default() };
-    let mut judged = Vec::new();
     for job in &plan.jobs {
         let path = dir.join(format!("{}.jsonl", job.file));
         let what = format!("{subject} {}", job.file);
@@ -109,29 +99,19 @@ fn evaluate_one(
         let items = searched.as_ref().unwrap_or(&job.items);
         let mut answers =
             answer(job, items, respond, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
+        // Those of sets that are not asked now follow.
+        let (asked, _) = answers.split_at_mut(items.len());
         for grader in &job.graders {
             let judge = judge.ok_or_else(|| Error::failed("no model judges"))?;
             let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.name));
             let mut tick = |of: &str, done: usize, total: usize| progress.tick(&format!("{what}, {of}"), done, total);
-            grader.grade(&mut answers, judge, &options.judge, &replies, &mut tick)?;
+            grader.grade(asked, judge, &options.judge, &replies, &mut tick)?;
         }
         if !job.graders.is_empty() {
             answers::write(&path, &answers)?;
         }
-        match &job.purpose {
-            Purpose::Attack => {
-                let rules = job.judges.iter().map(|judge| judge.name());
-                let judges: Vec<&str> = rules.chain(job.graders.iter().map(|grader| grader.name)).collect();
-                summary.attacks.extend(tally::attack(&job.file, &judges, &answers));
-                judged.extend(answers);
-            }
-            Purpose::Task(name) => summary.utility.push(tally::task(name, task::Expect.name(), &answers)),
-            Purpose::OverRefusal(set) => summary.over_refusal = Some(tally::over_refusal(set, &answers)),
-            Purpose::Contrast(set) => summary.contrast = Some(tally::over_refusal(set, &answers)),
-        }
     }
-    summary.agreement = tally::agreement(&judged);
-    Ok(summary)
+    Ok(())
 }
 
 /// The items of a job with the prompts that its attack finds on the subject.
@@ -182,7 +162,7 @@ fn answer(
         let ids = respond
             .encode(&item.user, &item.opening)
             .map_err(|e| e.context(format!("question {}", item.question.id)))?;
-        let key = key(respond.fingerprint(), sampling, &ids);
+        let key = key(&respond.fingerprint().subject, sampling, &ids);
         keys.push(key.clone());
         requests.entry(key.clone()).or_insert(Request { key, ids, item });
     }
@@ -191,7 +171,13 @@ fn answer(
     requests.sort_by(|a, b| a.ids.cmp(&b.ids));
     let rounds: Vec<&[Request<'_>]> = requests.chunks(options.batch.max(1).saturating_mul(BATCHES)).collect();
 
-    let mut done = resume(path, &rounds)?;
+    let subject = respond.fingerprint().short();
+    let sets: HashSet<&str> = items.iter().map(|item| item.set.as_str()).collect();
+    let Stored { answers: mut done, judgements, others } = Stored::read(path, subject, &sets, &rounds)?;
+    let line = |item: &Item, response, key: &str| {
+        let earlier = judgements.get(&place(&item.set, &item.question.id, &item.attack, key));
+        judged(item, &job.judges, response, key, subject, earlier)
+    };
     let mut file = Appender::open(path)?;
     let total = requests.len();
     for round in rounds {
@@ -205,10 +191,7 @@ fn answer(
         let prompts: Vec<Vec<u32>> = missing.iter().map(|r| r.ids.clone()).collect();
         let mut alive = || tick(done.len(), total);
         let responses = respond.respond(&prompts, sampling, options.batch, &mut alive)?.ok_or_else(interrupted)?;
-        let finished = missing.iter().zip(responses).map(|(r, response)| {
-            let text = format!("{}{}", r.item.opening, response.text);
-            judged(r.item, &job.judges, Response { text, ..response }, &r.key)
-        });
+        let finished = missing.iter().zip(responses).map(|(r, response)| line(r.item, response, &r.key));
         let finished: Vec<Answer> = finished.collect();
         file.append(&finished)?;
         done.extend(finished.into_iter().map(|a| (a.fingerprint.clone(), a)));
@@ -219,51 +202,90 @@ fn answer(
         let answer =
             done.get(&key).ok_or_else(|| Error::failed(format!("question {} was not answered", item.question.id)))?;
         let Answer { response, tokens, stopped, .. } = answer.clone();
-        Ok(judged(item, &job.judges, Response { text: response, tokens, stopped }, &key))
+        Ok(line(item, Response { text: response, tokens, stopped }, &key))
     };
-    let all: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
+    let mut all: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
+    all.extend(others);
     answers::write(path, &all)?;
     Ok(all)
 }
 
-/// The answers in the file that are asked for now, by key. Others are dropped from it.
-fn resume(path: &Path, rounds: &[&[Request<'_>]]) -> Result<HashMap<String, Answer>> {
-    let (lines, torn) = answers::read::<Answer>(path)?;
-    let mut found: HashMap<String, Answer> = lines.into_iter().map(|a| (a.fingerprint.clone(), a)).collect();
-    let mut kept = HashMap::new();
-    for round in rounds {
-        let mut present: Vec<Answer> = round.iter().filter_map(|r| found.remove(&r.key)).collect();
-        // A round that was cut short while it was stored is generated whole again: in other company an answer can differ
-        // by rounding, and an interrupted evaluation must not.
-        if torn && present.len() < round.len() {
-            present.clear();
-        }
-        kept.extend(present.into_iter().map(|a| (a.fingerprint.clone(), a)));
-    }
-    if torn || !found.is_empty() {
-        let mut lines: Vec<Answer> = kept.values().cloned().collect();
-        lines.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
-        answers::write(path, &lines)?;
-    }
-    Ok(kept)
+/// Set, question, attack and key of an answer.
+type Place = (String, String, String, String);
+
+fn place(set: &str, id: &str, attack: &str, key: &str) -> Place {
+    (set.to_owned(), id.to_owned(), attack.to_owned(), key.to_owned())
 }
 
-/// The line of an answer, judged.
-fn judged(item: &Item, judges: &[&dyn Judge], response: Response, key: &str) -> Answer {
+/// What a file of answers holds already.
+struct Stored {
+    /// Those that are asked for now, by key.
+    answers: HashMap<String, Answer>,
+    /// What was said of them, by judges that may not be asked now.
+    judgements: HashMap<Place, BTreeMap<String, Verdict>>,
+    /// The same subject's answers to sets that are not asked now.
+    others: Vec<Answer>,
+}
+
+impl Stored {
+    /// Reads the file, and drops from it what is neither asked for now nor of another set of the same subject.
+    fn read(path: &Path, subject: &str, sets: &HashSet<&str>, rounds: &[&[Request<'_>]]) -> Result<Self> {
+        let (lines, torn) = answers::read::<Answer>(path)?;
+        let before = lines.len();
+        let (others, lines): (Vec<Answer>, Vec<Answer>) =
+            lines.into_iter().partition(|a| a.subject == subject && !sets.contains(a.set.as_str()));
+        let mut found: HashMap<String, Vec<Answer>> = HashMap::new();
+        for answer in lines {
+            found.entry(answer.fingerprint.clone()).or_default().push(answer);
+        }
+        let mut kept = Vec::new();
+        for round in rounds {
+            let whole = round.iter().all(|r| found.contains_key(&r.key));
+            let present: Vec<Answer> = round.iter().filter_map(|r| found.remove(&r.key)).flatten().collect();
+            // A round that was cut short while it was stored is generated whole again: in other company an answer can
+            // differ by rounding, and an interrupted evaluation must not.
+            if whole || !torn {
+                kept.extend(present);
+            }
+        }
+        if torn || kept.len() + others.len() < before {
+            kept.sort_by(|a, b| (&a.fingerprint, &a.set, &a.id).cmp(&(&b.fingerprint, &b.set, &b.id)));
+            answers::write(path, &kept.iter().chain(&others).collect::<Vec<_>>())?;
+        }
+        let judgements = kept.iter().map(|a| (place(&a.set, &a.id, &a.attack, &a.fingerprint), a.judgements.clone()));
+        let judgements = judgements.collect();
+        let answers = kept.into_iter().map(|a| (a.fingerprint.clone(), a)).collect();
+        Ok(Self { answers, judgements, others })
+    }
+}
+
+/// The line of an answer, judged. The judges see the model's words only: an opening that the attacker gave is not an answer.
+fn judged(
+    item: &Item,
+    judges: &[&dyn Judge],
+    response: Response,
+    key: &str,
+    subject: &str,
+    earlier: Option<&BTreeMap<String, Verdict>>,
+) -> Answer {
     let Response { text, tokens, stopped } = response;
     let verdict = |judge: &&dyn Judge| (judge.name().to_owned(), judge.judge(&item.question, &text));
+    let mut judgements = earlier.cloned().unwrap_or_default();
+    judgements.extend(judges.iter().map(verdict));
     Answer {
         id: item.question.id.clone(),
         set: item.set.clone(),
         attack: item.attack.clone(),
         question: item.question.text.clone(),
         prompt: item.user.clone(),
-        judgements: judges.iter().map(verdict).collect(),
+        opening: item.opening.clone(),
+        judgements,
         refused: refuses(&text),
         degenerate: crate::degenerate::degenerate(&text).is_some(),
         response: text,
         tokens,
         stopped,
+        subject: subject.to_owned(),
         fingerprint: key.to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::attack::{self, Attack, AutodanOptions, Checked, GcgOptions};
 use crate::judge::{self, Found, Grader, Judge, JudgeOptions, REFUSAL};
-use crate::{name, task};
+use crate::{marks, name, task};
 use eraser_data::ask::Endpoint;
 use eraser_data::{Question, read_questions};
 use eraser_model::{Error, Result};
@@ -104,19 +104,6 @@ impl EvalOptions {
     }
 }
 
-/// What a file of answers is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// One attack on all sets.
-    Attack,
-    /// The task of this name.
-    Task(String),
-    /// The over-refusal set of this name.
-    OverRefusal(String),
-    /// The contrast set of this name.
-    Contrast(String),
-}
-
 /// One prompt to answer.
 #[derive(Clone)]
 pub(crate) struct Item {
@@ -132,7 +119,6 @@ pub(crate) struct Item {
 
 /// The prompts of one file of answers.
 pub(crate) struct Job {
-    pub(crate) purpose: Purpose,
     /// File stem: `direct`, `template`, `task-<name>`, `over-refusal`.
     pub(crate) file: String,
     /// In the order of the file.
@@ -201,15 +187,14 @@ impl Plan {
                 .collect();
             if !items.is_empty() {
                 let file = attack.name().to_owned();
-                let (purpose, judges, graders) = (Purpose::Attack, judges.clone(), graders.clone());
-                jobs.push(Job { purpose, file, items, judges, graders, greedy: false, attack: Some(attack) });
+                let (judges, graders) = (judges.clone(), graders.clone());
+                jobs.push(Job { file, items, judges, graders, greedy: false, attack: Some(attack) });
             }
         }
         for TaskFile { task, path } in &options.tasks {
             match limited(task::read(path), path, options.limit) {
                 Ok(questions) => jobs.push(Job {
-                    purpose: Purpose::Task(task.clone()),
-                    file: format!("task-{task}"),
+                    file: format!("{}{task}", marks::TASK),
                     items: plain(task, questions),
                     judges: vec![&task::Expect],
                     graders: Vec::new(),
@@ -220,13 +205,9 @@ impl Plan {
             }
         }
         let refusal = if graders.is_empty() { Vec::new() } else { vec![&REFUSAL] };
-        let over_refusal: fn(String) -> Purpose = Purpose::OverRefusal;
-        for (found, file, purpose) in
-            [(benign, "over-refusal", over_refusal), (contrast, "contrast", Purpose::Contrast as fn(String) -> Purpose)]
-        {
+        for (found, file) in [(benign, marks::OVER_REFUSAL), (contrast, marks::CONTRAST)] {
             let Some((set, questions)) = found else { continue };
             jobs.push(Job {
-                purpose: purpose(set.set.clone()),
                 file: file.to_owned(),
                 items: plain(&set.set, questions),
                 judges: Vec::new(),

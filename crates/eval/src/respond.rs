@@ -2,11 +2,10 @@
 //! Invariant: the fingerprint changes whenever the same prompt could get another answer.
 
 use crate::attack::search::{self, Search};
-use crate::evaluate::Subject;
-use candle_core::DType;
+use crate::subject::{Fingerprint, Subject};
 use eraser_data::{PromptTemplate, Question};
 use eraser_model::files::hex;
-use eraser_model::{Adapter, GenerateOptions, Generation, Result, generate};
+use eraser_model::{GenerateOptions, Generation, Result, generate};
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -36,7 +35,7 @@ pub(crate) struct Response {
 /// Answers prompts.
 pub(crate) trait Respond {
     /// Identifies whatever answers depend on besides prompt and sampling.
-    fn fingerprint(&self) -> &str;
+    fn fingerprint(&self) -> &Fingerprint;
 
     /// The whole prompt, chat template around it and the answer's opening behind it, as token ids.
     fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>>;
@@ -64,39 +63,19 @@ pub(crate) trait Respond {
 pub(crate) struct Loaded<'a> {
     subject: &'a Subject<'a>,
     template: PromptTemplate,
-    fingerprint: String,
+    fingerprint: Fingerprint,
 }
 
 impl<'a> Loaded<'a> {
     /// The subject under its own chat template, or the plain form when it brings none.
     pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
         let template = subject.model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
-        Ok(Self { subject, template, fingerprint: subject_fingerprint(subject)? })
+        Ok(Self { subject, template, fingerprint: subject.fingerprint()? })
     }
-}
-
-/// Hex SHA-256 of model and adapter.
-pub(crate) fn subject_fingerprint(subject: &Subject<'_>) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash.update(&subject.model.fingerprint);
-    if let Some(adapter) = subject.adapter {
-        hash_adapter(adapter, &mut hash)?;
-    }
-    Ok(hex(&hash.finalize()))
-}
-
-/// Hex SHA-256 of an adapter: its settings and every tensor.
-///
-/// # Errors
-/// A tensor that cannot be read.
-pub fn adapter_fingerprint(adapter: &Adapter) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash_adapter(adapter, &mut hash)?;
-    Ok(hex(&hash.finalize()))
 }
 
 impl Respond for Loaded<'_> {
-    fn fingerprint(&self) -> &str {
+    fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
@@ -111,7 +90,7 @@ impl Respond for Loaded<'_> {
         path: &Path,
         alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<String>>> {
-        search::run(search, questions, self.subject, &self.template, path, alive)
+        search::run(search, questions, (self.subject, &self.fingerprint.subject), &self.template, path, alive)
     }
 
     fn respond(
@@ -158,19 +137,6 @@ fn hash_ids(ids: &[u32], hash: &mut Sha256) {
     for id in ids {
         hash.update(id.to_le_bytes());
     }
-}
-
-/// Settings and every tensor, so that another adapter under the same name is another subject.
-fn hash_adapter(adapter: &Adapter, hash: &mut Sha256) -> Result<()> {
-    let config = &adapter.config;
-    hash.update(format!("{} {} {:?}", config.r, config.alpha, config.rslora));
-    for (name, var) in adapter.parameters() {
-        hash.update(name);
-        for value in var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
-            hash.update(value.to_le_bytes());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! run/summary.json: what was measured, of which subject. Invariant: a share over nothing is null, never 0.
 
+use crate::stats::Change;
+use crate::subject::Fingerprint;
 use eraser_model::error::PathContext;
 use eraser_model::files::write_atomic;
 use eraser_model::{Error, Result};
@@ -8,7 +10,9 @@ use std::fs;
 use std::path::Path;
 
 /// The file within a run directory.
-const FILE: &str = "summary.json";
+pub(crate) const FILE: &str = "summary.json";
+/// Name of the model before hardening, to which all others are compared.
+pub const BASE: &str = "base";
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,8 +60,11 @@ impl Summary {
 /// Measurements of one subject.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SubjectSummary {
-    /// `base` or the method.
+    /// `base`, or the name of the variant.
     pub name: String,
+    /// What was measured under this name; None in files of older versions: unknown.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
     /// A row per attack, set and judge.
     pub attacks: Vec<AttackSummary>,
     /// A row per task and metric.
@@ -98,14 +105,26 @@ pub struct AttackSummary {
     pub judge: String,
     /// Answers.
     pub n: usize,
+    /// Questions that these answer; a template asks each of them once more. 0 in files of older versions: unknown.
+    #[serde(default)]
+    pub questions: usize,
     /// Attack success rate over judged answers.
     pub asr: Option<f64>,
-    /// Wilson 95 % interval.
+    /// Its 95 % interval, by question: [`crate::stats::interval`].
     pub asr_ci: Option<[f64; 2]>,
+    /// The rate less that of the base on the same prompts; None for the base, and where there is no base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asr_change: Option<Change>,
     /// Share of answers with a refusal phrase (keyword list), whatever the judge.
     pub refused: Option<f64>,
     /// Share of degenerate answers: empty, repetitive, or not language.
     pub degenerate: Option<f64>,
+    /// That share less the base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degenerate_change: Option<Change>,
+    /// Degenerate answers among those that the judge calls a success: they help no attacker.
+    #[serde(default)]
+    pub degenerate_successes: usize,
     /// Answers that the judge could not judge.
     pub unjudged: usize,
     /// Mean grade, of judges that give one: `rubric` 1..5, `strongreject` 0..1.
@@ -125,6 +144,17 @@ pub struct UtilitySummary {
     pub value: Option<f64>,
     /// Standard error: sample standard deviation / sqrt(n).
     pub stderr: Option<f64>,
+    /// 95 % interval of a share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<[f64; 2]>,
+    /// The value less the base's on the same items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
+}
+
+impl UtilitySummary {
+    /// The metric of tasks with expected answers.
+    pub const ACCURACY: &str = "accuracy";
 }
 
 /// Refusals of benign questions.
@@ -136,9 +166,21 @@ pub struct OverRefusal {
     pub n: usize,
     /// Share refused, by the keyword list.
     pub rate: Option<f64>,
+    /// Its 95 % interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<[f64; 2]>,
+    /// That share less the base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     /// Share refused by a model's judgement, of the answers that it could judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judged: Option<f64>,
+    /// Its 95 % interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_ci: Option<[f64; 2]>,
+    /// That share less the base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_change: Option<Change>,
 }
 
 /// What it took.

@@ -11,9 +11,13 @@ use std::path::Path;
 /// compares facts. The metric is called `accuracy`.
 pub(crate) struct Expect;
 
+impl Expect {
+    pub(crate) const NAME: &str = "expect";
+}
+
 impl Judge for Expect {
     fn name(&self) -> &'static str {
-        "expect"
+        Self::NAME
     }
 
     fn judge(&self, question: &Question, response: &str) -> Verdict {

@@ -1,5 +1,5 @@
 //! The attacks that search, `gcg` and `autodan`, on the built-in model: they lower the target's loss, the same seed finds the
-//! same prompt, and an interrupted search goes on where it was. And `prefill`, whose opening is part of the answer.
+//! same prompt, and an interrupted search goes on where it was. And `prefill`, whose opening is no part of the answer.
 
 #![allow(clippy::unwrap_used)]
 
@@ -113,7 +113,7 @@ fn prompts_are_bred_towards_the_opening_and_resume_to_the_same_one() {
 }
 
 #[test]
-fn a_given_opening_is_part_of_the_answer() {
+fn a_given_opening_stands_beside_the_answer() {
     let Some(model) = model() else { return };
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path(), "prefill", GcgOptions::default());
@@ -124,8 +124,8 @@ fn a_given_opening_is_part_of_the_answer() {
         lines::<Answer>(&path.join("eval/base/prefill.jsonl"))
     };
     let answers = run("a");
-    assert!(answers[0].response.starts_with("First") && answers[0].response.len() > "First".len());
-    assert!(answers[1].response.starts_with("Then"), "the question's own target");
+    assert!(answers[0].opening == "First" && !answers[0].response.starts_with("First"));
+    assert_eq!(answers[1].opening, "Then", "the question's own target");
     assert_eq!(answers[0].prompt, answers[0].question);
     assert_eq!((run("a"), run("b")), (answers.clone(), answers), "stored answers are judged whole");
 }

@@ -16,7 +16,7 @@ use crate::watch::Watch;
 use eraser_data::files::{hex, write_atomic};
 use eraser_data::{Record, read_set};
 use eraser_eval::summary::SubjectSummary;
-use eraser_eval::{Choice, EvalOptions, Figure, Figures, Subject, adapter_fingerprint};
+use eraser_eval::{Choice, EvalOptions, Figures, Subject, adapter_fingerprint};
 use eraser_model::adapter::Module;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Error, Model, Result};
@@ -32,8 +32,6 @@ use std::time::Instant;
 
 /// The figures, beside the run's own.
 const FILE: &str = DURABILITY[1];
-/// Attack success when the answer's opening is given.
-const PREFILL: &str = "ASR (prefill)";
 
 /// How durability is measured.
 #[derive(Clone, Debug, Serialize)]
@@ -200,7 +198,7 @@ impl Durability<'_> {
     fn base(&self, watch: &mut dyn Watch) -> Outcome<SubjectRow> {
         let model = self.plan.model.load(&self.assets, watch)?;
         let found = self.evaluate("base", "as-trained", &model, None, watch)?;
-        Ok(self.row("base", "as trained".to_owned(), &found))
+        self.row("base", "as trained".to_owned(), &found)
     }
 
     /// A variant under a condition.
@@ -229,7 +227,7 @@ impl Durability<'_> {
         };
         let found = self.evaluate(&variant.name, condition.name(), &model, adapter.as_ref(), watch)?;
         watch.note(&format!("{}, {described}: {:.1} s", variant.name, start.elapsed().as_secs_f64()));
-        Ok(self.row(&variant.name, described, &found))
+        self.row(&variant.name, described, &found)
     }
 
     /// Trains a new adapter on the merged model: cross-entropy on the first records of a set, all linear layers adapted.
@@ -306,18 +304,10 @@ impl Durability<'_> {
         summary.subjects.into_iter().next().ok_or_else(|| Error::failed("nothing was measured").into())
     }
 
-    fn row(&self, subject: &str, condition: String, found: &SubjectSummary) -> SubjectRow {
+    fn row(&self, subject: &str, condition: String, found: &SubjectSummary) -> Outcome<SubjectRow> {
         let judge = found.attacks.first().map(|a| a.judge.clone()).unwrap_or_default();
-        let unseen = self.options.questions.iter().map(|q| q.set.clone()).find(|set| set == "unseen");
-        let figures = Figures::of(found, &judge, &Choice { held_out: Vec::new(), unseen });
-        let rows = found.attacks.iter().filter(|a| a.attack == "prefill" && a.judge == judge);
-        let counted = rows.map(|a| {
-            let n = a.n - a.unjudged.min(a.n);
-            (a.asr.map_or(0.0, |asr| asr * n as f64).round() as usize, n)
-        });
-        let (part, n) = counted.fold((0, 0), |(p, m), (part, n)| (p + part, m + n));
-        let prefill = (n > 0).then(|| Figure::share(PREFILL, part, n));
-        SubjectRow { subject: subject.to_owned(), values: vec![Some(condition)], figures: figures.after(prefill) }
+        let figures = Figures::read(&self.work.join(subject), found, &judge, &Choice::default())?;
+        Ok(SubjectRow { subject: subject.to_owned(), values: vec![Some(condition)], figures })
     }
 
     /// Writes the file and its record, which names the adapters that were measured.
@@ -340,6 +330,6 @@ impl Durability<'_> {
 
 /// The table and what follows from it.
 fn results(rows: Vec<SubjectRow>) -> StudyResults {
-    let findings = study::durability::findings(&rows, PREFILL);
+    let findings = study::durability::findings(&rows);
     StudyResults { kind: "durability", keys: vec!["condition".to_owned()], rows, findings, ..StudyResults::default() }
 }

@@ -14,7 +14,7 @@ use crate::study::{self, Question};
 use crate::watch::Watch;
 use eraser_data::files::write_atomic;
 use eraser_data::{read_set, write_set};
-use eraser_eval::{EvalOptions, Subject};
+use eraser_eval::{EvalOptions, Subject, Summary};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Model, Result};
 use eraser_report::Written;
@@ -74,7 +74,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     subjects::write(dir, &run.adapters(), &run.manifest)?;
     worked |= run.evaluate(&options, watch)?;
     if worked || !dir.join(summary::FILE).exists() {
-        run.write_timing(start)?;
+        run.write_timing(start, watch)?;
     }
     match study {
         Some(question) => study::write(question, dir, plan, jailbreaks.held_out)?,
@@ -212,6 +212,8 @@ impl Run<'_> {
         let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
         let mut measured = vec![subject("base", None)];
         measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
+        let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
+        summary::keep_only(self.dir, &names)?;
         let request = Request {
             artefact: summary::FILE,
             verb: self.verb,
@@ -224,7 +226,7 @@ impl Run<'_> {
             || -> Outcome {
                 let with = (&self.plan.model, &self.assets);
                 let found = evaluate::evaluate(&measured, options, with, self.dir, watch)?;
-                Ok(summary::write(self.dir, &found)?)
+                Ok(summary::record(self.dir, &found, watch).map(|_| ())?)
             },
             |()| Ok(Outputs::default()),
         )?;
@@ -238,8 +240,8 @@ impl Run<'_> {
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.
-    fn write_timing(&self, start: Instant) -> Result<()> {
-        let mut found = summary::read(self.dir)?;
+    fn write_timing(&self, start: Instant, watch: &mut dyn Watch) -> Result<()> {
+        let mut found = Summary::read(self.dir)?;
         let train: f64 = self.plan.variants.iter().filter_map(|v| self.manifest.seconds(&artefact(v))).sum();
         let eval = self.manifest.seconds(summary::FILE);
         let stages = train + eval.unwrap_or_default() + self.manifest.seconds(prepare::ARTEFACT).unwrap_or_default();
@@ -248,7 +250,7 @@ impl Run<'_> {
         timing.eval_s = eval;
         timing.total_s = Some(start.elapsed().as_secs_f64().max(stages));
         timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
-        summary::write(self.dir, &found)
+        summary::record(self.dir, &found, watch).map(|_| ())
     }
 }
 

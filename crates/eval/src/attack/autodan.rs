@@ -12,7 +12,7 @@ use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
 use super::template::read;
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
-use crate::evaluate::Subject;
+use crate::subject::Subject;
 use eraser_data::{PromptTemplate, Question, stream};
 use eraser_model::{Error, Result, ScoreRequest, score};
 use rand::RngExt as _;

@@ -2,8 +2,7 @@
 //! the search cost. Invariant: what was found is stored as it is found, so an interrupted search goes on where it was.
 
 use crate::answers;
-use crate::evaluate::Subject;
-use crate::respond::subject_fingerprint;
+use crate::subject::Subject;
 use eraser_data::{PromptTemplate, Question};
 use eraser_model::files::hex;
 use eraser_model::{Error, Result};
@@ -154,19 +153,18 @@ struct Line {
 pub(crate) fn run(
     search: &dyn Search,
     questions: &[&Question],
-    subject: &Subject<'_>,
+    (subject, fingerprint): (&Subject<'_>, &str),
     template: &PromptTemplate,
     path: &Path,
     alive: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<String>>> {
-    let fingerprint = subject_fingerprint(subject)?;
     let (stored, _) = answers::read::<Line>(path)?;
     let mut lines: Vec<Line> = Vec::with_capacity(questions.len());
     let mut users = Vec::with_capacity(questions.len());
     for (i, question) in questions.iter().enumerate() {
         let mut hash = Sha256::new();
         for part in
-            [&fingerprint, &search.settings(), &template.render(&question.text)?, &format!("{:?}", question.extra)]
+            [fingerprint, &search.settings(), &template.render(&question.text)?, &format!("{:?}", question.extra)]
         {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);

@@ -1,28 +1,13 @@
-//! Differences between two subjects on the same items, with 95 % intervals. Invariant: only the differences within an
+//! Differences of means and of perplexities between two subjects on the same items, with 95 % intervals; those of shares are in
+//! [`crate::stats`]. Invariant: only the differences within an
 //! item count, so what makes all items hard for both subjects does not widen the interval.
 
 use crate::stats::mean;
 use eraser_data::stream;
 use rand::RngExt as _;
 
-/// The 97.5 % quantile of the standard normal distribution.
-const Z: f64 = 1.959_963_984_540_054;
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 10_000;
-
-/// The adjusted Wald interval of a difference of paired proportions (Bonett and Price, 2012): one discordant pair is
-/// added each way, so no change at all does not claim certainty. `pairs` hold 0 or 1 of the base and of the subject.
-pub(crate) fn proportions(pairs: &[(f64, f64)]) -> Option<[f64; 2]> {
-    if pairs.is_empty() {
-        return None;
-    }
-    let count = |gained: bool| pairs.iter().filter(|(a, b)| if gained { b > a } else { a > b }).count() as f64;
-    let n = pairs.len() as f64 + 2.0;
-    let (gained, lost) = ((count(true) + 1.0) / n, (count(false) + 1.0) / n);
-    let centre = gained - lost;
-    let half = Z * ((gained + lost - centre * centre) / n).sqrt();
-    Some([(centre - half).max(-1.0), (centre + half).min(1.0)])
-}
 
 /// The percentile interval of `statistic` over resamples of `n` items drawn with replacement (Efron and Tibshirani,
 /// 1993); None for fewer than two.
@@ -54,21 +39,7 @@ pub(crate) fn means(pairs: &[(f64, f64)], seed: u64, name: &str) -> Option<[f64;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn proportions_follow_the_formula() {
-        // 100 pairs: 7 gained, 15 lost.
-        let mut pairs = vec![(0.0, 1.0); 7];
-        pairs.extend(vec![(1.0, 0.0); 15]);
-        pairs.extend(vec![(1.0, 1.0); 78]);
-        let (p, q): (f64, f64) = (8.0 / 102.0, 16.0 / 102.0);
-        let half = 1.959_963_984_540_054 * ((p + q - (p - q).powi(2)) / 102.0).sqrt();
-        let [low, high] = proportions(&pairs).unwrap();
-        assert!((low - (p - q - half)).abs() < 1e-12 && (high - (p - q + half)).abs() < 1e-12);
-        let [low, high] = proportions(&[(1.0, 1.0); 10]).unwrap();
-        assert!(low < 0.0 && high > 0.0, "no change is no certainty");
-        assert_eq!(proportions(&[]), None);
-    }
+    use crate::stats::Z;
 
     #[test]
     fn a_bootstrap_of_a_mean_is_near_its_normal_interval() {

@@ -1,6 +1,8 @@
 //! `bench.json` and the files of scores. Invariant: a figure over nothing is null, never 0.
 
 use super::BenchOptions;
+use crate::stats::Change;
+use crate::subject::Fingerprint;
 use crate::summary::{SubjectSummary, Summary, UtilitySummary};
 use eraser_model::error::PathContext as _;
 use eraser_model::files::write_atomic;
@@ -8,9 +10,6 @@ use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// The file within the output directory.
-const FILE: &str = "bench.json";
 
 /// One item of a task, or one window of a text: a line of `bench/<subject>/<task>.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +26,9 @@ pub struct ItemScore {
     pub right: Vec<bool>,
     /// The item's value under every metric.
     pub metrics: BTreeMap<String, f64>,
+    /// What was scored: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
+    #[serde(default)]
+    pub subject: String,
     /// Key of subject and tokens: a score with another key is of another experiment.
     pub fingerprint: String,
 }
@@ -55,8 +57,9 @@ pub struct BenchSummary {
 pub struct BenchSubject {
     /// `base` or the name of the adapter.
     pub name: String,
-    /// Hex SHA-256 of model and adapter.
-    pub fingerprint: String,
+    /// What was scored; None in files of older versions: unknown.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
     /// A row per task and metric, as in summary.json.
     pub utility: Vec<UtilitySummary>,
 }
@@ -83,10 +86,12 @@ pub struct Difference {
 impl BenchSummary {
     /// Version of the layout.
     pub const SCHEMA: u32 = 1;
+    /// The file within the output directory.
+    pub const FILE: &str = "bench.json";
 
     /// Writes `dir/bench.json`, whole or not at all.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE);
+        let path = dir.join(Self::FILE);
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
         write_atomic(&path, format!("{text}\n").as_bytes())
     }
@@ -96,7 +101,7 @@ impl BenchSummary {
     /// # Errors
     /// A file that is malformed or of another version.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
+        let path = dir.join(Self::FILE);
         let text = match std::fs::read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             text => text.at(&path)?,
@@ -113,24 +118,21 @@ impl BenchSummary {
         Ok(Some(found))
     }
 
-    /// Puts the figures among the utility rows of `summary`, in place of older ones of the same task and metric.
-    pub fn join(&self, summary: &mut Summary) {
-        for measured in &self.subjects {
-            let found = summary.subjects.iter().position(|s| s.name == measured.name);
-            let at = found.unwrap_or_else(|| {
-                let at = if measured.name == "base" { 0 } else { summary.subjects.len() };
-                let new = SubjectSummary { name: measured.name.clone(), ..SubjectSummary::default() };
-                summary.subjects.insert(at, new);
-                at
-            });
-            let rows = &mut summary.subjects[at].utility;
-            for row in &measured.utility {
-                match rows.iter_mut().find(|r| r.task == row.task && r.metric == row.metric) {
-                    Some(old) => *old = row.clone(),
-                    None => rows.push(row.clone()),
-                }
-            }
-        }
+    /// The figures as those of an evaluation, for [`crate::record`].
+    pub fn summary(&self) -> Summary {
+        let row = |subject: &str, row: &UtilitySummary| {
+            let same = |d: &&Difference| d.subject == subject && d.task == row.task && d.metric == row.metric;
+            let change = |d: &Difference| Some(Change { difference: d.difference?, ci: d.ci?, n: d.n, questions: d.n });
+            UtilitySummary { change: self.differences.iter().find(same).and_then(change), ..row.clone() }
+        };
+        let subject = |s: &BenchSubject| SubjectSummary {
+            name: s.name.clone(),
+            fingerprint: s.fingerprint.clone(),
+            utility: s.utility.iter().map(|u| row(&s.name, u)).collect(),
+            ..SubjectSummary::default()
+        };
+        let subjects = self.subjects.iter().map(subject).collect();
+        Summary { schema: Summary::SCHEMA, subjects, ..Summary::default() }
     }
 }
 
@@ -138,31 +140,28 @@ impl BenchSummary {
 mod tests {
     use super::*;
 
-    fn row(task: &str, value: f64) -> UtilitySummary {
-        UtilitySummary { task: task.into(), metric: "acc".into(), n: 4, value: Some(value), stderr: Some(0.1) }
-    }
-
-    fn measured(name: &str, utility: Vec<UtilitySummary>) -> BenchSubject {
-        BenchSubject { name: name.into(), utility, ..BenchSubject::default() }
-    }
-
     #[test]
-    fn figures_join_those_of_an_evaluation() {
-        let hardened =
-            SubjectSummary { name: "eraser".into(), utility: vec![row("a", 0.1)], ..SubjectSummary::default() };
-        let mut summary = Summary { schema: 1, subjects: vec![hardened], ..Summary::default() };
+    fn figures_take_their_differences_to_the_base_along() {
+        let row = UtilitySummary { task: "a".into(), metric: "acc".into(), n: 4, ..UtilitySummary::default() };
+        let subject =
+            |name: &str| BenchSubject { name: name.into(), utility: vec![row.clone()], ..BenchSubject::default() };
+        let difference = Difference {
+            subject: "eraser".into(),
+            task: "a".into(),
+            metric: "acc".into(),
+            n: 4,
+            difference: Some(-0.25),
+            ci: Some([-0.5, 0.1]),
+            method: "bonett-price".into(),
+        };
         let bench = BenchSummary {
-            subjects: vec![
-                measured("base", vec![row("a", 0.5)]),
-                measured("eraser", vec![row("a", 0.4), row("b", 0.3)]),
-            ],
+            subjects: vec![subject("base"), subject("eraser")],
+            differences: vec![difference],
             ..BenchSummary::default()
         };
-        bench.join(&mut summary);
-        bench.join(&mut summary);
-        let names: Vec<&str> = summary.subjects.iter().map(|s| s.name.as_str()).collect();
-        assert_eq!(names, ["base", "eraser"]);
-        assert_eq!(summary.subjects[1].utility, [row("a", 0.4), row("b", 0.3)]);
+        let changes: Vec<Option<f64>> =
+            bench.summary().subjects.iter().map(|s| s.utility[0].change.map(|c| c.difference)).collect();
+        assert_eq!(changes, [None, Some(-0.25)]);
     }
 
     #[test]
@@ -173,7 +172,7 @@ mod tests {
         bench.write(dir.path()).unwrap();
         assert_eq!(BenchSummary::read(dir.path()).unwrap(), Some(bench));
         for text in ["", "{}", "{\"schema\":2}"] {
-            std::fs::write(dir.path().join(FILE), text).unwrap();
+            std::fs::write(dir.path().join(BenchSummary::FILE), text).unwrap();
             assert!(BenchSummary::read(dir.path()).is_err(), "{text}");
         }
     }

@@ -7,9 +7,10 @@ use super::plan::{Job, Plan, Work};
 use super::results::{BenchSubject, BenchSummary, Difference, ItemScore};
 use super::{BenchOptions, paired, text};
 use crate::answers::{self, Appender};
-use crate::evaluate::{Progress, Subject, check_names, first, interrupted};
-use crate::respond::subject_fingerprint;
-use crate::stats::{mean, standard_error};
+use crate::evaluate::{Progress, first, interrupted};
+use crate::merge;
+use crate::stats::{self, Cluster, Paired, mean, standard_error};
+use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::UtilitySummary;
 use eraser_model::error::PathContext as _;
 use eraser_model::files::hex;
@@ -51,8 +52,12 @@ pub fn bench(
     let mut summary =
         BenchSummary { schema: BenchSummary::SCHEMA, model, options: options.clone(), ..Default::default() };
     let mut base: Option<Vec<Vec<ItemScore>>> = None;
-    for subject in subjects {
-        let fingerprint = subject_fingerprint(subject)?;
+    let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
+    let named: Vec<(&str, &Fingerprint)> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
+    for note in merge::admit(dir, &named, false)? {
+        tracing::warn!("{note}");
+    }
+    for (subject, fingerprint) in subjects.iter().zip(fingerprints.iter().cloned()) {
         let home = dir.join("bench").join(&subject.name);
         std::fs::create_dir_all(&home).at(&home)?;
         let decoder = &subject.model.decoder;
@@ -82,7 +87,7 @@ pub fn bench(
         if subject.adapter.is_none() && base.is_none() {
             base = Some(all);
         }
-        summary.subjects.push(BenchSubject { name: subject.name.clone(), fingerprint, utility });
+        summary.subjects.push(BenchSubject { name: subject.name.clone(), fingerprint: Some(fingerprint), utility });
     }
     summary.write(dir)?;
     Ok(summary)
@@ -128,11 +133,11 @@ fn score_job(
     job: &Job,
     units: &[Unit],
     subject: &Subject<'_>,
-    fingerprint: &str,
+    fingerprint: &Fingerprint,
     path: &Path,
     tick: &mut dyn FnMut(usize) -> bool,
 ) -> Result<(Vec<ItemScore>, usize)> {
-    let keys: Vec<String> = units.iter().map(|unit| key(fingerprint, unit)).collect();
+    let keys: Vec<String> = units.iter().map(|unit| key(&fingerprint.subject, unit)).collect();
     let (lines, _) = answers::read::<ItemScore>(path)?;
     let mut found: HashMap<(usize, String), ItemScore> =
         lines.into_iter().map(|line| ((line.id, line.fingerprint.clone()), line)).collect();
@@ -170,7 +175,10 @@ fn score_job(
         let mut new = Vec::with_capacity(part.len());
         for (id, unit) in ids.zip(part) {
             let tokens: Vec<Vec<f32>> = found.by_ref().take(unit.requests.len()).collect();
-            new.push(scored(id, job, unit, &tokens, &keys[id])?);
+            new.push(ItemScore {
+                subject: fingerprint.short().to_owned(),
+                ..scored(id, job, unit, &tokens, &keys[id])?
+            });
         }
         if let Some(file) = &mut file {
             file.append(&new)?;
@@ -204,7 +212,8 @@ fn scored(id: usize, job: &Job, unit: &Unit, tokens: &[Vec<f32>], key: &str) -> 
         Work::Text(_) => BTreeMap::from([(PERPLEXITY.to_owned(), perplexity(&loglikelihoods, &counts))]),
     };
     let (characters, right) = (unit.characters.clone(), unit.right.clone());
-    Ok(ItemScore { id, loglikelihoods, tokens: counts, characters, right, metrics, fingerprint: key.to_owned() })
+    let (subject, fingerprint) = (String::new(), key.to_owned());
+    Ok(ItemScore { id, loglikelihoods, tokens: counts, characters, right, metrics, subject, fingerprint })
 }
 
 /// `exp` of the mean negative log-likelihood per token.
@@ -247,6 +256,11 @@ fn pooled<'a>(scores: impl Iterator<Item = &'a ItemScore>) -> f64 {
     perplexity(&sums, &tokens)
 }
 
+/// Whether an item's value is 0 or 1.
+fn is_right_or_wrong(metric: &str) -> bool {
+    ![PERPLEXITY, Metric::Mc2.name()].contains(&metric)
+}
+
 fn figure(task: &str, metric: &str, scores: &[ItemScore]) -> UtilitySummary {
     let values = values(scores, metric);
     let (value, stderr) = if metric == PERPLEXITY {
@@ -255,7 +269,11 @@ fn figure(task: &str, metric: &str, scores: &[ItemScore]) -> UtilitySummary {
     } else {
         (mean(&values), standard_error(&values))
     };
-    UtilitySummary { task: task.to_owned(), metric: metric.to_owned(), n: values.len(), value, stderr }
+    // Each item is a question of its own.
+    let right = values.iter().map(|v| Cluster { part: usize::from(*v > 0.5), n: 1 }).collect::<Vec<_>>();
+    let ci = if is_right_or_wrong(metric) { stats::interval(&right) } else { None };
+    let (task, metric, n) = (task.to_owned(), metric.to_owned(), values.len());
+    UtilitySummary { task, metric, n, value, stderr, ci, change: None }
 }
 
 fn difference(
@@ -275,8 +293,11 @@ fn difference(
             let statistic = |items: &[usize]| of(after, items) - of(before, items);
             (paired::bootstrap(pairs.len(), seed, &name, statistic), "bootstrap")
         }
-        "mc2" => (paired::means(&pairs, seed, &name), "bootstrap"),
-        _ => (paired::proportions(&pairs), "bonett-price"),
+        metric if is_right_or_wrong(metric) => {
+            let pair = |(a, b): &(f64, f64)| Paired { change: i64::from(b > a) - i64::from(a > b), n: 1 };
+            (stats::change(&pairs.iter().map(pair).collect::<Vec<_>>()).map(|c| c.ci), "bonett-price")
+        }
+        _ => (paired::means(&pairs, seed, &name), "bootstrap"),
     };
     Difference {
         subject: subject.to_owned(),

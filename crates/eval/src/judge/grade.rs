@@ -189,12 +189,14 @@ mod tests {
             attack: "direct".into(),
             question: question.into(),
             prompt: question.into(),
+            opening: String::new(),
             response: response.into(),
             tokens: 1,
             stopped: true,
             judgements: BTreeMap::new(),
             refused: false,
             degenerate: false,
+            subject: "s".into(),
             fingerprint: "f".into(),
         }
     }

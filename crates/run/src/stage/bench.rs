@@ -30,6 +30,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let subjects = loaded(&plan.subjects, &model, &adapters);
+    summary::admit(dir, &subjects, plan.force, watch)?;
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     for subject in &plan.subjects {
         if let Some(adapter) = &subject.adapter {
@@ -58,6 +59,6 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         || stoppable(watch, |progress| eraser_eval::bench(&subjects, &plan.options, dir, progress)),
         |_| Ok(Outputs::default()),
     )?;
-    summary::write(dir, &summary::read(dir)?)?;
+    summary::record(dir, &found.summary(), watch)?;
     Ok(found)
 }

@@ -34,6 +34,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let measured = loaded(&plan.subjects, &model, &adapters);
+    summary::admit(dir, &measured, plan.force, watch)?;
     let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
     let directories: Vec<(String, PathBuf)> = directories.collect();
     let inputs = inputs(&model, &plan.model, &options, &directories)?;
@@ -53,9 +54,9 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     found.timing.eval_s = Some(seconds);
     found.timing.total_s = Some(seconds);
     found.timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
-    summary::write(dir, &found)?;
+    let all = summary::record(dir, &found, watch)?;
     subjects::write(dir, &directories, &manifest)?;
-    Ok(found)
+    Ok(all)
 }
 
 /// The adapter of every subject that has one.

@@ -1,28 +1,35 @@
-//! `summary.json`. In: figures of evaluations and benchmarks; out: the file that holds them all. Invariant: it holds what
-//! `bench.json` beside it says.
+//! `summary.json`. In: figures of evaluations and benchmarks; out: the file that holds them all. Invariant: it holds figures of
+//! one model and its adapters only.
 
-use eraser_data::files::write_atomic;
-use eraser_eval::{BenchSummary, Summary};
-use eraser_model::{Error, Result};
+use crate::watch::Watch;
+use eraser_eval::{Subject, Summary};
+use eraser_model::Result;
 use std::path::Path;
 
 /// The file, and the name of its record.
 pub(crate) const FILE: &str = "summary.json";
 
-/// The summary of a run directory; an empty one where there is none.
-pub(crate) fn read(dir: &Path) -> Result<Summary> {
-    if dir.join(FILE).exists() {
-        return Summary::read(dir);
-    }
-    Ok(Summary { schema: Summary::SCHEMA, ..Summary::default() })
+/// Makes room for results of `subjects` in `dir`, or says that it holds those of another model.
+pub(crate) fn admit(dir: &Path, subjects: &[Subject<'_>], force: bool, watch: &mut dyn Watch) -> Result<()> {
+    let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
+    let named: Vec<_> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
+    eraser_eval::admit(dir, &named, force)?.iter().for_each(|text| watch.note(text));
+    Ok(())
 }
 
-/// Writes it, with the figures of a bench.json that is there.
-pub(crate) fn write(dir: &Path, summary: &Summary) -> Result<()> {
-    let mut summary = summary.clone();
-    if let Some(bench) = BenchSummary::read(dir)? {
-        bench.join(&mut summary);
+/// Removes the figures of subjects that are not among `names`.
+pub(crate) fn keep_only(dir: &Path, names: &[&str]) -> Result<()> {
+    if !dir.join(FILE).exists() {
+        return Ok(());
     }
-    let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
-    write_atomic(&dir.join(FILE), format!("{text}\n").as_bytes())
+    let mut summary = Summary::read(dir)?;
+    summary.subjects.retain(|subject| names.contains(&subject.name.as_str()));
+    summary.write(dir)
+}
+
+/// Puts what was measured into the file, beside what that and bench.json hold of the same models.
+pub(crate) fn record(dir: &Path, measured: &Summary, watch: &mut dyn Watch) -> Result<Summary> {
+    let (summary, notes) = eraser_eval::record(dir, measured)?;
+    notes.iter().for_each(|text| watch.note(text));
+    Ok(summary)
 }

@@ -40,16 +40,16 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
     let summary = Summary::read(dir)?;
     let judges = summary.subjects.iter().flat_map(|s| &s.attacks).map(|a| a.judge.as_str());
     let judge = judges.clone().next().unwrap_or_default();
-    let sets = plan.eval.questions.iter().map(|q| q.name.clone());
-    let choice = Choice { held_out, unseen: sets.clone().find(|set| set == "unseen") };
+    let choice = Choice { held_out };
     let row = |name: &str, values: Vec<Option<String>>| {
         let subject = summary.subjects.iter().find(|s| s.name == name);
-        let figures = subject.map_or_else(Figures::default, |s| Figures::of(s, judge, &choice));
-        SubjectRow { subject: name.to_owned(), values, figures }
+        let figures = subject.map(|s| Figures::read(dir, s, judge, &choice)).transpose()?.unwrap_or_default();
+        Ok::<_, Error>(SubjectRow { subject: name.to_owned(), values, figures })
     };
     let mut results = match question {
         Question::Compare => {
-            let rows: Vec<SubjectRow> = summary.subjects.iter().map(|s| row(&s.name, Vec::new())).collect();
+            let rows = summary.subjects.iter().map(|s| row(&s.name, Vec::new()));
+            let rows: Vec<SubjectRow> = rows.collect::<Result<_>>()?;
             let of = |method: &str| {
                 let variant = plan.variants.iter().find(|v| v.train.method.name == method)?;
                 rows.iter().find(|r| r.subject == variant.name)
@@ -66,16 +66,16 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
                     keys.push(axis.key.clone());
                 }
             }
-            let base = row("base", keys.iter().map(|_| None).collect());
+            let base = row("base", keys.iter().map(|_| None).collect())?;
             let mut rows = Vec::new();
             for (variant, point) in plan.variants.iter().zip(points) {
                 let value = |key: &String| point.values.iter().rev().find(|(k, _)| k == key).map(|(_, v)| text(v));
-                let mut row = row(&variant.name, keys.iter().map(value).collect());
+                let mut row = row(&variant.name, keys.iter().map(value).collect())?;
                 let steps = metrics::read(&dir.join(&variant.dir).join("train/metrics.jsonl"))?;
                 let end = |of: &dyn Fn(&StepMetrics) -> Option<f64>| final_mean(&steps, of);
                 let first = [
-                    Figure::number(NLL, end(&|m| m.nll_harm)),
-                    Figure::number(HELP, end(&|m| m.terms.get("l_help").copied())),
+                    Figure::number(&NLL, end(&|m| m.nll_harm)),
+                    Figure::number(&HELP, end(&|m| m.terms.get("l_help").copied())),
                 ];
                 row.figures = row.figures.after(first);
                 rows.push(row);

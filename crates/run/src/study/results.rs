@@ -1,7 +1,8 @@
 //! What a study finds. In: figures; out: run/study.json (of the durability study run/durability.json), which the report shows.
 //! Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
 
-use eraser_eval::{Figure, Figures};
+use eraser_eval::stats::Change;
+use eraser_eval::{Figure, Figures, Measure};
 use serde::Serialize;
 
 /// run/study.json.
@@ -83,8 +84,8 @@ pub struct Series {
 }
 
 impl SubjectRow {
-    pub(super) fn get(&self, name: &str) -> Option<&Figure> {
-        self.figures.get(name)
+    pub(super) fn get(&self, measure: &Measure) -> Option<&Figure> {
+        self.figures.get(measure)
     }
 }
 
@@ -129,7 +130,7 @@ pub(super) fn shown(figure: &Figure) -> String {
 }
 
 /// A difference in points with its interval: `-2.0 points [-4.8, 0.7]`.
-pub(super) fn points(difference: f64, [low, high]: [f64; 2]) -> String {
+pub(super) fn points(&Change { difference, ci: [low, high], .. }: &Change) -> String {
     // What rounds to zero has no sign.
     let tidy = |x: f64| format!("{:.1}", (1000.0 * x).round() / 10.0 + 0.0);
     format!("{} points [{}, {}]", tidy(difference), tidy(low), tidy(high))
