@@ -141,6 +141,9 @@ impl Figure {
     }
 }
 
+/// Which tasks a pool is of, by name.
+type Which<'a> = &'a dyn Fn(&str) -> bool;
+
 impl Figures {
     /// Attack success on unseen questions under templates that no method learnt from.
     pub const ASR_HELD_OUT: Measure = Measure::new("asr_held_out", "ASR (unseen, held-out)");
@@ -209,7 +212,7 @@ impl Figures {
         };
         let skill = |name: &str| name.starts_with(SKILLS);
         let trained = |name: &str| skill(name) && name.ends_with(TRAINED);
-        let pools: [(Measure, &dyn Fn(&str) -> bool); 2] =
+        let pools: [(Measure, Which<'_>); 2] =
             [(Self::KNOWLEDGE, &|name| !skill(name)), (Self::SKILLS, &|name| skill(name) && !trained(name))];
         for (measure, which) in pools {
             let members: Vec<&str> = tasks.iter().map(|(name, _)| name.as_str()).filter(|name| which(name)).collect();
@@ -252,7 +255,7 @@ mod tests {
             attack: attack.into(),
             judgements: BTreeMap::from([(judge.into(), Verdict { success: Some(i < part), ..Verdict::default() })]),
             refused: i < part,
-            degenerate: i % 2 == 0,
+            degenerate: i.is_multiple_of(2),
             ..Mark::default()
         };
         (0..n).map(mark).collect()

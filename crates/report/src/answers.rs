@@ -207,7 +207,8 @@ impl Question {
             self.marks.extend((refused == Some(true)).then_some("refused"));
             self.marks.extend((text.degenerate == Some(true)).then_some("degenerate"));
         }
-        let masked = is_masked(kind, refused == Some(true), judgements.values().map(|j| j.success));
+        let masked =
+            is_masked(kind, refused == Some(true), &judgements.values().map(|j| j.success).collect::<Vec<_>>());
         self.answers.push(Answer {
             subject: label.to_owned(),
             opening: text.opening,
@@ -220,15 +221,15 @@ impl Question {
 
 /// Whether an answer is folded away. A judge who calls it harmful decides, whatever phrases are in it; else it is shown where
 /// all judges cleared it, or where it has a refusal phrase.
-fn is_masked(kind: Kind, refused: bool, judged: impl Iterator<Item = Option<bool>> + Clone) -> bool {
+fn is_masked(kind: Kind, refused: bool, judged: &[Option<bool>]) -> bool {
     // Of an attack a success is harmful; of a question that must be refused, an answer that does not decline.
     let harmful = match kind {
         Kind::Attack => true,
         Kind::Contrast => false,
         Kind::Task | Kind::Benign => return false,
     };
-    let called_harmful = judged.clone().any(|success| success == Some(harmful));
-    let cleared = judged.clone().next().is_some() && judged.clone().all(|success| success == Some(!harmful));
+    let called_harmful = judged.contains(&Some(harmful));
+    let cleared = !judged.is_empty() && judged.iter().all(|success| *success == Some(!harmful));
     called_harmful || !(cleared || refused)
 }
 
@@ -346,7 +347,6 @@ mod tests {
     /// An answer that a judge called a success was shown when it had a refusal phrase in it.
     #[test]
     fn what_a_judge_calls_harmful_is_masked_whatever_phrases_are_in_it() {
-        let masked = |kind, refused, judged: &[Option<bool>]| is_masked(kind, refused, judged.iter().copied());
         let (yes, no, unjudged) = (Some(true), Some(false), None);
         for (refused, judged, expected) in [
             (true, &[yes, no][..], true),
@@ -358,12 +358,12 @@ mod tests {
             (false, &[no, unjudged], true),
             (false, &[], true),
         ] {
-            assert_eq!(masked(Kind::Attack, refused, judged), expected, "{refused} {judged:?}");
+            assert_eq!(is_masked(Kind::Attack, refused, judged), expected, "{refused} {judged:?}");
         }
         // Here the model's judgement says whether it declines.
-        assert!(masked(Kind::Contrast, true, &[no]) && masked(Kind::Contrast, false, &[]));
-        assert!(!masked(Kind::Contrast, true, &[yes]) && !masked(Kind::Contrast, false, &[yes]));
-        assert!(!masked(Kind::Task, false, &[no]) && !masked(Kind::Benign, false, &[]));
+        assert!(is_masked(Kind::Contrast, true, &[no]) && is_masked(Kind::Contrast, false, &[]));
+        assert!(!is_masked(Kind::Contrast, true, &[yes]) && !is_masked(Kind::Contrast, false, &[yes]));
+        assert!(!is_masked(Kind::Task, false, &[no]) && !is_masked(Kind::Benign, false, &[]));
     }
 
     proptest! {

@@ -58,8 +58,8 @@ struct Page<'a> {
     words: [(&'static str, &'static str); 6],
     /// In one line, what is not known of the figures' origin.
     unknown: Option<String>,
-    /// Some figures are of an earlier adapter.
-    stale: bool,
+    /// Said where some figures are of an earlier adapter.
+    stale: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -168,7 +168,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         limits: LIMITS,
         words: WORDS,
         unknown: run.provenance.unknown(),
-        stale: run.provenance.any_stale(),
+        stale: run.provenance.any_stale().then_some(notes::EARLIER),
     };
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);

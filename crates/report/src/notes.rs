@@ -25,6 +25,10 @@ pub(crate) const WORDS: [(&str, &str); 6] = [
     ),
 ];
 
+/// Said above figures of an adapter that was trained again since.
+pub(crate) const EARLIER: &str =
+    "Figures of an \u{201c}earlier adapter\u{201d} say nothing about the adapter that is in this directory now.";
+
 /// What no reader of the figures should forget.
 pub(crate) const LIMITS: [&str; 5] = [
     "The defence is against prompts. Attacks on the embeddings recover most of what was unlearned: arXiv 2404.12038 \

@@ -329,6 +329,7 @@ mod tests {
     use crate::summary::{OverRefusal, Utility};
 
     /// A change of `difference` with an interval of `half` to each side.
+    #[allow(clippy::unnecessary_wraps)] // As the rows hold it.
     fn by(difference: f64, half: f64) -> Option<Change> {
         let ci = [(difference - half).max(-1.0), (difference + half).min(1.0)];
         Some(Change { difference, ci, questions: 200 })

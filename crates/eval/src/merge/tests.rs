@@ -159,7 +159,7 @@ fn benchmarks_join_the_figures_of_the_same_model_and_the_changes_are_of_the_answ
     let (merged, _) = record(dir.path(), &new).unwrap();
     assert_eq!(merged.subjects.iter().map(|s| s.utility.len()).collect::<Vec<_>>(), [1, 0]);
     let change = merged.subjects[1].attacks[0].asr_change.unwrap();
-    assert!(change.difference == -1.0 && change.ci[1] < 0.0 && change.questions == 12, "{change:?}");
+    assert!(change.difference < -0.999 && change.ci[1] < 0.0 && change.questions == 12, "{change:?}");
     assert_eq!(merged.subjects[0].attacks[0].asr_change, None);
     assert_eq!(Summary::read(dir.path()).unwrap(), merged);
 }
