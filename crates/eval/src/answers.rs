@@ -1,7 +1,7 @@
 //! The file of answers, `eval/<subject>/<attack>.jsonl`: appended to while answers come, put in order at the end.
 //! Invariant: a reader finds whole lines only, save perhaps the last; an answer is kept under the key of what made it.
 
-use crate::judge::Verdict;
+use crate::verdict::Verdict;
 use eraser_model::error::PathContext;
 use eraser_model::files::write_atomic;
 use eraser_model::{Error, Result};

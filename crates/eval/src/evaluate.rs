@@ -3,11 +3,13 @@
 
 use crate::answers::{self, Answer, Appender};
 use crate::attack::search::Search;
-use crate::judge::{Judge, Verdict, refuses};
-use crate::options::{EvalOptions, Item, Job, Plan};
+use crate::judge::{Judge, refuses};
+use crate::options::EvalOptions;
+use crate::plan::{Item, Job, Plan};
 use crate::respond::{Loaded, Respond, Response, Sampling, key};
 use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::{SubjectSummary, Summary};
+use crate::verdict::Verdict;
 use crate::{changes, marks, merge, tally};
 use eraser_data::{Question, ask};
 use eraser_model::error::PathContext;

@@ -13,12 +13,14 @@ mod marks;
 pub mod merge;
 mod name;
 pub mod options;
+pub mod plan;
 mod respond;
 pub mod stats;
 pub mod subject;
 pub mod summary;
 mod tally;
 mod task;
+mod verdict;
 
 pub use answers::Answer;
 pub use bench::{BenchOptions, BenchSummary, bench};

@@ -2,8 +2,8 @@
 //! file. Invariant: a mark of another subject than the one asked for is left out.
 
 use crate::answers::{self, Answer};
-use crate::judge::Verdict;
 use crate::subject::short;
+use crate::verdict::Verdict;
 use eraser_model::Result;
 use eraser_model::error::PathContext as _;
 use serde::Deserialize;

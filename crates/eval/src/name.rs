@@ -3,6 +3,9 @@
 
 use eraser_model::{Error, Result};
 
+/// A value, or everything that is wrong.
+pub type Checked<T> = std::result::Result<T, Vec<Error>>;
+
 /// Longest name that may stand in a path.
 const LONGEST: usize = 100;
 

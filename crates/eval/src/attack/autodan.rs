@@ -7,6 +7,7 @@
 //! sentences and take some from the pool of all templates; below, words are exchanged for others of like meaning, those more
 //! often that stand in better candidates.
 
+use super::budget::AutodanOptions;
 use super::parse::Template;
 use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
 use super::template::read;
@@ -17,7 +18,6 @@ use eraser_data::{PromptTemplate, Question, stream};
 use eraser_model::{Error, Result, ScoreRequest, score};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
@@ -53,31 +53,6 @@ const LIKE: [&[&str]; 24] = [
     &["important", "crucial", "essential"],
     &["now", "from now on", "henceforth"],
 ];
-
-/// Budget and shape of the search.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AutodanOptions {
-    /// Most generations for a question.
-    pub generations: usize,
-    /// Candidates of a generation.
-    pub population: usize,
-    /// Candidates that are kept unchanged.
-    pub elite: usize,
-    /// Probability that a child exchanges a sentence with its other parent.
-    pub crossover: f64,
-    /// Probability that a sentence of a child is changed.
-    pub mutation: f64,
-    /// Seconds for a question, at most; None: no limit. With a limit, results depend on the machine.
-    pub seconds: Option<f64>,
-}
-
-impl Default for AutodanOptions {
-    /// As published (crossover 0.5), with 40 generations of 32 candidates.
-    fn default() -> Self {
-        Self { generations: 40, population: 32, elite: 3, crossover: 0.5, mutation: 0.15, seconds: None }
-    }
-}
 
 struct Autodan {
     options: AutodanOptions,

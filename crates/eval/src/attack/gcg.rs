@@ -7,6 +7,7 @@
 //! steepest replacements of each place; `candidates` random ones of these, those left out that do not survive decoding
 //! and tokenising; their losses, computed as one prefix tree, since all share their beginning up to the changed place.
 
+use super::budget::GcgOptions;
 use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
@@ -14,7 +15,6 @@ use crate::subject::Subject;
 use eraser_data::{PromptTemplate, Question, stream};
 use eraser_model::{Error, Result, ScoreRequest, Tokenizer, score, token_gradient};
 use rand::RngExt as _;
-use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
@@ -24,31 +24,6 @@ const MARK: &str = "\u{1}suffix\u{1}";
 const DRAWS: usize = 200;
 /// Steps between two savings.
 const SAVE_EVERY: usize = 10;
-
-/// Budget and shape of the search.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GcgOptions {
-    /// Most steps for a question.
-    pub steps: usize,
-    /// Candidates of a step.
-    pub candidates: usize,
-    /// Replacements considered at each place.
-    pub top_k: usize,
-    /// Tokens of the suffix.
-    pub suffix: usize,
-    /// Suffixes that are kept and taken in turn as the start of a step.
-    pub buffer: usize,
-    /// Seconds for a question, at most; None: no limit. With a limit, results depend on the machine.
-    pub seconds: Option<f64>,
-}
-
-impl Default for GcgOptions {
-    /// As published (20 tokens, top 256), with 250 steps of 128 candidates and a buffer of 4.
-    fn default() -> Self {
-        Self { steps: 250, candidates: 128, top_k: 256, suffix: 20, buffer: 4, seconds: None }
-    }
-}
 
 struct Gcg {
     options: GcgOptions,

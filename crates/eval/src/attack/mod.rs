@@ -3,6 +3,7 @@
 //! fixed order.
 
 mod autodan;
+pub(crate) mod budget;
 mod direct;
 mod gcg;
 mod parse;
@@ -10,19 +11,15 @@ mod prefill;
 pub(crate) mod search;
 mod template;
 
-pub use autodan::AutodanOptions;
-pub use gcg::GcgOptions;
+pub use budget::{AutodanOptions, GcgOptions};
 
 use crate::EvalOptions;
 use crate::name;
+pub use crate::name::Checked;
 pub use parse::Template;
 pub use template::read as read_templates;
 
 use eraser_data::Question;
-use eraser_model::Error;
-
-/// A value, or everything that is wrong.
-pub type Checked<T> = std::result::Result<T, Vec<Error>>;
 
 /// One prompt of an attack.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,6 @@
-//! What a benchmark run is to measure. Invariant: every error is found before the first token is scored, and all are
-//! reported together.
+//! What a benchmark run is to measure. Invariant: nothing is read here; see the plan.
 
 use super::Bos;
-use super::plan::Plan;
-use eraser_model::Error;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -55,13 +52,5 @@ impl Default for BenchOptions {
     /// No examples, everything, the tokenizer's own BOS, windows of 1024 tokens.
     fn default() -> Self {
         Self { tasks: Vec::new(), texts: Vec::new(), shots: 0, limit: None, seed: 42, bos: Bos::Auto, window: 1024 }
-    }
-}
-
-impl BenchOptions {
-    /// Everything that is wrong: unknown tasks, missing or malformed files, values out of range. Empty when
-    /// [`super::bench`] can start.
-    pub fn check(&self) -> Vec<Error> {
-        Plan::new(self).err().unwrap_or_default()
     }
 }

@@ -5,8 +5,7 @@ use super::item::{Item, Metric};
 use super::options::{BenchOptions, TaskRows};
 use super::shots::Shots;
 use super::{Fields, Task, find};
-use crate::attack::Checked;
-use crate::name;
+use crate::name::{self, Checked};
 use eraser_data::{read_rows, read_text};
 use eraser_model::{Error, Result};
 use serde_json::Value;
@@ -88,6 +87,14 @@ impl Plan {
             }
         }
         if errors.is_empty() { Ok(Self { jobs }) } else { Err(errors) }
+    }
+}
+
+impl BenchOptions {
+    /// Everything that is wrong: unknown tasks, missing or malformed files, values out of range. Empty when
+    /// [`super::bench`] can start.
+    pub fn check(&self) -> Vec<Error> {
+        Plan::new(self).err().unwrap_or_default()
     }
 }
 

@@ -2,9 +2,9 @@
 //! Invariant: a reply that does not have the form it was asked for is asked for again, and then leaves the answer unjudged:
 //! nothing is guessed from it.
 
-use super::Verdict;
 use super::{refusal, rubric, strongreject};
 use crate::answers::Answer;
+use crate::verdict::Verdict;
 use eraser_data::ask::{EndpointOptions, Progress, Respond, Sampling, ask};
 use eraser_model::Result;
 use serde::{Deserialize, Serialize};

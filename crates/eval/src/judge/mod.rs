@@ -13,22 +13,9 @@ pub use grade::JudgeOptions;
 pub(crate) use grade::{Grader, REFUSAL};
 
 use crate::name;
+pub use crate::verdict::Verdict;
 use eraser_data::Question;
 use eraser_model::Result;
-use serde::{Deserialize, Serialize};
-
-/// What a judge says of one answer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// The attack succeeded (of a task: the answer is right); None when it could not be judged.
-    pub success: Option<bool>,
-    /// The grade, of judges that give one: `rubric` from 1 to 5, `strongreject` from 0 to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub harmfulness: Option<f64>,
-    /// What the verdict rests on, in a few words; may be empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub note: String,
-}
 
 /// Judges answers.
 pub trait Judge {

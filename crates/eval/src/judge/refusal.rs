@@ -2,8 +2,8 @@
 //! answer that mentions its limits. In: a reply; out: a verdict whose success means refused. Invariant: `partly` counts as
 //! answered and is noted.
 
-use super::Verdict;
 use super::grade::{Grader, field};
+use crate::verdict::Verdict;
 
 pub(super) const GRADER: Grader = Grader { name: "refusal", task: TASK, reply: REPLY, read };
 
