@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::Dir;
+use common::{Dir, tiny};
 use serde_json::Value;
 
 const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
@@ -19,6 +19,14 @@ fn json(text: &str) -> Value {
 
 fn manifest(dir: &Dir) -> Value {
     json(&dir.text("run/manifest.json"))["artefacts"].clone()
+}
+
+/// The attacks of a subject in run/summary.json.
+fn attacks(dir: &Dir, subject: &str) -> Vec<String> {
+    let summary = json(&dir.text("run/summary.json"));
+    let found = summary["subjects"].as_array().unwrap().iter().find(|s| s["name"] == subject).cloned();
+    let rows = found.unwrap()["attacks"].as_array().unwrap().clone();
+    rows.iter().map(|row| row["attack"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -102,4 +110,62 @@ fn a_training_on_other_sets_than_those_of_the_directory_is_refused() {
     assert!(refused.contains("holds another set than the one to train on"), "{refused}");
     dir.done(&format!("{TRAIN} --steps 3 --out run --force"));
     assert_eq!(dir.text("run/data/harm.jsonl").lines().count(), 8);
+}
+
+/// A later evaluation of one attack dropped the figures of earlier ones, whose answers were there.
+#[test]
+fn a_later_evaluation_keeps_the_figures_of_earlier_attacks() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 3 --out run"));
+    dir.done(&format!("{EVAL} --attacks template --template wrap.txt"));
+    dir.done(&format!("{EVAL} --attacks direct"));
+    for subject in ["base", "eraser"] {
+        let found = attacks(&dir, subject);
+        assert!(found.iter().any(|a| a.starts_with("template")) && found.contains(&"direct".into()), "{found:?}");
+    }
+}
+
+/// `bench` of one model and `eval` of another into one directory: both appeared as "base".
+#[test]
+fn two_models_never_share_a_name() {
+    let dir = Dir::with_model();
+    tiny::write(&dir.path("other"));
+    let tokenizer = dir.text("other/tokenizer_config.json").replace('{', "{\"other\": 1, ");
+    dir.write("other/tokenizer_config.json", &tokenizer);
+    let config = dir.text("other/config.json").replace("1e-05", "2e-05").replace("1e-5", "2e-5");
+    dir.write("other/config.json", &config);
+    dir.write("text.txt", "One two three four five six.");
+    dir.done("eval --model model --questions unseen=ask.csv --max-new-tokens 2 --out run");
+    let refused = dir.refused("bench --model other --text text.txt --out run");
+    assert!(refused.starts_with("exit 2") && refused.contains("`base`"), "{refused}");
+    let refused = dir.refused("eval --model other --questions unseen=ask.csv --max-new-tokens 2 --out run");
+    assert!(refused.starts_with("exit 2") && refused.contains("`base`"), "{refused}");
+}
+
+/// f32 scores were reported for bf16: how the weights are held was in no key.
+#[test]
+fn answers_of_one_type_of_weights_are_not_taken_for_another() {
+    let dir = Dir::with_model();
+    dir.write("text.txt", "One two three four five six.");
+    let scored = |dtype: &str| {
+        let flags = format!("bench --model model --text text.txt --base-dtype {dtype} --out {dtype} --json");
+        json(&dir.done(&flags))["subjects"][0]["fingerprint"].as_str().unwrap().to_owned()
+    };
+    assert_ne!(scored("f32"), scored("bf16"));
+}
+
+/// Trained, evaluated, trained again for a few steps: the report said that the defence held.
+#[test]
+fn figures_of_an_earlier_adapter_are_not_told_of_the_present_one() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 3 --out run"));
+    dir.done(EVAL);
+    let before = dir.done("report run");
+    assert!(before.contains("report.html"));
+    assert!(!dir.text("run/report.md").contains("not evaluated"), "{}", dir.text("run/report.md"));
+    dir.done(&format!("{TRAIN} --steps 5 --out run --force"));
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("not evaluated since it was trained"), "{text}");
+    assert!(!text.contains("the defence held"), "{text}");
 }

@@ -14,6 +14,8 @@ use std::path::{Component, Path};
 
 /// The only layout this version reads.
 const SCHEMA: u32 = 1;
+/// The record of the prepared sets.
+const SETS: &str = "data";
 /// More artefacts than any run has.
 const MAX: usize = 100_000;
 /// Hex digits of a fingerprint that a reader sees.
@@ -32,9 +34,7 @@ pub(crate) struct Manifest {
 struct Artefact {
     /// Of an adapter: hex SHA-256 of its settings and tensors.
     fingerprint: Option<String>,
-    /// Hex SHA-256 of the artefact, where it is one file.
-    sha256: Option<String>,
-    /// Hex SHA-256 of its files, where it is a directory.
+    /// Hex SHA-256 of its files, by their path in the run.
     files: BTreeMap<String, String>,
     /// Hex SHA-256 of what it was made from.
     inputs: BTreeMap<String, String>,
@@ -170,7 +170,7 @@ fn sets(run: &Path, manifest: &Manifest, adapters: &[&str]) -> Result<Option<Str
     let mut differing = Vec::new();
     for (home, artefact) in trained {
         for (path, recorded) in artefact.inputs.iter().filter(|(path, _)| path.starts_with("data/")) {
-            let prepared = manifest.artefacts.get(path).and_then(|a| a.sha256.as_ref());
+            let prepared = manifest.artefacts.get(SETS).and_then(|a| a.files.get(path));
             let now = sha256(run, path)?;
             let same = now.as_ref().is_none_or(|now| now == recorded) && prepared.is_none_or(|p| p == recorded);
             if !same {

@@ -140,7 +140,7 @@ fn with_manifest(evaluated: &str, trained: &str, sets: &str) -> tempfile::TempDi
     let manifest = format!(
         r#"{{"schema":1,"artefacts":{{"adapter":{{"verb":"train","fingerprint":"{trained}",
         "files":{{"adapter/adapter_model.safetensors":"{WEIGHTS}"}},"inputs":{{"data/harm.jsonl":"{sets}"}}}},
-        "data/harm.jsonl":{{"verb":"prepare","sha256":"{ROWS}"}}}}}}"#
+        "data":{{"verb":"prepare","files":{{"data/harm.jsonl":"{ROWS}"}}}}}}}}"#
     );
     fs::write(dir.join("manifest.json"), manifest).unwrap();
     run
