@@ -89,7 +89,7 @@ fn sets_that_an_adapter_was_trained_on_are_not_replaced_unasked() {
                    --harm-refusals keep --align-answered keep --out run";
     dir.done(prepare);
     dir.done(&format!(
-        "{} --steps 3 --out run",
+        "{} --steps 3 --allow-swapped --out run",
         TRAIN
             .replace("harm.jsonl", "run/data/harm.jsonl")
             .replace("help.jsonl", "run/data/help.jsonl")

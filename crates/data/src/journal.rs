@@ -62,9 +62,9 @@ impl<E: Entry> Journal<E> {
                 }
             }
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).at(path)?;
+        let file = OpenOptions::new().create(true).append(true).open(path).writing(path)?;
         if whole < bytes.len() {
-            file.set_len(whole as u64).at(path)?;
+            file.set_len(whole as u64).writing(path)?;
         }
         Ok(Self { path: path.to_owned(), file, entries, unsynced: 0, synced: Instant::now() })
     }

@@ -1,4 +1,4 @@
-//! Records and sets, prompt noise, sample encoding, packing, random streams, asking models and servers, preparation of the sets.
+#![doc = include_str!("../README.md")]
 
 pub mod ask;
 pub mod encode;

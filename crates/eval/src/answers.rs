@@ -80,7 +80,7 @@ pub(crate) struct Appender {
 
 impl Appender {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path).at(path)?;
+        let file = OpenOptions::new().create(true).append(true).open(path).writing(path)?;
         Ok(Self { path: path.to_owned(), file })
     }
 

@@ -88,7 +88,7 @@ fn evaluate_one(
     progress: &mut dyn Progress,
 ) -> Result<()> {
     let dir = dir.join("eval").join(subject);
-    fs::create_dir_all(&dir).at(&dir)?;
+    fs::create_dir_all(&dir).writing(&dir)?;
     for job in &plan.jobs {
         let path = dir.join(format!("{}.jsonl", job.file));
         let what = format!("{subject} {}", job.file);
@@ -135,7 +135,7 @@ fn searched(
 /// Where what is no answer stands, beside the files of answers.
 fn subdirectory(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    fs::create_dir_all(&path).at(&path)?;
+    fs::create_dir_all(&path).writing(&path)?;
     Ok(path)
 }
 

@@ -1,4 +1,4 @@
-//! Attacks, judges, tasks and statistics: responses of subjects under attacks, judged, as files.
+#![doc = include_str!("../README.md")]
 
 pub mod answers;
 pub mod attack;

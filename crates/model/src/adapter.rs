@@ -243,7 +243,7 @@ impl Adapter {
 
     /// Writes a PEFT directory, each file atomically. `base` is `base_model_name_or_path`.
     pub fn save(&self, dir: &Path, base: &str) -> Result<()> {
-        std::fs::create_dir_all(dir).at(dir)?;
+        std::fs::create_dir_all(dir).writing(dir)?;
         let parameters = self.parameters();
         let tensors: Vec<(String, Tensor)> =
             parameters.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor())).collect();

@@ -5,9 +5,10 @@
 //! kept for those that come later.
 
 use crate::cache::KvCache;
+use crate::sample::GenerateOptions;
 use crate::sample::{own_stream, sample};
 use crate::tree::common;
-use crate::{Adapter, Decoder, GenerateOptions, Result};
+use crate::{Adapter, Decoder, Result};
 use eraser_ops::Segments;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;

@@ -6,42 +6,9 @@
 //! template) come together and compute it once.
 
 use crate::batch::{Batch, Emitted, End, Sequence};
+use crate::sample::GenerateOptions;
 use crate::{Adapter, Decoder, Error, Result};
 use std::ops::ControlFlow;
-
-/// How to sample.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GenerateOptions {
-    /// Most new tokens per sequence.
-    pub max_new_tokens: usize,
-    /// 0 = greedy.
-    pub temperature: f32,
-    /// Keep the k likeliest; 0 = all.
-    pub top_k: usize,
-    /// Keep the smallest set with this probability; 1.0 = all.
-    pub top_p: f32,
-    /// Divides (or multiplies) the logits of tokens seen, prompt included, as transformers; 1.0 = off.
-    pub repetition_penalty: f32,
-    /// Ids that end a sequence; not part of the result.
-    pub stops: Vec<u32>,
-    /// Seed; a sequence draws from a stream of (seed, prompt), whatever else is in the batch.
-    pub seed: u64,
-}
-
-impl GenerateOptions {
-    /// Greedy, at most `max_new_tokens`, ending at `stops`.
-    pub fn greedy(max_new_tokens: usize, stops: &[u32]) -> Self {
-        Self {
-            max_new_tokens,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            repetition_penalty: 1.0,
-            stops: stops.to_vec(),
-            seed: 0,
-        }
-    }
-}
 
 /// What was generated for one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,5 +1,4 @@
-//! One decoder for the Llama, Mistral and Qwen2 families, and what surrounds it: weights, adapters, tokenizer, chat
-//! template, generation.
+#![doc = include_str!("../README.md")]
 
 pub mod adapter;
 pub mod batch;
@@ -32,9 +31,10 @@ pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use device::DeviceName;
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{GenerateOptions, Generation, generate, generate_each};
+pub use generate::{Generation, generate, generate_each};
 pub use gradient::token_gradient;
 pub use load::{BaseDtype, LoadOptions, Model, load};
+pub use sample::GenerateOptions;
 pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};

@@ -1,10 +1,4 @@
-//! Differentiable operations on candle tensors.
-//!
-//! Every operation has two forms. The CPU form is one fused kernel behind a candle `CustomOp` with an analytic
-//! backward. The composed form is built of candle primitives that all have a backward; it runs on CUDA and Metal,
-//! and is the oracle of the CPU form. A gradient is computed only for the inputs that are tracked.
-//!
-//! Shapes: `T` tokens of all sequences of a pack, one after the other; `d` model width; `V` vocabulary.
+#![doc = include_str!("../README.md")]
 
 pub mod attention;
 pub mod block;

@@ -1,4 +1,4 @@
-//! Tables, plots and the self-contained HTML report of a run.
+#![doc = include_str!("../README.md")]
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
 //! later version: `summary.json`, `manifest.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, `durability.json`,

@@ -57,7 +57,7 @@ fn unpack(dir: &Path) -> Result<PathBuf> {
             continue;
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).at(parent)?;
+            std::fs::create_dir_all(parent).writing(parent)?;
         }
         eraser_data::files::write_atomic(&path, content)?;
     }

@@ -117,7 +117,7 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
         return Err(wrong.into());
     }
     let work = dir.join(DURABILITY[0]);
-    std::fs::create_dir_all(&work).at(&work)?;
+    std::fs::create_dir_all(&work).writing(&work)?;
     let mut go = Durability { dir, args, plan: &plan, assets, options, manifest, work };
     let mut rows = vec![go.base(watch)?];
     for variant in variants {

@@ -37,7 +37,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
 
     let assets = Assets::InRun(dir.to_owned());
     let data = dir.join("data");
-    std::fs::create_dir_all(&data).at(&data)?;
+    std::fs::create_dir_all(&data).writing(&data)?;
     for (set, source) in &plan.data.sets {
         write_set(&data.join(set.file()), &source.records(&assets)?)?;
     }

@@ -1,5 +1,4 @@
-//! `eraser serve`: an OpenAI-compatible server for a base model and its adapters. In: a loaded model and HTTP requests;
-//! out: completions and chats, at once or as they come. Invariant: one copy of the weights, whatever is served from it.
+#![doc = include_str!("../README.md")]
 //!
 //! Connections are tasks of a small runtime; the model runs on one thread of its own, which batches the sequences of all
 //! requests.

@@ -55,7 +55,7 @@ pub struct TrainingState {
 
 /// Writes the checkpoint of `position` into `dir` and deletes the oldest.
 pub fn save(dir: &Path, position: &Position, parameters: &[(String, Var)], moments: &[Moments]) -> Result<()> {
-    std::fs::create_dir_all(dir).at(dir)?;
+    std::fs::create_dir_all(dir).writing(dir)?;
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::with_capacity(3 * parameters.len());
     for ((name, variable), moments) in parameters.iter().zip(moments) {
         let dims = variable.dims().to_vec();
@@ -77,7 +77,7 @@ pub fn save(dir: &Path, position: &Position, parameters: &[(String, Var)], momen
     write_atomic(&dir.join(format!("step-{:08}.safetensors", position.step)), &file)?;
     let found = list(dir)?;
     for old in &found[..found.len().saturating_sub(KEEP)] {
-        std::fs::remove_file(old).at(old)?;
+        std::fs::remove_file(old).writing(old)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Methods, their losses, optimiser, schedule, trainer, checkpoints.
+#![doc = include_str!("../README.md")]
 
 pub mod adamw;
 pub mod checkpoint;

@@ -113,14 +113,14 @@ impl Log {
             kept.push('\n');
         }
         write_atomic(path, kept.as_bytes())?;
-        let file = File::options().append(true).open(path).at(path)?;
+        let file = File::options().append(true).open(path).writing(path)?;
         Ok(Self { path: path.to_owned(), file, hinge, earlier: lines.len(), lines })
     }
 
     pub(crate) fn push(&mut self, metrics: &StepMetrics) -> Result<()> {
         let mut line = serde_json::to_string(metrics).map_err(Error::failed)?;
         line.push('\n');
-        self.file.write_all(line.as_bytes()).at(&self.path)?;
+        self.file.write_all(line.as_bytes()).writing(&self.path)?;
         self.lines.push(metrics.clone());
         Ok(())
     }

@@ -56,9 +56,9 @@ impl Store {
     /// Opens `path`, or begins it anew when it is not the store of `fingerprint` and `width`.
     pub(crate) fn open(path: &Path, fingerprint: &str, width: usize) -> Result<Self> {
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).at(dir)?;
+            std::fs::create_dir_all(dir).writing(dir)?;
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).at(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).writing(path)?;
         let mut header = MAGIC.to_vec();
         header.extend(Sha256::digest(fingerprint));
         header.extend((width as u64).to_le_bytes());
@@ -68,12 +68,12 @@ impl Store {
         if ours {
             this.scan()?;
         } else {
-            this.file.set_len(0).at(path)?;
+            this.file.set_len(0).writing(path)?;
             this.file.seek(SeekFrom::Start(0)).at(path)?;
-            this.file.write_all(&header).at(path)?;
+            this.file.write_all(&header).writing(path)?;
         }
         // What a kill left behind the last whole record.
-        this.file.set_len(this.end).at(path)?;
+        this.file.set_len(this.end).writing(path)?;
         Ok(this)
     }
 
@@ -140,7 +140,7 @@ impl Store {
         record.extend(digest(key, rows, &bytes));
         record.extend(bytes);
         self.file.seek(SeekFrom::Start(self.end)).at(&self.path)?;
-        self.file.write_all(&record).at(&self.path)?;
+        self.file.write_all(&record).writing(&self.path)?;
         self.places.insert(*key, (self.end, rows));
         self.end = next;
         Ok(())

@@ -66,7 +66,7 @@ pub fn train(
     let notes = check_lengths(&parts, model, sets, options)?;
     let mut run = Run::new(model, options, parts, states)?;
     let home = dir.join("train");
-    std::fs::create_dir_all(&home).at(&home)?;
+    std::fs::create_dir_all(&home).writing(&home)?;
     let total = options.total_steps(run.epoch_rows());
     let checkpoints = home.join("checkpoints");
     let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
@@ -85,7 +85,7 @@ pub fn train(
             resize(&mut position, total, options)?;
         }
     } else if checkpoints.exists() {
-        std::fs::remove_dir_all(&checkpoints).at(&checkpoints)?;
+        std::fs::remove_dir_all(&checkpoints).writing(&checkpoints)?;
     }
     if position.threshold.is_none() {
         position.threshold = run.threshold()?;

@@ -49,7 +49,7 @@ pub fn prepare(
         local.check(&question.text).map_err(|e| e.context(format_args!("question {}", question.id)))?;
     }
     for name in ["prepare", "data"] {
-        std::fs::create_dir_all(dir.join(name)).at(&dir.join(name))?;
+        std::fs::create_dir_all(dir.join(name)).writing(&dir.join(name))?;
     }
     let tally = Tally { questions: inputs.questions.len(), ..Tally::default() };
     let mut stages = Stages { inputs, options, dir, progress, tally };

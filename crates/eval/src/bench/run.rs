@@ -59,7 +59,7 @@ pub fn bench(
     }
     for (subject, fingerprint) in subjects.iter().zip(fingerprints.iter().cloned()) {
         let home = dir.join("bench").join(&subject.name);
-        std::fs::create_dir_all(&home).at(&home)?;
+        std::fs::create_dir_all(&home).writing(&home)?;
         let decoder = &subject.model.decoder;
         let encoder = Encoder::new(&subject.model.tokenizer, options.bos, decoder.max_positions())?;
         let mut all = Vec::new();

@@ -2,7 +2,6 @@
 //! Invariant: a reply that does not have the form it was asked for is asked for again, and then leaves the answer unjudged:
 //! nothing is guessed from it.
 
-use super::{refusal, rubric, strongreject};
 use crate::answers::Answer;
 use crate::verdict::Verdict;
 use eraser_data::ask::{EndpointOptions, Progress, Respond, Sampling, ask};
@@ -60,12 +59,6 @@ pub(crate) struct Grader {
     /// The verdict of a reply; None when it has not the form that was asked for.
     pub(super) read: fn(&str) -> Option<Verdict>,
 }
-
-/// Every grader.
-pub(crate) static GRADERS: [Grader; 2] = [rubric::GRADER, strongreject::GRADER];
-
-/// Judges whether benign questions are answered; part of the over-refusal measure wherever a model judges.
-pub(crate) static REFUSAL: Grader = refusal::GRADER;
 
 impl JudgeOptions {
     /// How the endpoint is asked; None when a local model judges.
@@ -176,6 +169,7 @@ pub(super) fn grade(text: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{GRADERS, REFUSAL, rubric};
     use super::*;
     use eraser_data::ask::{self, Sink};
     use proptest::prelude::*;

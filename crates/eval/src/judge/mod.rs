@@ -9,8 +9,8 @@ mod rubric;
 mod strongreject;
 
 pub use eraser_data::refusal::{GCG29, refuses};
+pub(crate) use grade::Grader;
 pub use grade::JudgeOptions;
-pub(crate) use grade::{Grader, REFUSAL};
 
 use crate::name;
 pub use crate::verdict::Verdict;
@@ -28,6 +28,12 @@ pub trait Judge {
 /// Every judge, under the name it is asked for by; its own full name is accepted too.
 const JUDGES: &[(&str, &dyn Judge)] = &[("keyword", &keyword::Keyword), ("leak", &leak::Leak)];
 
+/// Every grader.
+pub(crate) static GRADERS: [Grader; 2] = [rubric::GRADER, strongreject::GRADER];
+
+/// Judges whether benign questions are answered; part of the over-refusal measure wherever a model judges.
+pub(crate) static REFUSAL: Grader = refusal::GRADER;
+
 /// A judge, by what it needs.
 #[derive(Clone, Copy)]
 pub(crate) enum Found {
@@ -40,9 +46,9 @@ pub(crate) enum Found {
 /// The judge called `name`: `keyword` (= `keyword:gcg29`), `leak`, `rubric`, `strongreject`.
 pub(crate) fn find(name: &str) -> Result<Found> {
     let rule = JUDGES.iter().find(|(short, judge)| *short == name || judge.name() == name);
-    let model = || grade::GRADERS.iter().find(|grader| grader.name == name).map(Found::Model);
+    let model = || GRADERS.iter().find(|grader| grader.name == name).map(Found::Model);
     rule.map(|(_, judge)| Found::Rule(*judge)).or_else(model).ok_or_else(|| {
-        let models = grade::GRADERS.iter().map(|grader| grader.name);
+        let models = GRADERS.iter().map(|grader| grader.name);
         let known: Vec<&str> = JUDGES.iter().map(|(short, _)| *short).chain(models).collect();
         name::unknown("judge", name, &known)
     })

@@ -204,7 +204,7 @@ impl Measures {
             }
             let questions = source.questions(assets)?;
             let data = dir.join("data");
-            std::fs::create_dir_all(&data).at(&data)?;
+            std::fs::create_dir_all(&data).writing(&data)?;
             let path = data.join(format!("{kind}-{}.jsonl", asked.name));
             write_jsonl(&path, questions.iter().map(question_row))?;
             Ok::<_, Error>((path, None))

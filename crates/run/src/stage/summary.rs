@@ -13,7 +13,9 @@ pub(crate) const FILE: &str = "summary.json";
 pub(crate) fn admit(dir: &Path, subjects: &[Subject<'_>], force: bool, watch: &mut dyn Watch) -> Result<()> {
     let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
     let named: Vec<_> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
-    eraser_eval::admit(dir, &named, force)?.iter().for_each(|text| watch.note(text));
+    for text in eraser_eval::admit(dir, &named, force)? {
+        watch.note(&text);
+    }
     Ok(())
 }
 
@@ -30,6 +32,8 @@ pub(crate) fn keep_only(dir: &Path, names: &[&str]) -> Result<()> {
 /// Puts what was measured into the file, beside what that and bench.json hold of the same models.
 pub(crate) fn record(dir: &Path, measured: &Summary, watch: &mut dyn Watch) -> Result<Summary> {
     let (summary, notes) = eraser_eval::record(dir, measured)?;
-    notes.iter().for_each(|text| watch.note(text));
+    for text in &notes {
+        watch.note(text);
+    }
     Ok(summary)
 }

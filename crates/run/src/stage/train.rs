@@ -10,7 +10,7 @@ use crate::watch::{self, Watch};
 use eraser_data::{read_set, write_set};
 use eraser_eval::adapter_fingerprint;
 use eraser_model::error::PathContext as _;
-use eraser_model::{Adapter, Error, Model, Result};
+use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
 use eraser_train::{SetName, Sets, Templates, TrainOptions, TrainSummary};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -23,9 +23,22 @@ const ADAPTER: &str = "adapter";
 /// # Errors
 /// A directory that another process holds; whatever training ends with.
 pub fn train(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
+    let dir = &plan.request.dir;
+    let new = !dir.exists();
+    let lock = lock(dir)?;
+    let result = locked(plan, watch);
+    drop(lock);
+    // What was refused leaves nothing behind.
+    if new && result.as_ref().is_err_and(|failure| failure.kind() == ErrorKind::Request) {
+        std::fs::remove_dir_all(dir).writing(dir)?;
+    }
+    result
+}
+
+/// As [`train`], with the directory's lock held.
+fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
     let request = &plan.request;
     let dir = &request.dir;
-    let _lock = lock(dir)?;
     let mut manifest = Manifest::read(dir);
     // Looked at again: before the lock was held, another process may have left something.
     if !request.resume && !request.force && ["adapter", "train"].iter().any(|name| dir.join(name).exists()) {
@@ -33,7 +46,7 @@ pub fn train(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
             .hint("go on with it by --resume, begin again by --force, or name another directory")
             .into());
     }
-    place_sets(request, &plan.sets)?;
+    place_sets(request, &plan.sets, &manifest)?;
     let model = request.model.load(&crate::builtin::Assets::InCache, watch)?;
     if request.force {
         remove(dir, &["adapter", "train"])?;
@@ -79,7 +92,7 @@ pub(crate) struct Training<'a> {
 impl Training<'_> {
     /// Does it; a watch that stops it ends in an interruption after a checkpoint.
     pub(crate) fn run(&self, manifest: &mut Manifest, resume: bool, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
-        std::fs::create_dir_all(&self.dir).at(&self.dir)?;
+        std::fs::create_dir_all(&self.dir).writing(&self.dir)?;
         let request = Request {
             artefact: self.artefact,
             verb: self.verb,
@@ -169,18 +182,21 @@ pub(crate) fn inputs(
     Ok(inputs)
 }
 
-/// Puts the sets where the record, the report and durability look for them. Another set of the same name is replaced only
-/// with `force`; a resumed run is held to its sets by its checkpoint.
-fn place_sets(request: &TrainRequest, sets: &Sets) -> Result<()> {
+/// Puts the sets where the record, the report and durability look for them. Another set of the same name that something
+/// was made from, or that no record knows, is replaced only with `force`; a resumed run is held to its sets by its
+/// checkpoint.
+fn place_sets(request: &TrainRequest, sets: &Sets, manifest: &Manifest) -> Result<()> {
     let data = request.dir.join("data");
-    std::fs::create_dir_all(&data).at(&data)?;
+    std::fs::create_dir_all(&data).writing(&data)?;
     for set in SetName::ALL.into_iter().filter(|&set| !sets.rows(set).is_empty()) {
         let path = data.join(set.file());
         if path.exists() {
             if request.resume || read_set(&path)? == sets.rows(set) {
                 continue;
             }
-            if !request.force {
+            // Left by a training that was refused.
+            let unused = manifest.get(ADAPTER).is_some_and(|record| record.ended.is_none());
+            if !request.force && !unused {
                 return Err(Error::request(format!("{}: holds another set than the one to train on", path.display()))
                     .hint("train on that file, name another --out, or replace it by --force"));
             }

@@ -1,7 +1,7 @@
 //! Methods side by side. In: the rows of base and variants with their methods; out: the paper's findings, checked.
 //! Invariant: bounds are fixed here, before any measurement.
 
-use super::results::{Finding, ClaimOutcome, SubjectRow, points, shown};
+use super::results::{ClaimOutcome, Finding, SubjectRow, points, shown};
 use eraser_eval::{Figures, Measure};
 
 /// Highest attack success of a defence that has held.
@@ -78,7 +78,13 @@ fn more(claim: String, figure: &Measure, subject: &SubjectRow, other: &SubjectRo
 }
 
 /// A claim about the difference of two subjects.
-fn difference(claim: String, figure: &Measure, subject: &SubjectRow, other: &SubjectRow, holds: impl Fn(f64) -> bool) -> Finding {
+fn difference(
+    claim: String,
+    figure: &Measure,
+    subject: &SubjectRow,
+    other: &SubjectRow,
+    holds: impl Fn(f64) -> bool,
+) -> Finding {
     let (Some(a), Some(b)) = (subject.get(figure), other.get(figure)) else { return Finding::unmeasured(claim) };
     let Some(change) = a.minus(b) else { return Finding::unmeasured(claim) };
     let evidence = format!(
@@ -97,7 +103,8 @@ fn collateral(eraser: &SubjectRow, gam: &SubjectRow) -> Finding {
     let claim = || format!("{} costs more benign knowledge, or garbles more, than {}", gam.subject, eraser.subject);
     let known = less(claim(), &Figures::KNOWLEDGE, gam, eraser);
     let garbled = more(claim(), &Figures::DEGENERATE, gam, eraser);
-    let measured: Vec<Finding> = [known, garbled].into_iter().filter(|f| f.outcome != ClaimOutcome::Unmeasured).collect();
+    let measured: Vec<Finding> =
+        [known, garbled].into_iter().filter(|f| f.outcome != ClaimOutcome::Unmeasured).collect();
     let evidence = measured.iter().map(|f| f.evidence.clone()).collect::<Vec<_>>().join(". ");
     let holds: Vec<&Finding> = measured.iter().filter(|f| f.outcome == ClaimOutcome::Holds).collect();
     let (outcome, settled) = match (measured.is_empty(), holds.is_empty()) {
@@ -148,7 +155,8 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_claimed() {
-        let empty = |subject: &str| SubjectRow { subject: subject.into(), values: Vec::new(), figures: Figures::default() };
+        let empty =
+            |subject: &str| SubjectRow { subject: subject.into(), values: Vec::new(), figures: Figures::default() };
         let (base, eraser, gam) = (empty("base"), empty("eraser"), empty("gam"));
         let methods = Methods { base: Some(&base), eraser: Some(&eraser), gam: Some(&gam), rsft: None };
         let found = findings(&methods);

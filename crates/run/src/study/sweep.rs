@@ -1,7 +1,7 @@
 //! One variant under several settings. In: the rows of the points; out: the findings that belong to the keys, and plots.
 //! Invariant: bounds are fixed here, before any measurement.
 
-use super::results::{Finding, ClaimOutcome, Plot, SubjectRow, Series, points, shown};
+use super::results::{ClaimOutcome, Finding, Plot, Series, SubjectRow, points, shown};
 use eraser_eval::{Figures, Measure};
 use std::fmt::Write as _;
 
@@ -117,7 +117,8 @@ fn frontier(base: &SubjectRow, rows: &[SubjectRow]) -> Finding {
     );
     let figure = |row: &SubjectRow, name: &Measure| row.get(name).and_then(|f| f.value);
     let Some(before) = figure(base, &Figures::SKILLS).filter(|&x| x > 0.0) else { return Finding::unmeasured(claim) };
-    let measured = |row: &SubjectRow| Some((figure(row, &Figures::SKILLS)? / before, figure(row, &Figures::ASR_UNSEEN)?));
+    let measured =
+        |row: &SubjectRow| Some((figure(row, &Figures::SKILLS)? / before, figure(row, &Figures::ASR_UNSEEN)?));
     let all: Vec<(&SubjectRow, (f64, f64))> = rows.iter().filter_map(|row| Some((row, measured(row)?))).collect();
     let told = |row: &SubjectRow| {
         let share = |name: &Measure| row.get(name).map_or_else(String::new, shown);
@@ -237,7 +238,11 @@ mod tests {
             Figure::number(&HELP, Some(help)),
             Figure::share(&Figures::SKILLS, skills, 30),
         ]);
-        SubjectRow { subject: values.join("_"), values: values.iter().map(|v| Some((*v).to_owned())).collect(), figures }
+        SubjectRow {
+            subject: values.join("_"),
+            values: values.iter().map(|v| Some((*v).to_owned())).collect(),
+            figures,
+        }
     }
 
     fn outcomes(rows: &[SubjectRow], keys: &[&str]) -> Vec<ClaimOutcome> {
