@@ -44,6 +44,9 @@ pub enum Held {
     AsStored,
     /// The linear layers in half-precision blocks of this type, the rest in f32.
     Half(TensorType),
+    /// Linear layers, embedding and head in bf16 on the CPU, where they are multiplied in bf16 with sums in f32; the rest in
+    /// f32.
+    MultipliedInBf16,
 }
 
 /// A name for each way: `f32`, `as stored`, `bf16 blocks`.
@@ -68,7 +71,15 @@ impl Held {
     fn dtype(self) -> DType {
         match self {
             Self::Dense(dtype) => dtype,
-            Self::AsStored | Self::Half(_) => DType::F32,
+            Self::AsStored | Self::Half(_) | Self::MultipliedInBf16 => DType::F32,
+        }
+    }
+
+    /// Type of embedding and head.
+    fn head_dtype(self) -> DType {
+        match self {
+            Self::MultipliedInBf16 => DType::BF16,
+            _ => self.dtype(),
         }
     }
 
@@ -77,6 +88,7 @@ impl Held {
         let dense = || source.tensor(name, &shape, self.dtype(), device);
         let kind = match self {
             Self::Dense(_) => return Ok(dense()?.into()),
+            Self::MultipliedInBf16 => return Ok(source.tensor(name, &shape, DType::BF16, device)?.into()),
             Self::AsStored => {
                 return Ok(match source.stored(name, shape)? {
                     Some(stored) => Weight::Stored(stored),
@@ -179,7 +191,8 @@ impl Decoder {
         let d = config.hidden_size;
         let held = held.into();
         let get = |name: &str, shape: &[usize]| source.tensor(name, shape, held.dtype(), device);
-        let embedding = get("model.embed_tokens.weight", &[config.vocab_size, d])?;
+        let table = |name: &str| source.tensor(name, &[config.vocab_size, d], held.head_dtype(), device);
+        let embedding = table("model.embed_tokens.weight")?;
         let blocks = (0..config.num_layers)
             .map(|layer| {
                 let linear = |module: Module| {
@@ -212,11 +225,7 @@ impl Decoder {
             })
             .collect::<Result<_>>()?;
         let norm = get("model.norm.weight", &[d])?;
-        let head = if config.tie_word_embeddings {
-            embedding.clone()
-        } else {
-            get("lm_head.weight", &[config.vocab_size, d])?
-        };
+        let head = if config.tie_word_embeddings { embedding.clone() } else { table("lm_head.weight")? };
         let positions = config.max_position_embeddings.min(MAX_POSITIONS);
         let rope = RopeTable::new(&config.inv_freq(), positions, 1.0, device)?;
         let shape = AttentionShape {
@@ -321,7 +330,9 @@ impl Decoder {
                         lora.b.detach().matmul(&lora.a.detach())?.affine(f64::from(factor * lora.scale), 0.0)?;
                     let linear = &mut block.linears[module];
                     let weight = linear.weight.dense(self.norm.dtype(), self.norm.device())?;
-                    linear.weight = (&weight + delta.to_dtype(weight.dtype())?)?.detach().into();
+                    // A weight in bf16 stays one.
+                    let dtype = linear.weight.tensor().map_or(weight.dtype(), Tensor::dtype);
+                    linear.weight = (&weight + delta.to_dtype(weight.dtype())?)?.to_dtype(dtype)?.detach().into();
                 }
             }
             block.stack()?;
@@ -366,7 +377,7 @@ impl Decoder {
             let v = self.config.vocab_size;
             return Err(Error::request(format!("token id {id} is not below the vocabulary size {v}")));
         }
-        Ok(embedding(&tracked(&self.embedding, track), ids)?)
+        Ok(embedding(&tracked(&self.embedding, track), ids)?.to_dtype(self.norm.dtype())?)
     }
 
     /// Positions of the tokens of a pack, checked against the longest sequence.

@@ -272,7 +272,7 @@ impl Trace<'_> {
             Checkpoint::Always => return Ok(0),
             Checkpoint::Beyond(bytes) => bytes,
         };
-        let per_token = self.decoder.fused(0, self.context(0, true)).kept_per_token()? * size_of::<f32>();
+        let per_token = self.decoder.fused(0, self.context(0, true)).bytes_kept_per_token()?;
         Ok(budget / (x.dims2()?.0 * per_token).max(1))
     }
 

@@ -16,10 +16,12 @@ mod tests;
 pub use backward::{BlockGradients, PairGradient, backward};
 pub use forward::{forward, forward_attending, forward_saving};
 
+use crate::bf16::Rounded;
 use crate::linear::{Columns, LoraInput, Pair};
 use crate::weight::Weight;
 use crate::{AttentionShape, RopeTable, Segments, slices};
 use candle_core::{Result, Tensor, bail};
+use half::bf16;
 
 /// One of something for each linear layer of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -88,29 +90,62 @@ pub struct Block<'a> {
 #[derive(Debug)]
 pub struct Saved {
     /// Rotated queries and keys, and values.
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    q: Activations,
+    k: Activations,
+    v: Activations,
     /// Logarithms of the softmax's normalisers, `[T, heads]`.
     lse: Vec<f32>,
     /// Output of attention; kept only for the pair of the output projection.
-    attended: Vec<f32>,
+    attended: Activations,
     /// The residual stream between attention and MLP.
     middle: Vec<f32>,
     /// Gate and up projections beside each other, `[T, 2 f]`.
-    gate_up: Vec<f32>,
+    gate_up: Activations,
     /// Each pair's `dropout(x) A^T`.
     low: Linears<Vec<f32>>,
 }
 
+/// Activations between forward and backward.
+#[derive(Debug)]
+enum Activations {
+    /// As they are.
+    Whole(Vec<f32>),
+    /// Rounded, where products round them too.
+    Rounded(Rounded),
+}
+
+impl Activations {
+    /// `rows` rows, rounded to bf16 if `round`.
+    fn new(values: Vec<f32>, rows: usize, round: bool) -> Self {
+        if !round {
+            return Self::Whole(values);
+        }
+        let width = values.len().checked_div(rows).unwrap_or(0);
+        Self::Rounded(Rounded::new(&values, rows, width))
+    }
+
+    fn into_values(self) -> Vec<f32> {
+        match self {
+            Self::Whole(values) => values,
+            Self::Rounded(rounded) => rounded.expand(),
+        }
+    }
+}
+
 impl Block<'_> {
-    /// Numbers that a forward keeps per token.
-    pub fn kept_per_token(&self) -> Result<usize> {
+    /// True when products are in bf16: then activations are kept in bf16.
+    fn rounds(&self) -> bool {
+        self.linears.gate.weight.is_bf16()
+    }
+
+    /// Bytes that a forward keeps per token.
+    pub fn bytes_kept_per_token(&self) -> Result<usize> {
         let (q, d) = self.linears.q.weight.dims()?;
         let (kv, f) = (self.linears.k.weight.dims()?.0, self.linears.gate.weight.dims()?.0);
         let attended = if self.linears.o.lora.is_some() { q } else { 0 };
+        let activations = if self.rounds() { size_of::<bf16>() } else { size_of::<f32>() };
         // The input is the caller's to keep.
-        Ok(2 * d + q + 2 * kv + self.shape.heads + attended + 2 * f)
+        Ok(activations * (q + 2 * kv + attended + 2 * f) + size_of::<f32>() * (2 * d + self.shape.heads))
     }
 
     /// `(queries' width, keys' width, MLP width)`, checked against `x` `[T, d]`.

@@ -88,6 +88,36 @@ fn compare(what: &str, got: &[f64], want: &[f64]) {
     }
 }
 
+/// Largest difference allowed between a product in bf16 and the same in f32, relative to the largest element compared: a
+/// number loses 2^-9 of itself, the losses of a sum add up as their root, and a block is seven products deep.
+pub(crate) const BF16_TOLERANCE: f64 = 2e-2;
+
+/// Runs `f` with the frozen matrix `weight` in f32 and in bf16, both of the same rounded numbers, and compares the outputs and
+/// the gradients of `inputs`.
+pub(crate) fn check_bf16(
+    name: &str,
+    inputs: &[Input],
+    weight: &Tensor,
+    f: impl Fn(&[Tensor], &Tensor) -> Result<Tensor>,
+) {
+    let half = weight.to_dtype(DType::BF16).unwrap();
+    let whole = half.to_dtype(DType::F32).unwrap();
+    let (want, want_grads) = run(inputs, DType::F32, |x| f(x, &whole));
+    let (got, got_grads) = run(inputs, DType::F32, |x| f(x, &half));
+    let close = |what: &str, got: &[f64], want: &[f64]| {
+        assert_eq!(got.len(), want.len(), "{name}: {what}: sizes differ");
+        let largest = want.iter().fold(FLOOR, |m: f64, w| m.max(w.abs()));
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= BF16_TOLERANCE * largest, "{name}: {what} in bf16 is {got}, not {want}");
+        }
+    };
+    close("output", &got, &want);
+    for (got, want) in got_grads.iter().zip(&want_grads) {
+        assert_eq!(got.is_some(), want.is_some(), "{name}: a gradient too few or too many");
+        close("gradient", got.as_deref().unwrap_or_default(), want.as_deref().unwrap_or_default());
+    }
+}
+
 fn compare_differences(what: &str, inputs: &[Input], at: usize, grad: &[f64], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let plain: Vec<Tensor> = inputs
         .iter()

@@ -6,6 +6,7 @@
 //! falls out of the same pass, at two matrix products in all.
 
 use crate::gemm::Mat;
+use crate::head::{Head, Rows, log_softmax, parallel_ranges, scale_rows, tiles};
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -20,7 +21,8 @@ const MAX_ROWS: usize = 512;
 const PARTIAL_ELEMENTS: usize = 1 << 24;
 
 /// Negative log-likelihood of each target under `softmax(hidden W^T)`: `hidden` `[n, d]`, `head` `[V, d]`, `n`
-/// targets below `V`; result `[n]`, natural log. The logits are never held for more than a tile.
+/// targets below `V`; result `[n]`, natural log. The logits are never held for more than a tile. A frozen head in bf16 under
+/// hidden states in f32 on the CPU makes products in bf16, with sums in f32.
 ///
 /// The fused form costs `2 n V d` multiply-adds when `hidden` is tracked, half that otherwise; a tracked `head` adds
 /// `2 n V d` to the backward. Errors when shapes do not fit or a target is no vocabulary entry.
@@ -49,14 +51,7 @@ fn composed(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tensor> {
         return form::wide(&hidden.sum(1)?);
     }
     let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
-    log_softmax(&hidden.matmul(&head.t()?)?)?.gather(&targets, 1)?.squeeze(1)?.neg()
-}
-
-/// Over the last dimension of a matrix, composed of primitives with a backward.
-pub(crate) fn log_softmax(logits: &Tensor) -> Result<Tensor> {
-    let logits = form::wide(logits)?;
-    let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
-    logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)
+    log_softmax(&hidden.matmul(&head.to_dtype(hidden.dtype())?.t()?)?)?.gather(&targets, 1)?.squeeze(1)?.neg()
 }
 
 struct CrossEntropy {
@@ -86,9 +81,9 @@ impl CustomOp2 for CrossEntropy {
         head_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (_, d) = hidden_layout.shape().dims2()?;
-        let (hidden, head) = (slices::cpu(hidden, hidden_layout)?, slices::cpu(head, head_layout)?);
-        let (loss, saved) =
-            forward(&Rows { data: hidden, d }, &Rows { data: head, d }, &self.targets, self.want_hidden);
+        let hidden = Rows { data: slices::cpu(hidden, hidden_layout)?, d };
+        let Some(head) = Head::new(slices::matrix(head, head_layout)?) else { bail!("cross-entropy: no head") };
+        let (loss, saved) = forward(&hidden, head, &self.targets, self.want_hidden);
         self.saved.get_or_init(|| saved);
         Ok((CpuStorage::F32(loss), Shape::from(self.targets.len())))
     }
@@ -119,44 +114,6 @@ impl CustomOp2 for CrossEntropy {
     }
 }
 
-/// A row-major matrix of width `d`.
-pub(crate) struct Rows<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) d: usize,
-}
-
-impl<'a> Rows<'a> {
-    pub(crate) fn len(&self) -> usize {
-        self.data.len().checked_div(self.d).unwrap_or(0)
-    }
-
-    pub(crate) fn slice(&self, rows: &Range<usize>) -> &'a [f32] {
-        &self.data[rows.start * self.d..rows.end * self.d]
-    }
-
-    pub(crate) fn mat(&self, rows: &Range<usize>) -> Mat<'a> {
-        Mat::new(self.slice(rows), rows.len(), self.d)
-    }
-}
-
-/// Every row of `x` times its factor.
-pub(crate) fn scale_rows(x: &[f32], factors: &[f32], d: usize) -> Vec<f32> {
-    let mut out = x.to_vec();
-    out.par_chunks_exact_mut(d).zip(factors).for_each(|(row, factor)| simd::scale(row, *factor));
-    out
-}
-
-/// Cuts `range` into ranges of `size`, the last one shorter.
-pub(crate) fn tiles(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(size).map(move |start| start..end.min(start + size))
-}
-
-/// Ranges of the vocabulary that run in parallel: a few per thread, so that none waits long for the last.
-pub(crate) fn parallel_ranges() -> usize {
-    4 * rayon::current_num_threads()
-}
-
 /// What one range of the vocabulary contributes to a block of rows.
 struct Partial {
     /// Largest logit so far, per row.
@@ -169,7 +126,7 @@ struct Partial {
     weighted: Vec<f32>,
 }
 
-fn forward(hidden: &Rows<'_>, head: &Rows<'_>, targets: &[u32], want_hidden: bool) -> (Vec<f32>, Saved) {
+fn forward(hidden: &Rows<'_>, head: Head<'_>, targets: &[u32], want_hidden: bool) -> (Vec<f32>, Saved) {
     let (n, d) = (hidden.len(), hidden.d);
     let range = head.len().div_ceil(TILE).div_ceil(parallel_ranges()).max(1) * TILE;
     let ranges: Vec<_> = tiles(0..head.len(), range).collect();
@@ -198,7 +155,7 @@ fn forward(hidden: &Rows<'_>, head: &Rows<'_>, targets: &[u32], want_hidden: boo
                     simd::axpy(out, (p.max[i] - saved.log_sum[row]).exp(), &p.weighted[i * d..][..d]);
                 }
                 let target = targets[row] as usize;
-                simd::axpy(out, -1.0, head.slice(&(target..target + 1)));
+                head.subtract_row(target, out);
             });
         }
     }
@@ -208,7 +165,7 @@ fn forward(hidden: &Rows<'_>, head: &Rows<'_>, targets: &[u32], want_hidden: boo
 impl Partial {
     fn of(
         hidden: &Rows<'_>,
-        head: &Rows<'_>,
+        head: Head<'_>,
         targets: &[u32],
         block: &Range<usize>,
         range: &Range<usize>,
@@ -222,9 +179,10 @@ impl Partial {
             weighted: vec![0.0; if want_hidden { n * d } else { 0 }],
         };
         let mut logits = Vec::new();
+        let rows = head.hidden(hidden.slice(block));
         for tile in tiles(range.clone(), TILE) {
             logits.resize(n * tile.len(), 0.0);
-            hidden.mat(block).times(head.mat(&tile).t()).write(&mut logits, tile.len());
+            rows.logits(&tile, &mut logits);
             for (i, row) in logits.chunks_exact_mut(tile.len()).enumerate() {
                 let target = targets[i] as usize;
                 if tile.contains(&target) {
@@ -239,8 +197,7 @@ impl Partial {
                 this.max[i] = max;
             }
             if want_hidden {
-                let weights = Mat::new(&logits, n, tile.len());
-                weights.times(head.mat(&tile)).add_to(&mut this.weighted, d);
+                head.add_weighted(&logits, n, &tile, &mut this.weighted);
             }
         }
         this
@@ -278,7 +235,7 @@ impl CrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::{TILE, cross_entropy};
-    use crate::conformance::{Input, check, random};
+    use crate::conformance::{Input, check, check_bf16, random};
     use candle_core::{Device, Tensor};
 
     fn targets(n: usize, vocabulary: usize) -> Vec<u32> {
@@ -298,6 +255,15 @@ mod tests {
                 let name = format!("cross_entropy {n}x{d}x{vocabulary}");
                 check(&name, &inputs, |x| cross_entropy(&x[0], &x[1], &targets));
             }
+        }
+    }
+
+    #[test]
+    fn a_head_in_bf16_conforms() {
+        for (n, d, vocabulary) in [(0, 4, 5), (3, 7, 11), (9, 40, 2 * TILE + 37), (600, 3, 13)] {
+            let (h, w, targets) = (random((n, d), 1), random((vocabulary, d), 2), targets(n, vocabulary));
+            let name = format!("cross_entropy {n}x{d}x{vocabulary}");
+            check_bf16(&name, &[Input::Tracked(h)], &w, |x, w| cross_entropy(&x[0], w, &targets));
         }
     }
 

@@ -4,8 +4,8 @@
 // A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
 #![allow(clippy::inline_always)]
 
-use crate::cross_entropy::{Rows, log_softmax, parallel_ranges, scale_rows, tiles};
 use crate::gemm::Mat;
+use crate::head::{Head, Rows, log_softmax, parallel_ranges, scale_rows, tiles};
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
@@ -36,7 +36,7 @@ pub fn kl_divergence(hidden: &Tensor, reference: &Tensor, head: &Tensor) -> Resu
     if reference.dims() != [n, d] {
         bail!("kl_divergence: hidden is {:?}, the reference {:?}", hidden.dims(), reference.dims());
     }
-    let reference = reference.detach();
+    let reference = reference.detach().to_dtype(hidden.dtype())?;
     if !form::fused(hidden) {
         return composed(hidden, &reference, head);
     }
@@ -49,7 +49,7 @@ fn composed(hidden: &Tensor, reference: &Tensor, head: &Tensor) -> Result<Tensor
     if hidden.dims()[0] == 0 {
         return form::wide(&hidden.sum(1)?);
     }
-    let head = head.t()?;
+    let head = head.to_dtype(hidden.dtype())?.t()?;
     let log_p = log_softmax(&hidden.matmul(&head)?)?;
     let log_r = log_softmax(&reference.matmul(&head)?)?;
     (log_r.exp()? * (log_r - log_p)?)?.sum(1)
@@ -93,10 +93,11 @@ impl CustomOp2 for Kl {
     ) -> Result<(CpuStorage, Shape)> {
         let (n, d) = hidden_layout.shape().dims2()?;
         let reference = slices::read(&self.reference);
+        let Some(head) = Head::new(slices::matrix(head, head_layout)?) else { bail!("kl-divergence: no head") };
         let problem = Problem {
             hidden: Rows { data: slices::cpu(hidden, hidden_layout)?, d },
             reference: Rows { data: reference.as_slice()?, d },
-            head: Rows { data: slices::cpu(head, head_layout)?, d },
+            head,
         };
         let saved = problem.forward(self.want_hidden);
         let kl = saved.rows.iter().map(|row| row.kl as f32).collect();
@@ -119,12 +120,13 @@ impl CustomOp2 for Kl {
         let grad_head = if head.track_op() {
             let data = {
                 let (hidden, reference, w) = (slices::read(hidden), slices::read(&self.reference), slices::read(head));
+                let head = Rows { data: w.as_slice()?, d };
                 let problem = Problem {
                     hidden: Rows { data: hidden.as_slice()?, d },
                     reference: Rows { data: reference.as_slice()?, d },
-                    head: Rows { data: w.as_slice()?, d },
+                    head: Head::Dense(head),
                 };
-                problem.grad_head(&saved.rows, &grad)
+                problem.grad_head(head, &saved.rows, &grad)
             };
             Some(slices::tensor(data, head.shape()))
         } else {
@@ -137,7 +139,7 @@ impl CustomOp2 for Kl {
 struct Problem<'a> {
     hidden: Rows<'a>,
     reference: Rows<'a>,
-    head: Rows<'a>,
+    head: Head<'a>,
 }
 
 /// One row's sums over one tile of the vocabulary.
@@ -220,7 +222,7 @@ impl Row {
 
 impl Problem<'_> {
     fn forward(&self, want_hidden: bool) -> Saved {
-        let (n, d, vocabulary) = (self.hidden.len(), self.head.d, self.head.len());
+        let (n, d, vocabulary) = (self.hidden.len(), self.head.d(), self.head.len());
         let mut saved =
             Saved { rows: Vec::with_capacity(n), grad_hidden: Vec::with_capacity(if want_hidden { n * d } else { 0 }) };
         let rows = (LOGIT_ELEMENTS / (2 * vocabulary)).clamp(16, MAX_ROWS);
@@ -242,17 +244,26 @@ impl Problem<'_> {
     /// Fills `logits` with the exponentials of a block of rows and returns every tile's sums, per row.
     ///
     /// Tile by tile of the vocabulary, and within a tile first the rows under `hidden`, then those under `reference`: one
-    /// product gives both, so the head is read and packed once.
+    /// product gives both, so the head is read and packed once. With a head in bf16, the rows under `hidden` are taken as their
+    /// differences from the reference: rounded by themselves, the two would drown a small difference in their rounding.
     fn exponentials(&self, block: &Range<usize>, logits: &mut [f32]) -> Vec<Vec<Sums>> {
         let n = block.len();
-        let both = [self.hidden.slice(block), self.reference.slice(block)].concat();
-        let both = Mat::new(&both, 2 * n, self.head.d);
+        let mut both = [self.hidden.slice(block), self.reference.slice(block)].concat();
+        let as_differences = matches!(self.head, Head::Half(_));
+        if as_differences {
+            let (hidden, reference) = both.split_at_mut(n * self.head.d());
+            simd::axpy(hidden, -1.0, reference);
+        }
+        let both = self.head.hidden(&both);
         let of = |difference: &mut Vec<f32>, (index, logits): (usize, &mut [f32])| {
             let width = logits.len() / (2 * n);
             let tile = index * TILE..index * TILE + width;
-            both.times(self.head.mat(&tile).t()).write(logits, width);
+            both.logits(&tile, logits);
             difference.resize(width, 0.0);
             let (l, r) = logits.split_at_mut(n * width);
+            if as_differences {
+                simd::axpy(l, 1.0, r);
+            }
             l.chunks_exact_mut(width).zip(r.chunks_exact_mut(width)).map(|(l, r)| Sums::of(l, r, difference)).collect()
         };
         logits.par_chunks_mut(2 * n * TILE).enumerate().map_init(Vec::new, of).collect()
@@ -260,7 +271,7 @@ impl Problem<'_> {
 
     /// `sum_v (p_v - r_v) W_v` for the rows of a block, `[rows, d]`. Overwrites `logits`.
     fn back_project(&self, rows: &[Row], sums: &[Vec<Sums>], logits: &mut [f32]) -> Vec<f32> {
-        let (n, d) = (rows.len(), self.head.d);
+        let (n, d) = (rows.len(), self.head.d());
         let per_range = sums.len().div_ceil(parallel_ranges());
         let ranges = logits.par_chunks_mut(per_range * 2 * n * TILE).zip(sums.par_chunks(per_range)).enumerate();
         let of = |(range, (logits, sums)): (usize, (&mut [f32], &[Vec<Sums>]))| {
@@ -276,8 +287,7 @@ impl Problem<'_> {
                     simd::axpy(l, -q, r);
                 }
                 let start = (range * per_range + index) * TILE;
-                let head = self.head.mat(&(start..start + width));
-                Mat::new(l, n, width).times(head).add_to(&mut partial, d);
+                self.head.add_weighted(l, n, &(start..start + width), &mut partial);
             }
             partial
         };
@@ -292,15 +302,15 @@ impl Problem<'_> {
     }
 
     /// Gradient of the head, `[V, d]`: `sum_i g_i ((p - r) h_i^T + r (ln r - ln p - kl_i) reference_i^T)`.
-    fn grad_head(&self, rows: &[Row], grad: &[f32]) -> Vec<f32> {
-        let d = self.head.d;
-        let mut out = vec![0.0; self.head.data.len()];
-        let tile = self.head.len().div_ceil(parallel_ranges()).clamp(1, TILE);
+    fn grad_head(&self, head: Rows<'_>, rows: &[Row], grad: &[f32]) -> Vec<f32> {
+        let d = head.d;
+        let mut out = vec![0.0; head.data.len()];
+        let tile = head.len().div_ceil(parallel_ranges()).clamp(1, TILE);
         out.par_chunks_mut(tile * d).enumerate().for_each_init(
             || (Vec::new(), Vec::new()),
             |(l, r), (index, out)| {
                 let tile = index * tile..index * tile + out.len() / d;
-                let head = self.head.mat(&tile).t();
+                let head = head.mat(&tile).t();
                 for block in tiles(0..rows.len(), MAX_ROWS) {
                     let (n, width) = (block.len(), tile.len());
                     l.resize(n * width, 0.0);
@@ -329,7 +339,7 @@ impl Problem<'_> {
 #[cfg(test)]
 mod tests {
     use super::{TILE, kl_divergence};
-    use crate::conformance::{Input, check, random};
+    use crate::conformance::{BF16_TOLERANCE, Input, check, check_bf16, random};
     use candle_core::{DType, Device, Tensor, Var};
 
     #[test]
@@ -344,6 +354,31 @@ mod tests {
             ] {
                 let name = format!("kl_divergence {n}x{d}x{vocabulary}");
                 check(&name, &inputs, |x| kl_divergence(&x[0], &x[1], &x[2]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_in_bf16_conforms() {
+        for (n, d, vocabulary) in [(0, 4, 5), (3, 7, 11), (9, 40, 2 * TILE + 37), (600, 3, 13)] {
+            let (h, r, w) = (random((n, d), 1), random((n, d), 3), random((vocabulary, d), 2));
+            let name = format!("kl_divergence {n}x{d}x{vocabulary}");
+            check_bf16(&name, &[Input::Tracked(h), Input::Frozen(r)], &w, |x, w| kl_divergence(&x[0], &x[1], w));
+        }
+    }
+
+    #[test]
+    fn a_head_in_bf16_tells_nearly_equal_inputs_apart() {
+        let (r, w) = (random((6, 64), 1), (random((5000, 64), 2) * 2.0).unwrap().to_dtype(DType::BF16).unwrap());
+        assert_eq!(kl_divergence(&r, &r, &w).unwrap().to_vec1::<f32>().unwrap(), [0.0; 6]);
+        for step in [1e-2, 1e-3, 1e-4] {
+            let h = (&r + (random((6, 64), 3) * step).unwrap()).unwrap();
+            let got = kl_divergence(&h, &r, &w).unwrap().to_vec1::<f32>().unwrap();
+            let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+            let want = kl_divergence(&wide(&h), &wide(&r), &wide(&w)).unwrap().to_vec1::<f64>().unwrap();
+            for (got, want) in got.iter().zip(want) {
+                let error = (f64::from(*got) - want).abs();
+                assert!(error < 2e-7_f64.max(want * BF16_TOLERANCE), "step {step}: {got}, not {want}");
             }
         }
     }

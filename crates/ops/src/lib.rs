@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod attention;
+pub mod bf16;
 pub mod block;
 #[cfg(test)]
 mod conformance;
@@ -8,6 +9,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod form;
 pub mod gemm;
+mod head;
 pub mod kl;
 pub mod linear;
 pub mod mmap;

@@ -9,11 +9,11 @@ pub(crate) use lora::{Columns, FactorsWanted, Pair};
 pub use lora::{Dropout, LoraInput, lora_linear};
 
 use crate::gemm::Mat;
-use crate::weight::Rows;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-/// `y = x W^T + bias`. `x` `[T, in]`, `weight` `[out, in]`, `bias` `[out]`, result `[T, out]`.
+/// `y = x W^T + bias`. `x` `[T, in]`, `weight` `[out, in]`, `bias` `[out]`, result `[T, out]`. A frozen weight in bf16 under
+/// rows in f32 on the CPU makes a product in bf16, with sums in f32.
 ///
 /// Errors when the shapes do not fit. Cost: one product; backward, one for each of `x` and `weight` that is tracked.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -49,7 +49,7 @@ fn check_shapes(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()
 }
 
 fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&weight.t()?)?;
+    let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
@@ -64,9 +64,8 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
-        let ((tokens, _), (outputs, inputs)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let weight = Rows::Dense { values: slices::cpu(w, lw)?, rows: outputs, cols: inputs };
-        let out = product::forward(slices::cpu(x, lx)?, weight, None, tokens);
+        let ((tokens, _), (outputs, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
+        let out = product::forward(slices::cpu(x, lx)?, slices::matrix(w, lw)?, None, tokens);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
@@ -90,9 +89,8 @@ impl CustomOp3 for Linear {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((tokens, _), (outputs, inputs)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let weight = Rows::Dense { values: slices::cpu(w, lw)?, rows: outputs, cols: inputs };
-        let out = product::forward(slices::cpu(x, lx)?, weight, Some(slices::cpu(b, lb)?), tokens);
+        let ((tokens, _), (outputs, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
+        let out = product::forward(slices::cpu(x, lx)?, slices::matrix(w, lw)?, Some(slices::cpu(b, lb)?), tokens);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
@@ -114,10 +112,8 @@ fn input_gradient(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Option<T
     if !x.track_op() {
         return Ok(None);
     }
-    let ((outputs, inputs), tokens) = (weight.dims2()?, x.dims2()?.0);
     let (w, g) = (slices::read(weight), slices::read(grad));
-    let weight = Rows::Dense { values: w.as_slice()?, rows: outputs, cols: inputs };
-    let dx = product::input_gradient(g.as_slice()?, weight, tokens);
+    let dx = product::input_gradient(g.as_slice()?, w.as_matrix()?, x.dims2()?.0);
     Ok(Some(slices::tensor(dx, x.shape())))
 }
 
@@ -148,7 +144,7 @@ fn bias_gradient(bias: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
 #[cfg(test)]
 mod tests {
     use super::linear;
-    use crate::conformance::{Input, check, random};
+    use crate::conformance::{Input, check, check_bf16, random};
 
     #[test]
     fn conforms() {
@@ -162,6 +158,16 @@ mod tests {
                 check(&name, &[pick(0, &x), pick(1, &w), pick(2, &b)], |x| linear(&x[0], &x[1], Some(&x[2])));
                 check(&name, &[pick(0, &x), pick(1, &w)], |x| linear(&x[0], &x[1], None));
             }
+        }
+    }
+
+    #[test]
+    fn a_weight_in_bf16_conforms() {
+        for (t, i, o) in [(0, 5, 3), (1, 64, 96), (6, 33, 65), (17, 64, 48), (70, 97, 101)] {
+            let (x, w, b) = (random((t, i), 1), random((o, i), 2), random(o, 3));
+            let inputs = [Input::Tracked(x), Input::Frozen(b)];
+            check_bf16(&format!("linear {t}x{i}x{o}"), &inputs, &w, |x, w| linear(&x[0], w, Some(&x[1])));
+            check_bf16(&format!("linear {t}x{i}x{o}"), &inputs, &w, |x, w| linear(&x[0], w, None));
         }
     }
 

@@ -1,15 +1,30 @@
 //! The f32 elements of a CPU tensor as a slice. In: a contiguous f32 tensor, or the storage and layout a custom
 //! operation is handed; out: its elements, row-major. Invariant: exactly `elem_count` elements, never a copy.
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail, op::BackpropOp};
+use crate::bf16::Half;
+use crate::weight::Rows;
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 /// The elements behind a layout.
 pub(crate) fn cpu<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    elements(storage, layout)
+}
+
+fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("tensor is not contiguous") };
-    Ok(&storage.as_slice::<f32>()?[start..end])
+    Ok(&storage.as_slice::<T>()?[start..end])
+}
+
+/// A matrix behind a layout, f32 or bf16.
+pub(crate) fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
+    let (rows, cols) = layout.shape().dims2()?;
+    Ok(match storage {
+        CpuStorage::BF16(_) => Rows::Half(Half { values: elements(storage, layout)?, rows, cols }),
+        _ => Rows::Dense { values: elements(storage, layout)?, rows, cols },
+    })
 }
 
 /// A tensor locked for reading.
@@ -32,6 +47,14 @@ impl<S: Deref<Target = Storage>> Guard<'_, S> {
             _ => bail!("tensor is not on the CPU"),
         }
     }
+
+    /// The tensor as a matrix, f32 or bf16.
+    pub(crate) fn as_matrix(&self) -> Result<Rows<'_>> {
+        match &*self.storage {
+            Storage::Cpu(storage) => matrix(storage, self.layout),
+            _ => bail!("tensor is not on the CPU"),
+        }
+    }
 }
 
 /// A CPU tensor of these elements, outside any graph.
@@ -44,17 +67,21 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Tensor {
 ///
 /// The zeros are written by the task that fills the piece, right before, so they are still in its cache: a pass over the
 /// whole vector in memory, which zeroing it as it is made would be, is a noticeable part of a layer's product.
-pub(crate) fn filled(len: usize, size: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+pub(crate) fn filled<T: Copy + Default + Send>(
+    len: usize,
+    size: usize,
+    fill: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
     filled_with(len, size, || (), |(), i, piece| fill(i, piece))
 }
 
 /// As [`filled`], with a buffer of each thread's own.
-pub(crate) fn filled_with<B>(
+pub(crate) fn filled_with<T: Copy + Default + Send, B>(
     len: usize,
     size: usize,
     buffer: impl Fn() -> B + Sync + Send,
-    fill: impl Fn(&mut B, usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
+    fill: impl Fn(&mut B, usize, &mut [T]) + Sync,
+) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     let pieces = values.spare_capacity_mut()[..len].par_chunks_mut(size.max(1)).enumerate();
     pieces.for_each_init(buffer, |buffer, (i, piece)| fill(buffer, i, zeroed(piece)));
@@ -67,8 +94,8 @@ pub(crate) fn filled_with<B>(
     values
 }
 
-fn zeroed(piece: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    piece.fill(MaybeUninit::new(0.0));
+fn zeroed<T: Copy + Default>(piece: &mut [MaybeUninit<T>]) -> &mut [T] {
+    piece.fill(MaybeUninit::new(T::default()));
     // SAFETY: every element was written in the line above.
     #[allow(unsafe_code)]
     unsafe {
@@ -84,7 +111,7 @@ mod tests {
     #[test]
     fn every_element_is_filled_or_zero() {
         for (len, size) in [(0, 0), (0, 3), (1, 0), (7, 3), (9, 3), (5, 100)] {
-            let odd_pieces = filled(len, size, |i, piece| {
+            let odd_pieces = filled(len, size, |i, piece: &mut [f32]| {
                 assert!(piece.iter().all(|&x| x == 0.0));
                 if i % 2 == 1 {
                     piece.fill(i as f32);
@@ -98,6 +125,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "a task's own")]
     fn a_panic_of_a_task_is_passed_on() {
-        filled(10, 3, |i, _| assert!(i != 2, "a task's own"));
+        filled(10, 3, |i, _: &mut [f32]| assert!(i != 2, "a task's own"));
     }
 }

@@ -1,6 +1,8 @@
 //! A frozen weight of a linear layer: a tensor, or the blocks of a file as they are stored. In: a tensor or bytes; out: its
-//! rows as f32, a piece at a time. Invariant: a stored weight computes exactly what its expansion to f32 would.
+//! rows, a piece at a time. Invariant: a stored weight computes exactly what its expansion to f32 would; a tensor in bf16 is
+//! multiplied in bf16, with sums in f32.
 
+use crate::bf16::Half;
 use crate::quant::{TensorType, dequantize, dequantize_into};
 use crate::slices;
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -10,7 +12,7 @@ use std::{fmt, ops::Range, sync::Arc};
 /// A weight `[out, in]`.
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// A tensor of its own; the only form that can be trained.
+    /// A tensor of its own; the only form that can be trained. On the CPU in f32, or in bf16 for products in bf16.
     Dense(Tensor),
     /// Blocks of a storage type, expanded as they are used.
     Stored(Stored),
@@ -84,15 +86,20 @@ impl Weight {
         }
     }
 
-    /// The weight as a tensor: itself, or expanded to `dtype` on `device`.
+    /// The weight as a tensor of `dtype`: itself, converted, or expanded on `device`.
     pub fn dense(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         match self {
-            Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Dense(tensor) => tensor.to_dtype(dtype),
             Self::Stored(stored) => {
                 let values = dequantize(stored.dtype, stored.bytes(&(0..stored.rows)));
                 Tensor::from_vec(values, (stored.rows, stored.cols), device)?.to_dtype(dtype)
             }
         }
+    }
+
+    /// True when its products are in bf16.
+    pub fn is_bf16(&self) -> bool {
+        self.tensor().is_some_and(|tensor| tensor.dtype() == DType::BF16)
     }
 
     /// The tensor, if it is one.
@@ -104,15 +111,20 @@ impl Weight {
     }
 
     /// Weights of one width below each other, for one product instead of several; None when they are not all dense and
-    /// frozen f32 on the CPU or all of one storage type.
+    /// frozen on the CPU, f32 or bf16, or all of one storage type.
     pub fn stack(weights: &[&Self]) -> Result<Option<Self>> {
         let dense: Option<Vec<&Tensor>> = weights.iter().map(|w| w.tensor()).collect();
         if let Some(tensors) = dense {
             if tensors.is_empty() {
                 return Ok(None);
             }
-            let plain = |t: &&Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && !t.track_op();
-            return Ok(if tensors.iter().all(plain) { Some(Self::Dense(Tensor::cat(&tensors, 0)?)) } else { None });
+            let dtype = tensors[0].dtype();
+            let plain = |t: &&Tensor| t.device().is_cpu() && t.dtype() == dtype && !t.track_op();
+            return Ok(if matches!(dtype, DType::F32 | DType::BF16) && tensors.iter().all(plain) {
+                Some(Self::Dense(Tensor::cat(&tensors, 0)?))
+            } else {
+                None
+            });
         }
         let (mut bytes, mut rows, mut first) = (Vec::new(), 0, None);
         for weight in weights {
@@ -140,14 +152,10 @@ impl Weight {
         }
     }
 
-    /// Runs `f` on the weight's rows; an error when it is a tensor that is not contiguous f32 on the CPU.
+    /// Runs `f` on the weight's rows; an error when it is a tensor that is not contiguous f32 or bf16 on the CPU.
     pub(crate) fn with<R>(&self, f: impl FnOnce(Rows<'_>) -> R) -> Result<R> {
         match self {
-            Self::Dense(tensor) => {
-                let (rows, cols) = tensor.dims2()?;
-                let guard = slices::read(tensor);
-                Ok(f(Rows::Dense { values: guard.as_slice()?, rows, cols }))
-            }
+            Self::Dense(tensor) => Ok(f(slices::read(tensor).as_matrix()?)),
             Self::Stored(stored) => Ok(f(Rows::Stored(stored))),
         }
     }
@@ -159,51 +167,58 @@ impl From<Tensor> for Weight {
     }
 }
 
-/// The rows of a weight, to be read a piece at a time.
+/// The rows of a weight.
 #[derive(Clone, Copy)]
 pub(crate) enum Rows<'a> {
     /// All of them, row-major.
     Dense { values: &'a [f32], rows: usize, cols: usize },
-    /// To be expanded.
+    /// All of them, for products in bf16.
+    Half(Half<'a>),
+    /// To be expanded, a piece at a time.
     Stored(&'a Stored),
 }
 
 impl<'a> Rows<'a> {
-    /// `(out, in)`.
-    pub(crate) fn dims(&self) -> (usize, usize) {
-        match self {
-            Self::Dense { rows, cols, .. } => (*rows, *cols),
-            Self::Stored(stored) => (stored.rows, stored.cols),
-        }
-    }
-
-    /// Some rows, expanded into `scratch` where that is needed, on this thread.
-    pub(crate) fn read<'s>(&self, rows: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
+    /// Some rows in f32 on this thread, expanded into `scratch` where they are not.
+    pub(crate) fn read<'s>(&self, rows: &Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
     where
         'a: 's,
     {
         match self {
             Self::Dense { values, cols, .. } => &values[rows.start * cols..rows.end * cols],
-            Self::Stored(stored) => {
-                scratch.resize(rows.len() * stored.cols, 0.0);
-                dequantize_into(stored.dtype, stored.bytes(&rows), scratch);
+            Self::Half(half) => {
+                scratch.clear();
+                scratch.extend(half.slice(rows).values.iter().map(|w| w.to_f32()));
                 scratch
             }
+            Self::Stored(stored) => stored.read(rows, scratch),
         }
     }
 
-    /// Calls `f` with all rows at once if they are in memory, else with tiles of about `elements` values, expanded in
-    /// parallel.
-    pub(crate) fn for_each_tile(&self, elements: usize, mut f: impl FnMut(Range<usize>, &[f32])) {
+    /// `(out, in)`.
+    pub(crate) fn dims(&self) -> (usize, usize) {
         match self {
-            Self::Dense { values, rows, .. } => f(0..*rows, values),
-            Self::Stored(stored) => {
-                let size = elements.div_ceil(stored.cols.max(1));
-                for start in (0..stored.rows).step_by(size) {
-                    let rows = start..stored.rows.min(start + size);
-                    f(rows.clone(), &dequantize(stored.dtype, stored.bytes(&rows)));
-                }
-            }
+            Self::Dense { rows, cols, .. } => (*rows, *cols),
+            Self::Half(half) => (half.rows, half.cols),
+            Self::Stored(stored) => (stored.rows, stored.cols),
+        }
+    }
+}
+
+impl Stored {
+    /// Some rows, expanded into `scratch` on this thread.
+    fn read<'s>(&self, rows: &Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32] {
+        scratch.resize(rows.len() * self.cols, 0.0);
+        dequantize_into(self.dtype, self.bytes(rows), scratch);
+        scratch
+    }
+
+    /// Calls `f` with tiles of about `elements` values, expanded in parallel.
+    pub(crate) fn for_each_tile(&self, elements: usize, mut f: impl FnMut(Range<usize>, &[f32])) {
+        let size = elements.div_ceil(self.cols.max(1));
+        for start in (0..self.rows).step_by(size) {
+            let rows = start..self.rows.min(start + size);
+            f(rows.clone(), &dequantize(self.dtype, self.bytes(&rows)));
         }
     }
 }
@@ -272,17 +287,14 @@ mod tests {
     fn pieces_are_the_rows() {
         let weight = stored(7, 5);
         let all = values(&weight).concat();
-        weight
-            .with(|rows| {
-                let mut tiles = Vec::new();
-                rows.for_each_tile(100, |range, tile| {
-                    assert_eq!(range.start * 64, tiles.len());
-                    tiles.extend_from_slice(tile);
-                });
-                assert_eq!(tiles, all);
-                assert_eq!(rows.read(2..5, &mut Vec::new()), &all[128..320]);
-            })
-            .unwrap();
+        let Weight::Stored(stored) = &weight else { unreachable!("made as stored") };
+        let mut tiles = Vec::new();
+        stored.for_each_tile(100, |range, tile| {
+            assert_eq!(range.start * 64, tiles.len());
+            tiles.extend_from_slice(tile);
+        });
+        assert_eq!(tiles, all);
+        assert_eq!(stored.read(&(2..5), &mut Vec::new()), &all[128..320]);
     }
 
     #[test]

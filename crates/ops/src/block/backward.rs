@@ -2,7 +2,7 @@
 //! input and of the low-rank pairs. Invariant: nothing is computed that no wanted gradient needs.
 
 use super::forward::norm;
-use super::{Block, BlockLinear, Linears, Saved, whole, with_pair};
+use super::{Activations, Block, BlockLinear, Linears, Saved, whole, with_pair};
 use crate::attention::flash::Want;
 use crate::linear::{Columns, FactorsWanted, product};
 use crate::weight::Weight;
@@ -42,7 +42,8 @@ pub fn backward(
     let (input, grad) = (input.as_slice()?, grad.as_slice()?);
     let adapted = |layers: &[&BlockLinear<'_>]| layers.iter().any(|linear| linear.lora.is_some());
     let (qkv_adapted, gate_up_adapted) = (adapted(&[&l.q, &l.k, &l.v]), adapted(&[&l.gate, &l.up]));
-    let Saved { q, k, v, lse, attended, middle, mut gate_up, low } = saved;
+    let Saved { q, k, v, lse, attended, middle, gate_up, low } = saved;
+    let mut gate_up = gate_up.into_values();
     let mut found = BlockGradients::default();
 
     // MLP half: d middle = grad + norm'(Gate, Up).
@@ -68,6 +69,7 @@ pub fn backward(
     drop((d_normed, middle));
 
     // Attention half: d x = d middle + norm'(Q, K, V).
+    let attended = attended.into_values();
     if !want_input && !qkv_adapted {
         found.pairs.o = pair(&l.o, &attended, &low.o, (&d_middle, whole(d)), None)?;
         return Ok(found);
@@ -77,6 +79,7 @@ pub fn backward(
     drop(attended);
     let wanted = |linear| want_input || adapted(&[linear]);
     let want = Want { q: wanted(&l.q), k: wanted(&l.k), v: wanted(&l.v) };
+    let [q, k, v] = [q, k, v].map(Activations::into_values);
     let gradients = block.attention(&q, &k, &v).backward(&d_attended, &lse, want);
     drop(d_attended);
     let stride = q_width + 2 * kv_width;

@@ -1,7 +1,7 @@
 //! The forward of a block. In: the residual stream; out: the residual stream after the block, and what its backward needs if
 //! that is asked for. Invariant: unless it is, nothing outlives the half of the block that made it.
 
-use super::{Block, BlockLinear, Linears, Saved, whole, with_pair};
+use super::{Activations, Block, BlockLinear, Linears, Saved, whole, with_pair};
 use crate::attention::flash::Inputs;
 use crate::gemm::Update;
 use crate::linear::{Columns, product};
@@ -33,13 +33,14 @@ pub fn forward_attending(
 /// As [`forward`], and what [`super::backward`] needs.
 pub fn forward_saving(block: &Block<'_>, x: &Tensor) -> Result<(Tensor, Saved)> {
     let input = slices::read(x);
+    let keep = |values| Activations::new(values, block.positions.len(), block.rounds());
     let attention = attention_half(block, x, input.as_slice()?, |q, k, v| {
         let (out, lse) = block.attention(&q, &k, &v).forward();
-        Ok((out, (q, k, v, lse)))
+        Ok((out, (keep(q), keep(k), keep(v), lse)))
     })?;
-    let mlp = mlp_half(block, &attention.output, |gate_up| gate_up)?;
+    let mlp = mlp_half(block, &attention.output, keep)?;
     let (q, k, v, lse) = attention.kept;
-    let attended = if block.linears.o.lora.is_some() { attention.attended } else { Vec::new() };
+    let attended = keep(if block.linears.o.lora.is_some() { attention.attended } else { Vec::new() });
     let ([low_q, low_k, low_v], [gate, up]) = (attention.low_qkv, mlp.low_gate_up);
     let low = Linears { q: low_q, k: low_k, v: low_v, o: attention.low_o, gate, up, down: mlp.low_down };
     let saved = Saved { q, k, v, lse, attended, middle: attention.output, gate_up: mlp.kept, low };

@@ -1,5 +1,5 @@
 use super::{Block, BlockLinear, Linears, backward, forward, forward_saving};
-use crate::conformance::random;
+use crate::conformance::{BF16_TOLERANCE, random};
 use crate::linear::{Dropout, LoraInput};
 use crate::quant::TensorType;
 use crate::weight::{Stored, Weight};
@@ -79,6 +79,11 @@ impl Parts {
 
     /// Fused and composed output, gradient of the input and of every factor agree.
     fn agrees(&self, stack: bool, want_input: bool) {
+        self.agrees_within(stack, want_input, 2e-5);
+    }
+
+    fn agrees_within(&self, stack: bool, want_input: bool, tolerance: f32) {
+        let close = |what: &str, got: &Tensor, want: &Tensor| close(what, got, want, tolerance);
         let positions = self.segments.positions();
         let t = positions.len();
         let x =
@@ -123,12 +128,12 @@ impl Parts {
     }
 }
 
-fn close(what: &str, got: &Tensor, want: &Tensor) {
+fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     let (got, want) = (got.flatten_all().unwrap(), want.flatten_all().unwrap());
     let (got, want) = (got.to_vec1::<f32>().unwrap(), want.to_vec1::<f32>().unwrap());
     let largest = want.iter().fold(0.1f32, |m, w| m.max(w.abs()));
     for (got, want) in got.iter().zip(&want) {
-        assert!((got - want).abs() <= 2e-5 * largest, "{what}: {got}, not {want}");
+        assert!((got - want).abs() <= tolerance * largest, "{what}: {got}, not {want}");
     }
 }
 
@@ -163,6 +168,18 @@ fn a_stored_weight_gives_what_its_expansion_gives() {
         .collect();
     parts.agrees(true, true);
     parts.agrees(false, false);
+}
+
+/// Weights in bf16 give what the same numbers in f32 give, forward and backward.
+#[test]
+fn weights_in_bf16_conform() {
+    let mut parts = Parts::new([true; LINEARS], true, Some(0.3), pack());
+    for weight in &mut parts.weights {
+        *weight = weight.dense(DType::BF16, &Device::Cpu).unwrap().into();
+    }
+    for stack in [true, false] {
+        parts.agrees_within(stack, true, BF16_TOLERANCE as f32);
+    }
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 use super::{check_shapes, composed as composed_linear, product};
 use crate::gemm::Mat;
-use crate::weight::Rows;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rand::{Rng, SeedableRng};
@@ -279,12 +278,11 @@ impl CustomOp3 for LoraLinear {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((tokens, inputs), (outputs, rank)) = (lx.shape().dims2()?, lb.shape().dims2()?);
+        let ((tokens, _), (outputs, rank)) = (lx.shape().dims2()?, lb.shape().dims2()?);
         let (x, a, b) = (slices::cpu(x, lx)?, slices::cpu(a, la)?, slices::cpu(b, lb)?);
         let (weight, bias) = (slices::read(&self.weight), self.bias.as_ref().map(slices::read));
         let bias = bias.as_ref().map(slices::Guard::as_slice).transpose()?;
-        let weight = Rows::Dense { values: weight.as_slice()?, rows: outputs, cols: inputs };
-        let mut out = product::forward(x, weight, bias, tokens);
+        let mut out = product::forward(x, weight.as_matrix()?, bias, tokens);
         let low = self.pair(a, b, rank).forward(x, &mut out, Columns { stride: outputs, at: 0 });
         // Forward runs once per operation, so the cell is empty.
         let _ = self.low.set(low);
@@ -300,11 +298,11 @@ impl CustomOp3 for LoraLinear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let ((tokens, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+        let ((tokens, _), (outputs, rank)) = (x.dims2()?, b.dims2()?);
         let (xs, aa, bb, gg, ww) =
             (slices::read(x), slices::read(a), slices::read(b), slices::read(&grad), slices::read(&self.weight));
         let (gg, pair) = (gg.as_slice()?, self.pair(aa.as_slice()?, bb.as_slice()?, rank));
-        let weight = Rows::Dense { values: ww.as_slice()?, rows: outputs, cols: inputs };
+        let weight = ww.as_matrix()?;
         let mut dx = x.track_op().then(|| product::input_gradient(gg, weight, tokens));
         let low = self.low.get().map_or(&[][..], Vec::as_slice);
         let want = FactorsWanted { a: a.track_op(), b: b.track_op() };
@@ -320,7 +318,7 @@ impl CustomOp3 for LoraLinear {
 #[allow(clippy::float_cmp)] // exact by construction
 mod tests {
     use super::*;
-    use crate::conformance::{Input, check, random};
+    use crate::conformance::{Input, check, check_bf16, random};
     use candle_core::Var;
 
     const DROPOUT: Dropout = Dropout { p: 0.25, seed: 7 };
@@ -344,6 +342,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_weight_in_bf16_conforms() {
+        let inputs = [random((40, 33), 1), random((3, 33), 4), random((65, 3), 5)].map(Input::Tracked);
+        check_bf16("lora", &inputs, &random((65, 33), 2), |x, w| {
+            lora_linear(&x[0], w, None, LoraInput { a: &x[1], b: &x[2], scale: 0.5, dropout: Some(DROPOUT) })
+        });
     }
 
     #[test]

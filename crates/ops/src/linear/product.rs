@@ -3,16 +3,20 @@
 
 use super::Columns;
 use super::panels::{self, Panels};
+use crate::bf16::{self, Half, Rounded, Side};
 use crate::gemm::{Mat, Update, count};
 use crate::weight::Rows;
 use crate::{simd, slices};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Up to this many tokens dot products are as fast as panels, which fill up whole vectors with zeros.
 const DOT_TOKENS: usize = 10;
 /// Up to this many tokens packing the weight, as a large product does, costs more than it saves (measured on two cores: even
 /// at 130 to 260 tokens, by shape).
 const PANEL_TOKENS: usize = 256;
+/// Up to this many tokens dot products are the faster ones with a weight in bf16: reading it is what costs.
+const HALF_DOT_TOKENS: usize = 8;
 /// Most weight elements of one parallel task of the product for few tokens: half of a second-level cache.
 const TASK_ELEMENTS: usize = 1 << 16;
 /// Multiply-adds that are worth a task: some tens of microseconds.
@@ -36,21 +40,20 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
             products.turn(i, rows, Columns { stride: outputs, at: 0 }, Update::Replace);
         });
     }
-    let mut out = Vec::new();
-    if tokens == 0 {
-        return out;
-    }
-    let x = Mat::new(x, tokens, inputs);
-    weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
-        let product = x.times(Mat::new(tile, rows.len(), inputs).t()).in_parallel();
-        if rows.len() == outputs {
-            out = product.into_vec();
-        } else {
-            out.resize(tokens * outputs, 0.0);
-            product.write(&mut out[rows.start..], outputs);
+    let whole = |values| Mat::new(x, tokens, inputs).times(Mat::new(values, outputs, inputs).t()).in_parallel();
+    match weight {
+        Rows::Dense { values, .. } => whole(values).into_vec(),
+        Rows::Half(half) => halves(&Rounded::new(x, tokens, inputs), half, Side::Forward).into_vec(),
+        Rows::Stored(_) => {
+            let mut out = vec![0.0; tokens * outputs];
+            forward_into(x, weight, tokens, &mut out, Columns { stride: outputs, at: 0 }, Update::Replace);
+            out
         }
-    });
-    out
+    }
+}
+
+fn halves<'a>(x: &'a Rounded, weight: Half<'a>, side: Side) -> bf16::Product<'a> {
+    bf16::Product::new(x, weight, side).in_parallel()
 }
 
 /// Writes `x W^T` to `columns` of `out`, or adds it.
@@ -72,11 +75,18 @@ pub(crate) fn forward_into(
     if tokens == 0 {
         return;
     }
-    let x = Mat::new(x, tokens, inputs);
-    weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
-        let tile = Mat::new(tile, rows.len(), inputs);
-        x.times(tile.t()).in_parallel().store(&mut out[columns.at + rows.start..], columns.stride, update);
-    });
+    let mut tile = |rows: Range<usize>, tile: &[f32]| {
+        let product = Mat::new(x, tokens, inputs).times(Mat::new(tile, rows.len(), inputs).t()).in_parallel();
+        product.store(&mut out[columns.at + rows.start..], columns.stride, update);
+    };
+    match weight {
+        Rows::Dense { values, rows, .. } => tile(0..rows, values),
+        Rows::Stored(stored) => stored.for_each_tile(TILE_ELEMENTS, tile),
+        Rows::Half(half) => {
+            let x = Rounded::new(x, tokens, inputs);
+            halves(&x, half, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
+        }
+    }
 }
 
 /// `g W`, `[tokens, inputs]`.
@@ -85,23 +95,29 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
     if outputs == 0 {
         return vec![0.0; tokens * inputs];
     }
-    let mut dx = Vec::new();
-    weight.for_each_tile(TILE_ELEMENTS, |rows, tile| {
-        let g = Mat::strided(g.get(rows.start..).unwrap_or_default(), tokens, rows.len(), outputs);
-        let product = g.times(Mat::new(tile, rows.len(), inputs)).in_parallel();
-        if rows.start == 0 {
-            dx = product.into_vec();
-        } else {
-            product.add_to(&mut dx, inputs);
+    match weight {
+        Rows::Dense { values, .. } => {
+            let weight = Mat::new(values, outputs, inputs);
+            Mat::new(g, tokens, outputs).times(weight).in_parallel().into_vec()
         }
-    });
-    dx
+        Rows::Half(half) => halves(&Rounded::new(g, tokens, outputs), half, Side::Backward).into_vec(),
+        Rows::Stored(stored) => {
+            let mut dx = vec![0.0; tokens * inputs];
+            stored.for_each_tile(TILE_ELEMENTS, |rows, tile| {
+                let g = Mat::strided(g.get(rows.start..).unwrap_or_default(), tokens, rows.len(), outputs);
+                let update = if rows.start == 0 { Update::Replace } else { Update::Add };
+                g.times(Mat::new(tile, rows.len(), inputs)).in_parallel().store(&mut dx, inputs, update);
+            });
+            dx
+        }
+    }
 }
 
 /// True when a product is one of so few tokens that the weight is not packed for it.
 fn are_few(tokens: usize, weight: Rows<'_>) -> bool {
     let (outputs, inputs) = weight.dims();
-    inputs > 0 && outputs > 0 && (1..=PANEL_TOKENS).contains(&tokens)
+    let most = if let Rows::Half(_) = weight { HALF_DOT_TOKENS } else { PANEL_TOKENS };
+    inputs > 0 && outputs > 0 && (1..=most).contains(&tokens)
 }
 
 /// The product of few tokens, a row for each output.
@@ -116,14 +132,22 @@ impl Products {
     fn new(x: &[f32], weight: Rows<'_>, tokens: usize) -> Self {
         let (outputs, inputs) = weight.dims();
         count(tokens, inputs, outputs);
-        let panels = (tokens > DOT_TOKENS).then(|| Panels::new(x, tokens, inputs));
-        // Output-major, so that a task writes one contiguous piece.
-        let stride = panels.as_ref().map_or(tokens, Panels::padded);
         let task = (TASK_WORK / (inputs * tokens)).clamp(1, TASK_ELEMENTS.div_ceil(inputs));
         let task = task.next_multiple_of(panels::ROWS);
+        // Output-major, so that a task writes one contiguous piece.
+        if let Rows::Half(half) = weight {
+            let x = Rounded::new(x, tokens, inputs);
+            let values = slices::filled(outputs * tokens, task * tokens, |i, products| {
+                let rows = i * task..i * task + products.len() / tokens;
+                bf16::dots(products, half.slice(&rows), &x);
+            });
+            return Self { values, stride: tokens };
+        }
+        let panels = (tokens > DOT_TOKENS).then(|| Panels::new(x, tokens, inputs));
+        let stride = panels.as_ref().map_or(tokens, Panels::padded);
         let values = slices::filled_with(outputs * stride, task * stride, Vec::new, |scratch, i, products| {
             let rows = i * task..i * task + products.len() / stride;
-            let w = weight.read(rows, scratch);
+            let w = weight.read(&rows, scratch);
             match &panels {
                 Some(panels) => panels.product(w, products),
                 None => simd::dots(products, w, x, inputs),

@@ -1,0 +1,258 @@
+//! Matrix products in bf16 with sums in f32. In: rows of f32 numbers, which are rounded to bf16, and a frozen weight in bf16
+//! as its file has it; out: f32. Invariant: a weight is kept once, row by row, at two bytes an element; the order that the
+//! kernel reads is made for one panel at a time, in the cache.
+//!
+//! Both products of a linear layer run on one kernel: 6 rows of `x` against 64 columns, in registers. Its panel holds, for two
+//! steps of the inner dimension at a time, the 64 columns' pairs beside each other. Of `x W^T` the columns are rows of the
+//! weight, so pairs lie in memory and are turned; of `g W` they are columns, so pairs are made of two rows.
+
+mod dots;
+mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use dots::dots;
+
+use crate::gemm::{Update, count};
+use crate::slices;
+use half::bf16;
+use kernel::{Arch, Place, ROWS};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Columns of a panel.
+const COLUMNS: usize = 4 * kernel::LANES;
+/// Most pairs of the inner dimension in a panel, which then fills 80 kB: it stays in the second-level cache beside rows of `x`.
+const DEPTH: usize = 320;
+/// Most rows of `x` of one task; packing a panel costs as much as the products of about a dozen rows.
+const TASK_ROWS: usize = 42 * ROWS;
+
+/// True when this processor multiplies bf16 numbers: without, the same results come slowly.
+pub fn is_fast() -> bool {
+    kernel::arch() != Arch::Portable
+}
+
+/// Rows of numbers rounded to bf16, two by two.
+#[derive(Debug)]
+pub(crate) struct Rounded {
+    /// Pairs, the first number in the low half; what a row lacks to [`Self::stride`] is zero.
+    pairs: Vec<u32>,
+    rows: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl Rounded {
+    /// Rounds `rows` rows of `width` numbers, to nearest and ties to even.
+    pub(crate) fn new(x: &[f32], rows: usize, width: usize) -> Self {
+        let stride = Self::stride(width);
+        let (arch, task) = (kernel::arch(), ((1 << 14) / stride).max(1));
+        let pairs = slices::filled(rows * stride, task * stride, |i, pairs| {
+            for (row, pairs) in x[i * task * width..].chunks_exact(width.max(1)).zip(pairs.chunks_exact_mut(stride)) {
+                kernel::round(arch, row, pairs);
+            }
+        });
+        Self { pairs, rows, width, stride }
+    }
+
+    /// Pairs from row to row: whole vectors, and an odd number of them, so that rows do not share one set of the cache.
+    fn stride(width: usize) -> usize {
+        (width.div_ceil(2 * kernel::LANES) | 1) * kernel::LANES
+    }
+
+    /// The rounded numbers.
+    pub(crate) fn expand(&self) -> Vec<f32> {
+        let task = ((1 << 14) / self.stride).max(1);
+        slices::filled(self.rows * self.width, task * self.width, |i, values| {
+            for (r, values) in values.chunks_exact_mut(self.width).enumerate() {
+                kernel::expand(self.row(i * task + r), values);
+            }
+        })
+    }
+
+    /// Row `i`.
+    fn row(&self, i: usize) -> &[u32] {
+        &self.pairs[i * self.stride..][..self.stride]
+    }
+}
+
+/// A weight in bf16, row-major.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Half<'a> {
+    pub(crate) values: &'a [bf16],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+impl<'a> Half<'a> {
+    /// Some of its rows.
+    pub(crate) fn slice(&self, rows: &Range<usize>) -> Self {
+        let values = &self.values[rows.start * self.cols..rows.end * self.cols];
+        Self { values, rows: rows.len(), cols: self.cols }
+    }
+
+    /// One row.
+    pub(crate) fn row(&self, row: usize) -> &'a [bf16] {
+        &self.values[row * self.cols..][..self.cols]
+    }
+}
+
+/// Which product of a weight `W` `[out, in]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// `x W^T`.
+    Forward,
+    /// `g W`.
+    Backward,
+}
+
+/// A product of rounded rows and a weight, on this thread unless [`Self::in_parallel`] is asked for.
+#[derive(Clone, Copy)]
+#[must_use]
+pub(crate) struct Product<'a> {
+    x: &'a Rounded,
+    weight: Half<'a>,
+    side: Side,
+    parallel: bool,
+    arch: Arch,
+}
+
+impl<'a> Product<'a> {
+    /// # Panics
+    /// When the inner sizes differ or the weight does not fit its slice.
+    pub(crate) fn new(x: &'a Rounded, weight: Half<'a>, side: Side) -> Self {
+        let inner = if side == Side::Forward { weight.cols } else { weight.rows };
+        assert_eq!(x.width, inner, "inner sizes differ");
+        assert_eq!(weight.values.len(), weight.rows * weight.cols, "weight does not fit its slice");
+        Self { x, weight, side, parallel: false, arch: kernel::arch() }
+    }
+
+    /// On the current rayon pool.
+    pub(crate) fn in_parallel(self) -> Self {
+        Self { parallel: true, ..self }
+    }
+
+    fn columns(&self) -> usize {
+        if self.side == Side::Forward { self.weight.rows } else { self.weight.cols }
+    }
+
+    /// Writes to or adds to the first columns of `dst`, row-major with rows `stride` apart.
+    ///
+    /// # Panics
+    /// When rows of `dst` overlap or `dst` is too short.
+    pub(crate) fn store(self, dst: &mut [f32], stride: usize, update: Update) {
+        let (rows, columns) = (self.x.rows, self.columns());
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        assert!(rows == 1 || stride >= columns, "rows of the product overlap");
+        assert!(dst.len() >= (rows - 1) * stride + columns, "product does not fit its slice");
+        // SAFETY: `dst` is borrowed mutably, initialised, and just seen to hold the rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.run(dst.as_mut_ptr(), stride, update);
+        }
+    }
+
+    /// The product as a matrix of its own. Its memory is written once, by the product.
+    pub(crate) fn into_vec(self) -> Vec<f32> {
+        let (rows, columns) = (self.x.rows, self.columns());
+        let mut values = Vec::with_capacity(rows * columns);
+        // SAFETY: the capacity holds the rows, nothing else points to them, and none is read before it was written.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.run(values.as_mut_ptr(), columns, Update::Replace);
+        }
+        // SAFETY: `run` wrote all elements of all rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            values.set_len(rows * columns);
+        }
+        values
+    }
+
+    /// Writes or adds the product; with [`Update::Replace`] every element is written, also when the inner size is 0.
+    ///
+    /// # Safety
+    /// `dst` is valid for writes of the product's rows, `stride` apart, that nothing else points to; for [`Update::Add`] they
+    /// are initialised.
+    #[allow(unsafe_code)]
+    unsafe fn run(self, dst: *mut f32, stride: usize, update: Update) {
+        let (rows, columns, inner) = (self.x.rows, self.columns(), self.x.width);
+        count(rows, inner, columns);
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        let piece = rows.div_ceil(rows.div_ceil(TASK_ROWS).max(1)).next_multiple_of(ROWS);
+        let panels = (0..columns).step_by(COLUMNS).map(|start| start..columns.min(start + COLUMNS));
+        let pieces = |columns: Range<usize>| {
+            let pieces = (0..rows).step_by(piece).map(move |start| start..rows.min(start + piece));
+            pieces.map(move |rows| (rows, columns.clone()))
+        };
+        let tasks: Vec<_> = panels.flat_map(pieces).collect();
+        let dst = Destination(dst);
+        let task = |panel: &mut Vec<u32>, (rows, columns): &(Range<usize>, Range<usize>)| {
+            let dst = &dst;
+            // SAFETY: the rectangle of these rows and columns lies in the product, and no other task has a part of it. In it,
+            // only what was written is read: with `Replace`, by the first piece of the inner dimension.
+            let at = unsafe { dst.0.add(rows.start * stride + columns.start) };
+            let place = Place { at, stride, columns: columns.len() };
+            unsafe { self.rectangle(panel, rows, columns.start, place, update) };
+        };
+        if self.parallel {
+            tasks.par_iter().with_max_len(1).for_each_init(Vec::new, task);
+        } else {
+            let mut panel = Vec::new();
+            for rectangle in &tasks {
+                task(&mut panel, rectangle);
+            }
+        }
+    }
+
+    /// The product's `rows` and a panel of columns from `first` on.
+    ///
+    /// # Safety
+    /// `place` is valid for writes of the rectangle, that no one else reads or writes; for [`Update::Add`] it is initialised.
+    #[allow(unsafe_code)]
+    unsafe fn rectangle(self, panel: &mut Vec<u32>, rows: &Range<usize>, first: usize, place: Place, update: Update) {
+        let Self { x, weight, side, arch, .. } = self;
+        let pairs = x.width.div_ceil(2);
+        let depth = pairs.div_ceil(pairs.div_ceil(DEPTH).max(1)).max(1);
+        let vectors = place.columns.div_ceil(kernel::LANES);
+        let mut start = 0;
+        loop {
+            let depth = depth.min(pairs - start);
+            panel.resize(depth * vectors * kernel::LANES, 0);
+            match side {
+                Side::Forward => kernel::pack_rows(arch, weight, first..first + place.columns, start, vectors, panel),
+                Side::Backward => {
+                    kernel::pack_columns(arch, weight, first..first + place.columns, start, vectors, panel);
+                }
+            }
+            let add = start > 0 || update == Update::Add;
+            for (i, row) in rows.clone().step_by(ROWS).enumerate() {
+                let count = ROWS.min(rows.end - row);
+                let x: [&[u32]; ROWS] = std::array::from_fn(|r| &x.row(row + r.min(count - 1))[start..start + depth]);
+                // SAFETY: these rows are in the rectangle.
+                unsafe {
+                    let place = Place { at: place.at.add(i * ROWS * place.stride), ..place };
+                    kernel::tile(arch, &x[..count], panel, vectors, place, add);
+                }
+            }
+            start += depth;
+            if start >= pairs {
+                return;
+            }
+        }
+    }
+}
+
+/// Where tasks write, each its own part.
+struct Destination(*mut f32);
+
+// SAFETY: tasks use disjoint rectangles, as [`Product::run`] says where it makes them.
+#[allow(unsafe_code)]
+unsafe impl Sync for Destination {}
+
+#[cfg(test)]
+mod tests;
