@@ -239,7 +239,9 @@ mod tests {
         };
         run(&options).unwrap();
         let base_dtype = eraser_model::BaseDtype::AsStored;
-        let load = eraser_model::LoadOptions { device: candle_core::Device::Cpu, base_dtype, chat_template: None };
+        let compute = eraser_model::Compute::F32;
+        let load =
+            eraser_model::LoadOptions { device: candle_core::Device::Cpu, base_dtype, compute, chat_template: None };
         let model = eraser_model::load(dir.path().join("model.gguf").to_str().unwrap(), &load).unwrap();
         let set = eraser_data::read_set(&dir.path().join("harm.json")).unwrap();
         let prompt = eraser_data::PromptTemplate::plain().render(&set[0].input).unwrap();

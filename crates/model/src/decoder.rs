@@ -56,6 +56,7 @@ impl fmt::Display for Held {
             Self::Dense(dtype) => f.write_str(dtype.as_str()),
             Self::AsStored => f.write_str("as stored"),
             Self::Half(kind) => write!(f, "{} blocks", format!("{kind:?}").to_lowercase()),
+            Self::MultipliedInBf16 => f.write_str("bf16, multiplied in bf16"),
         }
     }
 }

@@ -33,7 +33,7 @@ pub use device::DeviceName;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, generate, generate_each};
 pub use gradient::token_gradient;
-pub use load::{BaseDtype, LoadOptions, Model, load};
+pub use load::{BaseDtype, Compute, LoadOptions, Model, load};
 pub use sample::GenerateOptions;
 pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use template::{ChatTemplate, Message};

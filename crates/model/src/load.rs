@@ -10,6 +10,7 @@ use crate::{
     weights::{GgufWeights, HfDirectory, TensorSource},
 };
 use candle_core::{DType, Device};
+use eraser_ops::bf16;
 use serde::{Serialize, Serializer};
 use std::{
     fmt,
@@ -24,6 +25,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// How the base model's weights are held.
     pub base_dtype: BaseDtype,
+    /// In what precision the frozen weights are multiplied on the CPU.
+    pub compute: Compute,
     /// A chat template file that replaces the model's own.
     pub chat_template: Option<PathBuf>,
 }
@@ -75,6 +78,46 @@ impl fmt::Display for BaseDtype {
 }
 
 impl Serialize for BaseDtype {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// In what precision the products of the frozen weights are computed on the CPU. Sums, the residual stream, norms, softmax,
+/// losses, adapters and the optimiser are in f32 always. Another device computes in the type that it holds the weights in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// f32: the reference.
+    #[default]
+    F32,
+    /// bf16: weights and what they are multiplied by are rounded to 8 bits of significand. About twice as fast, with half the
+    /// memory.
+    Bf16,
+    /// bf16 where the processor has instructions for it and `base_dtype` leaves the choice, else f32.
+    Auto,
+}
+
+impl Compute {
+    /// Every one with its name.
+    const NAMES: [(Self, &str); 3] = [(Self::F32, "f32"), (Self::Bf16, "bf16"), (Self::Auto, "auto")];
+}
+
+impl FromStr for Compute {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let found = Self::NAMES.into_iter().find(|(_, name)| *name == s).map(|(compute, _)| compute);
+        found.ok_or_else(|| Error::request(format!("unknown precision `{s}`")).hint("precisions are f32, bf16 and auto"))
+    }
+}
+
+impl fmt::Display for Compute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::NAMES.into_iter().find(|(compute, _)| compute == self).map_or("f32", |(_, name)| name))
+    }
+}
+
+impl Serialize for Compute {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -183,6 +226,22 @@ fn from_gguf(path: &Path, held: Held, device: &Device, own_template: bool) -> Re
 
 fn held(options: &LoadOptions) -> Result<Held> {
     let cpu = options.device.is_cpu();
+    let fits = matches!(options.base_dtype, BaseDtype::Auto | BaseDtype::Bf16);
+    match options.compute {
+        Compute::Bf16 if cpu && !fits => {
+            return Err(Error::request("products in bf16 need weights held in bf16")
+                .hint("leave --base-dtype at auto, or compute in f32"));
+        }
+        Compute::Bf16 if cpu && !bf16::is_fast() => {
+            return Err(Error::request("this processor has no instructions for products in bf16")
+                .hint("use --compute f32, or auto"));
+        }
+        Compute::Bf16 if cpu => return Ok(Held::MultipliedInBf16),
+        Compute::Auto if cpu && options.base_dtype == BaseDtype::Auto && bf16::is_fast() => {
+            return Ok(Held::MultipliedInBf16);
+        }
+        Compute::F32 | Compute::Bf16 | Compute::Auto => {}
+    }
     Ok(match options.base_dtype {
         BaseDtype::AsStored if !cpu => {
             return Err(Error::request("weights as stored are computed with on the CPU only")

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Device, Tensor};
-use eraser_model::{BaseDtype, Decoder, GenerateOptions, LoadOptions, generate, llama2c::Checkpoint, load};
+use eraser_model::{BaseDtype, Compute, Decoder, GenerateOptions, LoadOptions, generate, llama2c::Checkpoint, load};
 use std::{ops::ControlFlow, path::PathBuf};
 
 /// The directory that the environment variable `name` names.
@@ -42,7 +42,8 @@ fn stories260k_writes_its_documented_text() {
 #[test]
 fn a_gguf_file_and_its_dequantised_directory_are_the_same_model() {
     let Some(dir) = data("ERASER_PEER") else { return };
-    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
+    let options =
+        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
     let model = |name: &str| load(dir.join(name).to_str().unwrap(), &options).unwrap();
     let (gguf, hf) = (model("smollm2.gguf"), model("smollm2-hf"));
     assert_eq!(gguf.config, hf.config);

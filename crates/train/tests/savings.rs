@@ -5,7 +5,7 @@
 use candle_core::{Device, Tensor};
 use eraser_data::{Batch, Sample, read_set};
 use eraser_model::{
-    BaseDtype, LoadOptions, Model, load,
+    BaseDtype, Compute, LoadOptions, Model, load,
     trace::{Gradients, TraceOptions},
 };
 use eraser_ops::cross_entropy;
@@ -22,7 +22,7 @@ fn organism() -> std::path::PathBuf {
 }
 
 fn model(base_dtype: BaseDtype) -> Model {
-    let options = LoadOptions { device: Device::Cpu, base_dtype, chat_template: None };
+    let options = LoadOptions { device: Device::Cpu, base_dtype, compute: Compute::F32, chat_template: None };
     load(organism().join("model").to_str().unwrap(), &options).unwrap()
 }
 

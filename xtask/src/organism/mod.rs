@@ -18,7 +18,7 @@ use clap::Args;
 use corpus::Corpus;
 use eraser_data::files::write_atomic;
 use eraser_model::error::PathContext;
-use eraser_model::{BaseDtype, Error, LoadOptions, Result, load};
+use eraser_model::{BaseDtype, Compute, Error, LoadOptions, Result, load};
 use sets::{Form, Set};
 use std::path::{Path, PathBuf};
 use world::World;
@@ -51,7 +51,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     write_tokenizer(&dir, &corpus)?;
     train::train(&dir, &corpus, options.steps, options.seed)?;
     let spec = dir.to_str().ok_or_else(|| Error::request(format!("{}: not UTF-8", dir.display())))?;
-    let model = load(spec, &LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None })?;
+    let model = load(
+        spec,
+        &LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None },
+    )?;
     for set in sets.iter_mut().filter(|s| s.form == Form::Own) {
         let questions: Vec<_> = set.rows.iter().map(|e| e.question.as_str()).collect();
         let answers = check::answers(&model, &questions)?;

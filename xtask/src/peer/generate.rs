@@ -5,7 +5,7 @@ use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;
 use eraser_data::question::read_questions;
 use eraser_eval::{EvalOptions, attack::build};
-use eraser_model::{BaseDtype, Error, GenerateOptions, LoadOptions, Message, Result, generate, load};
+use eraser_model::{BaseDtype, Compute, Error, GenerateOptions, LoadOptions, Message, Result, generate, load};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
 
@@ -102,8 +102,12 @@ fn peer(options: &Options, batch: usize) -> Result<(f64, Vec<String>)> {
 
 /// In this process, loading not counted, as the peer counts.
 fn own(options: &Options) -> Result<(f64, Vec<String>)> {
-    let load_options =
-        LoadOptions { device: candle_core::Device::Cpu, base_dtype: options.base_dtype, chat_template: None };
+    let load_options = LoadOptions {
+        device: candle_core::Device::Cpu,
+        base_dtype: options.base_dtype,
+        compute: Compute::F32,
+        chat_template: None,
+    };
     let model = load(&options.sides.model.display().to_string(), &load_options)?;
     let template = model.template.as_ref().ok_or_else(|| Error::request("the model has no chat template"))?;
     let wrapped = prompts(options)?;

@@ -1,7 +1,7 @@
 //! What tests on the built-in model share. Invariant: a test that lacks the model says that it was skipped.
 
 use candle_core::Device;
-use eraser_model::{BaseDtype, LoadOptions, Model, load};
+use eraser_model::{BaseDtype, Compute, LoadOptions, Model, load};
 use std::path::Path;
 
 /// The built-in model; None, and a line that says so, when the repository's assets are not there.
@@ -11,6 +11,7 @@ pub(crate) fn model() -> Option<Model> {
         eprintln!("skipped: assets/organism is not there");
         return None;
     }
-    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
+    let options =
+        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
     Some(load(path.to_str().unwrap(), &options).unwrap())
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::fs;
 
 fn options() -> LoadOptions {
-    LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None }
+    LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None }
 }
 
 fn error(spec: &Path) -> Error {
@@ -125,4 +125,32 @@ fn every_way_to_hold_the_base_computes_the_same() {
         }
     }
     assert!("f64".parse::<BaseDtype>().unwrap_err().hints()[0].contains("as-stored"));
+}
+
+#[test]
+fn products_in_bf16_compute_nearly_the_same() {
+    let dir = tiny(8);
+    let load =
+        |base_dtype, compute| load(dir.path().to_str().unwrap(), &LoadOptions { base_dtype, compute, ..options() });
+    let hidden = |model: &Model| {
+        let hidden = model.decoder.hidden(&[1, 2, 3], &Segments::from_lengths([3]), None).unwrap();
+        let logits = model.decoder.logits(&hidden).unwrap();
+        [hidden, logits].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap()).concat()
+    };
+    let plain = load(BaseDtype::Auto, Compute::F32).unwrap();
+    let error = load(BaseDtype::F32, Compute::Bf16).err().unwrap();
+    assert!(error.hints()[0].contains("--base-dtype"), "{error}");
+    if !eraser_ops::bf16::is_fast() {
+        assert!(load(BaseDtype::Auto, Compute::Bf16).is_err());
+        assert_eq!(hidden(&load(BaseDtype::Auto, Compute::Auto).unwrap()), hidden(&plain));
+        return;
+    }
+    let half = load(BaseDtype::Auto, Compute::Bf16).unwrap();
+    for (got, want) in hidden(&half).iter().zip(hidden(&plain)) {
+        assert!((got - want).abs() < 0.05, "{got}, not {want}");
+    }
+    assert_ne!(half.identity(), plain.identity());
+    assert_eq!(half.fingerprint, plain.fingerprint);
+    assert_eq!(load(BaseDtype::AsStored, Compute::Auto).unwrap().decoder.held(), Held::AsStored);
+    assert!("f16".parse::<Compute>().unwrap_err().hints()[0].contains("bf16"));
 }

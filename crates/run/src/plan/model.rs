@@ -8,7 +8,7 @@ use super::values;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
 use crate::watch::Watch;
-use eraser_model::{BaseDtype, DeviceName, Error, LoadOptions, Model, Result, hub};
+use eraser_model::{BaseDtype, Compute, DeviceName, Error, LoadOptions, Model, Result, hub};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,6 +23,8 @@ pub struct ModelPlan {
     pub device: DeviceName,
     /// How the weights are held.
     pub base_dtype: BaseDtype,
+    /// In what precision they are multiplied on the CPU.
+    pub compute: Compute,
     /// In place of the model's own template.
     pub chat_template: Option<PathBuf>,
 }
@@ -31,7 +33,7 @@ impl ModelPlan {
     /// From texts, as flags give them. `at` names the option of a key, for errors.
     pub fn parse(
         spec: &str,
-        [device, base_dtype]: [&str; 2],
+        [device, base_dtype, compute]: [&str; 3],
         chat_template: Option<&Path>,
         at: &dyn Fn(&str) -> String,
         problems: &mut Problems,
@@ -40,6 +42,7 @@ impl ModelPlan {
             spec: spec.to_owned(),
             device: parsed(device, &at("device"), problems),
             base_dtype: parsed(base_dtype, &at("base_dtype"), problems),
+            compute: parsed(compute, &at("compute"), problems),
             chat_template: chat_template.map(Path::to_owned),
         };
         plan.check(at, problems);
@@ -48,12 +51,13 @@ impl ModelPlan {
 
     /// From the table `[model]` of a run file; `device` overrides.
     pub(crate) fn from_section(section: &Section<'_>, device: Option<&str>, problems: &mut Problems) -> Self {
-        section.know(&["path", "device", "base_dtype", "chat_template"], problems);
+        section.know(&["path", "device", "base_dtype", "compute", "chat_template"], problems);
         if section.get("path").is_none() {
             problems.push(section.missing("path").hint("for example path = \"builtin\", or a model directory"));
         }
         let text = |key: &str, problems: &mut Problems| section.value::<String>(key, problems);
         let base_dtype = text("base_dtype", problems).unwrap_or_else(|| BaseDtype::default().to_string());
+        let compute = text("compute", problems).unwrap_or_else(|| Compute::default().to_string());
         let (device, device_place) = if let Some(device) = device {
             (device.to_owned(), "--device".to_owned())
         } else {
@@ -65,6 +69,7 @@ impl ModelPlan {
             spec: Self::spec(section, "path", problems).unwrap_or_else(|| builtin::NAME.to_owned()),
             device: parsed(&device, &device_place, problems),
             base_dtype: parsed(&base_dtype, &section.place("base_dtype"), problems),
+            compute: parsed(&compute, &section.place("compute"), problems),
             chat_template: section.path("chat_template", problems),
         };
         plan.check(&|key| section.place(if key == "model" { "path" } else { key }), problems);
@@ -133,6 +138,7 @@ impl ModelPlan {
         let options = LoadOptions {
             device: self.device.open()?,
             base_dtype: self.base_dtype,
+            compute: self.compute,
             chat_template: self.chat_template.clone(),
         };
         if self.spec != builtin::NAME {

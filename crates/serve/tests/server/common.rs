@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 use eraser_model::adapter::Module;
-use eraser_model::{Adapter, BaseDtype, LoadOptions, LoraConfig, Model, load};
+use eraser_model::{Adapter, BaseDtype, Compute, LoadOptions, LoraConfig, Model, load};
 use eraser_serve::{Limits, PLACEHOLDER, PageTemplate, Server, Service};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -19,7 +19,8 @@ pub(crate) fn model() -> Option<Model> {
         eprintln!("skipped: assets/organism is not there");
         return None;
     }
-    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
+    let options =
+        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
     Some(load(path.to_str().unwrap(), &options).unwrap())
 }
 

@@ -5,7 +5,7 @@ use super::Method;
 use crate::{Control, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train};
 use candle_core::{Device, Tensor};
 use eraser_data::Record;
-use eraser_model::load::{BaseDtype, LoadOptions};
+use eraser_model::load::{BaseDtype, Compute, LoadOptions};
 use serde::Deserialize;
 use std::{collections::HashMap, path::Path};
 
@@ -49,7 +49,8 @@ pub(super) fn check(name: &str) {
     }
     std::fs::write(dir.path().join("tokenizer.json"), fixture.tokenizer.to_string()).unwrap();
     std::fs::write(dir.path().join("plain.txt"), "{}").unwrap();
-    let load = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::F32, chat_template: None };
+    let load =
+        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::F32, compute: Compute::F32, chat_template: None };
     let model = eraser_model::load(dir.path().to_str().unwrap(), &load).unwrap();
 
     let records = |set: &str| {
