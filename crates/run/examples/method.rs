@@ -43,7 +43,7 @@ impl Observer for Steps {
 fn main() -> std::result::Result<(), Failure> {
     eraser_ops::threads::init(None);
     let mut problems = Problems::default();
-    let plan = ModelPlan::parse(NAME, ["cpu", "auto"], None, &flag, &mut problems);
+    let plan = ModelPlan::parse(NAME, ["cpu", "auto", "f32"], None, &flag, &mut problems);
     problems.finish(Some(()))?;
     let model = plan.load(&Assets::InCache, &mut Silent)?;
     let set =

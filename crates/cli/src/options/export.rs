@@ -46,7 +46,7 @@ impl ExportArgs {
             _ => DType::F32,
         };
         ExportPlan {
-            model: ModelPlan::parse(&self.model, ["cpu", "f32"], self.chat_template.as_deref(), &flag, problems),
+            model: ModelPlan::parse(&self.model, ["cpu", "f32", "f32"], self.chat_template.as_deref(), &flag, problems),
             adapter: self.adapter.clone(),
             out: self.out.clone(),
             kind: if self.adapter_only { ExportKind::Adapter } else { ExportKind::Merged(dtype) },
