@@ -11,7 +11,6 @@ use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
     fmt,
     ops::{Index, IndexMut},
     path::Path,
@@ -230,8 +229,15 @@ impl Adapter {
         let text = std::fs::read_to_string(&path).at(&path).map_err(|e| {
             e.hint("an adapter is a PEFT directory that holds adapter_config.json and adapter_model.safetensors")
         })?;
-        let mut config = read_config(&text).map_err(|e| e.context(path.display()))?;
+        let mut config = crate::adapter_config::read(&text).map_err(|e| e.context(path.display()))?;
         let path = dir.join(WEIGHTS_FILE);
+        let pickle = dir.join("adapter_model.bin");
+        if !path.exists() && pickle.exists() {
+            return Err(Error::request(format!("{}: a pickle is not read, it can run code", pickle.display())).hint(
+                "convert it in Python: from safetensors.torch import save_file; import torch; \
+                 save_file(torch.load('adapter_model.bin', weights_only=True), 'adapter_model.safetensors')",
+            ));
+        }
         let bytes = std::fs::read(&path).at(&path)?;
         let layers = read_pairs(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
         let adapter = Self { config, layers };
@@ -319,59 +325,6 @@ impl Adapter {
 /// A whole number as an integer: vLLM and llama.cpp read `lora_alpha` as one.
 fn number(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) }
-}
-
-/// The parts of `adapter_config.json` that decide what the tensors mean.
-#[derive(Deserialize)]
-struct PeftConfig {
-    peft_type: Option<String>,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    bias: Option<String>,
-    modules_to_save: Option<Value>,
-    rank_pattern: Option<HashMap<String, Value>>,
-    alpha_pattern: Option<HashMap<String, Value>>,
-}
-
-fn read_config(text: &str) -> Result<LoraConfig> {
-    let c: PeftConfig =
-        serde_json::from_str(text).map_err(|e| Error::request(format!("not a PEFT configuration: {e}")))?;
-    let refuse = |key: &str, value: &str| {
-        Err(Error::request(format!("key '{key}' is {value}: only plain LoRA adapters are supported"))
-            .hint("merge such an adapter into its base with PEFT and give the merged model"))
-    };
-    match () {
-        () if c.peft_type.as_deref().is_some_and(|t| t != "LORA") => {
-            refuse("peft_type", c.peft_type.as_deref().unwrap_or(""))
-        }
-        () if c.use_dora => refuse("use_dora", "true"),
-        () if c.fan_in_fan_out => refuse("fan_in_fan_out", "true"),
-        () if c.bias.as_deref().is_some_and(|b| b != "none") => refuse("bias", c.bias.as_deref().unwrap_or("")),
-        () if c.modules_to_save.is_some_and(|m| m.as_array().is_none_or(|a| !a.is_empty())) => {
-            refuse("modules_to_save", "set")
-        }
-        () if c.rank_pattern.is_some_and(|p| !p.is_empty()) => refuse("rank_pattern", "set"),
-        () if c.alpha_pattern.is_some_and(|p| !p.is_empty()) => refuse("alpha_pattern", "set"),
-        () if c.r == 0 || c.r > 65_536 => Err(Error::request(format!("key 'r' is {}: it must be 1 to 65536", c.r))),
-        () if !c.lora_alpha.is_finite() => Err(Error::request("key 'lora_alpha' is not a finite number")),
-        () if !(0.0..1.0).contains(&c.lora_dropout) => Err(Error::request("key 'lora_dropout' is not in 0..1")),
-        () => Ok(LoraConfig {
-            r: c.r,
-            alpha: c.lora_alpha,
-            dropout: c.lora_dropout,
-            targets: Vec::new(),
-            layers: None,
-            rslora: c.use_rslora,
-        }),
-    }
 }
 
 /// The pairs of a safetensors file; fills in the targets and layers of `config` from what is there.
@@ -526,17 +479,17 @@ mod tests {
     fn what_is_not_plain_lora_is_refused_by_key() {
         let base = r#"{"peft_type":"LORA","r":2,"lora_alpha":4"#;
         for (extra, key) in [(r#","use_dora":true}"#, "use_dora"), (r#","rank_pattern":{"q":1}}"#, "rank_pattern")] {
-            let error = read_config(&format!("{base}{extra}")).unwrap_err();
+            let error = crate::adapter_config::read(&format!("{base}{extra}")).unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
         }
-        assert!(read_config(&format!("{base}}}")).is_ok());
+        assert!(crate::adapter_config::read(&format!("{base}}}")).is_ok());
     }
 
     proptest! {
         #[test]
         fn random_names_and_configs_never_panic(name in ".{0,60}", text in ".{0,80}") {
             let _ = parse_name(&name);
-            let _ = read_config(&text);
+            let _ = crate::adapter_config::read(&text);
         }
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod adapter;
+mod adapter_config;
 pub mod batch;
 pub mod cache;
 pub mod config;
