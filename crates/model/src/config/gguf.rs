@@ -94,12 +94,43 @@ impl ModelConfig {
     }
 }
 
+/// Keys of llama.cpp's files that change what a decoder computes and have no place in the supported families, each with the
+/// number that leaves it as it is; true is 1.
+const CHANGES: &[(&str, f64)] = &[
+    ("attention.causal", 1.0),
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attn_logit_softcapping", 0.0),
+    ("attention.scale", 0.0),
+    ("attention.temperature_length", 0.0),
+    ("attention.temperature_scale", 0.0),
+    ("embedding_scale", 1.0),
+    ("expert_used_count", 0.0),
+    ("final_logit_softcapping", 0.0),
+    ("logit_scale", 1.0),
+    ("pooling_type", 0.0),
+    ("residual_scale", 1.0),
+    ("rope.scaling.attn_factor", 1.0),
+    ("use_parallel_residual", 0.0),
+];
+
 /// Refuses what would change the computation and is not implemented.
 fn refuse(file: &GgufFile, architecture: &str, family: Family) -> Result<()> {
     let at = |e: Error| e.context(file.path().display());
     let experts = format!("{architecture}.expert_count");
     if file.u64(&experts)?.is_some_and(|n| n > 0) {
         return Err(at(Error::request(format!("`{experts}`: mixtures of experts are not supported"))));
+    }
+    for (name, neutral) in CHANGES {
+        let key = format!("{architecture}.{name}");
+        let value = file.number(&key)?;
+        if value.is_some_and(|value| (value - neutral).abs() > f64::EPSILON) {
+            let value = value.unwrap_or_default();
+            return Err(at(Error::request(format!(
+                "`{key}` {value} is not supported: it changes what the model computes"
+            ))
+            .hint("supported are the plain Llama, Mistral and Qwen2 architectures")));
+        }
     }
     let mut biases = vec!["blk.0.attn_output.bias", "blk.0.ffn_up.bias"];
     if family != Family::Qwen2 {

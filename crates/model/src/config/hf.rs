@@ -187,6 +187,42 @@ fn unsupported(key: &str, value: &str) -> Error {
         .hint("supported are causal language models of the types llama, mistral and qwen2")
 }
 
+/// Keys of transformers' configurations that change what a decoder computes and have no place in the supported families, each
+/// with the number that leaves it as it is.
+const CHANGES: &[(&str, Option<f64>)] = &[
+    ("alibi", None),
+    ("attention_multiplier", None),
+    ("attn_logit_softcapping", None),
+    ("attn_temperature_tuning", None),
+    ("clip_qkv", None),
+    ("dim_model_base", None),
+    ("embedding_multiplier", Some(1.0)),
+    ("final_logit_softcapping", None),
+    ("final_logits_softcapping", None),
+    ("kv_lora_rank", None),
+    ("lm_head_multiplier", Some(1.0)),
+    ("logit_scale", Some(1.0)),
+    ("logits_scaling", Some(1.0)),
+    ("n_routed_experts", None),
+    ("no_rope_layers", None),
+    ("num_experts", Some(0.0)),
+    ("num_local_experts", Some(0.0)),
+    ("parallel_attn", None),
+    ("q_lora_rank", None),
+    ("qk_norm", None),
+    ("query_pre_attn_scalar", None),
+    ("residual_multiplier", Some(1.0)),
+    ("rope_interleaved", None),
+    ("rope_local_base_freq", None),
+    ("scale_depth", None),
+    ("scale_emb", Some(1.0)),
+    ("use_bidirectional_attention", None),
+    ("use_mup", None),
+    ("use_parallel_residual", None),
+    ("use_qk_norm", None),
+    ("xpos", None),
+];
+
 /// Refuses what would change the computation and is not implemented.
 fn refuse(keys: Keys<'_>) -> Result<()> {
     if let Some(act) = keys.string("hidden_act")?
@@ -198,6 +234,28 @@ fn refuse(keys: Keys<'_>) -> Result<()> {
         if keys.bool(key)? == Some(true) {
             return Err(Error::request(format!("`{key}` true is not supported"))
                 .hint("of the supported families only qwen2 has biases, on q, k and v"));
+        }
+    }
+    for (key, neutral) in CHANGES {
+        let off = match (keys.get(key), neutral) {
+            (None | Some(Value::Bool(false)), _) => true,
+            (Some(Value::Array(list)), _) => list.is_empty(),
+            (Some(Value::Object(map)), _) => map.is_empty(),
+            (Some(value), Some(neutral)) => value.as_f64() == Some(*neutral),
+            (Some(_), None) => false,
+        };
+        if !off {
+            let value = keys.map.get(*key).unwrap_or(&Value::Null);
+            return Err(Error::request(format!(
+                "`{key}` {value} is not supported: it changes what the model computes"
+            ))
+            .hint("supported are the plain Llama, Mistral and Qwen2 architectures"));
+        }
+    }
+    if let Some(Value::Array(kinds)) = keys.get("layer_types") {
+        let known = |kind: &Value| matches!(kind.as_str(), Some("full_attention" | "sliding_attention"));
+        if let Some(other) = kinds.iter().find(|kind| !known(kind)) {
+            return Err(Error::request(format!("`layer_types`: {other} is not supported")));
         }
     }
     if keys.get("quantization_config").is_some() {

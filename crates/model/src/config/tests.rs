@@ -106,6 +106,13 @@ fn every_error_names_the_key() {
         (json!({"model_type": "gemma2", "architectures": null}), "gemma2"),
         (json!({"architectures": ["LlamaForSequenceClassification"]}), "architectures"),
         (json!({"model_type": null, "architectures": null}), "model_type"),
+        (json!({"embedding_multiplier": 12.0}), "embedding_multiplier"),
+        (json!({"logits_scaling": 8}), "logits_scaling"),
+        (json!({"attn_logit_softcapping": 50.0}), "attn_logit_softcapping"),
+        (json!({"num_local_experts": 8}), "num_local_experts"),
+        (json!({"no_rope_layers": [1, 0]}), "no_rope_layers"),
+        (json!({"use_qk_norm": true}), "use_qk_norm"),
+        (json!({"layer_types": ["full_attention", "chunked_attention"]}), "layer_types"),
         (json!({"tie_word_embeddings": 1}), "tie_word_embeddings"),
         (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window"),
     ] {
@@ -113,6 +120,10 @@ fn every_error_names_the_key() {
         assert!(error.contains(key), "{changes}: {error}");
     }
     assert!(ModelConfig::from_hf_json(&json!([])).is_err());
+    // What leaves the computation as it is, and what has nothing to do with it.
+    let neutral = json!({"num_local_experts": 0, "use_qk_norm": false, "residual_multiplier": 1.0, "pretraining_tp": 2, "attention_dropout": 0.0,
+        "use_cache": true, "initializer_range": 0.02, "transformers_version": "5.24.0", "a_key_of_tomorrow": 1});
+    assert!(read(neutral).is_ok());
 }
 
 #[test]
@@ -231,6 +242,9 @@ fn gguf_errors_name_file_and_key() {
         (Builder::new().string("general.architecture", "gemma2"), "gemma2"),
         (Builder::new().string("general.architecture", "llama"), "llama.embedding_length"),
         (gguf("llama").u32("llama.expert_count", 8), "llama.expert_count"),
+        (gguf("llama").f32("llama.final_logit_softcapping", 30.0), "llama.final_logit_softcapping"),
+        (gguf("llama").f32("llama.embedding_scale", 12.0), "llama.embedding_scale"),
+        (gguf("llama").f32("llama.attention.scale", 0.5), "llama.attention.scale"),
         (gguf("llama").u32("llama.rope.dimension_count", 32), "llama.rope.dimension_count"),
         (gguf("llama").u32("llama.attention.key_length", 63), "llama.attention.key_length"),
         (gguf("llama").string("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type"),

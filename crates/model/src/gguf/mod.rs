@@ -175,6 +175,17 @@ impl GgufFile {
         })
     }
 
+    /// The number `key`, a boolean as 0 or 1; None for what is neither.
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key, "a number", |v| match v {
+            Value::Float(x) => Some(*x),
+            Value::Unsigned(n) => Some(*n as f64),
+            Value::Signed(n) => Some(*n as f64),
+            Value::Bool(on) => Some(f64::from(u8::from(*on))),
+            _ => None,
+        })
+    }
+
     /// The strings of array `key`, borrowed from the file.
     pub fn string_array(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(array) = self.array(key, "an array of strings", |e| e == Element::String)? else { return Ok(None) };
