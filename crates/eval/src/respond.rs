@@ -67,9 +67,12 @@ pub(crate) struct Loaded<'a> {
 }
 
 impl<'a> Loaded<'a> {
-    /// The subject under its own chat template, or the plain form when it brings none.
+    /// The subject under its own chat template.
+    ///
+    /// # Errors
+    /// It brings none.
     pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
-        let template = subject.model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
+        let template = PromptTemplate::Chat(subject.model.chat_template()?.clone());
         Ok(Self { subject, template, fingerprint: subject.fingerprint()? })
     }
 }

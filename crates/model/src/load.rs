@@ -27,7 +27,8 @@ pub struct LoadOptions {
     pub base_dtype: BaseDtype,
     /// In what precision the frozen weights are multiplied on the CPU.
     pub compute: Compute,
-    /// A chat template file that replaces the model's own.
+    /// What replaces the model's own chat template: a file, a form known by name ([`crate::forms`]), or another one of the
+    /// model's named templates.
     pub chat_template: Option<PathBuf>,
 }
 
@@ -149,6 +150,29 @@ impl Model {
     pub fn identity(&self) -> String {
         identity(&self.fingerprint, self.decoder.held(), self.template.as_ref().map(ChatTemplate::source))
     }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// The model brings none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            let error = Error::request(format!("{}: the model has no chat template", self.name));
+            let forms = crate::forms::NAMES.join(", ");
+            let error =
+                error.hint(format!("name the form that it was trained with: --chat-template FILE, or one of {forms}"));
+            match crate::template::named_templates(&self.path) {
+                Ok(Some((file, all))) if !all.contains_key("default") => {
+                    let names: Vec<&str> = all.keys().map(String::as_str).collect();
+                    error.hint(format!(
+                        "{file} has templates without a default, which can be named too: {}",
+                        names.join(", ")
+                    ))
+                }
+                _ => error,
+            }
+        })
+    }
 }
 
 /// Loads `spec`: a Hugging Face directory, a `.gguf` file, or a hub name `org/name` (if no such path exists).
@@ -171,13 +195,13 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
     } else {
         from_gguf(&path, held, &options.device, options.chat_template.is_none())?
     };
-    if tokenizer.vocab_size() > config.vocab_size {
-        let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
-        return Err(Error::request(format!("{spec}: the tokenizer has {ids} ids, the embedding only {rows} rows"))
-            .hint("the tokenizer files are of another model, or tokens were added without resizing the embedding"));
+    let tokenizer = tokenizer.within(config.vocab_size);
+    if tokenizer.plain_ids().is_empty() {
+        return Err(Error::request(format!("{spec}: the tokenizer has no id that the embedding has a row for"))
+            .hint("the tokenizer files are of another model"));
     }
     let template = match &options.chat_template {
-        Some(file) => Some(ChatTemplate::from_file(file, &tokenizer)?),
+        Some(spec) => Some(ChatTemplate::named(spec, &path, &tokenizer)?),
         None => own_template,
     };
     fingerprint.config(&config)?;
@@ -203,8 +227,16 @@ fn from_hf_dir(dir: &Path, held: Held, device: &Device, own_template: bool) -> R
             None => error.hint("a model directory holds config.json, tokenizer.json and model.safetensors"),
         });
     }
-    let config = ModelConfig::from_hf_dir(dir)?;
+    let mut config = ModelConfig::from_hf_dir(dir)?;
     let source = HfDirectory::open(dir)?;
+    if config.tie_word_embeddings && source.differ("model.embed_tokens.weight", "lm_head.weight") {
+        // As transformers 5: what the file holds counts.
+        let dir = dir.display();
+        tracing::warn!(
+            "{dir}: `tie_word_embeddings` is true, but lm_head.weight is not the embedding: it is used as it is"
+        );
+        config.tie_word_embeddings = false;
+    }
     let tokenizer = Tokenizer::from_hf_dir(dir)?;
     let template = if own_template { ChatTemplate::from_hf_dir(dir, &tokenizer)? } else { None };
     let fingerprint = Fingerprint::of_tensors(&source.fingerprinted());

@@ -1,22 +1,17 @@
-//! Chat templates. In: the Jinja template of a model directory, a GGUF file or a file of its own, and a list of messages;
-//! out: the prompt text that transformers' `apply_chat_template(.., tokenize=False)` gives. Invariant: a template is
-//! foreign code, so rendering ends, within a bounded amount of work and of output.
+//! Chat templates. In: the Jinja template of a model directory, a GGUF file, a file of its own or a form known by name, and
+//! the messages of a chat; out: the prompt text that transformers' `apply_chat_template(.., tokenize=False)` gives. Invariant:
+//! every message is in the prompt as the template puts it there, or the template refuses it.
 
 use crate::error::PathContext;
+use crate::forms;
 use crate::gguf::GgufFile;
+use crate::jinja::Jinja;
 use crate::{Error, Result, Tokenizer};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Work that one render may do, in minijinja's units: an instruction, or 64 bytes of data made, output included.
-/// A short chat under a long template takes some thousand; this many take a fraction of a second.
-const FUEL: u64 = 2_000_000;
-
-/// Most bytes of a template.
-const MAX_SOURCE: usize = 1 << 20;
 
 /// One turn of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,18 +37,35 @@ impl Message {
     }
 }
 
-/// A compiled Jinja chat template with the model's special tokens. Cheap to clone, thread-safe.
+/// What a template renders: the arguments of `apply_chat_template`.
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    /// The messages, JSON objects; keys other than `role` and `content` are the template's to use.
+    pub messages: Vec<Value>,
+    /// Descriptions of tools, if any.
+    pub tools: Option<Vec<Value>>,
+    /// Whether the prompt ends where the assistant begins.
+    pub add_generation_prompt: bool,
+    /// Whether the prompt ends inside the last message, which is to be continued.
+    pub continue_final_message: bool,
+    /// Further variables of the template, such as `enable_thinking`.
+    pub variables: Map<String, Value>,
+}
+
+/// A compiled chat template with the model's special tokens. Cheap to clone, thread-safe.
 #[derive(Clone)]
 pub struct ChatTemplate {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    environment: Environment<'static>,
+    jinja: Jinja,
+    /// The template for chats with tools, where the model has one of its own.
+    with_tools: Option<Jinja>,
     name: String,
     source: String,
-    bos: Option<String>,
-    eos: Option<String>,
+    /// `bos_token` and its like.
+    tokens: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -62,73 +74,80 @@ impl std::fmt::Debug for ChatTemplate {
     }
 }
 
+/// What error messages call the text.
+const WHAT: &str = "chat template";
+
+/// Names of a message's reasoning; transformers fills the first two from whichever is there.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Stands where a continued message ends.
+const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
 impl ChatTemplate {
     /// Compiles `source`; `bos` and `eos` are the texts of `bos_token` and `eos_token`. `name` is for error messages.
     pub fn new(name: &str, source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
-        if source.len() > MAX_SOURCE {
-            return Err(Error::request(format!("{name}: chat template of {} bytes is too long", source.len())));
-        }
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| error(name, &e))?);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", crate::tojson::tojson);
-        environment
-            .add_template_owned(TEMPLATE, without_generation_tags(source))
-            .map_err(|e| error(name, &e).hint("the template must be Jinja as transformers understands it"))?;
-        let inner = Inner {
-            environment,
-            name: name.into(),
-            source: source.into(),
-            bos: bos.map(Into::into),
-            eos: eos.map(Into::into),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let named = [("bos_token", bos), ("eos_token", eos)];
+        let tokens = named.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?.to_owned()))).collect();
+        Self::with_tokens(name, source, None, tokens)
     }
 
     /// The template of a Hugging Face directory: `chat_template.jinja`, else `chat_template` in `chat_template.json` or
-    /// `tokenizer_config.json` (text, or a list of named templates of which `default` is taken). None if there is none.
+    /// `tokenizer_config.json` (text, or a list of named templates of which `default` is taken, and `tool_use` for chats with
+    /// tools). None if there is none.
     pub fn from_hf_dir(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>> {
-        let path = dir.join("chat_template.jinja");
-        if path.exists() {
-            return Self::from_file(&path, tokenizer).map(Some);
-        }
-        for name in ["chat_template.json", "tokenizer_config.json"] {
-            let path = dir.join(name);
-            if !path.exists() {
-                continue;
-            }
-            let bytes = std::fs::read(&path).at(&path)?;
-            let json: serde_json::Value =
-                serde_json::from_slice(&bytes).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
-            if let Some(source) = named_default(&json["chat_template"]) {
-                return Self::with_tokens(&path.display().to_string(), source, tokenizer).map(Some);
-            }
-        }
-        Ok(None)
+        let Some((name, templates)) = named_templates(dir)? else { return Ok(None) };
+        let Some(source) = templates.get("default") else { return Ok(None) };
+        let tools = templates.get("tool_use").map(String::as_str);
+        Self::with_tokens(&name, source, tools, tokenizer.named_tokens().clone()).map(Some)
     }
 
     /// The template in a GGUF file's metadata, if it has one.
     pub fn from_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let key = "tokenizer.chat_template";
         let name = format!("{}: {key}", file.path().display());
-        file.string(key)?.map(|source| Self::with_tokens(&name, source, tokenizer)).transpose()
+        let tools = file.string("tokenizer.chat_template.tool_use")?;
+        let tokens = tokenizer.named_tokens();
+        file.string(key)?.map(|source| Self::with_tokens(&name, source, tools, tokens.clone())).transpose()
     }
 
     /// The template in a file of its own.
     pub fn from_file(path: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         let source = std::fs::read_to_string(path).at(path)?;
-        Self::with_tokens(&path.display().to_string(), &source, tokenizer)
+        Self::with_tokens(&path.display().to_string(), &source, None, tokenizer.named_tokens().clone())
     }
 
-    fn with_tokens(name: &str, source: &str, tokenizer: &Tokenizer) -> Result<Self> {
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id));
-        Self::new(name, source, text(tokenizer.bos()).as_deref(), text(tokenizer.eos()).as_deref())
+    /// The template that `spec` names: a file, else a form known by name ([`forms::NAMES`]), else one of the named templates
+    /// of the model in `dir`.
+    pub fn named(spec: &Path, dir: &Path, tokenizer: &Tokenizer) -> Result<Self> {
+        if spec.exists() {
+            return Self::from_file(spec, tokenizer);
+        }
+        let tokens = tokenizer.named_tokens().clone();
+        let name = spec.to_str().unwrap_or_default();
+        if let Some(source) = forms::source(name) {
+            return Self::with_tokens(&format!("the form {name}"), source, None, tokens);
+        }
+        let own = named_templates(dir)?;
+        if let Some((file, source)) = own.as_ref().and_then(|(file, all)| Some((file, all.get(name)?))) {
+            return Self::with_tokens(&format!("{file}: {name}"), source, None, tokens);
+        }
+        let error = Error::request(format!("chat template {name}: there is no such file or form"));
+        let error = error.hint(format!("forms known by name: {}", forms::NAMES.join(", ")));
+        Err(match own {
+            Some((file, all)) => {
+                let names: Vec<&str> = all.keys().map(String::as_str).collect();
+                error.hint(format!("templates of {file}: {}", names.join(", ")))
+            }
+            None => error,
+        })
+    }
+
+    fn with_tokens(name: &str, source: &str, tools: Option<&str>, tokens: BTreeMap<String, String>) -> Result<Self> {
+        let hint = |e: Error| e.hint("give another template with --chat-template FILE");
+        let jinja = Jinja::new(name, WHAT, source).map_err(hint)?;
+        let with_tools = tools.map(|source| Jinja::new(name, WHAT, source)).transpose().map_err(hint)?;
+        let inner = Inner { jinja, with_tools, name: name.into(), source: source.into(), tokens };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The template's source, as it was given.
@@ -139,72 +158,116 @@ impl ChatTemplate {
     /// The prompt text for `messages`, as transformers' `apply_chat_template(..., tokenize=False)`. A template that
     /// refuses the messages (`raise_exception`), or does not come to an end, is an error.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let messages = messages.iter().map(|m| json!({ "role": m.role, "content": m.content })).collect();
+        self.render_chat(&Conversation { messages, add_generation_prompt, ..Conversation::default() })
+    }
+
+    /// The prompt text for a conversation, as transformers' `apply_chat_template(..., tokenize=False)`.
+    ///
+    /// # Errors
+    /// The template refuses it or does not come to an end; a final message that cannot be continued.
+    pub fn render_chat(&self, chat: &Conversation) -> Result<String> {
         let inner = &*self.inner;
-        let token = |t: &Option<String>| t.as_deref().map_or(Value::UNDEFINED, Value::from);
-        let turn = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-        let context = context! {
-            messages => messages.iter().map(turn).collect::<Vec<Value>>(),
-            add_generation_prompt => add_generation_prompt,
-            bos_token => token(&inner.bos),
-            eos_token => token(&inner.eos),
-            tools => (),
-            documents => (),
-        };
-        let template = inner.environment.get_template(TEMPLATE).map_err(|e| error(&inner.name, &e))?;
-        template.render(context).map_err(|e| error(&inner.name, &e))
-    }
-}
-
-/// The name of the template inside its environment.
-const TEMPLATE: &str = "chat_template";
-
-/// One line for a template error: what `raise_exception` said, or what went wrong, and where.
-fn error(name: &str, error: &minijinja::Error) -> Error {
-    if error.kind() == ErrorKind::OutOfFuel {
-        return Error::request(format!("{name}: chat template: it takes too long or writes too much"))
-            .hint("give another template with --chat-template");
-    }
-    let line = error.line().map_or(String::new(), |n| format!(" (line {n} of the template)"));
-    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    Error::request(format!("{name}: chat template: {what}{line}"))
-}
-
-fn named_default(value: &serde_json::Value) -> Option<&str> {
-    let named =
-        |list: &'_ serde_json::Value| -> Option<usize> { list.as_array()?.iter().position(|t| t["name"] == "default") };
-    value.as_str().or_else(|| value[named(value)?]["template"].as_str())
-}
-
-/// `{% generation %}` marks what the assistant says, for training masks; it renders nothing of its own. The tags become
-/// an empty condition, which keeps their whitespace control.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let Some(end) = tag[2..].find("%}").map(|n| n + 2) else {
-            rest = tag;
-            break;
-        };
-        let (tag, after) = tag.split_at(end + 2);
-        match tag[2..end].trim_matches(['-', '+']).trim() {
-            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => out.push_str(tag),
+        let mut messages: Vec<Value> = chat.messages.iter().map(normal).collect();
+        let last = if chat.continue_final_message { Some(mark_end(chat, &mut messages)?) } else { None };
+        let mut variables: Map<String, Value> =
+            inner.tokens.iter().map(|(key, text)| (key.clone(), Value::from(text.as_str()))).collect();
+        variables.extend(chat.variables.clone());
+        variables.insert("messages".into(), messages.into());
+        variables.insert("tools".into(), chat.tools.clone().into());
+        variables.entry("documents").or_insert(Value::Null);
+        variables.insert("add_generation_prompt".into(), chat.add_generation_prompt.into());
+        let jinja = inner.with_tools.as_ref().filter(|_| chat.tools.is_some()).unwrap_or(&inner.jinja);
+        let text = jinja.render(&Value::Object(variables))?;
+        match last {
+            Some(last) => self.cut(&text, &last),
+            None => Ok(text),
         }
-        rest = after;
     }
-    out.push_str(rest);
-    out
+
+    /// The prompt up to the mark. Where the template trimmed the text, so is the prompt.
+    fn cut(&self, text: &str, last: &str) -> Result<String> {
+        let at = text.rfind(CONTINUE.trim()).filter(|_| text.contains(last.trim()));
+        let Some(at) = at else {
+            let name = &self.inner.name;
+            return Err(Error::request(format!("{name}: {WHAT}: it does not show the last message whole"))
+                .hint("continue_final_message needs a template that does"));
+        };
+        let kept = &text[..at];
+        Ok(if text[at..].starts_with(CONTINUE) { kept } else { kept.trim_end() }.to_owned())
+    }
 }
 
-fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+/// Puts the mark behind the text of the last message; gives that text.
+fn mark_end(chat: &Conversation, messages: &mut [Value]) -> Result<String> {
+    if chat.add_generation_prompt {
+        return Err(Error::request("continue_final_message and add_generation_prompt exclude each other"));
+    }
+    let content = messages.last_mut().and_then(|m| m.get_mut("content"));
+    let text = match content {
+        Some(Value::Array(parts)) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
+        other => other,
+    };
+    let Some(Value::String(text)) = text else {
+        return Err(Error::request("continue_final_message: the last message has no text to continue"));
+    };
+    let last = text.clone();
+    text.push_str(CONTINUE);
+    Ok(last)
 }
 
-/// The local time now, in C's format.
-fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
+/// A message as transformers hands it to a template: without keys that are null, with its reasoning under both names.
+fn normal(message: &Value) -> Value {
+    let Some(object) = message.as_object() else { return message.clone() };
+    let mut out: Map<String, Value> =
+        object.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if let Some(reasoning) = REASONING.iter().find_map(|key| out.get(*key)).cloned() {
+        out.entry("thinking").or_insert_with(|| reasoning.clone());
+        out.insert("reasoning_content".into(), reasoning);
+    }
+    Value::Object(out)
+}
+
+/// The templates of a Hugging Face directory by name, and the file that they are in; a single one is `default`.
+pub fn named_templates(dir: &Path) -> Result<Option<(String, BTreeMap<String, String>)>> {
+    let path = dir.join("chat_template.jinja");
+    if path.exists() {
+        let mut all = BTreeMap::from([("default".to_owned(), std::fs::read_to_string(&path).at(&path)?)]);
+        let more = dir.join("additional_chat_templates");
+        for entry in std::fs::read_dir(&more).into_iter().flatten() {
+            let file = entry.at(&more)?.path();
+            let name = file
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .filter(|_| file.extension().is_some_and(|e| e == "jinja"));
+            if let Some(name) = name {
+                all.insert(name.to_owned(), std::fs::read_to_string(&file).at(&file)?);
+            }
+        }
+        return Ok(Some((path.display().to_string(), all)));
+    }
+    for name in ["chat_template.json", "tokenizer_config.json"] {
+        let path = dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let bytes = std::fs::read(&path).at(&path)?;
+        let json: Value =
+            serde_json::from_slice(&bytes).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let all: BTreeMap<String, String> = match &json["chat_template"] {
+            Value::Null => continue,
+            Value::String(source) => BTreeMap::from([("default".to_owned(), source.clone())]),
+            Value::Array(list) => {
+                list.iter().filter_map(|t| Some((text(&t["name"])?, text(&t["template"])?))).collect()
+            }
+            Value::Object(map) => map.iter().filter_map(|(name, t)| Some((name.clone(), text(t)?))).collect(),
+            _ => BTreeMap::new(),
+        };
+        if all.is_empty() {
+            return Err(Error::request(format!("{}: chat_template is neither a text nor named texts", path.display())));
+        }
+        return Ok(Some((path.display().to_string(), all)));
+    }
+    Ok(None)
 }

@@ -7,7 +7,7 @@ use crate::files::write_atomic;
 use crate::tokenizer_check::check;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tokenizers::AddedToken;
@@ -31,6 +31,12 @@ struct Inner {
     special: BTreeSet<u32>,
     plain: Vec<u32>,
     size: usize,
+    /// Rows of the model's embedding.
+    rows: usize,
+    /// `bos_token` and its like, as a chat template sees them.
+    named: BTreeMap<String, String>,
+    /// Whether a token's spelling is its bytes, each as a character.
+    byte_level: bool,
 }
 
 /// Which ids play which part; what the vocabulary itself does not say.
@@ -100,11 +106,15 @@ impl Tokenizer {
             (None, Some(_)) => side.config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
             (_, None) => false,
         };
-        Self::assemble(library, roles)
+        Self::assemble(library, roles, side.named_tokens())
     }
 
     /// Ties a library tokenizer to its roles. Ids that are not in the vocabulary are refused.
-    pub(crate) fn assemble(library: tokenizers::Tokenizer, roles: Roles) -> Result<Self> {
+    pub(crate) fn assemble(
+        library: tokenizers::Tokenizer,
+        roles: Roles,
+        named: BTreeMap<String, String>,
+    ) -> Result<Self> {
         let vocab = library.get_vocab(true);
         let ids: BTreeSet<u32> = vocab.into_values().collect();
         let size = ids.last().map_or(0, |&id| id as usize + 1);
@@ -124,14 +134,59 @@ impl Tokenizer {
                 stops.push(id);
             }
         }
+        let decoder = library.get_decoder().map(serde_json::to_string).transpose().map_err(Error::failed)?;
+        let byte_level = decoder.is_some_and(|json| json.contains("\"ByteLevel\""));
         let plain = ids.difference(&special).copied().collect();
-        Ok(Self { inner: Arc::new(Inner { library, roles, stops, special, plain, size }) })
+        Ok(Self {
+            inner: Arc::new(Inner { library, roles, stops, special, plain, size, rows: usize::MAX, named, byte_level }),
+        })
+    }
+
+    /// The tokenizer for an embedding of `rows` rows. Ids beyond it are never drawn or waited for, and a text that needs one
+    /// is refused.
+    pub(crate) fn within(self, rows: usize) -> Self {
+        if self.inner.size <= rows {
+            return self;
+        }
+        let inner = &*self.inner;
+        tracing::warn!(
+            "the tokenizer has {} ids, the embedding {rows} rows: texts with the others are refused",
+            inner.size
+        );
+        let kept = |ids: &[u32]| ids.iter().copied().filter(|&id| (id as usize) < rows).collect::<Vec<u32>>();
+        let inner = Inner {
+            library: inner.library.clone(),
+            roles: inner.roles.clone(),
+            stops: kept(&inner.stops),
+            special: inner.special.clone(),
+            plain: kept(&inner.plain),
+            size: inner.size,
+            rows,
+            named: inner.named.clone(),
+            byte_level: inner.byte_level,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Token ids of `text`; special tokens written in it are recognised; none is added.
+    ///
+    /// # Errors
+    /// The text has a token that the model's embedding has no row for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.library.encode_fast(text, false);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| Error::failed(format!("tokenizer: {e}")))
+        let encoding =
+            self.inner.library.encode_fast(text, false).map_err(|e| Error::failed(format!("tokenizer: {e}")))?;
+        let ids = encoding.get_ids().to_vec();
+        let rows = self.inner.rows;
+        match ids.iter().find(|&&id| id as usize >= rows) {
+            None => Ok(ids),
+            Some(&id) => {
+                let token = self.token_text(id).unwrap_or_default();
+                Err(Error::request(format!(
+                    "the text holds the token {token:?}, id {id}: the model's embedding has {rows} rows"
+                ))
+                .hint("the token was added to the tokenizer without resizing the embedding: leave it out of the text"))
+            }
+        }
     }
 
     /// As [`Self::encode`], with BOS before it if the tokenizer's own default adds one.
@@ -152,6 +207,28 @@ impl Tokenizer {
     /// Decodes token by token, see [`DecodeStream`].
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
         DecodeStream { tokenizer: self, skip_special, ids: Vec::new(), shown: 0 }
+    }
+
+    /// As [`Self::decode_stream`], of text that follows `context`, which decides about a leading space.
+    pub fn decode_stream_after(&self, context: &[u32], skip_special: bool) -> DecodeStream<'_> {
+        let ids = context[context.len().saturating_sub(CONTEXT)..].to_vec();
+        DecodeStream { tokenizer: self, skip_special, shown: ids.len(), ids }
+    }
+
+    /// The bytes that a token stands for in the middle of a text; None for special tokens and ids that are not there.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if self.is_special(id) {
+            return None;
+        }
+        let text = self.token_text(id)?;
+        let byte = text.strip_prefix("<0x").and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok());
+        match byte {
+            Some(byte) => Some(vec![byte]),
+            None if self.inner.byte_level => {
+                text.chars().map(byte_of).collect::<Option<_>>().or_else(|| Some(text.into_bytes()))
+            }
+            None => Some(text.replace('▁', " ").into_bytes()),
+        }
     }
 
     /// Beginning-of-sequence id.
@@ -204,6 +281,11 @@ impl Tokenizer {
         &self.inner.plain
     }
 
+    /// The special tokens that have a name (`bos_token`, `eos_token`, ..), as transformers hands them to a chat template.
+    pub fn named_tokens(&self) -> &BTreeMap<String, String> {
+        &self.inner.named
+    }
+
     /// The vocabulary's own spelling of a token (`Ġthe`, `▁the`, `<|im_end|>`).
     pub fn token_text(&self, id: u32) -> Option<String> {
         self.inner.library.id_to_token(id)
@@ -241,8 +323,23 @@ impl Tokenizer {
     }
 }
 
+/// Tokens of a context that decide how the next one is written.
+const CONTEXT: usize = 8;
+
+/// The byte that a character stands for in byte-level vocabularies: printable ones themselves, the others from 256 on.
+fn byte_of(c: char) -> Option<u8> {
+    let printable = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    match u8::try_from(u32::from(c)) {
+        Ok(byte) => printable(byte).then_some(byte),
+        Err(_) => (0..=255).filter(|&b| !printable(b)).nth((u32::from(c) - 256) as usize),
+    }
+}
+
+/// Tokens that can make one character: its bytes.
+const MAX_CHARACTER: usize = 4;
+
 /// Turns tokens into text as they come: yields only whole characters, and what it yields, put together, is
-/// [`Tokenizer::decode`] of all ids.
+/// [`Tokenizer::decode`] of all ids, unless bytes follow each other that are no characters.
 pub struct DecodeStream<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
@@ -266,10 +363,19 @@ impl DecodeStream<'_> {
     fn advance(&mut self, last: bool) -> Result<String> {
         let before = self.tokenizer.decode(&self.ids[..self.shown], self.skip_special)?;
         let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
-        if all.len() <= before.len() || (all.ends_with('\u{fffd}') && !last) {
+        // More tokens than a character has bytes: it will not become one.
+        let hopeless = self.ids.len() - self.shown > MAX_CHARACTER;
+        if all.ends_with('\u{fffd}') && !last && !hopeless {
             return Ok(String::new());
         }
-        let Some(text) = all.get(before.len()..).map(str::to_owned) else { return Ok(String::new()) };
+        let text = match all.strip_prefix(&before) {
+            Some(more) => more.to_owned(),
+            // Bytes that made characters are part of a run that is no longer valid. What was shown stays; the rest follows.
+            None => self.tokenizer.decode(&self.ids[self.shown..], self.skip_special)?,
+        };
+        if text.is_empty() {
+            return Ok(text);
+        }
         self.ids.drain(..self.shown);
         self.shown = self.ids.len();
         Ok(text)
@@ -289,6 +395,18 @@ impl SideFiles {
     /// The text of `bos_token` and its like: a string, or an object with `content`.
     fn token(&self, key: &str) -> Option<String> {
         [&self.config, &self.special].into_iter().find_map(|m| m.get(key).and_then(token_content))
+    }
+
+    /// Every special token that the files give a name, whether the vocabulary has it or not.
+    fn named_tokens(&self) -> BTreeMap<String, String> {
+        const NAMES: [&str; 7] =
+            ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+        let mut named: BTreeMap<String, String> =
+            NAMES.iter().filter_map(|name| Some(((*name).to_owned(), self.token(name)?))).collect();
+        // Tokens of one model's own, such as `image_token`.
+        let own = self.config.get("extra_special_tokens").and_then(Value::as_object).into_iter().flatten();
+        named.extend(own.filter_map(|(name, token)| Some((name.clone(), token_content(token)?))));
+        named
     }
 
     /// `eos_token_id` of `generation_config.json`, else of `config.json`: a number or a list.

@@ -76,6 +76,9 @@ impl<'a> Metadata<'a> {
         let id = |name: &str| -> Result<Option<u32>> {
             let key = format!("tokenizer.ggml.{name}_token_id");
             match file.u32(&key)? {
+                // llama.cpp's number for none. What pads or is unknown is never needed.
+                Some(u32::MAX) => Ok(None),
+                Some(id) if id as usize >= tokens.len() && matches!(name, "padding" | "unknown") => Ok(None),
                 Some(id) if id as usize >= tokens.len() => {
                     Err(Error::request(format!("{key} is {id}, with {} tokens", tokens.len())))
                 }
@@ -215,7 +218,15 @@ impl<'a> Metadata<'a> {
                 serde_json::from_value(processor).map_err(Error::failed)?;
             library.with_post_processor(Some(processor));
         }
-        Tokenizer::assemble(library, self.roles)
+        let roles = [
+            ("bos_token", self.roles.bos),
+            ("eos_token", self.roles.eos),
+            ("pad_token", self.roles.pad),
+            ("unk_token", self.roles.unk),
+        ];
+        let text = |id: u32| self.tokens.get(id as usize).map(|text| (*text).to_owned());
+        let named = roles.into_iter().filter_map(|(name, id)| Some((name.to_owned(), text(id?)?))).collect();
+        Tokenizer::assemble(library, self.roles, named)
     }
 }
 

@@ -84,7 +84,7 @@ pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) 
 fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> Result<()> {
     let source = model.path.join("config.json");
     let config = if source.is_file() {
-        retyped(&source, dtype)?
+        retyped(&source, dtype, model.config.tie_word_embeddings)?
     } else {
         model.config.to_hf_json(dtype, model.tokenizer.bos(), model.tokenizer.eos())?
     };
@@ -107,7 +107,7 @@ fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> 
 }
 
 /// The source's config.json, with the type of the weights that are written.
-fn retyped(path: &Path, dtype: DType) -> Result<Value> {
+fn retyped(path: &Path, dtype: DType, tied: bool) -> Result<Value> {
     let text = std::fs::read(path).at(path)?;
     let mut config: Value =
         serde_json::from_slice(&text).map_err(|e| Error::request(format!("{}: {e}", path.display())))?;
@@ -124,6 +124,10 @@ fn retyped(path: &Path, dtype: DType) -> Result<Value> {
             }
         }
         map.remove("quantization_config");
+        if !tied && map.get("tie_word_embeddings").is_none_or(|v| v == true) {
+            // The weights had a head of their own.
+            map.insert("tie_word_embeddings".to_owned(), false.into());
+        }
     }
     Ok(config)
 }

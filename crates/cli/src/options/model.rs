@@ -23,8 +23,9 @@ pub(crate) struct ModelArgs {
     /// fast, half the memory), or auto: bf16 where the processor has instructions for it
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) compute: String,
-    /// Jinja chat template that replaces the model's own
-    #[arg(long, value_name = "FILE")]
+    /// What replaces the model's own chat template: a Jinja file, a form known by name (vicuna, llama2, llama3, chatml,
+    /// mistral), or another one of the model's named templates
+    #[arg(long, value_name = "FILE|NAME")]
     pub(crate) chat_template: Option<PathBuf>,
 }
 

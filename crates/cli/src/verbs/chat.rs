@@ -6,7 +6,6 @@ use crate::interrupt::{self, Graceful};
 use crate::options::chat::ChatArgs;
 use crate::output;
 use crate::progress::Terminal;
-use eraser_data::PromptTemplate;
 use eraser_model::{Adapter, Error, GenerateOptions, Message, Model, Result, generate};
 use eraser_run::builtin::Assets;
 use eraser_run::{Outcome, Problems};
@@ -22,6 +21,8 @@ pub(crate) fn chat(args: &ChatArgs, json: bool) -> Outcome {
     check(args, &mut problems);
     problems.finish(Some(()))?;
     let model = plan.load(&Assets::InCache, &mut Terminal::default())?;
+    // Before anything is asked of the user.
+    model.chat_template()?;
     let adapter =
         args.adapter.as_deref().map(|dir| Adapter::load(dir, &model.config, model.decoder.device())).transpose()?;
     let mut speakers = Vec::new();
@@ -142,16 +143,15 @@ impl Chat<'_> {
     /// Generates one answer, showing it as it comes.
     fn say(&self, speaker: &Speaker<'_>) -> Result<Said> {
         let tokenizer = &self.model.tokenizer;
-        let prompt = tokenizer.encode(&self.render(&speaker.history)?)?;
+        let prompt = tokenizer.encode(&self.model.chat_template()?.render(&speaker.history, true)?)?;
         let sampling = &self.args.sampling;
         let options = GenerateOptions {
-            max_new_tokens: sampling.max_new_tokens,
             temperature: if sampling.greedy { 0.0 } else { sampling.temperature },
             top_k: sampling.top_k,
             top_p: sampling.top_p,
             repetition_penalty: sampling.repetition_penalty,
-            stops: tokenizer.stops().to_vec(),
             seed: sampling.seed.wrapping_add(self.turn),
+            ..GenerateOptions::greedy(sampling.max_new_tokens, tokenizer.stops())
         };
         let mut stream = tokenizer.decode_stream(true);
         let mut failure = None;
@@ -190,14 +190,6 @@ impl Chat<'_> {
         let generation = done.into_iter().next().unwrap_or_default();
         let text = tokenizer.decode(&generation.tokens, true)?;
         Ok(Said { text, tokens: generation.tokens.len(), stopped: generation.stopped })
-    }
-
-    /// The prompt text of a history; a model without a chat template gets the plain form of the last question.
-    fn render(&self, history: &[Message]) -> Result<String> {
-        match &self.model.template {
-            Some(template) => template.render(history, true),
-            None => PromptTemplate::plain().render(history.last().map_or("", |m| m.content.as_str())),
-        }
     }
 }
 

@@ -3,26 +3,24 @@
 //! an answer can differ by rounding; so resuming gives the same bytes.
 
 use super::respond::{Answer, Respond, Sink, interrupted};
-use crate::{PromptTemplate, Sampling};
-use eraser_model::{Error, Generation, Model, Result, generate_each};
+use crate::Sampling;
+use eraser_model::{Error, Generation, Message, Model, Result, generate_each};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 /// Batches in a round: finished places are taken by the next prompt of the same round.
 const BATCHES: usize = 4;
 
-/// A model under its own chat template, or the plain form when it brings none.
+/// A model under its own chat template.
 pub struct Local<'a> {
     model: &'a Model,
-    template: PromptTemplate,
     batch: usize,
 }
 
 impl<'a> Local<'a> {
     /// `batch` sequences are generated at a time.
     pub fn new(model: &'a Model, batch: usize) -> Self {
-        let template = model.template.clone().map_or_else(PromptTemplate::plain, PromptTemplate::Chat);
-        Self { model, template, batch: batch.max(1) }
+        Self { model, batch: batch.max(1) }
     }
 
     /// An error for a prompt that leaves no room for an answer.
@@ -35,7 +33,7 @@ impl<'a> Local<'a> {
 
     /// The tokens of a prompt that leaves room for an answer.
     fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        let ids = self.model.tokenizer.encode(&self.template.render(prompt)?)?;
+        let ids = self.model.tokenizer.encode(&self.model.chat_template()?.render(&[Message::user(prompt)], true)?)?;
         let (n, most) = (ids.len(), self.model.decoder.max_positions());
         if n >= most {
             let name = &self.model.name;

@@ -90,7 +90,6 @@ fn the_identity_follows_the_files_how_weights_are_held_and_the_template() {
 #[test]
 fn what_cannot_be_loaded_says_why() {
     let dir = tiny(9);
-    assert!(error(dir.path()).to_string().contains("9 ids"));
     let weights = dir.path().join("model.safetensors");
     assert!(error(&weights).hints()[0].contains("config.json"));
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
@@ -103,6 +102,42 @@ fn what_cannot_be_loaded_says_why() {
     assert!(error(dir.path()).hints()[0].contains("m.gguf"));
     assert!(error(&dir.path().join("m.gguf")).to_string().contains("m.gguf: "));
     assert!(error(&dir.path().join("absent")).to_string().contains("no such model"));
+}
+
+#[test]
+fn a_tokenizer_with_more_ids_than_the_embedding_has_rows_refuses_only_texts_that_need_them() {
+    let dir = tiny(9);
+    let model = load(dir.path().to_str().unwrap(), &options()).unwrap();
+    assert!(model.tokenizer.plain_ids().iter().all(|&id| id < 8), "none of them is ever drawn");
+    assert_eq!(model.tokenizer.plain_ids().len(), 8);
+}
+
+#[test]
+fn a_head_of_its_own_is_used_whatever_the_configuration_says_of_ties() {
+    let dir = tiny(8);
+    let path = dir.path().join("model.safetensors");
+    let model = load(dir.path().to_str().unwrap(), &options()).unwrap();
+    let mut tensors = model.decoder.named_tensors().unwrap();
+    assert!(model.config.tie_word_embeddings && tensors.iter().all(|(name, _)| name != "lm_head.weight"));
+    let head = Tensor::full(0.5f32, (8, 4), &Device::Cpu).unwrap();
+    tensors.push(("lm_head.weight".to_owned(), head));
+    save_safetensors(&path, &tensors, DType::F32).unwrap();
+    let own = load(dir.path().to_str().unwrap(), &options()).unwrap();
+    assert!(!own.config.tie_word_embeddings);
+    let logits = |model: &Model| {
+        let hidden = model.decoder.hidden(&[1], &Segments::from_lengths([1]), None).unwrap();
+        model.decoder.logits(&hidden).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
+    };
+    assert!((logits(&own) - logits(&model) / 2.0).abs() < 1e-6);
+    assert!(
+        own.decoder.named_tensors().unwrap().iter().any(|(name, _)| name == "lm_head.weight"),
+        "an export keeps it"
+    );
+    // The same weights twice are a tie.
+    let last = tensors.len() - 1;
+    tensors[last].1 = Tensor::ones((8, 4), DType::F32, &Device::Cpu).unwrap();
+    save_safetensors(&path, &tensors, DType::F32).unwrap();
+    assert!(load(dir.path().to_str().unwrap(), &options()).unwrap().config.tie_word_embeddings);
 }
 
 #[test]

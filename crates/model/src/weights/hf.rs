@@ -127,6 +127,12 @@ impl HfDirectory {
         Ok((entry, path))
     }
 
+    /// Whether both tensors are there and are not the same.
+    pub(crate) fn differ(&self, a: &str, b: &str) -> bool {
+        let (Some(a), Some(b)) = (self.tensors.get(a), self.tensors.get(b)) else { return false };
+        a.range != b.range && (a.dtype, &a.shape, self.bytes(a)) != (b.dtype, &b.shape, self.bytes(b))
+    }
+
     /// Gives the memory of what was read from the files back.
     pub(crate) fn release(&self) {
         self.shards.iter().for_each(|shard| eraser_ops::mmap::release(&shard.map));

@@ -70,7 +70,7 @@ impl ModelPlan {
             device: parsed(&device, &device_place, problems),
             base_dtype: parsed(&base_dtype, &section.place("base_dtype"), problems),
             compute: parsed(&compute, &section.place("compute"), problems),
-            chat_template: section.path("chat_template", problems),
+            chat_template: Self::template(section, problems),
         };
         plan.check(&|key| section.place(if key == "model" { "path" } else { key }), problems);
         plan
@@ -83,6 +83,13 @@ impl ModelPlan {
             return Some(spec);
         }
         problems.ok(section.resolve(key, &spec)).map(|path| path.display().to_string())
+    }
+
+    /// A file, relative to the run file, or the name of a form.
+    fn template(section: &Section<'_>, problems: &mut Problems) -> Option<PathBuf> {
+        let text: String = section.value("chat_template", problems)?;
+        let path = problems.ok(section.resolve("chat_template", &text))?;
+        Some(if !path.exists() && is_form_name(Path::new(&text)) { text.into() } else { path })
     }
 
     /// Another model, loaded where and as this one is.
@@ -100,7 +107,8 @@ impl ModelPlan {
     }
 
     fn check(&self, at: &dyn Fn(&str) -> String, problems: &mut Problems) {
-        if let Some(Err(e)) = self.chat_template.as_deref().map(exists) {
+        let template = self.chat_template.as_deref().filter(|spec| !is_form_name(spec));
+        if let Some(Err(e)) = template.map(exists) {
             problems.push(e.context(at("chat_template")));
         }
         if let Err(e) = Self::check_spec(&self.spec) {
@@ -114,7 +122,8 @@ impl ModelPlan {
         if Path::new(&self.spec).exists() {
             table.insert("path".into(), path_value(Path::new(&self.spec))?);
         }
-        absolute(&mut table, "chat_template", self.chat_template.as_deref())?;
+        let template = self.chat_template.as_deref().filter(|spec| !is_form_name(spec));
+        absolute(&mut table, "chat_template", template)?;
         Ok(table)
     }
 
@@ -155,6 +164,12 @@ impl ModelPlan {
 /// The value of a text; its default where the text is wrong, which is noted.
 fn parsed<T: FromStr<Err = Error> + Default>(text: &str, at: &str, problems: &mut Problems) -> T {
     problems.ok(text.parse().map_err(|e: Error| e.context(at))).unwrap_or_default()
+}
+
+/// Whether `spec` can only be the name of a chat template: one word, and no such file.
+fn is_form_name(spec: &Path) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !spec.exists() && spec.to_str().is_some_and(|text| text.chars().all(word))
 }
 
 /// `org/name`, and no such path.
