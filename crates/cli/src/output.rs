@@ -3,15 +3,23 @@
 
 use eraser_model::{Error, Result};
 use serde::Serialize;
-use std::io::{ErrorKind, Write as _};
+use std::borrow::Cow;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
-/// Writes `text` and flushes.
+/// Writes `text` and flushes. What a model wrote can hold sequences that a terminal acts on: it gets none of them.
 pub(crate) fn text(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let text = if out.is_terminal() { harmless(text) } else { text.into() };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot write to stdout: {e}"))),
         _ => Ok(()),
     }
+}
+
+/// `text` with U+FFFD for every control character but line ends and tabs.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.contains(control) { text.replace(control, "\u{fffd}").into() } else { text.into() }
 }
 
 /// Writes one line.
@@ -22,4 +30,18 @@ pub(crate) fn line(line: &str) -> Result<()> {
 /// Writes `value` as one line of JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<()> {
     line(&serde_json::to_string(value).map_err(|e| Error::failed(format!("cannot write JSON: {e}")))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn escape_sequences_of_a_model_do_not_reach_a_terminal() {
+        assert_eq!(
+            harmless("a\x1b[2J\x1b]0;t\x07b\u{9b}31m\r\x08c\n\td\u{e9}"),
+            "a\u{fffd}[2J\u{fffd}]0;t\u{fffd}b\u{fffd}31m\u{fffd}\u{fffd}c\n\td\u{e9}"
+        );
+        assert_eq!(harmless("plain \u{1f642}\n"), "plain \u{1f642}\n");
+    }
 }

@@ -27,8 +27,12 @@ pub struct GenerateOptions {
     pub top_k: usize,
     /// Keep the smallest set with this probability; 1.0 = all.
     pub top_p: f32,
+    /// Keep what is at least this share as likely as the likeliest; 0 = all.
+    pub min_p: f32,
     /// Divides (or multiplies) the logits of tokens seen, prompt included, as transformers; 1.0 = off.
     pub repetition_penalty: f32,
+    /// New tokens before `stops` may come.
+    pub min_new_tokens: usize,
     /// Ids that end a sequence; not part of the result.
     pub stops: Vec<u32>,
     /// Seed; a sequence draws from a stream of (seed, prompt), whatever else is in the batch.
@@ -43,14 +47,16 @@ impl GenerateOptions {
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
             repetition_penalty: 1.0,
+            min_new_tokens: 0,
             stops: stops.to_vec(),
             seed: 0,
         }
     }
 }
 
-/// The next token: penalty, temperature, top-k, top-p, then a draw; the likeliest when greedy (ties: the lowest id).
+/// The next token: no stop too early, penalty, temperature, min-p, top-k, top-p, then a draw; the likeliest when greedy (ties: the lowest id).
 pub(crate) fn sample(
     logits: &[f32],
     prompt: &[u32],
@@ -58,6 +64,13 @@ pub(crate) fn sample(
     options: &GenerateOptions,
     rng: &mut ChaCha8Rng,
 ) -> u32 {
+    let unstopped;
+    let logits = if new.len() < options.min_new_tokens {
+        unstopped = without(logits, &options.stops);
+        &unstopped
+    } else {
+        logits
+    };
     let penalised;
     let logits = if (options.repetition_penalty - 1.0).abs() < f32::EPSILON {
         logits
@@ -70,7 +83,12 @@ pub(crate) fn sample(
     }
     let top = simd::max(logits);
     let mut weights: Vec<f32> = logits.iter().map(|z| (z - top) / options.temperature).collect();
-    let total = f64::from(simd::exp_sub_sum(&mut weights, 0.0));
+    let mut total = f64::from(simd::exp_sub_sum(&mut weights, 0.0));
+    if options.min_p > 0.0 {
+        // The likeliest weighs 1.
+        weights.iter_mut().filter(|w| **w < options.min_p).for_each(|w| *w = 0.0);
+        total = f64::from(simd::sum(&weights));
+    }
     if options.top_k == 0 && options.top_p >= 1.0 {
         return pick(&weights, rng.random::<f64>() * total);
     }
@@ -140,6 +158,17 @@ fn penalise(logits: &[f32], prompt: &[u32], new: &[u32], penalty: f32) -> Vec<f3
     out
 }
 
+/// Logits under which `stops` cannot come.
+fn without(logits: &[f32], stops: &[u32]) -> Vec<f32> {
+    let mut out = logits.to_vec();
+    for &id in stops {
+        if let Some(z) = out.get_mut(id as usize) {
+            *z = f32::NEG_INFINITY;
+        }
+    }
+    out
+}
+
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (i, &z) in logits.iter().enumerate() {
@@ -163,6 +192,18 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         rng.set_stream(stream);
         rng
+    }
+
+    #[test]
+    fn min_p_leaves_what_is_likely_enough_and_stops_wait_for_the_least_number_of_tokens() {
+        let logits = [0.0, 3.0, 2.9, -1.0];
+        for stream in 0..50 {
+            let likely = GenerateOptions { min_p: 0.5, ..options(1.0) };
+            assert!([1, 2].contains(&sample(&logits, &[], &[], &likely, &mut rng(stream))));
+        }
+        let late = GenerateOptions { min_new_tokens: 2, stops: vec![1], ..options(0.0) };
+        assert_eq!(sample(&logits, &[], &[7], &late, &mut rng(0)), 2);
+        assert_eq!(sample(&logits, &[], &[7, 7], &late, &mut rng(0)), 1);
     }
 
     #[test]

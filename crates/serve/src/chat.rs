@@ -2,107 +2,137 @@
 //! the model's own chat template, as in training and evaluation.
 
 use crate::Shared;
-use crate::completions::shown;
 use crate::error::{ApiError, json_response};
+use crate::fields::Fields;
 use crate::pieces::{Ask, Finish, Piece, Prompt, Usage};
-use crate::request::{Asked, Common, MOST_TOP, check_sequences, new_tokens};
+use crate::request::{Asked, MOST_TOP, check_ids, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
+use crate::token_texts::TokenTexts;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::Response;
-use eraser_model::{Message, TokenScore, Tokenizer};
-use serde::Deserialize;
+use eraser_model::{Conversation, TokenScore};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-#[derive(Debug, Deserialize)]
-struct Body {
-    messages: Vec<Turn>,
-    max_tokens: Option<u64>,
-    max_completion_tokens: Option<u64>,
-    logprobs: Option<bool>,
-    top_logprobs: Option<u64>,
-    #[serde(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, Deserialize)]
-struct Turn {
-    role: String,
-    content: Value,
-}
-
-impl Turn {
-    /// Content is a text, or a list of parts of which each is text.
-    fn message(self) -> Result<Message, ApiError> {
-        let role = match self.role.as_str() {
-            // What newer clients call it.
-            "developer" => "system".to_owned(),
-            "system" | "user" | "assistant" => self.role,
-            other => return Err(ApiError::field("messages", format_args!("the role {other:?} is not supported"))),
-        };
-        let content = match self.content {
-            Value::String(text) => text,
-            Value::Array(parts) => {
-                let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
-                    (Some("text"), Some(text)) => Ok(text.to_owned()),
-                    _ => Err(ApiError::field("messages", "only text is supported")),
-                };
-                parts.iter().map(text).collect::<Result<Vec<String>, _>>()?.concat()
-            }
-            _ => return Err(ApiError::field("messages", "content is a text or a list of parts")),
-        };
-        Ok(Message { role, content })
+/// A message as the template gets it. Content is a text, or a list of parts of which each is text.
+fn message(turn: Value) -> Result<Value, ApiError> {
+    let Value::Object(mut turn) = turn else { return Err(ApiError::field("messages", "each is an object")) };
+    let role = match turn.get("role").and_then(Value::as_str) {
+        // What newer clients call it.
+        Some("developer") => "system",
+        Some(role @ ("system" | "user" | "assistant")) => role,
+        Some(other) => return Err(ApiError::field("messages", format_args!("the role {other:?} is not supported"))),
+        None => return Err(ApiError::field("messages", "a role is a text")),
+    };
+    let role = role.to_owned();
+    if turn.get("tool_calls").is_some_and(|calls| calls.as_array().is_none_or(|calls| !calls.is_empty())) {
+        return Err(ApiError::field("messages", "tool_calls are not supported"));
     }
+    let content = match turn.get("content") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => {
+            let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
+                (Some("text"), Some(text)) => Ok(text.to_owned()),
+                _ => Err(ApiError::field("messages", "only text is supported")),
+            };
+            parts.iter().map(text).collect::<Result<Vec<String>, _>>()?.concat()
+        }
+        _ => return Err(ApiError::field("messages", "content is a text or a list of parts")),
+    };
+    turn.insert("role".into(), role.into());
+    turn.insert("content".into(), content.into());
+    Ok(Value::Object(turn))
+}
+
+/// The conversation that the fields describe.
+fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
+    let Some(turns) = fields.list("messages")? else { return Err(ApiError::field("messages", "is missing")) };
+    let messages = turns.into_iter().map(message).collect::<Result<Vec<Value>, _>>()?;
+    if messages.is_empty() {
+        return Err(ApiError::field("messages", "there is none"));
+    }
+    let mut variables = fields.object("chat_template_kwargs")?;
+    for taken in ["messages", "tools", "add_generation_prompt"] {
+        if variables.contains_key(taken) {
+            return Err(ApiError::field("chat_template_kwargs", format_args!("{taken} is a field of its own")));
+        }
+    }
+    for name in ["documents", "reasoning_effort"] {
+        if let Some(value) = fields.take(name) {
+            variables.insert(name.into(), value);
+        }
+    }
+    let continue_final_message = fields.flag("continue_final_message")?.unwrap_or(false);
+    let add_generation_prompt = fields.flag("add_generation_prompt")?.unwrap_or(true);
+    if continue_final_message && add_generation_prompt {
+        let message = "needs add_generation_prompt: false";
+        return Err(ApiError::field("continue_final_message", message));
+    }
+    if fields.flag("echo")? == Some(true) {
+        return Err(ApiError::field("echo", "is not supported in chats"));
+    }
+    Ok(Conversation { messages, tools: None, add_generation_prompt, continue_final_message, variables })
 }
 
 /// Answers a body.
 pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response, ApiError> {
-    let body: Body = serde_json::from_slice(&bytes).map_err(ApiError::body)?;
+    let mut fields = Fields::parse(&bytes)?;
     // The answer can take long.
     drop(bytes);
-    let asked = body.common.resolve(&shared)?;
-    let top = match (body.logprobs.unwrap_or(false), body.top_logprobs) {
+    let asked = Asked::take(&mut fields, &shared)?;
+    let logprobs = fields.flag("logprobs")?.unwrap_or(false);
+    let top = match (logprobs, fields.whole("top_logprobs", 0..=MOST_TOP as i64)?) {
         (false, None | Some(0)) => None,
         (false, Some(_)) => return Err(ApiError::field("top_logprobs", "needs logprobs: true")),
-        (true, n) if n.unwrap_or(0) <= MOST_TOP as u64 => Some(n.unwrap_or(0) as usize),
-        (true, _) => return Err(ApiError::field("top_logprobs", format_args!("at most {MOST_TOP}"))),
+        (true, n) => Some(n.unwrap_or(0) as usize),
     };
-    let messages = body.messages.into_iter().map(Turn::message).collect::<Result<Vec<Message>, _>>()?;
-    let Some(last) = messages.last() else { return Err(ApiError::field("messages", "there is none")) };
-    let text = match &shared.model.template {
-        Some(template) => template.render(&messages, true)?,
-        None => (shared.plain)(&last.content)?,
+    let conversation = conversation(&mut fields)?;
+    let special = fields.flag("add_special_tokens")?.unwrap_or(false);
+    let (param, most) = match fields.whole("max_completion_tokens", 0..=i64::MAX)? {
+        Some(n) => ("max_completion_tokens", Some(n as u64)),
+        None => ("max_tokens", fields.whole("max_tokens", 0..=i64::MAX)?.map(|n| n as u64)),
     };
-    let ids = shared.model.tokenizer.encode(&text)?;
+    fields.refuse_rest()?;
+    let tokenizer = &shared.model.tokenizer;
+    let model = Arc::clone(&shared.model);
+    // A template is foreign code that may take its time.
+    let rendering = tokio::task::spawn_blocking(move || model.chat_template()?.render_chat(&conversation));
+    let text = rendering.await.map_err(ApiError::internal)??;
+    let ids = if special { tokenizer.encode_with_special(&text)? } else { tokenizer.encode(&text)? };
     if ids.is_empty() {
         return Err(ApiError::field("messages", "they have no tokens"));
     }
-    let (param, most) = match body.max_completion_tokens {
-        Some(n) => ("max_completion_tokens", Some(n)),
-        None => ("max_tokens", body.max_tokens),
-    };
-    let max_new_tokens = new_tokens(&shared, param, most, usize::MAX, &ids)?;
+    check_ids("messages", &ids, &shared)?;
+    let max_new_tokens = new_tokens(&shared, param, most, usize::MAX, asked.options.min_new_tokens, &ids)?;
     check_sequences(1, asked.n)?;
     let prompts = vec![Prompt { ids, max_new_tokens }];
-    let ask = Ask { asked: asked.clone(), prompts, echo: false, top };
-    let chat = Chat { id: shared.next_id("chatcmpl"), created: crate::now(), asked: asked.clone(), top };
+    let ask = Ask { asked: asked.clone(), prompts, echo: false, in_context: false, top };
+    let chat = Chat {
+        id: shared.next_id("chatcmpl"),
+        created: crate::now(),
+        asked: asked.clone(),
+        top,
+        said: said(&shared, asked.n),
+    };
     if asked.stream {
         return Ok(stream::respond(shared, ask, chat));
     }
-    let mut answers: Vec<Answer> = (0..asked.n).map(|_| Answer::default()).collect();
+    let mut answers: Vec<Answer> = said(&shared, asked.n).into_iter().map(Answer::new).collect();
     let mut pieces = ask.begin(&shared)?;
     while let Some(piece) = pieces.next().await? {
         let answer = &mut answers[piece.index];
         answer.text.push_str(&piece.text);
-        answer.scores.extend(piece.scores);
+        for score in &piece.scores {
+            answer.scores.push(score_json(&mut answer.said, score));
+        }
         answer.finish = piece.finish.or(answer.finish);
     }
     let choice = |(index, answer): (usize, Answer)| {
         json!({
             "index": index,
             "message": { "role": "assistant", "content": answer.text, "refusal": null },
-            "logprobs": top.map(|_| scores_json(&shared.model.tokenizer, &answer.scores)),
+            "logprobs": top.map(|_| json!({ "content": answer.scores })),
             "finish_reason": answer.finish.map(Finish::name),
         })
     };
@@ -112,26 +142,37 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     Ok(json_response(StatusCode::OK, &response))
 }
 
+/// What tells the tokens of `n` answers as text.
+fn said(shared: &Shared, n: usize) -> Vec<TokenTexts> {
+    (0..n).map(|_| TokenTexts::new(&shared.model.tokenizer, &[])).collect()
+}
+
 /// An answer that is sent at once.
-#[derive(Default)]
 struct Answer {
     text: String,
-    scores: Vec<TokenScore>,
+    said: TokenTexts,
+    scores: Vec<Value>,
     finish: Option<Finish>,
 }
 
-/// Log-probabilities in the form of chats.
-fn scores_json(tokenizer: &Tokenizer, scores: &[TokenScore]) -> Value {
-    let token = |id: u32, logprob: f32| {
-        let text = shown(tokenizer, id);
-        json!({ "token": text, "logprob": logprob, "bytes": text.as_bytes() })
+impl Answer {
+    fn new(said: TokenTexts) -> Self {
+        Self { text: String::new(), said, scores: Vec::new(), finish: None }
+    }
+}
+
+/// Log-probabilities of one token in the form of chats.
+fn score_json(said: &mut TokenTexts, score: &TokenScore) -> Value {
+    let others = said.others(score);
+    let text = said.push(score.id);
+    let token = |text: &str, id: u32, logprob: f32, said: &TokenTexts| json!({ "token": text, "logprob": logprob, "bytes": said.bytes(id, text) });
+    let mut entry = token(&text, score.id, score.logprob, said);
+    let other = |&(id, logprob): &(u32, f32)| {
+        let shown = if id == score.id { &text } else { others.get(&id).map_or("", String::as_str) };
+        token(shown, id, logprob, said)
     };
-    let entry = |score: &TokenScore| {
-        let mut entry = token(score.id, score.logprob);
-        entry["top_logprobs"] = score.top.iter().map(|&(id, logprob)| token(id, logprob)).collect();
-        entry
-    };
-    json!({ "content": scores.iter().map(entry).collect::<Vec<Value>>() })
+    entry["top_logprobs"] = score.top.iter().map(other).collect();
+    entry
 }
 
 /// A chat that is being answered.
@@ -140,6 +181,7 @@ struct Chat {
     created: u64,
     asked: Asked,
     top: Option<usize>,
+    said: Vec<TokenTexts>,
 }
 
 impl Chat {
@@ -170,10 +212,11 @@ impl Events for Chat {
         (0..self.asked.n).map(|index| self.chunk(index, &role, None, None)).collect()
     }
 
-    fn piece(&mut self, shared: &Shared, piece: Piece) -> Value {
+    fn piece(&mut self, _: &Shared, piece: Piece) -> Value {
         let delta = if piece.text.is_empty() { json!({}) } else { json!({ "content": piece.text }) };
-        let tokenizer = &shared.model.tokenizer;
-        let logprobs = self.top.filter(|_| !piece.scores.is_empty()).map(|_| scores_json(tokenizer, &piece.scores));
+        let said = &mut self.said[piece.index];
+        let scores: Vec<Value> = piece.scores.iter().map(|score| score_json(said, score)).collect();
+        let logprobs = self.top.filter(|_| !scores.is_empty()).map(|_| json!({ "content": scores }));
         self.chunk(piece.index, &delta, logprobs.as_ref(), piece.finish)
     }
 

@@ -4,69 +4,63 @@
 
 use crate::Shared;
 use crate::error::{ApiError, json_response};
+use crate::fields::Fields;
 use crate::pieces::{Ask, Piece, Prompt, Usage};
-use crate::request::{Asked, Common, MOST_TOP, check_sequences, new_tokens};
+use crate::request::{Asked, MOST_TOP, check_ids, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
+use crate::token_texts::TokenTexts;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::Response;
-use eraser_model::{TokenScore, Tokenizer};
-use serde::Deserialize;
+use eraser_model::TokenScore;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// New tokens where none were asked for, as in OpenAI's interface.
 const DEFAULT_NEW: usize = 16;
 
-#[derive(Debug, Deserialize)]
-struct Body {
-    prompt: Value,
-    max_tokens: Option<u64>,
-    logprobs: Option<u64>,
-    #[serde(default)]
-    echo: Option<bool>,
-    #[serde(flatten)]
-    common: Common,
-}
-
 /// Answers a body.
 pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response, ApiError> {
-    let body: Body = serde_json::from_slice(&bytes).map_err(ApiError::body)?;
+    let mut fields = Fields::parse(&bytes)?;
     // The answer can take long.
     drop(bytes);
-    let asked = body.common.resolve(&shared)?;
-    let echo = body.echo.unwrap_or(false);
-    let top = match body.logprobs {
-        None => None,
-        Some(n) if n <= MOST_TOP as u64 => Some(n as usize),
-        Some(_) => return Err(ApiError::field("logprobs", format_args!("at most {MOST_TOP}"))),
-    };
+    let asked = Asked::take(&mut fields, &shared)?;
+    let echo = fields.flag("echo")?.unwrap_or(false);
+    let top = fields.whole("logprobs", 0..=MOST_TOP as i64)?.map(|n| n as usize);
+    let special = fields.flag("add_special_tokens")?.unwrap_or(true);
+    let most = fields.whole("max_tokens", 0..=i64::MAX)?.map(|n| n as u64);
+    let Some(prompt) = fields.take("prompt") else { return Err(ApiError::field("prompt", "is missing")) };
+    fields.refuse_rest()?;
     let mut prompts = Vec::new();
-    for ids in read_prompts(&shared, body.prompt)? {
-        let max_new_tokens = new_tokens(&shared, "max_tokens", body.max_tokens, DEFAULT_NEW, &ids)?;
+    for ids in read_prompts(&shared, prompt, special)? {
+        let least = asked.options.min_new_tokens;
+        let max_new_tokens = new_tokens(&shared, "max_tokens", most, DEFAULT_NEW, least, &ids)?;
         prompts.push(Prompt { ids, max_new_tokens });
     }
     check_sequences(prompts.len(), asked.n)?;
     let tokenizer = &shared.model.tokenizer;
     let echoed = |prompt: &Prompt| -> Result<Echo, ApiError> {
         let text = if echo { tokenizer.decode(&prompt.ids, true)? } else { String::new() };
-        Ok(Echo { text, first: prompt.ids.first().copied().filter(|_| echo && top.is_some()) })
+        let scored = echo && top.is_some();
+        let context = if scored { Vec::new() } else { prompt.ids.clone() };
+        Ok(Echo { text, first: prompt.ids.first().copied().filter(|_| scored), context })
     };
     let mut echoes = Vec::new();
     for prompt in &prompts {
         let echo = echoed(prompt)?;
         echoes.extend(std::iter::repeat_n(echo, asked.n));
     }
-    let choices = Choices { id: shared.next_id("cmpl"), created: crate::now(), asked: asked.clone(), echoes, top };
+    let lists = echoes.iter().filter(|_| top.is_some()).map(|echo| Lists::new(&shared, &echo.context)).collect();
+    let choices = Choices { id: shared.next_id("cmpl"), created: crate::now(), asked: asked.clone(), echoes, lists };
     // Without log-probabilities an echo is only text.
-    let ask = Ask { prompts, echo: echo && top.is_some(), top, asked };
+    let ask = Ask { prompts, echo: echo && top.is_some(), in_context: true, top, asked };
     if ask.asked.stream {
         return Ok(stream::respond(shared, ask, choices));
     }
     let mut pieces = ask.begin(&shared)?;
-    let mut whole: Vec<Whole> = choices.echoes.iter().map(|echo| Whole::new(tokenizer, echo, top)).collect();
+    let mut whole: Vec<Whole> = choices.echoes.iter().map(|echo| Whole::new(&shared, echo, top)).collect();
     while let Some(piece) = pieces.next().await? {
-        whole[piece.index].add(tokenizer, &piece);
+        whole[piece.index].add(&piece);
     }
     let choice = |(index, whole): (usize, Whole)| whole.json(index);
     let list: Vec<Value> = whole.into_iter().enumerate().map(choice).collect();
@@ -76,7 +70,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
 }
 
 /// A text, token ids, or a list of either.
-fn read_prompts(shared: &Shared, prompt: Value) -> Result<Vec<Vec<u32>>, ApiError> {
+fn read_prompts(shared: &Shared, prompt: Value, special: bool) -> Result<Vec<Vec<u32>>, ApiError> {
     let wrong = || ApiError::field("prompt", "a text, a list of token ids, or a list of texts or of such lists");
     let list = match prompt {
         Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![Value::Array(list)],
@@ -84,7 +78,8 @@ fn read_prompts(shared: &Shared, prompt: Value) -> Result<Vec<Vec<u32>>, ApiErro
         one => vec![one],
     };
     let one = |value: Value| match value {
-        Value::String(text) => Ok(shared.model.tokenizer.encode_with_special(&text)?),
+        Value::String(text) if special => Ok(shared.model.tokenizer.encode_with_special(&text)?),
+        Value::String(text) => Ok(shared.model.tokenizer.encode(&text)?),
         Value::Array(ids) => {
             let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(wrong);
             ids.iter().map(id).collect::<Result<Vec<u32>, ApiError>>()
@@ -95,10 +90,7 @@ fn read_prompts(shared: &Shared, prompt: Value) -> Result<Vec<Vec<u32>>, ApiErro
     if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
         return Err(ApiError::field("prompt", "it has no tokens"));
     }
-    let size = shared.model.config.vocab_size;
-    if let Some(id) = prompts.iter().flatten().find(|&&id| id as usize >= size) {
-        return Err(ApiError::field("prompt", format_args!("token id {id} is not below the vocabulary size {size}")));
-    }
+    prompts.iter().try_for_each(|ids| check_ids("prompt", ids, shared))?;
     Ok(prompts)
 }
 
@@ -108,11 +100,13 @@ struct Echo {
     text: String,
     /// The first token, which has no log-probability; None when scores are not told.
     first: Option<u32>,
+    /// What the tokens that are told follow.
+    context: Vec<u32>,
 }
 
-/// OpenAI's lists of log-probabilities, in step.
-#[derive(Default)]
+/// OpenAI's lists of log-probabilities, in step. Put together, the tokens of an answer are its text.
 struct Lists {
+    said: TokenTexts,
     tokens: Vec<Value>,
     token_logprobs: Vec<Value>,
     top_logprobs: Vec<Value>,
@@ -121,61 +115,74 @@ struct Lists {
 }
 
 impl Lists {
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32, score: Option<&TokenScore>) {
-        let text = shown(tokenizer, id);
+    fn new(shared: &Shared, context: &[u32]) -> Self {
+        let said = TokenTexts::new(&shared.model.tokenizer, context);
+        Self {
+            said,
+            tokens: Vec::new(),
+            token_logprobs: Vec::new(),
+            top_logprobs: Vec::new(),
+            text_offset: Vec::new(),
+            length: 0,
+        }
+    }
+
+    /// What an echo begins with, then the tokens of a piece.
+    fn extend(&mut self, first: Option<u32>, piece: &Piece) {
+        if let Some(first) = first {
+            self.push(first, None);
+        }
+        for score in piece.prompt.iter().flatten().chain(&piece.scores) {
+            self.push(score.id, Some(score));
+        }
+    }
+
+    fn push(&mut self, id: u32, score: Option<&TokenScore>) {
+        let others = score.map(|score| self.said.others(score)).unwrap_or_default();
+        let text = self.said.push(id);
         self.text_offset.push(self.length);
         self.length += text.chars().count();
-        self.tokens.push(Value::String(text));
         self.token_logprobs.push(score.map_or(Value::Null, |s| json!(s.logprob)));
         self.top_logprobs.push(score.map_or(Value::Null, |s| {
             let mut map = Map::new();
-            for (id, logprob) in &s.top {
+            for (other, logprob) in &s.top {
                 // Several ids can have one text: the likeliest, which comes first, stands for it.
-                map.entry(shown(tokenizer, *id)).or_insert_with(|| json!(logprob));
+                let shown = if *other == id { Some(&text) } else { others.get(other) };
+                map.entry(shown.cloned().unwrap_or_default()).or_insert_with(|| json!(logprob));
             }
             Value::Object(map)
         }));
+        self.tokens.push(Value::String(text));
     }
 
     fn json(&mut self) -> Value {
-        let taken = std::mem::take(self);
-        self.length = taken.length;
         json!({
-            "tokens": taken.tokens,
-            "token_logprobs": taken.token_logprobs,
-            "top_logprobs": taken.top_logprobs,
-            "text_offset": taken.text_offset,
+            "tokens": std::mem::take(&mut self.tokens),
+            "token_logprobs": std::mem::take(&mut self.token_logprobs),
+            "top_logprobs": std::mem::take(&mut self.top_logprobs),
+            "text_offset": std::mem::take(&mut self.text_offset),
         })
     }
-}
-
-/// A token as text by itself; parts of characters as U+FFFD.
-pub(crate) fn shown(tokenizer: &Tokenizer, id: u32) -> String {
-    tokenizer.decode(&[id], false).unwrap_or_default()
 }
 
 /// An answer that is sent at once.
 struct Whole {
     text: String,
+    first: Option<u32>,
     lists: Option<Lists>,
     finish: &'static str,
 }
 
 impl Whole {
-    fn new(tokenizer: &Tokenizer, echo: &Echo, top: Option<usize>) -> Self {
-        let mut lists = top.map(|_| Lists::default());
-        if let (Some(lists), Some(first)) = (&mut lists, echo.first) {
-            lists.push(tokenizer, first, None);
-        }
-        Self { text: echo.text.clone(), lists, finish: "length" }
+    fn new(shared: &Shared, echo: &Echo, top: Option<usize>) -> Self {
+        let lists = top.map(|_| Lists::new(shared, &echo.context));
+        Self { text: echo.text.clone(), first: echo.first, lists, finish: "length" }
     }
 
-    fn add(&mut self, tokenizer: &Tokenizer, piece: &Piece) {
+    fn add(&mut self, piece: &Piece) {
         self.text.push_str(&piece.text);
         if let Some(lists) = &mut self.lists {
-            for score in piece.prompt.iter().flatten().chain(&piece.scores) {
-                lists.push(tokenizer, score.id, Some(score));
-            }
+            lists.extend(self.first.take_if(|_| piece.prompt.is_some()), piece);
         }
         if let Some(finish) = piece.finish {
             self.finish = finish.name();
@@ -194,7 +201,8 @@ struct Choices {
     created: u64,
     asked: Asked,
     echoes: Vec<Echo>,
-    top: Option<usize>,
+    /// Of each answer; empty when scores are not told.
+    lists: Vec<Lists>,
 }
 
 impl Choices {
@@ -222,16 +230,10 @@ impl Events for Choices {
         texts.into_iter().map(|one| self.envelope(&[choice(one)])).collect()
     }
 
-    fn piece(&mut self, shared: &Shared, piece: Piece) -> Value {
-        let tokenizer = &shared.model.tokenizer;
-        let lists = self.top.map(|_| {
-            let mut lists = Lists::default();
-            if let (Some(first), true) = (self.echoes[piece.index].first, piece.prompt.is_some()) {
-                lists.push(tokenizer, first, None);
-            }
-            for score in piece.prompt.iter().flatten().chain(&piece.scores) {
-                lists.push(tokenizer, score.id, Some(score));
-            }
+    fn piece(&mut self, _: &Shared, piece: Piece) -> Value {
+        let first = self.echoes[piece.index].first.take_if(|_| piece.prompt.is_some());
+        let lists = self.lists.get_mut(piece.index).map(|lists| {
+            lists.extend(first, &piece);
             lists.json()
         });
         let finish = piece.finish.map(crate::pieces::Finish::name);

@@ -198,7 +198,9 @@ impl Engine {
             }
             job.tell(Update::Prompt(scores));
             job.echo = false;
-            let greedy = job.options.temperature <= 0.0 && (job.options.repetition_penalty - 1.0).abs() < f32::EPSILON;
+            let free = job.options.min_new_tokens == 0;
+            let greedy =
+                free && job.options.temperature <= 0.0 && (job.options.repetition_penalty - 1.0).abs() < f32::EPSILON;
             match (job.options.max_new_tokens, next) {
                 (0, _) => job.tell(Update::End(End::Full)),
                 (1, Some(next)) if greedy => {

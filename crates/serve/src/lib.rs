@@ -7,14 +7,18 @@ mod chat;
 mod completions;
 mod engine;
 mod error;
+mod fields;
 mod listen;
 mod metrics;
 mod page;
+mod peers;
 mod pieces;
 mod request;
 mod routes;
+mod socket;
 mod stream;
 mod text;
+mod token_texts;
 
 use engine::{Engine, Job};
 use eraser_model::{Adapter, Error, Model, Result};
@@ -55,6 +59,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Time for the headers, and then for the body, of a request.
     pub read_timeout: Duration,
+    /// Time in which a client must take some of what is sent to it.
+    pub write_timeout: Duration,
+    /// Connections of one address that is not this machine.
+    pub max_per_peer: usize,
     /// Time that running answers get when the server is stopped.
     pub grace: Duration,
 }
@@ -69,13 +77,12 @@ impl Default for Limits {
             max_body: 4 << 20,
             max_connections: 512,
             read_timeout: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(30),
+            max_per_peer: 384,
             grace: Duration::from_secs(30),
         }
     }
 }
-
-/// Turns the text of a user into a prompt, for models without a chat template.
-pub type Plain = fn(&str) -> Result<String>;
 
 /// What is served.
 pub struct Service {
@@ -85,8 +92,6 @@ pub struct Service {
     pub name: String,
     /// Adapters, each under a name of its own.
     pub adapters: Vec<(String, Adapter)>,
-    /// The prompt of a question where the model brings no template.
-    pub plain: Plain,
     /// What clients have to send as `Authorization: Bearer`.
     pub key: Option<String>,
     /// What the page offers.
@@ -99,7 +104,6 @@ pub struct Service {
 struct Shared {
     model: Arc<Model>,
     names: Vec<String>,
-    plain: Plain,
     key: Option<[u8; 32]>,
     templates: Vec<PageTemplate>,
     limits: Limits,
@@ -156,7 +160,7 @@ impl Server {
     pub fn run(self, stop: impl Fn() -> bool) -> Result<()> {
         let failed = |e: std::io::Error| Error::failed(format!("cannot start the server: {e}"));
         let address = self.address()?;
-        let Service { model, name, adapters, plain, key, templates, limits } = self.service;
+        let Service { model, name, adapters, key, templates, limits } = self.service;
         let metrics = Arc::new(Metrics::default());
         let config = &model.config;
         let position_bytes = config.num_layers * config.num_kv_heads * config.head_dim * 2 * size_of::<f32>();
@@ -175,7 +179,6 @@ impl Server {
         let shared = Arc::new(Shared {
             model,
             names,
-            plain,
             key: key.as_deref().map(routes::key_digest),
             templates,
             limits,

@@ -1,6 +1,8 @@
-//! Connections. In: a listening socket; out: served connections. Invariant: a connection that sends its headers slowly, or
-//! one too many, costs one task and ends by itself.
+//! Connections. In: a listening socket; out: served connections. Invariant: a connection that sends its headers slowly, does
+//! not take its answer, or is one too many, costs one task and ends by itself; while it lasts, others are served.
 
+use crate::peers::Peers;
+use crate::socket::{Tagged, Watched};
 use crate::{Shared, routes};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,6 +17,10 @@ use tokio::sync::Semaphore;
 /// How often `stop` is asked.
 const POLL: Duration = Duration::from_millis(50);
 
+/// The answer to a connection beyond its address's limit.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
 /// Serves until `stop`, then lets running answers end within the grace.
 pub(crate) async fn serve(
     listener: std::net::TcpListener,
@@ -25,11 +31,16 @@ pub(crate) async fn serve(
     let router = routes::router(Arc::clone(&shared));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(shared.limits.max_connections.max(1)));
+    let peers = Arc::new(Peers::default());
+    let mut number = 0;
     while !stop() {
-        // One too many waits in the operating system's queue.
-        let Ok(Ok(place)) = tokio::time::timeout(POLL, Arc::clone(&places).acquire_owned()).await else { continue };
-        let stream = match tokio::time::timeout(POLL, listener.accept()).await {
-            Ok(Ok((stream, _))) => stream,
+        // One too many waits in the operating system's queue, until an idle one has given way.
+        let Ok(Ok(place)) = tokio::time::timeout(POLL, Arc::clone(&places).acquire_owned()).await else {
+            peers.make_room();
+            continue;
+        };
+        let (stream, address) = match tokio::time::timeout(POLL, listener.accept()).await {
+            Ok(Ok(accepted)) => accepted,
             Ok(Err(e)) => {
                 // Out of descriptors, or a client that left at once: others may still be served.
                 tracing::warn!("cannot accept a connection: {e}");
@@ -38,18 +49,29 @@ pub(crate) async fn serve(
             }
             Err(_) => continue,
         };
+        number += 1;
+        let Some(entry) = peers.enter(number, address.ip(), shared.limits.max_per_peer) else {
+            // Whoever opens so many can come again later.
+            let _ = stream.try_write(TOO_MANY);
+            continue;
+        };
         // Tokens are sent one by one and should not wait for more.
         let _ = stream.set_nodelay(true);
+        let stream = Watched::new(stream, Arc::clone(&entry.conduct), shared.limits.write_timeout);
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.read_timeout);
         let service = TowerToHyperService::new(router.clone());
+        let service = Tagged { service, conduct: Arc::clone(&entry.conduct) };
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         let open = Open::new(Arc::clone(&shared));
         tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!("a connection ended: {e}");
+            tokio::select! {
+                ended = connection => if let Err(e) = ended {
+                    tracing::debug!("a connection ended: {e}");
+                },
+                () = entry.conduct.end.notified() => tracing::debug!("an idle connection gives way to another"),
             }
-            drop((open, place));
+            drop((open, place, entry));
         });
     }
     drop(listener);

@@ -27,6 +27,8 @@ pub(crate) struct Ask {
     pub(crate) prompts: Vec<Prompt>,
     /// Whether the prompts' tokens are scored too.
     pub(crate) echo: bool,
+    /// Whether the text goes on from the prompt's, as a leading space shows.
+    pub(crate) in_context: bool,
     /// Likeliest tokens told beside each; None tells no log-probability.
     pub(crate) top: Option<usize>,
 }
@@ -97,7 +99,7 @@ impl Drop for Pieces<'_> {
 impl Ask {
     /// Sends the jobs to the engine: `n` for each prompt, in order.
     pub(crate) fn begin(self, shared: &Shared) -> Result<Pieces<'_>, ApiError> {
-        let Self { asked, prompts, echo, top } = self;
+        let Self { asked, prompts, echo, in_context, top } = self;
         let count = prompts.len() * asked.n;
         let waiting = shared.metrics.waiting.fetch_add(count, Ordering::Relaxed);
         if waiting > 0 && waiting + count > shared.limits.max_waiting {
@@ -126,7 +128,10 @@ impl Ask {
                     ended: Arc::clone(&ended),
                     gone: Arc::clone(&gone),
                 };
-                answers.push(Answer { text: Text::new(&shared.model.tokenizer, &asked.stops), open: true, gone });
+                let context = if in_context { prompt.ids.as_slice() } else { &[] };
+                let free = asked.options.min_new_tokens;
+                let text = Text::new(&shared.model.tokenizer, &asked.stops, context, free);
+                answers.push(Answer { text, open: true, gone });
                 if shared.jobs.send(job).is_err() {
                     return Err(stopped());
                 }

@@ -3,9 +3,9 @@
 
 use crate::Shared;
 use crate::error::ApiError;
+use crate::fields::Fields;
 use eraser_model::GenerateOptions;
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Sequences that one request may ask for.
 const MOST_SEQUENCES: usize = 128;
@@ -13,46 +13,6 @@ const MOST_SEQUENCES: usize = 128;
 pub(crate) const MOST_TOP: usize = 20;
 /// Stop strings of one request, and bytes of each.
 const MOST_STOPS: (usize, usize) = (16, 256);
-
-/// Fields that `/v1/completions` and `/v1/chat/completions` have in common.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Common {
-    model: String,
-    n: Option<u64>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    top_k: Option<i64>,
-    repetition_penalty: Option<f64>,
-    seed: Option<i64>,
-    #[serde(default, deserialize_with = "one_or_more")]
-    stop: Vec<String>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    /// Everything else, to be refused where it matters.
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct StreamOptions {
-    include_usage: Option<bool>,
-}
-
-/// A string or a list of strings.
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(Vec::new()),
-        Value::String(one) => Ok(vec![one]),
-        Value::Array(list) => {
-            let text = |v: Value| match v {
-                Value::String(s) => Ok(s),
-                _ => Err(serde::de::Error::custom("stop: a string or a list of strings")),
-            };
-            list.into_iter().map(text).collect()
-        }
-        _ => Err(serde::de::Error::custom("stop: a string or a list of strings")),
-    }
-}
 
 /// How to answer.
 #[derive(Clone, Debug)]
@@ -73,74 +33,51 @@ pub(crate) struct Asked {
     pub(crate) options: GenerateOptions,
 }
 
-impl Common {
-    /// Checks the fields against the server.
-    pub(crate) fn resolve(self, shared: &Shared) -> Result<Asked, ApiError> {
-        let Some(lane) = shared.names.iter().position(|name| *name == self.model) else {
+impl Asked {
+    /// Takes the fields that `/v1/completions` and `/v1/chat/completions` have in common, and checks them against the server.
+    pub(crate) fn take(fields: &mut Fields, shared: &Shared) -> Result<Self, ApiError> {
+        // llama.cpp's clients name none.
+        let model = fields.text("model")?.unwrap_or_else(|| shared.names[0].clone());
+        let Some(lane) = shared.names.iter().position(|name| *name == model) else {
             let known = shared.names.join(", ");
-            let message = format!("there is no model {:?}; there are: {known}", self.model);
+            let message = format!("there is no model {model:?}; there are: {known}");
             return Err(ApiError::new(axum::http::StatusCode::NOT_FOUND, message));
         };
-        refuse(&self.rest)?;
-        let number = |name, value: Option<f64>, default: f32, good: fn(f64) -> bool, what: &str| match value {
-            None => Ok(default),
-            Some(x) if good(x) => Ok(x as f32),
-            Some(_) => Err(ApiError::field(name, format_args!("must be {what}"))),
-        };
-        let temperature = number("temperature", self.temperature, 1.0, |x| (0.0..=100.0).contains(&x), "0 to 100")?;
-        let top_p = number("top_p", self.top_p, 1.0, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
-        let penalty = self.repetition_penalty;
+        let temperature = fields.real("temperature", 1.0, |x| (0.0..=100.0).contains(&x), "0 to 100")?;
+        let top_p = fields.real("top_p", 1.0, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1")?;
+        let min_p = fields.real("min_p", 0.0, |x| (0.0..=1.0).contains(&x), "0 to 1")?;
         let repetition_penalty =
-            number("repetition_penalty", penalty, 1.0, |x| (0.01..=100.0).contains(&x), "0.01 to 100")?;
+            fields.real("repetition_penalty", 1.0, |x| (0.01..=100.0).contains(&x), "0.01 to 100")?;
         // -1 stands for all in vLLM.
-        let top_k = usize::try_from(self.top_k.unwrap_or(0).max(0)).unwrap_or(usize::MAX);
-        let n = match self.n.unwrap_or(1) {
-            n @ 1..=128 => n as usize,
-            _ => return Err(ApiError::field("n", format_args!("must be 1 to {MOST_SEQUENCES}"))),
-        };
+        let top_k = fields.whole("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0) as usize;
+        let n = fields.whole("n", 1..=MOST_SEQUENCES as i64)?.unwrap_or(1) as usize;
+        let stop_texts = fields.texts("stop")?;
         let (many, long) = MOST_STOPS;
-        if self.stop.len() > many || self.stop.iter().any(|s| s.len() > long || s.is_empty()) {
+        if stop_texts.len() > many || stop_texts.iter().any(|s| s.len() > long || s.is_empty()) {
             return Err(ApiError::field("stop", format_args!("at most {many} strings of 1 to {long} bytes")));
         }
-        let stops = shared.model.tokenizer.stops().to_vec();
-        let seed = self.seed.map_or_else(rand::random, |seed| seed as u64);
-        Ok(Asked {
-            lane,
-            model: self.model,
-            n,
-            stops: self.stop,
-            stream: self.stream.unwrap_or(false),
-            include_usage: self.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
-            options: GenerateOptions { max_new_tokens: 0, temperature, top_k, top_p, repetition_penalty, stops, seed },
-        })
-    }
-}
-
-/// Refuses fields that ask for what is not done here; those that only annotate a request are let through.
-fn refuse(rest: &Map<String, Value>) -> Result<(), ApiError> {
-    const NEUTRAL: [(&str, &[f64]); 3] =
-        [("frequency_penalty", &[0.0]), ("presence_penalty", &[0.0]), ("best_of", &[1.0])];
-    for (name, neutral) in NEUTRAL {
-        match rest.get(name) {
-            None | Some(Value::Null) => {}
-            Some(value) if value.as_f64().is_some_and(|v| neutral.contains(&v)) => {}
-            Some(_) => return Err(ApiError::field(name, "is not supported")),
+        let ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
+        let mut stops = if ignore_eos { Vec::new() } else { shared.model.tokenizer.stops().to_vec() };
+        stops.extend(fields.ids("stop_token_ids", shared.model.config.vocab_size)?);
+        let min_new_tokens = fields.whole("min_tokens", 0..=i64::MAX)?.unwrap_or(0) as usize;
+        let seed = fields.whole("seed", i64::MIN..=i64::MAX)?.map_or_else(rand::random, |seed| seed as u64);
+        if fields.flag("skip_special_tokens")? == Some(false) {
+            return Err(ApiError::field("skip_special_tokens", "only true is supported"));
         }
-    }
-    for name in ["tools", "functions", "logit_bias", "suffix", "audio", "modalities", "guided_json"] {
-        let empty = match rest.get(name) {
-            None | Some(Value::Null) => true,
-            Some(Value::Array(list)) => list.is_empty(),
-            Some(Value::Object(map)) => map.is_empty(),
-            Some(_) => false,
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        let include_usage =
+            fields.object("stream_options")?.get("include_usage").and_then(Value::as_bool).unwrap_or(false);
+        let options = GenerateOptions {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            min_new_tokens,
+            seed,
+            ..GenerateOptions::greedy(0, &stops)
         };
-        if !empty {
-            return Err(ApiError::field(name, "is not supported"));
-        }
-    }
-    match rest.get("response_format").and_then(|f| f.get("type")).and_then(Value::as_str) {
-        None | Some("text") => Ok(()),
-        Some(_) => Err(ApiError::field("response_format", "only text is supported")),
+        Ok(Self { lane, model, n, stops: stop_texts, stream, include_usage, options })
     }
 }
 
@@ -150,8 +87,12 @@ pub(crate) fn new_tokens(
     param: &'static str,
     asked: Option<u64>,
     default: usize,
+    least: usize,
     prompt: &[u32],
 ) -> Result<usize, ApiError> {
+    if asked.is_some_and(|most| most < least as u64) {
+        return Err(ApiError::field("min_tokens", format_args!("{least} is more than {param}")));
+    }
     let room = shared.most_positions.saturating_sub(prompt.len());
     let (most, all) = (shared.limits.max_tokens, shared.most_positions);
     match asked {
@@ -177,4 +118,13 @@ pub(crate) fn check_sequences(prompts: usize, n: usize) -> Result<(), ApiError> 
     Err(ApiError::body(format_args!(
         "{prompts} prompts with {n} answers each; at most {MOST_SEQUENCES} in one request"
     )))
+}
+
+/// An error when a prompt holds a token that the model has no row for.
+pub(crate) fn check_ids(param: &'static str, ids: &[u32], shared: &Shared) -> Result<(), ApiError> {
+    let size = shared.model.config.vocab_size;
+    match ids.iter().find(|&&id| id as usize >= size) {
+        Some(id) => Err(ApiError::field(param, format_args!("token id {id} is not below the vocabulary size {size}"))),
+        None => Ok(()),
+    }
 }

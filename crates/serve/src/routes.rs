@@ -3,6 +3,8 @@
 
 use crate::error::{ApiError, json_response};
 use crate::page;
+use crate::peers::Conduct;
+use crate::socket::Guarded;
 use crate::{Shared, chat, completions};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -135,29 +137,42 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     ];
     let path = request.uri().path();
     let route = ROUTES.into_iter().find(|route| *route == path).unwrap_or("other");
+    let busy = request.extensions().get::<Arc<Conduct>>().map(Conduct::begin);
     let response = next.run(request).await;
     shared.metrics.answered(route, response.status().as_u16());
-    response
+    match busy {
+        Some(busy) => response.map(|body| Body::new(Guarded::new(body, busy))),
+        None => response,
+    }
 }
 
 /// Refuses what a browser sends for a page of another origin, and names that do not stand for this machine where only this
 /// machine is served: a page could have its own name resolve to it.
 async fn check_origin(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    if is_foreign(request.headers(), shared.loopback) {
-        let message = "requests for another origin are not answered";
-        return ApiError::new(StatusCode::FORBIDDEN, message).into_response();
+    match foreign(request.headers(), shared.loopback) {
+        Some(message) => ApiError::new(StatusCode::FORBIDDEN, message).into_response(),
+        None => next.run(request).await,
     }
-    next.run(request).await
 }
 
-fn is_foreign(headers: &HeaderMap, loopback: bool) -> bool {
+/// Why a request is not answered, if it is of another origin or for another machine.
+fn foreign(headers: &HeaderMap, loopback: bool) -> Option<String> {
     let text = |name| headers.get(name).map(|v| v.to_str().unwrap_or_default());
     let host = text(header::HOST).unwrap_or_default();
     let foreign = text(header::ORIGIN).is_some_and(|origin| {
         let authority = origin.split_once("://").map_or(origin, |(_, rest)| rest);
         !authority.eq_ignore_ascii_case(host)
     });
-    foreign || (loopback && !is_loopback_name(host))
+    if foreign {
+        return Some("requests for another origin are not answered".into());
+    }
+    (loopback && !is_loopback_name(host)).then(|| {
+        let shown: String = host.chars().take(100).collect();
+        format!(
+            "this server answers this machine only, and {shown:?} is not one of its names: use http://127.0.0.1, or start it with \
+             --host 0.0.0.0 and --key-env NAME to be reached by other names and from containers"
+        )
+    })
 }
 
 /// `localhost`, a loopback address, or nothing (HTTP/1.0), with or without a port.

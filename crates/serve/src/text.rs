@@ -7,6 +7,8 @@ use eraser_model::{DecodeStream, Result, Tokenizer};
 pub(crate) struct Text<'a> {
     stream: Option<DecodeStream<'a>>,
     until: Until,
+    /// Tokens that come before stop strings are looked for.
+    free: usize,
 }
 
 /// A piece of text.
@@ -19,13 +21,18 @@ pub(crate) struct Piece {
 }
 
 impl<'a> Text<'a> {
-    pub(crate) fn new(tokenizer: &'a Tokenizer, stops: &[String]) -> Self {
-        Self { stream: Some(tokenizer.decode_stream(true)), until: Until::new(stops) }
+    /// Text that follows `context`; stop strings count after the first `free` tokens.
+    pub(crate) fn new(tokenizer: &'a Tokenizer, stops: &[String], context: &[u32], free: usize) -> Self {
+        Self { stream: Some(tokenizer.decode_stream_after(context, true)), until: Until::new(stops), free }
     }
 
     /// Takes a token.
     pub(crate) fn push(&mut self, id: u32) -> Result<Piece> {
         let text = self.stream.as_mut().map_or_else(|| Ok(String::new()), |stream| stream.push(id))?;
+        if self.free > 0 {
+            self.free -= 1;
+            return Ok(Piece { text, stopped: false });
+        }
         Ok(self.until.push(&text))
     }
 

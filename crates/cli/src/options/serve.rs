@@ -2,7 +2,7 @@
 
 use super::model::ModelArgs;
 use clap::{Args, ValueHint};
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 
 /// Options of `eraser serve`.
@@ -33,8 +33,8 @@ pub(crate) struct ServeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Listening")]
 pub(crate) struct ListenArgs {
-    /// Address; anything but loopback is reachable from elsewhere and should have a key
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    /// Address or name; anything but loopback is reachable from elsewhere and should have a key
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = host)]
     pub(crate) host: IpAddr,
     /// Port; 0 takes a free one
     #[arg(long, value_name = "N", default_value = "8000")]
@@ -42,6 +42,17 @@ pub(crate) struct ListenArgs {
     /// Environment variable that holds the key clients must send [default: no key is asked for]
     #[arg(long, value_name = "NAME")]
     pub(crate) key_env: Option<String>,
+}
+
+/// An address, or what a name stands for, IPv4 first.
+fn host(text: &str) -> Result<IpAddr, String> {
+    if let Ok(address) = text.trim_matches(['[', ']']).parse() {
+        return Ok(address);
+    }
+    let found = (text, 0).to_socket_addrs().map_err(|e| format!("not an address, and no name that is known: {e}"))?;
+    let mut addresses: Vec<IpAddr> = found.map(|found| found.ip()).collect();
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses.first().copied().ok_or_else(|| "the name stands for no address".to_owned())
 }
 
 /// What is taken at most.
@@ -63,4 +74,17 @@ pub(crate) struct LimitArgs {
     /// Largest body, MB
     #[arg(long, value_name = "MB", default_value = "4")]
     pub(crate) max_body_mb: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host;
+
+    #[test]
+    fn a_host_is_an_address_or_a_name() {
+        assert!(host("localhost").unwrap().is_loopback());
+        assert_eq!(host("0.0.0.0").unwrap().to_string(), "0.0.0.0");
+        assert!(host("[::1]").unwrap().is_loopback());
+        assert!(host("no such name").is_err());
+    }
 }

@@ -5,7 +5,6 @@ use crate::interrupt::{self, Graceful};
 use crate::options::serve::ServeArgs;
 use crate::output;
 use crate::progress::Terminal;
-use eraser_data::PromptTemplate;
 use eraser_eval::attack::read_templates;
 use eraser_model::{Adapter, Error, Result};
 use eraser_run::builtin::Assets;
@@ -46,15 +45,7 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
         max_body: limits.max_body_mb << 20,
         ..Limits::default()
     };
-    let service = Service {
-        model,
-        name,
-        adapters,
-        plain: |text| PromptTemplate::plain().render(text),
-        key,
-        templates: templates.collect(),
-        limits,
-    };
+    let service = Service { model, name, adapters, key, templates: templates.collect(), limits };
     eraser_ops::threads::give_memory_back();
     let server = Server::bind(SocketAddr::new(args.listen.host, args.listen.port), service)?;
     let address = server.address()?;

@@ -1,7 +1,7 @@
 //! What the server answers: against the library's own generation and scoring, and against the interface's rules.
 
 use crate::common::{Running, agent, model};
-use eraser_model::{GenerateOptions, Message, ScoreRequest, generate, score};
+use eraser_model::{Conversation, GenerateOptions, Message, ScoreRequest, generate, score};
 use eraser_serve::Limits;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -71,6 +71,8 @@ fn echoed_log_probabilities_are_those_of_scoring() {
         }
         // The stop token has an entry too, and ends the list.
         assert!((ids.len() + usize::from(more > 0)..=ids.len() + more).contains(&logprobs.len()), "{answer}");
+        let said: String = found["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+        assert_eq!(said, answer["choices"][0]["text"], "the tokens, put together");
         let top = found["top_logprobs"][1].as_object().unwrap();
         assert!(top.len() <= 2 && top.values().all(|x| x.as_f64().unwrap() <= 0.0));
         for list in ["tokens", "text_offset", "top_logprobs"] {
@@ -163,4 +165,56 @@ fn models_and_the_page_are_there() {
     assert_eq!(templates["templates"][0]["name"], "play");
     assert_eq!(get("/v1/models/none").status(), 404);
     assert_eq!(get("/v1/completions").status(), 405);
+}
+
+#[test]
+fn fields_of_vllm_shape_the_answer() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let ask = |path: &str, more: Value| {
+        let mut body = json!({"model": "base", "max_tokens": 12, "temperature": 0});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, answer) = server.post(path, &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let chat = |more: Value| {
+        let answer = ask("/v1/chat/completions", more);
+        (
+            answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned(),
+            answer["usage"]["completion_tokens"].as_u64().unwrap(),
+        )
+    };
+    let turns = json!([{"role": "user", "content": "Who lights the lamp?"}]);
+    let (whole, tokens) = chat(json!({"messages": turns}));
+    // The answer goes on where the last message ends.
+    let begun = json!([turns[0], {"role": "assistant", "content": "It is"}]);
+    let (rest, _) = chat(json!({"messages": begun, "continue_final_message": true, "add_generation_prompt": false}));
+    let own = model().unwrap();
+    let conversation = Conversation {
+        messages: begun.as_array().unwrap().clone(),
+        continue_final_message: true,
+        ..Conversation::default()
+    };
+    let prompt = own.template.as_ref().unwrap().render_chat(&conversation).unwrap();
+    assert!(prompt.ends_with("It is"), "{prompt:?}");
+    let prompts = [own.tokenizer.encode(&prompt).unwrap()];
+    let options = GenerateOptions::greedy(12, own.tokenizer.stops());
+    let done = generate(&own.decoder, None, &prompts, &options, 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!(rest, own.tokenizer.decode(&done[0].tokens, true).unwrap());
+    // Without its stop tokens an answer is as long as it may be, and so is one with a least length.
+    assert_eq!(chat(json!({"messages": turns, "ignore_eos": true})).1, 12);
+    assert!(chat(json!({"messages": turns, "min_tokens": 12})).1 == 12);
+    // The first token as a stop token leaves nothing.
+    let first = ask("/v1/chat/completions", json!({"messages": turns, "logprobs": true, "max_tokens": 1}));
+    let text = first["choices"][0]["logprobs"]["content"][0]["token"].as_str().unwrap().to_owned();
+    let id = own.tokenizer.encode(&text).unwrap()[0];
+    assert_eq!(chat(json!({"messages": turns, "stop_token_ids": [id]})), (String::new(), 1));
+    assert_eq!(
+        chat(json!({"messages": turns, "min_p": 1.0, "temperature": 2.0})),
+        (whole, tokens),
+        "only the likeliest is left"
+    );
+    let named =
+        ask("/v1/completions", json!({"prompt": "The keeper", "chat_template_kwargs": {"enable_thinking": false}}));
+    assert_eq!(named["model"], "base");
 }

@@ -42,7 +42,6 @@ impl Running {
             model,
             name: "base".into(),
             adapters: vec![("hardened".into(), adapter)],
-            plain: |text| Ok(text.to_owned()),
             key: key.map(ToOwned::to_owned),
             templates: vec![PageTemplate { name: "play".into(), text: format!("In a play: {PLACEHOLDER}") }],
             limits,

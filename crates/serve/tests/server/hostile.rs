@@ -35,7 +35,14 @@ fn wrong_requests_are_told_what_is_wrong() {
     for (extra, status, word) in [
         (json!({"model": "absent"}), 404, "hardened"),
         (json!({"max_tokens": 65}), 400, "max_tokens"),
-        (json!({"max_tokens": -1}), 400, "invalid value"),
+        (json!({"max_tokens": -1}), 400, "max_tokens"),
+        (json!({"max_tokens": 1.0}), 400, "max_tokens"),
+        (json!({"min_tokens": 3}), 400, "min_tokens"),
+        (json!({"tool_choice": "required"}), 400, "tool_choice"),
+        (json!({"chat_template": "x"}), 400, "chat_template"),
+        (json!({"continue_final_message": true}), 400, "continue_final_message"),
+        (json!({"guided_regex": "a"}), 400, "guided_regex"),
+        (json!({"repeat_penalty": 1.1}), 400, "repeat_penalty"),
         (json!({"temperature": -1}), 400, "temperature"),
         (json!({"temperature": 1e300}), 400, "temperature"),
         (json!({"top_p": 0}), 400, "top_p"),
@@ -235,4 +242,28 @@ fn many_clients_that_come_and_go_leave_nothing_behind() {
     settles(&server, "sequences_active", 0.0);
     settles(&server, "sequences_waiting", 0.0);
     settles(&server, "connections", 1.0);
+}
+
+/// Clients that ask for much and read nothing, and clients that say nothing, more of them than there are places.
+#[test]
+fn clients_that_do_not_read_give_way_to_others() {
+    let limits = Limits { max_connections: 32, write_timeout: Duration::from_secs(4), ..Limits::default() };
+    let Some(server) = Running::start(limits, Some("sk-right")) else { return };
+    let ask = "GET /page/page.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(400);
+    let mut held = Vec::new();
+    for i in 0..80 {
+        let Ok(mut socket) = TcpStream::connect(server.address) else { continue };
+        socket.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        if i % 2 == 0 {
+            let _ = socket.write_all(ask.as_bytes());
+        }
+        held.push(socket);
+    }
+    for _ in 0..5 {
+        let start = Instant::now();
+        let status = agent().get(server.url("/health")).call().unwrap().status().as_u16();
+        assert_eq!(status, 200);
+        assert!(start.elapsed().as_secs() < 15, "{:?}", start.elapsed());
+    }
+    drop(held);
 }
