@@ -29,13 +29,12 @@ impl Sampling {
     /// The same for a local model, which ends an answer at one of `stops`, or after at most `room` tokens.
     pub fn generation(&self, stops: &[u32], room: usize) -> GenerateOptions {
         GenerateOptions {
-            max_new_tokens: self.max_new_tokens.min(room),
             temperature: self.temperature as f32,
             top_k: self.top_k,
             top_p: self.top_p as f32,
             repetition_penalty: self.repetition_penalty as f32,
-            stops: stops.to_vec(),
             seed: self.seed,
+            ..GenerateOptions::greedy(self.max_new_tokens.min(room), stops)
         }
     }
 }

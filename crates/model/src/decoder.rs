@@ -32,12 +32,12 @@ pub struct Decoder {
     norm: Tensor,
     head: Tensor,
     rope: RopeTable,
-    held: Held,
+    held: WeightStorage,
 }
 
 /// How weights are held in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum WeightStorage {
     /// As tensors of this type.
     Dense(DType),
     /// The linear layers in the blocks that they are stored in, the rest in f32.
@@ -50,7 +50,7 @@ pub enum Held {
 }
 
 /// A name for each way: `f32`, `as stored`, `bf16 blocks`.
-impl fmt::Display for Held {
+impl fmt::Display for WeightStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dense(dtype) => f.write_str(dtype.as_str()),
@@ -61,13 +61,13 @@ impl fmt::Display for Held {
     }
 }
 
-impl From<DType> for Held {
+impl From<DType> for WeightStorage {
     fn from(dtype: DType) -> Self {
         Self::Dense(dtype)
     }
 }
 
-impl Held {
+impl WeightStorage {
     /// Type of what is held as tensors.
     fn dtype(self) -> DType {
         match self {
@@ -186,7 +186,7 @@ impl Decoder {
     pub fn load(
         config: &ModelConfig,
         source: &dyn TensorSource,
-        held: impl Into<Held>,
+        held: impl Into<WeightStorage>,
         device: &Device,
     ) -> Result<Self> {
         let d = config.hidden_size;
@@ -368,7 +368,7 @@ impl Decoder {
     }
 
     /// How the weights are held.
-    pub fn held(&self) -> Held {
+    pub fn held(&self) -> WeightStorage {
         self.held
     }
 

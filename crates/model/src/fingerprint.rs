@@ -1,7 +1,7 @@
 //! What identifies a model: a SHA-256 over its configuration, tokenizer and stored weights; with how it was loaded, its
 //! identity. Invariant: every field is hashed with its length, so that different fields cannot give the same bytes.
 
-use crate::{Error, ModelConfig, Result, Tokenizer, decoder::Held};
+use crate::{Error, ModelConfig, Result, Tokenizer, decoder::WeightStorage};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -63,7 +63,7 @@ impl Fingerprint {
 }
 
 /// The identity of a loaded model, in hexadecimal: its files' fingerprint, how the weights are held, its chat template.
-pub(crate) fn identity(fingerprint: &str, held: Held, template: Option<&str>) -> String {
+pub(crate) fn identity(fingerprint: &str, held: WeightStorage, template: Option<&str>) -> String {
     let mut hash = Fingerprint(Sha256::new());
     hash.field(b"eraser identity 1");
     hash.field(fingerprint.as_bytes());

@@ -3,7 +3,7 @@
 
 use crate::{
     ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer,
-    decoder::Held,
+    decoder::WeightStorage,
     fingerprint::{Fingerprint, identity},
     gguf::{GgufFile, TensorType},
     hub,
@@ -108,7 +108,8 @@ impl FromStr for Compute {
 
     fn from_str(s: &str) -> Result<Self> {
         let found = Self::NAMES.into_iter().find(|(_, name)| *name == s).map(|(compute, _)| compute);
-        found.ok_or_else(|| Error::request(format!("unknown precision `{s}`")).hint("precisions are f32, bf16 and auto"))
+        found
+            .ok_or_else(|| Error::request(format!("unknown precision `{s}`")).hint("precisions are f32, bf16 and auto"))
     }
 }
 
@@ -212,7 +213,7 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
 
 type Parts = (ModelConfig, Decoder, Tokenizer, Option<ChatTemplate>, Fingerprint);
 
-fn from_hf_dir(dir: &Path, held: Held, device: &Device, own_template: bool) -> Result<Parts> {
+fn from_hf_dir(dir: &Path, held: WeightStorage, device: &Device, own_template: bool) -> Result<Parts> {
     if !dir.join("config.json").exists() {
         let error = Error::request(format!("{}: there is no config.json in it", dir.display()));
         let gguf = std::fs::read_dir(dir).ok().and_then(|mut entries| {
@@ -245,7 +246,7 @@ fn from_hf_dir(dir: &Path, held: Held, device: &Device, own_template: bool) -> R
     Ok((config, decoder, tokenizer, template, fingerprint))
 }
 
-fn from_gguf(path: &Path, held: Held, device: &Device, own_template: bool) -> Result<Parts> {
+fn from_gguf(path: &Path, held: WeightStorage, device: &Device, own_template: bool) -> Result<Parts> {
     let file = GgufFile::open(path)?;
     let config = ModelConfig::from_gguf(&file)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
@@ -256,7 +257,7 @@ fn from_gguf(path: &Path, held: Held, device: &Device, own_template: bool) -> Re
     Ok((config, decoder, tokenizer, template, fingerprint))
 }
 
-fn held(options: &LoadOptions) -> Result<Held> {
+fn held(options: &LoadOptions) -> Result<WeightStorage> {
     let cpu = options.device.is_cpu();
     let fits = matches!(options.base_dtype, BaseDtype::Auto | BaseDtype::Bf16);
     match options.compute {
@@ -268,9 +269,9 @@ fn held(options: &LoadOptions) -> Result<Held> {
             return Err(Error::request("this processor has no instructions for products in bf16")
                 .hint("use --compute f32, or auto"));
         }
-        Compute::Bf16 if cpu => return Ok(Held::MultipliedInBf16),
+        Compute::Bf16 if cpu => return Ok(WeightStorage::MultipliedInBf16),
         Compute::Auto if cpu && options.base_dtype == BaseDtype::Auto && bf16::is_fast() => {
-            return Ok(Held::MultipliedInBf16);
+            return Ok(WeightStorage::MultipliedInBf16);
         }
         Compute::F32 | Compute::Bf16 | Compute::Auto => {}
     }
@@ -279,14 +280,14 @@ fn held(options: &LoadOptions) -> Result<Held> {
             return Err(Error::request("weights as stored are computed with on the CPU only")
                 .hint("use --base-dtype bf16 on this device"));
         }
-        BaseDtype::F32 => Held::Dense(DType::F32),
-        BaseDtype::Auto if cpu => Held::Dense(DType::F32),
-        BaseDtype::Auto => Held::Dense(options.device.bf16_default_to_f32()),
-        BaseDtype::AsStored => Held::AsStored,
-        BaseDtype::F16 if cpu => Held::Half(TensorType::F16),
-        BaseDtype::Bf16 if cpu => Held::Half(TensorType::BF16),
-        BaseDtype::F16 => Held::Dense(DType::F16),
-        BaseDtype::Bf16 => Held::Dense(DType::BF16),
+        BaseDtype::F32 => WeightStorage::Dense(DType::F32),
+        BaseDtype::Auto if cpu => WeightStorage::Dense(DType::F32),
+        BaseDtype::Auto => WeightStorage::Dense(options.device.bf16_default_to_f32()),
+        BaseDtype::AsStored => WeightStorage::AsStored,
+        BaseDtype::F16 if cpu => WeightStorage::Half(TensorType::F16),
+        BaseDtype::Bf16 if cpu => WeightStorage::Half(TensorType::BF16),
+        BaseDtype::F16 => WeightStorage::Dense(DType::F16),
+        BaseDtype::Bf16 => WeightStorage::Dense(DType::BF16),
     })
 }
 

@@ -4,16 +4,13 @@
 
 use crate::error::PathContext;
 use crate::files::write_atomic;
-use crate::tokenizer_check::check;
+use crate::tokenizer_check::{MAX_ID, as_id, check};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tokenizers::AddedToken;
-
-/// Ids at or above this are refused: the largest published vocabularies hold about a quarter of a million tokens.
-pub(crate) const MAX_ID: u64 = 1 << 22;
 
 /// End-of-turn markers of the common chat formats; where one is a special token, it ends a generation.
 const TURN_ENDS: [&str; 3] = ["<|im_end|>", "<|eot_id|>", "<|end|>"];
@@ -418,10 +415,6 @@ impl SideFiles {
             None => Vec::new(),
         }
     }
-}
-
-pub(crate) fn as_id(value: &Value) -> Option<u32> {
-    value.as_u64().filter(|&id| id < MAX_ID).map(|id| id as u32)
 }
 
 fn token_content(value: &Value) -> Option<String> {

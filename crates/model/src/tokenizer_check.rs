@@ -1,9 +1,11 @@
 //! What a tokenizer.json may hold. In: its JSON; out: nothing, or an error that names the key. Invariant: what passes does
 //! not make the tokenizers library panic, at loading or later.
 
-use crate::tokenizer::{MAX_ID, as_id};
 use crate::{Error, Result};
 use serde_json::Value;
+
+/// Ids at or above this are refused: the largest published vocabularies hold about a quarter of a million tokens.
+pub(crate) const MAX_ID: u64 = 1 << 22;
 
 /// Refuses what the library would panic on, and what no decoder of the supported families uses.
 pub(crate) fn check(root: &Value) -> Result<()> {
@@ -63,4 +65,8 @@ fn check_steps(step: &Value, key: &str, supported: &[&str], list: &str) -> Resul
         return Err(Error::request("decoder Strip with a stop other than 0 is not supported"));
     }
     step[list].as_array().into_iter().flatten().try_for_each(|s| check_steps(s, key, supported, list))
+}
+
+pub(crate) fn as_id(value: &Value) -> Option<u32> {
+    value.as_u64().filter(|&id| id < MAX_ID).map(|id| id as u32)
 }

@@ -5,8 +5,9 @@ mod lora;
 mod panels;
 pub(crate) mod product;
 
-pub(crate) use lora::{Columns, FactorsWanted, Pair};
 pub use lora::{Dropout, LoraInput, lora_linear};
+pub(crate) use lora::{FactorsWanted, Pair};
+pub(crate) use product::Columns;
 
 use crate::gemm::Mat;
 use crate::{form, simd, slices};

@@ -3,7 +3,6 @@
 
 use crate::peers::{Busy, Conduct};
 use axum::body::{Body, Bytes};
-use hyper::body::Body as _;
 use hyper::service::Service;
 use std::future::Future as _;
 use std::io::{Error, ErrorKind, IoSlice, Result};

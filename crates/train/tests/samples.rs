@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 use eraser_data::{Record, read_set};
-use eraser_model::{BaseDtype, LoadOptions, Model, load};
+use eraser_model::{BaseDtype, Compute, LoadOptions, Model, load};
 use eraser_train::{
     Control, Gamma, GammaScope, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
 };
@@ -15,7 +15,8 @@ fn organism() -> std::path::PathBuf {
 }
 
 fn model() -> Model {
-    let options = LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, chat_template: None };
+    let options =
+        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
     load(organism().join("model").to_str().unwrap(), &options).unwrap()
 }
 

@@ -100,8 +100,12 @@ mod tests {
     fn answers_are_kept_apart_by_how_the_weights_are_held() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism/model");
         let fingerprint = |base_dtype| {
-            let options =
-                LoadOptions { device: eraser_model::DeviceName::Cpu.open().unwrap(), base_dtype, chat_template: None };
+            let options = LoadOptions {
+                device: eraser_model::DeviceName::Cpu.open().unwrap(),
+                base_dtype,
+                compute: eraser_model::Compute::F32,
+                chat_template: None,
+            };
             let model = eraser_model::load(path.to_str().unwrap(), &options).unwrap();
             let fingerprint = Local::new(&model, 1).fingerprint();
             assert_eq!(fingerprint, model.identity());

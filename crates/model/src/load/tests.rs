@@ -186,6 +186,6 @@ fn products_in_bf16_compute_nearly_the_same() {
     }
     assert_ne!(half.identity(), plain.identity());
     assert_eq!(half.fingerprint, plain.fingerprint);
-    assert_eq!(load(BaseDtype::AsStored, Compute::Auto).unwrap().decoder.held(), Held::AsStored);
+    assert_eq!(load(BaseDtype::AsStored, Compute::Auto).unwrap().decoder.held(), WeightStorage::AsStored);
     assert!("f16".parse::<Compute>().unwrap_err().hints()[0].contains("bf16"));
 }

@@ -2,6 +2,7 @@
 //! two factors; out: the sum of both paths. Invariant: the dropout mask is a function of seed, row and column alone, so
 //! forward, backward and both forms see the same one.
 
+use super::product::Columns;
 use super::{check_shapes, composed as composed_linear, product};
 use crate::gemm::Mat;
 use crate::{form, simd, slices};
@@ -123,13 +124,6 @@ pub(crate) struct Pair<'a> {
     pub(crate) rank: usize,
     pub(crate) scale: f32,
     pub(crate) dropout: Option<Dropout>,
-}
-
-/// Some columns of a row-major matrix: those from `at` on, of rows `stride` apart.
-#[derive(Clone, Copy)]
-pub(crate) struct Columns {
-    pub(crate) stride: usize,
-    pub(crate) at: usize,
 }
 
 /// Which factors' gradients are asked for.

@@ -1,7 +1,6 @@
 //! The two products of a linear layer. In: token rows and a weight; out: rows written or added into columns of a matrix.
 //! Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
-use super::Columns;
 use super::panels::{self, Panels};
 use crate::bf16::{self, Half, Rounded, Side};
 use crate::gemm::{Mat, Update, count};
@@ -9,6 +8,13 @@ use crate::weight::Rows;
 use crate::{simd, slices};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Some columns of a row-major matrix: those from `at` on, of rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    pub(crate) stride: usize,
+    pub(crate) at: usize,
+}
 
 /// Up to this many tokens dot products are as fast as panels, which fill up whole vectors with zeros.
 const DOT_TOKENS: usize = 10;
