@@ -12,9 +12,10 @@ pub(crate) struct Fields(Map<String, Value>);
 impl Fields {
     /// The fields of a body, which must be a JSON object.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
-        match serde_json::from_slice(bytes).map_err(ApiError::body)? {
-            Value::Object(map) => Ok(Self(map)),
-            _ => Err(ApiError::body("the body must be a JSON object")),
+        if let Value::Object(map) = serde_json::from_slice(bytes).map_err(ApiError::body)? {
+            Ok(Self(map))
+        } else {
+            Err(ApiError::body("the body must be a JSON object"))
         }
     }
 
@@ -31,14 +32,12 @@ impl Fields {
     /// A whole number in `range`.
     pub(crate) fn whole(&mut self, name: &'static str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_i64().filter(|n| range.contains(n)) {
-            Some(n) => Ok(Some(n)),
-            None => {
-                let (least, most) = range.into_inner();
-                let most = if most == i64::MAX { String::new() } else { format!(" and at most {most}") };
-                Err(ApiError::field(name, format_args!("must be a whole number, at least {least}{most}, not {value}")))
-            }
+        if let Some(n) = value.as_i64().filter(|n| range.contains(n)) {
+            return Ok(Some(n));
         }
+        let (least, most) = range.into_inner();
+        let most = if most == i64::MAX { String::new() } else { format!(" and at most {most}") };
+        Err(ApiError::field(name, format_args!("must be a whole number, at least {least}{most}, not {value}")))
     }
 
     /// A number that is `good`, which `what` describes.
