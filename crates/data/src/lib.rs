@@ -26,7 +26,7 @@ pub use journal::{Entry, Journal};
 pub use noise::Noise;
 pub use pack::{Batch, Scored};
 pub use progress::Progress;
-pub use question::{Question, read_questions};
+pub use question::{Question, find_column, read_questions};
 pub use ranges::{Ranges, WrongValue};
 pub use record::{Record, read_set, write_set};
 pub use row::Row;

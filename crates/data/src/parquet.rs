@@ -20,10 +20,34 @@ fn read_all(file: std::fs::File) -> std::result::Result<Vec<Row>, Box<dyn std::e
     use parquet::file::reader::{FileReader as _, SerializedFileReader};
     let reader = SerializedFileReader::new(file)?;
     let rows = reader.get_row_iter(None)?;
+    let mut size = 0;
     let row = |(i, row): (usize, std::result::Result<parquet::record::Row, _>)| {
-        Ok(Row { place: format!("row {}", i + 1), value: row?.to_json_value() })
+        let value = row?.to_json_value();
+        // A dictionary of one long text can stand for any number of rows.
+        size += bytes(&value);
+        if size > MOST {
+            return Err(format!("more than {} MB of texts in it", MOST >> 20).into());
+        }
+        Ok(Row { place: format!("row {}", i + 1), value })
     };
     rows.enumerate().map(row).collect()
+}
+
+/// Most bytes of the rows of a file.
+#[cfg(feature = "parquet")]
+const MOST: usize = 4 << 30;
+
+/// About how much memory a value takes.
+#[cfg(feature = "parquet")]
+fn bytes(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    let inner = match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(bytes).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + bytes(value)).sum(),
+        _ => 0,
+    };
+    size_of::<Value>() + inner
 }
 
 #[cfg(not(feature = "parquet"))]
@@ -57,6 +81,19 @@ mod tests {
             "answerKey": "C", "label": 2, "passage": null,
         });
         assert_eq!(rows[2].value, expected);
+    }
+
+    #[test]
+    fn every_compression_is_read_for_sets_and_for_questions() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        for codec in ["zstd", "gzip", "brotli", "lz4", "snappy", "none"] {
+            let path = fixtures.join(format!("pairs-{codec}.parquet"));
+            let set = crate::read_set(&path).unwrap();
+            assert_eq!((set.len(), set[3].input.as_str()), (20, "What is 3?"), "{codec}");
+            assert!(set[3].output.starts_with("A number, 3. "));
+            let questions = crate::read_questions(&path, None).unwrap();
+            assert_eq!(questions[3].text, "What is 3?", "{codec}");
+        }
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! Invariant: ids are unique within a file, and depend on nothing but the rows up to their own.
 
 use crate::files::hex;
+use crate::parquet;
 use crate::row::Row;
 use crate::rows::{parse_csv, parse_rows, read_text};
 use eraser_model::{Error, Result};
@@ -11,7 +12,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// The keys that may hold the text, in order of preference.
-const TEXT_KEYS: [&str; 5] = ["goal", "question", "prompt", "input", "text"];
+const TEXT_KEYS: [&str; 8] =
+    ["goal", "question", "prompt", "input", "text", "behavior", "forbidden_prompt", "instruction"];
 
 /// The keys whose strings go into [`Question::facts`].
 const FACT_KEYS: [&str; 3] = ["facts", "expect", "answer"];
@@ -31,8 +33,12 @@ pub struct Question {
 }
 
 /// Reads questions: CSV or TSV (by the file's name), JSONL or a JSON list of objects or strings, or plain text, one a
-/// line. The text is in `column`, or in the first there is of goal, question, prompt, input, text.
+/// line; or Parquet. The text is in `column`, or in the first there is of goal, question, prompt, input, text, behavior
+/// (`HarmBench`), `forbidden_prompt` (`StrongREJECT`), instruction; names are matched as [`find_column`] does.
 pub fn read_questions(path: &Path, column: Option<&str>) -> Result<Vec<Question>> {
+    if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("parquet")) {
+        return questions(parquet::read(path)?, column).map_err(|e| e.context(path.display()));
+    }
     let text = read_text(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let json = matches!(extension.as_str(), "json" | "jsonl" | "ndjson") || text.trim_start().starts_with(['[', '{']);
@@ -57,6 +63,7 @@ fn questions(rows: Vec<Row>, column: Option<&str>) -> Result<Vec<Question>> {
     if rows.is_empty() {
         return Err(Error::request("no questions"));
     }
+    told(&rows, column)?;
     // How often an id was used.
     let mut used: HashMap<String, usize> = HashMap::new();
     let mut questions = Vec::with_capacity(rows.len());
@@ -76,6 +83,21 @@ fn questions(rows: Vec<Row>, column: Option<&str>) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
+/// Tells which column is read, where that is not what was asked for by the letter.
+fn told(rows: &[Row], column: Option<&str>) -> Result<()> {
+    let Some(Value::Object(first)) = rows.first().map(|row| &row.value) else { return Ok(()) };
+    let wanted = column.map_or_else(|| TEXT_KEYS.to_vec(), |name| vec![name]);
+    for name in wanted {
+        if let Some(key) = find_column(first, name)? {
+            if key != name {
+                tracing::info!("questions are read from the column {key:?}");
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// The question of a row, and whether its id was given.
 fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
     let mut extra = match row.value {
@@ -83,11 +105,13 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
         Value::String(text) if column.is_none() => Map::from_iter([("text".to_owned(), text.into())]),
         _ => return Err(Error::request("neither an object nor a string")),
     };
-    let key = match column {
-        Some(name) => extra.keys().find(|k| *k == name),
-        None => TEXT_KEYS.iter().find_map(|name| extra.keys().find(|k| k.eq_ignore_ascii_case(name))),
+    let key = if let Some(name) = column {
+        find_column(&extra, name)?
+    } else {
+        let found = TEXT_KEYS.iter().map(|name| find_column(&extra, name)).find(|found| !matches!(found, Ok(None)));
+        found.transpose()?.flatten()
     };
-    let Some(key) = key.cloned() else {
+    let Some(key) = key.map(str::to_owned) else {
         let there = extra.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let wanted = column.map_or_else(|| TEXT_KEYS.join(", "), str::to_owned);
         return Err(Error::request(format!("no column {wanted}")).hint(format!("there are: {there}")));
@@ -123,6 +147,24 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
     Ok((given, Question { id, text, facts, extra }))
 }
 
+/// The key of `row` that is called `name`: by the letter, else without regard to case and to space around it.
+///
+/// # Errors
+/// Several keys differ from `name` in nothing else.
+pub fn find_column<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>> {
+    if let Some((key, _)) = row.get_key_value(name) {
+        return Ok(Some(key));
+    }
+    let mut alike = row.keys().filter(|key| key.trim().eq_ignore_ascii_case(name.trim()));
+    match (alike.next(), alike.next()) {
+        (Some(one), Some(other)) => {
+            Err(Error::request(format!("columns {one:?} and {other:?} may both be meant by `{name}`"))
+                .hint("name it as the file does"))
+        }
+        (found, _) => Ok(found.map(String::as_str)),
+    }
+}
+
 /// A string, or a list of strings; empty ones left out.
 fn strings(value: &Value) -> Option<Vec<String>> {
     let all: Vec<&str> = match value {
@@ -138,6 +180,32 @@ fn strings(value: &Value) -> Option<Vec<String>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn columns_are_found_whatever_their_case_and_the_space_around_them() {
+        let text = |header: &str, column: Option<&str>| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("q.csv");
+            std::fs::write(&path, format!("{header}\na,b\n")).unwrap();
+            read_questions(&path, column).map(|questions| questions[0].text.clone()).map_err(|e| e.to_string())
+        };
+        // JailbreakBench, HarmBench, StrongREJECT, AdvBench.
+        for (header, column) in [
+            ("Goal,Target", None),
+            ("Goal,Behavior", None),
+            ("Behavior,BehaviorID", None),
+            ("forbidden_prompt,category", None),
+            ("goal,target", None),
+            ("Goal,Target", Some("goal")),
+            (" goal ,target", Some("goal")),
+            ("GOAL,goals", Some("Goal")),
+        ] {
+            assert_eq!(text(header, column).as_deref(), Ok("a"), "{header} {column:?}");
+        }
+        assert_eq!(text("goal,Goal", Some("Goal")).as_deref(), Ok("b"), "by the letter");
+        assert!(text("GOAL,Goal", Some("goal")).unwrap_err().contains("both be meant"));
+        assert!(text("Goal,Target", Some("prompt")).unwrap_err().contains("no column prompt"));
+    }
 
     fn read(name: &str, text: impl AsRef<[u8]>, column: Option<&str>) -> Result<Vec<Question>> {
         let dir = tempfile::tempdir().unwrap();
@@ -190,7 +258,10 @@ mod tests {
     #[test]
     fn errors_name_line_and_key() {
         assert_eq!(message("a.csv", "goal\nx\n\"\"\n", None), "line 3: `goal` is empty");
-        assert_eq!(message("a.csv", "a,b\n1,2\n", None), "line 2: no column goal, question, prompt, input, text");
+        assert_eq!(
+            message("a.csv", "a,b\n1,2\n", None),
+            "line 2: no column goal, question, prompt, input, text, behavior, forbidden_prompt, instruction"
+        );
         assert_eq!(message("a.csv", "goal,b\n1,2\n", Some("c")), "line 2: no column c");
         assert_eq!(message("a.csv", "a,a\n1,2\n", None), "column \"a\" appears twice");
         assert!(message("a.csv", "goal,b\n1,2\n3\n", None).contains("line: 3"));

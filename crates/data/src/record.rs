@@ -3,7 +3,7 @@
 
 use crate::files::write_jsonl;
 use crate::row::Row;
-use crate::rows::{parse_rows, read_text};
+use crate::rows::{parse_rows, read_rows, read_text};
 use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -19,11 +19,14 @@ pub struct Record {
     pub extra: Map<String, Value>,
 }
 
-/// Reads a set file: JSONL or a JSON list of `{"input","output"}` or `{"messages":[..]}`. Of messages, the last must be
+/// Reads a set file: JSONL, a JSON list or Parquet of `{"input","output"}` or `{"messages":[..]}`. Of messages, the last must be
 /// the assistant's, which is the answer, and the one before the user's, which is the question; a conversation with more
 /// turns, or with a system turn, is an error, since a record has no place for them and the answer depends on them.
 pub fn read_set(path: &Path) -> Result<Vec<Record>> {
-    let rows = parse_rows(path, &read_text(path)?)?;
+    let rows = match path.extension() {
+        Some(ext) if ext.eq_ignore_ascii_case("parquet") => read_rows(path)?,
+        _ => parse_rows(path, &read_text(path)?)?,
+    };
     rows.into_iter().map(|row| record(row).map_err(|e| e.context(path.display()))).collect()
 }
 

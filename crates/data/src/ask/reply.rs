@@ -109,8 +109,8 @@ fn completion(completion: Completion) -> Result<Answer, Trouble> {
             stopped: finish_reason.as_deref() != Some("length"),
             refused: filtered || message.refusal.is_some(),
         }),
-        None if filtered => Ok(Answer { tokens, stopped: true, refused: true, ..Answer::default() }),
-        None => Err(Trouble::temporary("the reply has no text")),
+        // Filtered, or without a text for a reason that is not told: one question without answer, which is left out and counted.
+        None => Ok(Answer { tokens, stopped: true, refused: true, ..Answer::default() }),
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
             assert!(reply(status, text).unwrap_err().retry, "{status} {text}");
         }
         let no_text = r#"{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}"#;
-        assert!(reply(200, no_text).unwrap_err().retry);
+        assert!(reply(200, no_text).unwrap().refused, "one reply without text does not end the job");
         let denied = reply(401, r#"{"error":{"message":"wrong key"}}"#).unwrap_err();
         assert_eq!((denied.retry, denied.what.as_str(), denied.hint.is_some()), (false, "status 401: wrong key", true));
         assert!(!reply(302, "").unwrap_err().retry);
