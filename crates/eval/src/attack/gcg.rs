@@ -156,12 +156,16 @@ struct Place<'a> {
     target: Vec<u32>,
     /// By id: may stand in a suffix.
     allowed: Vec<bool>,
+    /// Whether the template drops space at the end of a turn.
+    trims: bool,
 }
 
 impl<'a> Place<'a> {
     fn new(question: &Question, target: &str, subject: &Subject<'a>, template: &PromptTemplate) -> Result<Self> {
         let tokenizer = &subject.model.tokenizer;
         let whole = template.render(&format!("{}{MARK}", question.text))?;
+        // Under such a template a suffix that ends in space would lose it.
+        let trims = template.render(&format!("{}{MARK} ", question.text))? == whole;
         let (before, after) = whole.split_once(MARK).ok_or_else(|| {
             Error::request("the chat template changes the question: the suffix cannot be put behind it")
         })?;
@@ -185,6 +189,7 @@ impl<'a> Place<'a> {
             after_ids: tokenizer.encode(after)?,
             target,
             allowed,
+            trims,
         })
     }
 
@@ -196,6 +201,9 @@ impl<'a> Place<'a> {
     /// Whether the suffix, written as text where it stands, is read as the same tokens.
     fn survives(&self, suffix: &[u32]) -> Result<bool> {
         let text = self.tokenizer.decode(suffix, false)?;
+        if self.trims && text.ends_with(char::is_whitespace) {
+            return Ok(false);
+        }
         let read = self.tokenizer.encode(&format!("{}{text}{}", self.before, self.after))?;
         Ok(read == [&self.before_ids, suffix, &self.after_ids].concat())
     }

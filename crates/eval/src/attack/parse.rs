@@ -1,7 +1,7 @@
 //! Template files: text of a format in, named templates with their placeholders found out.
 //! Invariant: filling a template puts the question in as it is; placeholders in the question are not looked at.
 
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Jinja, Result};
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
@@ -12,13 +12,15 @@ pub(super) enum Format {
     Yaml,
     Toml,
     Json,
+    Jsonl,
     Csv,
     Text,
 }
 
 impl Format {
     /// The endings that are recognised.
-    pub(super) const EXTENSIONS: [&str; 7] = ["yaml", "yml", "toml", "json", "csv", "txt", "jinja"];
+    pub(super) const EXTENSIONS: [&str; 10] =
+        ["yaml", "yml", "toml", "json", "jsonl", "csv", "txt", "jinja", "jinja2", "j2"];
 
     /// The format of a file by its ending.
     pub(super) fn of(path: &Path) -> Option<Self> {
@@ -27,7 +29,8 @@ impl Format {
             "toml" => Some(Self::Toml),
             "json" => Some(Self::Json),
             "csv" => Some(Self::Csv),
-            "txt" | "jinja" => Some(Self::Text),
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "txt" | "jinja" | "jinja2" | "j2" => Some(Self::Text),
             _ => None,
         }
     }
@@ -43,8 +46,12 @@ pub struct Template {
 
 impl Template {
     /// Finds the placeholders of `source`: `{{ prompt }}` with any or no space inside, `{prompt}`, `[INSERT PROMPT HERE]`.
-    /// Line breaks at the end are dropped, as Jinja and YAML's folding leave them by accident.
+    /// Line breaks at the end are dropped, as Jinja and YAML's folding leave them by accident. A source with more of Jinja in
+    /// it is rendered.
     fn new(name: String, source: &str) -> Result<Self> {
+        if is_jinja(source) {
+            return Self::rendered(name, source);
+        }
         let mut texts = Vec::new();
         let mut text = String::new();
         let mut rest = source.trim_end_matches(['\n', '\r']);
@@ -65,10 +72,47 @@ impl Template {
         Ok(Self { name, texts })
     }
 
+    /// The texts around the question in what Jinja makes of `source`, as `PyRIT` renders it.
+    fn rendered(name: String, source: &str) -> Result<Self> {
+        let jinja = Jinja::untrimmed(&name, "template", source)
+            .map_err(|e| e.hint("the question goes where `{{ prompt }}` is"))?;
+        if let Some(other) = jinja.variables().into_iter().find(|variable| variable != "prompt") {
+            return Err(Error::request(format!("the template `{name}` needs a value for `{other}`"))
+                .hint("only the question is filled in, as `{{ prompt }}`: write the other values into the template"));
+        }
+        // Two questions that a filter would change in different ways.
+        let around = |question: &str| -> Result<Vec<String>> {
+            let text = jinja.render(&serde_json::json!({ "prompt": question }))?;
+            let text = text.trim_end_matches(['\n', '\r']);
+            Ok(text.split(question).map(str::to_owned).collect())
+        };
+        let (texts, others) =
+            (around("\u{e000}Why <b> so?\u{e001}")?, around("\u{e000} a\n  Longer Question\u{e001}")?);
+        if texts != others || (texts.len() < 2 && texts.concat().contains('\u{e000}')) {
+            return Err(Error::request(format!("the template `{name}` changes the question or depends on it"))
+                .hint("a template puts the question in as it is: `{{ prompt }}`"));
+        }
+        if texts.len() < 2 {
+            return Err(Error::request(format!("the template `{name}` has no place for the question"))
+                .hint("put `{{ prompt }}` where the question goes"));
+        }
+        Ok(Self { name, texts })
+    }
+
     /// The template with `question` at every placeholder.
     pub fn fill(&self, question: &str) -> String {
         self.texts.join(question)
     }
+}
+
+/// Whether a source has more of Jinja in it than `{{ prompt }}`.
+fn is_jinja(source: &str) -> bool {
+    let other = |(at, _): (usize, &str)| {
+        let inside = source[at + 2..].trim_start_matches(['-', '+']).trim_start();
+        let expression = inside.starts_with(|c: char| c.is_alphabetic() || matches!(c, '_' | '\'' | '"'));
+        expression && placeholder(&source[at..]).is_none()
+    };
+    ["{%", "{#"].iter().any(|tag| source.contains(tag)) || source.match_indices("{{").any(other)
 }
 
 /// Length in bytes of the placeholder that `text` begins with.
@@ -87,8 +131,9 @@ pub(super) fn parse(text: &str, format: Format, stem: &str) -> Result<Vec<Templa
         Format::Yaml => yaml(text)?,
         Format::Toml => toml(text)?,
         Format::Json => json(text)?,
+        Format::Jsonl => jsonl(text)?,
         Format::Csv => csv(text)?,
-        Format::Text => vec![(None, text.to_owned())],
+        Format::Text => plain(text)?,
     };
     if sources.is_empty() {
         return Err(Error::request("no template in this file"));
@@ -142,12 +187,30 @@ fn toml(text: &str) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// A JSON list of templates: strings, or objects with `template` or `value`, and `name` if they have one.
-fn json(text: &str) -> Result<Vec<Source>> {
-    let list: Vec<Value> = serde_json::from_str(text).map_err(|e| {
-        Error::request(format!("not a JSON list: {e}")).hint("a list of strings or of {\"name\", \"template\"} objects")
-    })?;
-    let source = |value: Value| match value {
+/// A text that is one template, and no list of templates.
+fn plain(text: &str) -> Result<Vec<Source>> {
+    let is_json =
+        |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object() || value.is_array());
+    if is_json(text) || text.lines().find(|line| !line.trim().is_empty()).is_some_and(is_json) {
+        return Err(Error::request("the file holds JSON")
+            .hint("let its name end in .json for a list, in .jsonl for a row a line"));
+    }
+    Ok(vec![(None, text.to_owned())])
+}
+
+/// A template a line: strings, or objects as in a JSON list.
+fn jsonl(text: &str) -> Result<Vec<Source>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let source = |(i, line): (usize, &str)| {
+        let value = serde_json::from_str(line).map_err(|e| Error::request(format!("line {}: not JSON: {e}", i + 1)))?;
+        row(value).map_err(|e| e.context(format!("line {}", i + 1)))
+    };
+    lines.map(source).collect()
+}
+
+/// A row: a string, or an object with `template` or `value`, and `name` if it has one.
+fn row(value: Value) -> Result<Source> {
+    match value {
         Value::String(source) => Ok((None, source)),
         Value::Object(object) => {
             let text = |key| object.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -155,10 +218,17 @@ fn json(text: &str) -> Result<Vec<Source>> {
             Ok((text("name"), source))
         }
         _ => Err(no_template("template")),
-    };
+    }
+}
+
+/// A JSON list of templates: strings, or objects with `template` or `value`, and `name` if they have one.
+fn json(text: &str) -> Result<Vec<Source>> {
+    let list: Vec<Value> = serde_json::from_str(text).map_err(|e| {
+        Error::request(format!("not a JSON list: {e}")).hint("a list of strings or of {\"name\", \"template\"} objects")
+    })?;
     list.into_iter()
         .enumerate()
-        .map(|(i, value)| source(value).map_err(|e| e.context(format!("item {}", i + 1))))
+        .map(|(i, value)| row(value).map_err(|e| e.context(format!("item {}", i + 1))))
         .collect()
 }
 
@@ -197,6 +267,33 @@ mod tests {
         parse(text, format, "stem").unwrap().iter().map(|t| (t.name.clone(), t.fill("Q"))).collect()
     }
 
+    #[test]
+    fn pyrit_templates_are_rendered_as_jinja_or_refused_by_name() {
+        let yaml = |value: &str| format!("name: A\nparameters: [prompt]\nvalue: {}\n", Value::from(value));
+        let raw = "{% raw %}Write {code} and {{ braces }}:{% endraw %} {{ prompt }}{# a note #}\n";
+        assert_eq!(filled(&yaml(raw), Format::Yaml), [pair("stem", "Write {code} and {{ braces }}: Q")]);
+        let twice = "{% for i in range(2) %}{{ i }}: {{ prompt }}\n{% endfor %}end";
+        assert_eq!(filled(&yaml(twice), Format::Yaml), [pair("stem", "0: Q\n1: Q\nend")]);
+        let error = |value: &str| parse(&yaml(value), Format::Yaml, "stem").unwrap_err().to_string();
+        assert!(error("As {{ persona }}: {{ prompt }}").contains("`persona`"));
+        assert!(error("{% if language %}x{% endif %}{{ prompt }}").contains("`language`"));
+        assert!(error("{% raw %}{{ prompt }}{% endraw %}").contains("no place"));
+        assert!(error("{{ prompt | upper }}").contains("changes the question"));
+        assert!(error("{% if prompt|length > 20 %}x{% endif %}{{ prompt }}").contains("depends on it"));
+        assert!(error("{{ prompt }}{% endif %}").contains("stem: template: "));
+    }
+
+    #[test]
+    fn rows_are_a_template_each_and_json_under_another_name_is_no_template() {
+        let rows = "{\"name\": \"one\", \"template\": \"1 {{ prompt }}\"}\n\n\"2 {prompt}\"\n";
+        assert_eq!(filled(rows, Format::Jsonl), [pair("one", "1 Q"), pair("stem-2", "2 Q")]);
+        assert!(parse("{\"name\": 1}\n", Format::Jsonl, "s").unwrap_err().to_string().starts_with("line 1: "));
+        for text in [rows, "[\"1 {prompt}\"]", "{\"template\": \"{prompt}\"}"] {
+            assert!(parse(text, Format::Text, "s").unwrap_err().to_string().contains("JSON"), "{text}");
+        }
+        assert_eq!(filled("{prompt} [or so]", Format::Text), [pair("stem", "Q [or so]")]);
+    }
+
     fn pair(name: &str, text: &str) -> (String, String) {
         (name.to_owned(), text.to_owned())
     }
@@ -210,13 +307,13 @@ mod tests {
             ("{prompt} and {prompt}", "Q and Q"),
             ("x [INSERT PROMPT HERE]\n\n", "x Q"),
             ("{{{prompt}}}", "{Q}"),
-            ("{{ other }} {{ prompt }} {prompts}", "{{ other }} Q {prompts}"),
+            ("{other} {{ prompt }} {prompts}", "{other} Q {prompts}"),
         ] {
             assert_eq!(filled(source, Format::Text), [pair("stem", result)], "{source}");
         }
         for source in ["", "no place", "{{ prompt }", "{ prompt }", "{{ Prompt }}", "[insert prompt here]"] {
             let error = parse(source, Format::Text, "stem").unwrap_err();
-            assert!(error.hints()[0].contains("{{ prompt }}"), "{source}");
+            assert!(error.hints().iter().any(|hint| hint.contains("{{ prompt }}")), "{source}");
         }
     }
 

@@ -98,11 +98,15 @@ fn collect(path: &Path, errors: &mut Vec<Error>) -> Vec<PathBuf> {
     files
 }
 
-/// The templates of one file. A file with an unknown ending, named by the user, is plain text.
+/// The templates of one file. A file without ending, named by the user, is plain text.
 fn read_file(path: &Path) -> Result<Vec<Template>> {
     let size = fs::metadata(path).at(path)?.len();
     if size > LARGEST {
         return Err(Error::request(format!("{}: {size} bytes are too many for a template file", path.display())));
+    }
+    if Format::of(path).is_none() && path.extension().is_some() {
+        return Err(Error::request(format!("{}: it is not known what templates such a file holds", path.display()))
+            .hint(format!("template files end in {}", Format::EXTENSIONS.join(", "))));
     }
     let text = fs::read_to_string(path).at(path)?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();

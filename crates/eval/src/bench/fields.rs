@@ -79,7 +79,18 @@ impl Fields<'_> {
             Value::Number(number) => number.to_string(),
             _ => return Err(Error::request(format!("`{key}` is neither a string nor a number"))),
         };
-        let found = labels.iter().position(|label| *label == text).or_else(|| text.parse().ok());
+        let label = labels.iter().position(|label| *label == text);
+        let found = match key {
+            // ARC's: one of the labels, and nothing else.
+            "answerKey" => {
+                return label.ok_or_else(|| {
+                    Error::request(format!("`{key}` is {text}: the choices are {}", labels.join(", ")))
+                });
+            }
+            // Prepared rows: the number of the choice, also where the labels are numbers.
+            "gold" => text.parse().ok().or(label),
+            _ => label.or_else(|| text.parse().ok()),
+        };
         found.filter(|&i| i < labels.len()).ok_or_else(|| {
             Error::request(format!(
                 "`{key}` is {text}: the choices are {}, or 0 to {}",
@@ -128,6 +139,18 @@ mod tests {
             let (_, labels) = Fields(&plain).choices().unwrap();
             assert_eq!(Fields(&plain).gold(&["answer", "gold"], &labels).unwrap(), 1);
         }
+    }
+
+    #[test]
+    fn an_answer_key_is_a_label_and_gold_is_a_number() {
+        let gold =
+            |row: Value| Fields(&map(&row)).gold(&["answerKey", "gold"], &["1", "2", "3"].map(str::to_owned)).ok();
+        assert_eq!(gold(json!({"gold": 1})), Some(1), "an index, though `1` is the first label");
+        assert_eq!(gold(json!({"answerKey": "1"})), Some(0));
+        let letters = ["A", "B", "C", "D"].map(str::to_owned);
+        let row = map(&json!({"answerKey": "1"}));
+        let error = Fields(&row).gold(&["answerKey"], &letters).unwrap_err().to_string();
+        assert_eq!(error, "`answerKey` is 1: the choices are A, B, C, D");
     }
 
     #[test]
