@@ -93,10 +93,11 @@ pub(crate) struct MeasureArgs {
     /// Environment variable that holds the server's key [default: no key is sent]
     #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
     pub(crate) judge_key_env: Option<String>,
-    /// Questions to attack with, as seen=FILE or unseen=FILE; repeatable [default name: seen]
+    /// Questions to attack with, as seen=FILE or unseen=FILE; repeatable [default name: seen]. Of every file of questions, rows
+    /// can be chosen: FILE?column=prompt&where=label:safe&shuffle=1&take=0-49
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) questions: Vec<NamedPath>,
-    /// Benign questions that must not be refused
+    /// Benign questions that must not be refused; rows as in FILE?where=label:safe&take=0-49
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) over_refusal: Option<NamedPath>,
     /// Questions that look like those and must be refused
@@ -138,13 +139,15 @@ impl EvalArgs {
         let model = self.model.plan(&mut problems);
         let m = &self.measures;
         let column = m.column.as_deref();
-        let named = |file: &NamedPath, default: Option<&str>| QuestionFile::named(file, default, column);
+        let mut named = |file: &NamedPath, default: Option<&str>, column: Option<&str>, key: &str| {
+            QuestionFile::named(file, default, column, &flag(key), &mut problems)
+        };
         let measures = Measures {
             options: self.options(),
-            questions: m.questions.iter().map(|file| named(file, Some("seen"))).collect(),
-            tasks: m.tasks.iter().map(|file| QuestionFile::named(file, None, None)).collect(),
-            over_refusal: m.over_refusal.as_ref().map(|file| named(file, None)),
-            contrast: m.contrast.as_ref().map(|file| named(file, None)),
+            questions: m.questions.iter().map(|file| named(file, Some("seen"), column, "questions")).collect(),
+            tasks: m.tasks.iter().map(|file| named(file, None, None, "tasks")).collect(),
+            over_refusal: m.over_refusal.as_ref().map(|file| named(file, None, column, "over_refusal")),
+            contrast: m.contrast.as_ref().map(|file| named(file, None, column, "contrast")),
         };
         let measures = measures.checked(&flag, &mut problems);
         let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);

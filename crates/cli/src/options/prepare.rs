@@ -216,7 +216,8 @@ impl PrepareArgs {
             ..Source::file(path)
         });
         let preparation = Preparation::new(questions, answers_file, self.options(), &flag, &mut problems);
-        let evaluation = q.eval_questions.iter().map(|file| QuestionFile::named(file, Some("unseen"), None)).collect();
+        let mut named = |file| QuestionFile::named(file, Some("unseen"), None, "--eval-questions", &mut problems);
+        let evaluation = q.eval_questions.iter().map(&mut named).collect();
         let plan = PreparePlan { model, preparation, evaluation, dir: q.out.clone(), force: q.force };
         plan.check(&mut problems);
         problems.finish(Some(plan))

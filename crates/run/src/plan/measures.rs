@@ -11,6 +11,7 @@ use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::Problems;
 use eraser_data::files::write_jsonl;
+use eraser_data::find_column;
 use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
@@ -29,12 +30,19 @@ pub struct QuestionFile {
 }
 
 impl QuestionFile {
-    /// From a flag: a file with the name before `=`, or else `default`, or else the file's own.
-    pub fn named(file: &NamedPath, default: Option<&str>, column: Option<&str>) -> Self {
-        let stem = file.path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    /// From the flag `at`: a file, or a choice of its rows, with the name before `=`, or else `default`, or else the file's own.
+    pub fn named(
+        file: &NamedPath,
+        default: Option<&str>,
+        column: Option<&str>,
+        at: &str,
+        problems: &mut Problems,
+    ) -> Self {
+        let source = problems.ok(Source::flag(&file.path).map_err(|e| e.context(at))).unwrap_or_default();
+        let stem = source.path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = file.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
-        let input = column.map(ToOwned::to_owned);
-        Self { name, source: Source { input, ..Source::file(&file.path) } }
+        let input = source.input.clone().or(column.map(ToOwned::to_owned));
+        Self { name, source: Source { input, ..source } }
     }
 }
 
@@ -218,6 +226,14 @@ impl Measures {
             options.tasks.push(TaskFile { task: asked.name.clone(), path });
         }
         if let Some(asked) = &self.over_refusal {
+            let unsafe_rows = asked.source.questions(assets)?.iter().filter(|q| says_unsafe(&q.extra)).count();
+            if unsafe_rows > 0 {
+                let file = asked.source.path.display();
+                let what = format!("{file}: {unsafe_rows} rows say that they are unsafe: a model may refuse them");
+                return Err(Error::request(what).hint(
+                    "choose the others: --over-refusal \"FILE?where=label:safe\", or where = { label = \"safe\" } in a run file",
+                ));
+            }
             let (path, column) = set(asked, "over-refusal")?;
             options.over_refusal = Some(QuestionSet { set: asked.name.clone(), path, column });
         }
@@ -227,4 +243,11 @@ impl Measures {
         }
         Ok(options)
     }
+}
+
+/// Whether a row is one of `XSTest`'s unsafe ones, by its label or its kind.
+fn says_unsafe(row: &serde_json::Map<String, serde_json::Value>) -> bool {
+    let text = |name: &str| find_column(row, name).ok().flatten().and_then(|key| row[key].as_str());
+    text("label").is_some_and(|label| label.trim().eq_ignore_ascii_case("unsafe"))
+        || text("type").is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("contrast_"))
 }

@@ -6,7 +6,7 @@ use super::section::Section;
 use super::values::RowRange;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
-use eraser_data::{Question, Record, read_questions, read_set};
+use eraser_data::{Question, Record, find_column, read_questions, read_set};
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -96,6 +96,36 @@ impl Source {
         Some(source)
     }
 
+    /// From a flag: a file, or a file and which of its rows are meant, `FILE?column=prompt&where=label:safe&take=0-49`.
+    ///
+    /// # Errors
+    /// A choice of rows that is malformed.
+    pub fn flag(text: &Path) -> Result<Self> {
+        let Some((file, choice)) = text.to_str().filter(|_| !text.exists()).and_then(|text| text.split_once('?'))
+        else {
+            return Ok(Self::file(text));
+        };
+        let mut source = Self::file(Path::new(file));
+        for part in choice.split('&') {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let wrong = |what: &str| {
+                Error::request(format!("{file}?{choice}: `{part}`: {what}"))
+                    .hint("rows are chosen as in FILE?column=prompt&where=label:safe&shuffle=1&take=0-49")
+            };
+            match key {
+                "column" if !value.is_empty() => source.input = Some(value.to_owned()),
+                "where" => {
+                    let (column, wanted) = value.split_once(':').ok_or_else(|| wrong("COLUMN:VALUE is expected"))?;
+                    source.filter.insert(column.to_owned(), wanted.to_owned());
+                }
+                "shuffle" => source.shuffle = Some(value.parse().map_err(|_| wrong("a seed is expected"))?),
+                "take" => source.take = Some(RowRange::parse(value).map_err(|e| wrong(&e))?),
+                _ => return Err(wrong("it is not known what this chooses")),
+            }
+        }
+        Ok(source)
+    }
+
     /// True when the file is to be used as it is.
     pub(crate) fn whole(&self) -> bool {
         self.filter.is_empty() && self.shuffle.is_none() && self.take.is_none()
@@ -122,7 +152,8 @@ impl Source {
 
     fn record(&self, row: usize, question: Question, output: &str) -> Result<Record> {
         let mut extra = question.extra;
-        let answer = match extra.shift_remove(output) {
+        let key = find_column(&extra, output)?.unwrap_or(output).to_owned();
+        let answer = match extra.shift_remove(&key) {
             Some(Value::String(answer)) => Some(answer),
             // Reading takes this key for the facts of the question.
             None if output == "answer" && question.facts.len() == 1 => question.facts.into_iter().next(),
@@ -137,10 +168,12 @@ impl Source {
 
     fn select<T>(&self, rows: Vec<T>, extra: impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {
         let wanted = |row: &T| {
-            self.filter.iter().all(|(key, wanted)| match extra(row).get(key) {
-                Some(Value::String(text)) => text == wanted,
-                Some(other) => &other.to_string() == wanted,
-                None => false,
+            self.filter.iter().all(|(key, wanted)| {
+                match find_column(extra(row), key).ok().flatten().map(|key| &extra(row)[key]) {
+                    Some(Value::String(text)) => text == wanted,
+                    Some(other) => &other.to_string() == wanted,
+                    None => false,
+                }
             })
         };
         let mut rows: Vec<T> = rows.into_iter().filter(wanted).collect();
@@ -190,7 +223,7 @@ pub(crate) fn question_row(question: &Question) -> Map<String, Value> {
     }
     for (key, value) in &question.extra {
         // `goal` would be taken for the text when the row is read.
-        if !key.eq_ignore_ascii_case("goal") {
+        if !key.trim().eq_ignore_ascii_case("goal") {
             row.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
@@ -223,6 +256,19 @@ mod tests {
         assert_eq!(shuffled, select(&source).unwrap());
         source.filter.insert("kind".into(), "none".into());
         assert!(select(&source).is_err());
+    }
+
+    #[test]
+    fn rows_are_chosen_on_the_command_line_as_in_a_run_file() {
+        let source =
+            Source::flag(Path::new("x.csv?column=prompt&where=label:safe&where=type:a:b&take=0-49&shuffle=3")).unwrap();
+        assert_eq!((source.path.to_str(), source.input.as_deref()), (Some("x.csv"), Some("prompt")));
+        assert_eq!(source.filter, BTreeMap::from([("label".into(), "safe".into()), ("type".into(), "a:b".into())]));
+        assert_eq!((source.take, source.shuffle), (Take::parse("0-49").ok(), Some(3)));
+        assert_eq!(Source::flag(Path::new("x.csv")).unwrap(), Source::file(Path::new("x.csv")));
+        for wrong in ["x?", "x?take=z", "x?where=a", "x?shuffle=", "x?rows=1", "x?column="] {
+            assert!(Source::flag(Path::new(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

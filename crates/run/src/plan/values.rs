@@ -81,7 +81,7 @@ pub struct NamedPath {
 /// `name=path`, or a path alone. The text before `=` is a name only if it could not be part of a path.
 pub fn named(text: &str) -> NamedPath {
     match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !name.contains(['/', '\\', '.']) => {
+        Some((name, path)) if !name.is_empty() && !name.contains(['/', '\\', '.', '?']) => {
             NamedPath { name: Some(name.to_owned()), path: path.into() }
         }
         _ => NamedPath { name: None, path: text.into() },
