@@ -90,7 +90,7 @@ fn deep_templates_and_values_do_not_end_the_process() {
         if let Ok(template) = Jinja::new("t", "template", source) {
             let _ = template.render(&Value::Null);
         }
-        assert!(start.elapsed().as_secs() < 20, "{:.80}", source);
+        assert!(start.elapsed().as_secs() < 20, "{source:.80}");
     }
 }
 
@@ -173,6 +173,6 @@ proptest::proptest! {
             let _ = template.render(&serde_json::json!({"messages": [{"a": {"b": 1}}], "x": "y"}));
             let _ = template.variables();
         }
-        proptest::prop_assert!(start.elapsed().as_secs() < 20, "{}", source);
+        proptest::prop_assert!(start.elapsed().as_secs() < 20, "{source}");
     }
 }
