@@ -264,7 +264,7 @@ mod tests {
             Source::flag(Path::new("x.csv?column=prompt&where=label:safe&where=type:a:b&take=0-49&shuffle=3")).unwrap();
         assert_eq!((source.path.to_str(), source.input.as_deref()), (Some("x.csv"), Some("prompt")));
         assert_eq!(source.filter, BTreeMap::from([("label".into(), "safe".into()), ("type".into(), "a:b".into())]));
-        assert_eq!((source.take, source.shuffle), (Take::parse("0-49").ok(), Some(3)));
+        assert_eq!((source.take, source.shuffle), (RowRange::parse("0-49").ok(), Some(3)));
         assert_eq!(Source::flag(Path::new("x.csv")).unwrap(), Source::file(Path::new("x.csv")));
         for wrong in ["x?", "x?take=z", "x?where=a", "x?shuffle=", "x?rows=1", "x?column="] {
             assert!(Source::flag(Path::new(wrong)).is_err(), "{wrong}");
