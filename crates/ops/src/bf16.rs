@@ -8,6 +8,7 @@
 
 mod dots;
 mod kernel;
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -16,12 +17,13 @@ pub(crate) use dots::dots;
 use crate::gemm::{Update, count};
 use crate::slices;
 use half::bf16;
-use kernel::{Arch, Place, ROWS};
+use kernel::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
+use tile::{LANES, Place, ROWS};
 
 /// Columns of a panel.
-const COLUMNS: usize = 4 * kernel::LANES;
+const COLUMNS: usize = 4 * LANES;
 /// Most pairs of the inner dimension in a panel, which then fills 80 kB: it stays in the second-level cache beside rows of `x`.
 const DEPTH: usize = 320;
 /// Most rows of `x` of one task; packing a panel costs as much as the products of about a dozen rows.
@@ -57,7 +59,7 @@ impl Rounded {
 
     /// Pairs from row to row: whole vectors, and an odd number of them, so that rows do not share one set of the cache.
     fn stride(width: usize) -> usize {
-        (width.div_ceil(2 * kernel::LANES) | 1) * kernel::LANES
+        (width.div_ceil(2 * LANES) | 1) * LANES
     }
 
     /// The rounded numbers.
@@ -218,11 +220,11 @@ impl<'a> Product<'a> {
         let Self { x, weight, side, arch, .. } = self;
         let pairs = x.width.div_ceil(2);
         let depth = pairs.div_ceil(pairs.div_ceil(DEPTH).max(1)).max(1);
-        let vectors = place.columns.div_ceil(kernel::LANES);
+        let vectors = place.columns.div_ceil(LANES);
         let mut start = 0;
         loop {
             let depth = depth.min(pairs - start);
-            panel.resize(depth * vectors * kernel::LANES, 0);
+            panel.resize(depth * vectors * LANES, 0);
             match side {
                 Side::Forward => kernel::pack_rows(arch, weight, first..first + place.columns, start, vectors, panel),
                 Side::Backward => {

@@ -7,7 +7,7 @@
 
 use crate::gemm::Mat;
 use crate::head::{Head, Rows, log_softmax, parallel_ranges, scale_rows, tiles};
-use crate::{form, simd, slices};
+use crate::{form, simd, slices, weight};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -82,7 +82,7 @@ impl CustomOp2 for CrossEntropy {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, d) = hidden_layout.shape().dims2()?;
         let hidden = Rows { data: slices::cpu(hidden, hidden_layout)?, d };
-        let Some(head) = Head::new(slices::matrix(head, head_layout)?) else { bail!("cross-entropy: no head") };
+        let Some(head) = Head::new(weight::matrix(head, head_layout)?) else { bail!("cross-entropy: no head") };
         let (loss, saved) = forward(&hidden, head, &self.targets, self.want_hidden);
         self.saved.get_or_init(|| saved);
         Ok((CpuStorage::F32(loss), Shape::from(self.targets.len())))

@@ -6,7 +6,7 @@
 
 use crate::gemm::Mat;
 use crate::head::{Head, Rows, log_softmax, parallel_ranges, scale_rows, tiles};
-use crate::{form, simd, slices};
+use crate::{form, simd, slices, weight};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -93,7 +93,7 @@ impl CustomOp2 for Kl {
     ) -> Result<(CpuStorage, Shape)> {
         let (n, d) = hidden_layout.shape().dims2()?;
         let reference = slices::read(&self.reference);
-        let Some(head) = Head::new(slices::matrix(head, head_layout)?) else { bail!("kl-divergence: no head") };
+        let Some(head) = Head::new(weight::matrix(head, head_layout)?) else { bail!("kl-divergence: no head") };
         let problem = Problem {
             hidden: Rows { data: slices::cpu(hidden, hidden_layout)?, d },
             reference: Rows { data: reference.as_slice()?, d },

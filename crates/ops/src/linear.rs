@@ -10,7 +10,7 @@ pub(crate) use lora::{FactorsWanted, Pair};
 pub(crate) use product::Columns;
 
 use crate::gemm::Mat;
-use crate::{form, simd, slices};
+use crate::{form, simd, slices, weight};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// `y = x W^T + bias`. `x` `[T, in]`, `weight` `[out, in]`, `bias` `[out]`, result `[T, out]`. A frozen weight in bf16 under
@@ -66,7 +66,7 @@ impl CustomOp2 for Linear {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((tokens, _), (outputs, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let out = product::forward(slices::cpu(x, lx)?, slices::matrix(w, lw)?, None, tokens);
+        let out = product::forward(slices::cpu(x, lx)?, weight::matrix(w, lw)?, None, tokens);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
@@ -91,7 +91,7 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let ((tokens, _), (outputs, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let out = product::forward(slices::cpu(x, lx)?, slices::matrix(w, lw)?, Some(slices::cpu(b, lb)?), tokens);
+        let out = product::forward(slices::cpu(x, lx)?, weight::matrix(w, lw)?, Some(slices::cpu(b, lb)?), tokens);
         Ok((CpuStorage::F32(out), (tokens, outputs).into()))
     }
 
@@ -114,7 +114,7 @@ fn input_gradient(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Option<T
         return Ok(None);
     }
     let (w, g) = (slices::read(weight), slices::read(grad));
-    let dx = product::input_gradient(g.as_slice()?, w.as_matrix()?, x.dims2()?.0);
+    let dx = product::input_gradient(g.as_slice()?, weight::read_matrix(&w)?, x.dims2()?.0);
     Ok(Some(slices::tensor(dx, x.shape())))
 }
 

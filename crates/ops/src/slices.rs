@@ -1,8 +1,6 @@
 //! The f32 elements of a CPU tensor as a slice. In: a contiguous f32 tensor, or the storage and layout a custom
 //! operation is handed; out: its elements, row-major. Invariant: exactly `elem_count` elements, never a copy.
 
-use crate::bf16::Half;
-use crate::weight::Rows;
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
@@ -13,18 +11,10 @@ pub(crate) fn cpu<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f
     elements(storage, layout)
 }
 
-fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+/// The elements of any type behind a layout.
+pub(crate) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("tensor is not contiguous") };
     Ok(&storage.as_slice::<T>()?[start..end])
-}
-
-/// A matrix behind a layout, f32 or bf16.
-pub(crate) fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
-    let (rows, cols) = layout.shape().dims2()?;
-    Ok(match storage {
-        CpuStorage::BF16(_) => Rows::Half(Half { values: elements(storage, layout)?, rows, cols }),
-        _ => Rows::Dense { values: elements(storage, layout)?, rows, cols },
-    })
 }
 
 /// A tensor locked for reading.
@@ -42,16 +32,14 @@ pub(crate) fn read(x: &Tensor) -> Guard<'_, impl Deref<Target = Storage>> {
 impl<S: Deref<Target = Storage>> Guard<'_, S> {
     /// The elements.
     pub(crate) fn as_slice(&self) -> Result<&[f32]> {
-        match &*self.storage {
-            Storage::Cpu(storage) => cpu(storage, self.layout),
-            _ => bail!("tensor is not on the CPU"),
-        }
+        let (storage, layout) = self.cpu()?;
+        cpu(storage, layout)
     }
 
-    /// The tensor as a matrix, f32 or bf16.
-    pub(crate) fn as_matrix(&self) -> Result<Rows<'_>> {
+    /// The storage on the CPU, and where in it the elements are.
+    pub(crate) fn cpu(&self) -> Result<(&CpuStorage, &Layout)> {
         match &*self.storage {
-            Storage::Cpu(storage) => matrix(storage, self.layout),
+            Storage::Cpu(storage) => Ok((storage, self.layout)),
             _ => bail!("tensor is not on the CPU"),
         }
     }

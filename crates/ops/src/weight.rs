@@ -6,8 +6,12 @@ use crate::bf16::Half;
 use crate::quant::{TensorType, dequantize, dequantize_into};
 use crate::slices;
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Result, Tensor, bail};
-use std::{fmt, ops::Range, sync::Arc};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
+use std::{
+    fmt,
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 /// A weight `[out, in]`.
 #[derive(Clone, Debug)]
@@ -155,7 +159,7 @@ impl Weight {
     /// Runs `f` on the weight's rows; an error when it is a tensor that is not contiguous f32 or bf16 on the CPU.
     pub(crate) fn with<R>(&self, f: impl FnOnce(Rows<'_>) -> R) -> Result<R> {
         match self {
-            Self::Dense(tensor) => Ok(f(slices::read(tensor).as_matrix()?)),
+            Self::Dense(tensor) => Ok(f(read_matrix(&slices::read(tensor))?)),
             Self::Stored(stored) => Ok(f(Rows::Stored(stored))),
         }
     }
@@ -176,6 +180,21 @@ pub(crate) enum Rows<'a> {
     Half(Half<'a>),
     /// To be expanded, a piece at a time.
     Stored(&'a Stored),
+}
+
+/// The matrix behind a layout, f32 or bf16.
+pub(crate) fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
+    let (rows, cols) = layout.shape().dims2()?;
+    Ok(match storage {
+        CpuStorage::BF16(_) => Rows::Half(Half { values: slices::elements(storage, layout)?, rows, cols }),
+        _ => Rows::Dense { values: slices::elements(storage, layout)?, rows, cols },
+    })
+}
+
+/// The matrix of a tensor that is locked for reading.
+pub(crate) fn read_matrix<'a, S: Deref<Target = Storage>>(tensor: &'a slices::Guard<'_, S>) -> Result<Rows<'a>> {
+    let (storage, layout) = tensor.cpu()?;
+    matrix(storage, layout)
 }
 
 impl<'a> Rows<'a> {

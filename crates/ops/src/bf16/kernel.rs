@@ -3,14 +3,9 @@
 //! runs depends on the processor only.
 
 use super::Half;
+use super::tile::{LANES, Place};
 use half::bf16;
 use std::ops::Range;
-
-/// Columns of one vector of sums.
-pub(super) const LANES: usize = 16;
-/// Rows of `x` whose sums are in registers together: with 6 x 4 vectors of sums, 4 of the panel and one of `x`, 29 of 32
-/// registers are in use.
-pub(super) const ROWS: usize = 6;
 
 /// The instructions that the kernel is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +24,6 @@ pub(super) fn arch() -> Arch {
         return Arch::Avx512(avx512);
     }
     Arch::Portable
-}
-
-/// Where a tile goes: `columns` of rows `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) at: *mut f32,
-    pub(super) stride: usize,
-    pub(super) columns: usize,
 }
 
 /// Rounds a row to pairs of bf16; what `pairs` has beyond the row stays.

@@ -1,7 +1,7 @@
 //! The bf16 kernel in AVX-512. In, out: as of `kernel.rs`. Invariant: a value of [`Avx512`] exists only on a processor that has
 //! every instruction used here.
 
-use super::kernel::{LANES, Place, ROWS};
+use super::tile::{LANES, Place, ROWS};
 use half::bf16;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,

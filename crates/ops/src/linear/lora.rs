@@ -5,6 +5,7 @@
 use super::product::Columns;
 use super::{check_shapes, composed as composed_linear, product};
 use crate::gemm::Mat;
+use crate::weight::read_matrix;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rand::{Rng, SeedableRng};
@@ -276,7 +277,7 @@ impl CustomOp3 for LoraLinear {
         let (x, a, b) = (slices::cpu(x, lx)?, slices::cpu(a, la)?, slices::cpu(b, lb)?);
         let (weight, bias) = (slices::read(&self.weight), self.bias.as_ref().map(slices::read));
         let bias = bias.as_ref().map(slices::Guard::as_slice).transpose()?;
-        let mut out = product::forward(x, weight.as_matrix()?, bias, tokens);
+        let mut out = product::forward(x, read_matrix(&weight)?, bias, tokens);
         let low = self.pair(a, b, rank).forward(x, &mut out, Columns { stride: outputs, at: 0 });
         // Forward runs once per operation, so the cell is empty.
         let _ = self.low.set(low);
@@ -296,7 +297,7 @@ impl CustomOp3 for LoraLinear {
         let (xs, aa, bb, gg, ww) =
             (slices::read(x), slices::read(a), slices::read(b), slices::read(&grad), slices::read(&self.weight));
         let (gg, pair) = (gg.as_slice()?, self.pair(aa.as_slice()?, bb.as_slice()?, rank));
-        let weight = ww.as_matrix()?;
+        let weight = read_matrix(&ww)?;
         let mut dx = x.track_op().then(|| product::input_gradient(gg, weight, tokens));
         let low = self.low.get().map_or(&[][..], Vec::as_slice);
         let want = FactorsWanted { a: a.track_op(), b: b.track_op() };
