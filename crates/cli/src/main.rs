@@ -1,6 +1,7 @@
 //! The `eraser` binary. In: a command line; out: results on stdout, the rest on stderr, an exit code. Invariant: this
 //! file decides nothing; options become plans, plans become stages.
 
+mod conversation;
 mod errors;
 mod interrupt;
 mod options;

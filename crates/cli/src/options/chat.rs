@@ -2,6 +2,8 @@
 
 use super::model::ModelArgs;
 use clap::{Args, ValueHint};
+use eraser_model::Error;
+use eraser_run::Problems;
 use std::path::PathBuf;
 
 /// Options of `eraser chat`.
@@ -53,4 +55,25 @@ pub(crate) struct SamplingArgs {
     /// Seed of sampling
     #[arg(long, value_name = "N", default_value = "42")]
     pub(crate) seed: u64,
+}
+
+impl ChatArgs {
+    /// Notes values out of range and an adapter that is not there.
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        let s = &self.sampling;
+        let mut need = |flag: &str, good: bool, what: &str| {
+            if !good {
+                problems.push(Error::request(format!("--{flag}: must be {what}")));
+            }
+        };
+        need("max-new-tokens", s.max_new_tokens > 0, "at least 1");
+        need("temperature", s.temperature.is_finite() && s.temperature >= 0.0, "0 (greedy) or a positive number");
+        need("top-p", s.top_p > 0.0 && s.top_p <= 1.0, "above 0 and at most 1");
+        let penalty = s.repetition_penalty;
+        need("repetition-penalty", penalty.is_finite() && penalty > 0.0, "a positive number");
+        if let Some(dir) = self.adapter.as_deref().filter(|dir| !dir.is_dir()) {
+            let error = Error::request(format!("--adapter: {} is not a directory", dir.display()));
+            problems.push(error.hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"));
+        }
+    }
 }

@@ -2,8 +2,11 @@
 
 use super::model::ModelArgs;
 use clap::{Args, ValueHint};
+use eraser_model::{Error, Result};
+use eraser_run::Problems;
+use eraser_serve::Limits;
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `eraser serve`.
 #[derive(Clone, Debug, Args)]
@@ -45,7 +48,7 @@ pub(crate) struct ListenArgs {
 }
 
 /// An address, or what a name stands for, IPv4 first.
-fn host(text: &str) -> Result<IpAddr, String> {
+fn host(text: &str) -> std::result::Result<IpAddr, String> {
     if let Ok(address) = text.trim_matches(['[', ']']).parse() {
         return Ok(address);
     }
@@ -76,9 +79,95 @@ pub(crate) struct LimitArgs {
     pub(crate) max_body_mb: usize,
 }
 
+impl ServeArgs {
+    /// The base model's name, and the adapters with theirs.
+    pub(crate) fn names(&self) -> (String, Vec<(&str, &Path)>) {
+        let name = self.name.clone().unwrap_or_else(|| base_name(&self.model.model));
+        (name, self.adapters.iter().map(|spec| named(spec)).collect())
+    }
+
+    /// Notes limits of 0, names that two models would have, and adapters that are not there.
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        let limits = &self.limits;
+        let positive = [
+            ("slots", limits.slots),
+            ("cache-mb", limits.cache_mb),
+            ("max-tokens", limits.max_tokens),
+            ("max-body-mb", limits.max_body_mb),
+        ];
+        for (flag, _) in positive.iter().filter(|(_, value)| *value == 0) {
+            problems.push(Error::request(format!("--{flag}: must be at least 1")));
+        }
+        let (name, adapters) = self.names();
+        let mut names = vec![name.as_str()];
+        for (name, dir) in adapters {
+            if names.contains(&name) {
+                let error = Error::request(format!("--adapter: two models would be called `{name}`"));
+                problems.push(error.hint("give each a name: --adapter NAME=DIR"));
+            }
+            names.push(name);
+            if !dir.is_dir() {
+                let error = Error::request(format!("--adapter: {} is not a directory", dir.display()));
+                problems
+                    .push(error.hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"));
+            }
+        }
+    }
+
+    /// The key that clients must send, from the environment.
+    ///
+    /// # Errors
+    /// A variable that is not set.
+    pub(crate) fn key(&self) -> Result<Option<String>> {
+        let Some(variable) = &self.listen.key_env else { return Ok(None) };
+        match std::env::var(variable).map(|key| key.trim().to_owned()) {
+            Ok(key) if !key.is_empty() => Ok(Some(key)),
+            _ => Err(Error::request(format!("--key-env: the environment variable {variable} is not set"))
+                .hint(format!("set {variable} to the key, or leave the option out"))),
+        }
+    }
+}
+
+impl LimitArgs {
+    /// The limits as the server takes them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            slots: self.slots,
+            cache_bytes: self.cache_mb << 20,
+            max_tokens: self.max_tokens,
+            max_waiting: self.max_waiting,
+            max_body: self.max_body_mb << 20,
+            ..Limits::default()
+        }
+    }
+}
+
+/// The last part of a path or hub name, without `.gguf`.
+fn base_name(spec: &str) -> String {
+    let last = Path::new(spec).file_name().map_or_else(|| "base".into(), |name| name.to_string_lossy());
+    last.strip_suffix(".gguf").unwrap_or(&last).to_owned()
+}
+
+/// `NAME=DIR`, or a directory alone.
+fn named(spec: &str) -> (&str, &Path) {
+    match spec.split_once('=') {
+        Some((name, dir)) if !name.is_empty() && !name.contains(['/', '\\']) => (name, Path::new(dir)),
+        _ => ("hardened", Path::new(spec)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::host;
+    use super::*;
+
+    #[test]
+    fn adapters_have_names() {
+        assert_eq!(named("a=runs/x/adapter"), ("a", Path::new("runs/x/adapter")));
+        assert_eq!(named("runs/x=1/adapter"), ("hardened", Path::new("runs/x=1/adapter")));
+        assert_eq!(base_name("models/smollm2.gguf"), "smollm2");
+        assert_eq!(base_name("org/name"), "name");
+        assert_eq!(base_name("builtin"), "builtin");
+    }
 
     #[test]
     fn a_host_is_an_address_or_a_name() {
