@@ -14,6 +14,7 @@ use crate::search::{self, Search};
 use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
+use crate::training::{self, TrainingSummary};
 use crate::verdict::{self, Outcome, Verdict};
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
@@ -149,7 +150,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         study: run.study.as_ref().map(study::view),
         durability: run.durability.as_ref().map(study::view),
         data: run.data.as_ref().map(|report| data_view(report, run.provenance.data.clone())),
-        verdicts: verdict::verdicts(summary, &|name| run.provenance.of(name)).into_iter().map(verdict_view).collect(),
+        verdicts: verdict::verdicts(summary, run).into_iter().map(verdict_view).collect(),
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
         timing: timing(&summary.timing),
@@ -163,7 +164,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         utility: utility(summary, base),
         over_refusal: over_refusal(summary, &label),
         agreement: notes::agreement(summary),
-        training: run.trained.iter().map(training).collect(),
+        training: run.trained.iter().map(training_view).collect(),
         answers,
         limits: LIMITS,
         words: WORDS,
@@ -180,7 +181,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
 fn verdict_view(v: Verdict) -> VerdictView {
     let tone = match (v.outcome, v.cost) {
         (Outcome::Held, false) => "good",
-        (Outcome::Failed | Outcome::Stale, _) => "bad",
+        (Outcome::Failed | Outcome::Stale | Outcome::Nothing(_), _) => "bad",
         _ => "mixed",
     };
     VerdictView { tone, headline: v.headline(), sentences: v.sentences }
@@ -254,29 +255,13 @@ fn settings(trained: &Trained) -> (&str, Vec<(&str, String)>) {
     (&trained.name, trained.settings.iter().map(|(key, value)| (key.as_str(), text(value))).collect())
 }
 
-fn training(trained: &Trained) -> Training<'_> {
+fn training_view(trained: &Trained) -> Training<'_> {
     let Some(m) = &trained.metrics else {
         return Training { name: &trained.name, note: None, plots: Vec::new() };
     };
-    let gamma = trained.settings.get("gamma").and_then(serde_json::Value::as_f64).filter(|_| m.hinged);
-    let mut note = vec![format!("{} optimiser steps.", m.steps)];
-    if let Some((first, last)) = m.nll_ends {
-        let gamma = gamma.map_or_else(String::new, |g| format!("; the threshold gamma is {g}"));
-        note.push(format!("nll_harm went from {first:.3} to {last:.3} nats per token{gamma}."));
-    }
-    match m.closed_at {
-        Some(step) => note.push(format!("The hinge was closed for the first time at step {step}.")),
-        None if m.hinged => {
-            note.push("The hinge never closed: the harm term was still at work when training ended.".into());
-        }
-        None => {}
-    }
-    if m.stride > 1 {
-        note.push(format!("Each point of the curves is the mean of {} steps.", m.stride));
-    }
-    if m.left_out > 0 {
-        note.push(format!("{} values were not finite or too large, and are left out: training diverged.", m.left_out));
-    }
-    let note = note.join(" ");
+    let summary = trained.summary.as_ref();
+    let given = trained.settings.get("gamma").and_then(serde_json::Value::as_f64);
+    let gamma = summary.and_then(TrainingSummary::gamma).or(given).filter(|_| m.hinged);
+    let note = training::sentences(m, summary, gamma).join(" ");
     Training { name: &trained.name, note: Some(note), plots: plot::plots(m, gamma) }
 }

@@ -22,7 +22,7 @@ pub(crate) fn render(run: &Run) -> String {
             if let Some(found) = &run.study {
                 study(&mut out, found);
             }
-            verdicts(&mut out, summary, &run.provenance);
+            verdicts(&mut out, summary, run);
             if let Some(unknown) = run.provenance.unknown() {
                 let _ = writeln!(out, "{}\n", text(&unknown));
             }
@@ -69,8 +69,8 @@ fn words(out: &mut String) {
     out.push('\n');
 }
 
-fn verdicts(out: &mut String, summary: &Summary, provenance: &Provenance) {
-    for v in verdict::verdicts(summary, &|name| provenance.of(name)) {
+fn verdicts(out: &mut String, summary: &Summary, run: &Run) {
+    for v in verdict::verdicts(summary, run) {
         let _ = writeln!(out, "**{}**\n", text(&v.headline()));
         for sentence in &v.sentences {
             let _ = writeln!(out, "- {}", text(sentence));

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::provenance::{Manifest, Provenance};
 use crate::study::Study;
 use crate::summary::Summary;
+use crate::training::TrainingSummary;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub(crate) struct Trained {
     pub(crate) settings: Map<String, Value>,
     /// None: there is no metrics file.
     pub(crate) metrics: Option<Metrics>,
+    /// What training ended with: `summary.json` beside the metrics. None: there is no such file.
+    pub(crate) summary: Option<TrainingSummary>,
 }
 
 /// An entry of `subjects.json`.
@@ -94,20 +97,29 @@ impl Run {
     }
 }
 
+impl Run {
+    /// What the training of a subject ended with.
+    pub(crate) fn training(&self, subject: &str) -> Option<&TrainingSummary> {
+        self.trained.iter().find(|t| t.name == subject)?.summary.as_ref()
+    }
+}
+
 impl Entry {
     fn read(self, run: &Path) -> Result<Trained> {
-        let metrics = match &self.metrics {
-            None => None,
+        let (metrics, summary) = match &self.metrics {
+            None => (None, None),
             Some(path) => {
                 let relative = Path::new(path);
                 if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
                     let message = format!("subject `{}`: metrics `{path}` is not inside the run", self.name);
                     return Err(Error::content(&run.join("subjects.json"), message));
                 }
-                optional(&run.join(relative), Metrics::read)?
+                let path = run.join(relative);
+                let summary = optional(&path.with_file_name("summary.json"), TrainingSummary::read)?;
+                (optional(&path, Metrics::read)?, summary)
             }
         };
-        Ok(Trained { name: self.name, settings: self.settings, metrics })
+        Ok(Trained { name: self.name, settings: self.settings, metrics, summary })
     }
 }
 

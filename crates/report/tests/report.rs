@@ -185,6 +185,30 @@ fn sets_that_were_prepared_again_are_not_what_was_trained_on() {
     assert!(page(run.path()).contains("Whether these sets were trained on is unknown"));
 }
 
+/// The hinge was closed from the first step, so the adapter is the base model; the report said "the defence did not hold", or
+/// that it held, by whatever the figures were.
+#[test]
+fn a_training_that_unlearned_nothing_is_called_so() {
+    let run = run();
+    let summary = r#"{"nothing_unlearned":true,"capped_share":1.0,"threshold":{"gamma":1.8,"measured":null},
+        "samples":{"harm":{"samples":8,"cut":3,"empty":1},"help":{"samples":8,"cut":0,"empty":0}}}"#;
+    fs::write(run.path().join("train/summary.json"), summary).unwrap();
+    let written = write_report(run.path()).unwrap();
+    let [html, markdown] = [written.html, written.markdown].map(|path| fs::read_to_string(path).unwrap());
+    for text in [&html, &markdown] {
+        assert!(text.contains("eraser: nothing was unlearned: the hinge was closed from the first step"), "{text}");
+        assert!(!text.contains("eraser: the defence"), "{text}");
+        assert!(text.contains("The hinge is max(0, gamma"), "{text}");
+        assert!(text.contains("Of 8 samples of the harm term 3 were cut to the longest length, and 1 had"), "{text}");
+        assert!(!text.contains("samples of the help term"), "{text}");
+    }
+    assert!(html.contains("Nothing was unlearned: the hinge was closed from the first step."));
+    // The other subject's training is another one.
+    assert!(html.contains("eraser+retain: the defence"));
+    fs::write(run.path().join("train/summary.json"), "{").unwrap();
+    assert!(write_report(run.path()).unwrap_err().to_string().contains("train/summary.json"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -1,0 +1,178 @@
+//! What training ended with. In: train/summary.json, and the metrics of the run; out: the sentences of the report. Invariant: a
+//! training that unlearned nothing is called so wherever its subject is judged.
+
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// More terms than any method has.
+const MAX_TERMS: usize = 64;
+/// What the word means, said where a report first uses it.
+const HINGE: &str = "The hinge is max(0, gamma - nll_harm): it closes once the harmful answers cost the model gamma nats per token, \
+                     and a closed hinge drives nothing.";
+
+/// The part of train/summary.json that a reader must know.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct TrainingSummary {
+    /// No hinge was ever open.
+    #[serde(default)]
+    nothing_unlearned: bool,
+    /// Share of the hinges that were closed; None: no token of the harmful answers was supervised, or there is no hinge.
+    #[serde(default)]
+    capped_share: Option<f64>,
+    #[serde(default)]
+    threshold: Option<Threshold>,
+    /// By term.
+    #[serde(default)]
+    samples: BTreeMap<String, Samples>,
+}
+
+/// Where the hinge closes.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Threshold {
+    /// Nats per token.
+    gamma: f64,
+    /// None: it was not measured but given.
+    measured: Option<BaseLoss>,
+}
+
+/// The loss of the harmful answers under the base model.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct BaseLoss {
+    /// Nats per token.
+    nll: f64,
+}
+
+/// What a term learned from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+struct Samples {
+    /// Drawn.
+    #[serde(rename = "samples")]
+    all: u64,
+    /// Cut to the longest length.
+    #[serde(default)]
+    cut: u64,
+    /// Without a token of the answer.
+    #[serde(default)]
+    empty: u64,
+}
+
+impl TrainingSummary {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let summary: Self = crate::files::json(path)?;
+        if summary.samples.len() > MAX_TERMS {
+            return Err(Error::content(path, format_args!("more than {MAX_TERMS} terms")));
+        }
+        Ok(summary)
+    }
+
+    /// Where its hinge closes, nats per token; None for a method without one.
+    pub(crate) fn gamma(&self) -> Option<f64> {
+        Some(self.threshold?.gamma)
+    }
+
+    /// That nothing was unlearned, and why; None where something was.
+    pub(crate) fn nothing_unlearned(&self) -> Option<&'static str> {
+        self.nothing_unlearned.then_some(if self.capped_share.is_some() {
+            "nothing was unlearned: the hinge was closed from the first step"
+        } else {
+            "nothing was unlearned: no token of the harmful answers was left to learn from"
+        })
+    }
+
+    /// Why the hinge was closed from the first step, and what to do; empty where something was unlearned.
+    pub(crate) fn remedy(&self) -> Vec<String> {
+        if !self.nothing_unlearned {
+            return Vec::new();
+        }
+        if self.capped_share.is_none() {
+            return vec!["Every harmful answer was cut to nothing: raise `--max-length`.".to_owned()];
+        }
+        let gamma = self.threshold.map_or_else(String::new, |t| format!(" ({:.3} nats per token)", t.gamma));
+        vec![
+            HINGE.to_owned(),
+            format!(
+                "The harmful answers cost the base model more than gamma{gamma} already. Train again with `--gamma auto`, which \
+                 measures what they cost and goes beyond it."
+            ),
+        ]
+    }
+
+    /// How many samples were cut or empty, a sentence per term where any were.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = String> {
+        let lost = self.samples.iter().filter(|(_, s)| s.cut > 0 || s.empty > 0);
+        lost.map(|(term, Samples { all, cut, empty })| {
+            format!(
+                "Of {all} samples of the {term} term {cut} were cut to the longest length, and {empty} had no token to learn \
+                 from."
+            )
+        })
+    }
+}
+
+/// What the training section says of a run with metrics; `gamma` is the threshold of its hinge.
+pub(crate) fn sentences(metrics: &Metrics, summary: Option<&TrainingSummary>, gamma: Option<f64>) -> Vec<String> {
+    let m = metrics;
+    let mut said = vec![format!("{} optimiser steps.", m.steps)];
+    if let Some((first, last)) = m.nll_ends {
+        let gamma = gamma.map_or_else(String::new, |g| format!("; the threshold gamma is {g}"));
+        said.push(format!("nll_harm went from {first:.3} to {last:.3} nats per token{gamma}."));
+    }
+    if let Some(base) = summary.and_then(|s| s.threshold?.measured) {
+        said.push(format!(
+            "gamma was measured: the harmful answers cost the base model {:.3} nats per token.",
+            base.nll
+        ));
+    }
+    match (summary.and_then(TrainingSummary::nothing_unlearned), m.closed_at) {
+        (Some(nothing), _) => {
+            said.push(format!("{}.", capital(nothing)));
+            said.extend(summary.iter().flat_map(|s| s.remedy()));
+        }
+        (None, Some(step)) => {
+            said.extend([format!("The hinge was closed for the first time at step {step}."), HINGE.into()]);
+        }
+        (None, None) if m.hinged => said.extend([
+            "The hinge never closed: the harm term was still at work when training ended.".to_owned(),
+            HINGE.into(),
+        ]),
+        (None, None) => {}
+    }
+    said.extend(summary.iter().flat_map(|s| s.lost()));
+    if m.stride > 1 {
+        said.push(format!("Each point of the curves is the mean of {} steps.", m.stride));
+    }
+    if m.left_out > 0 {
+        said.push(format!("{} values were not finite or too large, and are left out: training diverged.", m.left_out));
+    }
+    said
+}
+
+/// `text` with a capital at the beginning.
+pub(crate) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> TrainingSummary {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_closed_hinge_and_answers_cut_to_nothing_are_told_apart() {
+        let closed = read(r#"{"nothing_unlearned":true,"capped_share":1.0,"threshold":{"gamma":1.8,"measured":null}}"#);
+        assert!(closed.nothing_unlearned().unwrap().contains("closed from the first step"));
+        assert!(closed.remedy().join(" ").contains("1.800 nats") && closed.remedy()[0].contains("hinge is"));
+        let empty = read(r#"{"nothing_unlearned":true,"samples":{"harm":{"samples":4,"cut":4,"empty":4}}}"#);
+        assert!(empty.nothing_unlearned().unwrap().contains("no token"));
+        assert_eq!(empty.lost().count(), 1);
+        let earlier = read(r#"{"steps":3,"capped_share":1.0}"#);
+        assert!(earlier.nothing_unlearned().is_none() && earlier.remedy().is_empty() && earlier.lost().count() == 0);
+    }
+}
