@@ -34,6 +34,7 @@ templates = ["wrap.txt"]
 max_new_tokens = 4
 questions = [{ set = "seen", path = "ask.csv", take = "0-1" }, { set = "unseen", path = "ask.csv", where = { kind = "a" }, take = "1-" }]
 over_refusal = { set = "benign", path = "ask.csv" }
+allow_leakage = ["seen", "unseen", "benign"]
 "#;
 
 /// A run directory's adapters.

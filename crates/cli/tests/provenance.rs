@@ -10,8 +10,8 @@ use serde_json::Value;
 
 const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
                      --micro-batch 2 --grad-accum 1 --max-length 96 --lr 1e-2 --templates model";
-const EVAL: &str = "eval --model model --adapter eraser=run/adapter --questions unseen=ask.csv --max-new-tokens 2 \
-                    --out run";
+const EVAL: &str =
+    "eval --model model --adapter eraser=run/adapter --questions seen=ask.csv --max-new-tokens 2 --out run";
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

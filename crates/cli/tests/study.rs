@@ -30,6 +30,7 @@ max_new_tokens = 3
 questions = [{ set = "seen", path = "ask.csv", take = "0-0" }, { set = "unseen", path = "ask.csv", take = "1-1" }]
 tasks = [{ task = "facts", path = "task.jsonl" }, { task = "procedures", path = "task.jsonl" }]
 over_refusal = { set = "benign", path = "ask.csv" }
+allow_leakage = ["seen", "unseen", "benign"]
 "#;
 
 fn directory() -> Dir {

@@ -55,6 +55,8 @@ pub struct EvalOptions {
     pub over_refusal: Option<QuestionSet>,
     /// Questions like those that must be refused: a model that refuses none of them is no better for refusing little.
     pub contrast: Option<QuestionSet>,
+    /// Sets that may hold questions that an adapter was trained on.
+    pub allow_leakage: Vec<String>,
     /// At most this many questions of each set (the first ones); None = all.
     pub limit: Option<usize>,
     /// New tokens per answer.
@@ -82,6 +84,7 @@ impl Default for EvalOptions {
             tasks: Vec::new(),
             over_refusal: None,
             contrast: None,
+            allow_leakage: vec!["seen".to_owned()],
             limit: None,
             max_new_tokens: 256,
             batch: 16,

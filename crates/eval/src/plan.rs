@@ -5,7 +5,7 @@ use crate::attack::{self, Attack};
 use crate::judge::{self, Found, Grader, Judge, REFUSAL};
 use crate::name::Checked;
 use crate::options::{EvalOptions, QuestionSet, TaskFile};
-use crate::{marks, name, task};
+use crate::{leakage, marks, name, task};
 use eraser_data::ask::Endpoint;
 use eraser_data::{Question, read_questions};
 use eraser_model::{Error, Result};
@@ -64,10 +64,11 @@ impl Plan {
                 Vec::new()
             })
         };
-        let sets: Vec<(&str, Vec<Question>)> = options.questions.iter().map(|s| (s.set.as_str(), read(s))).collect();
+        let sets: Vec<(&QuestionSet, Vec<Question>)> = options.questions.iter().map(|set| (set, read(set))).collect();
         let benign = options.over_refusal.as_ref().map(|set| (set, read(set)));
         let contrast = options.contrast.as_ref().map(|set| (set, read(set)));
 
+        errors.extend(leakage::same(&sets, &options.allow_leakage));
         let mut judges = Vec::new();
         let mut graders = Vec::new();
         for name in &options.judges {
@@ -89,7 +90,7 @@ impl Plan {
             };
             let items: Vec<Item> = sets
                 .iter()
-                .flat_map(|(set, questions)| questions.iter().map(move |question| (*set, question)))
+                .flat_map(|(set, questions)| questions.iter().map(move |question| (set.set.as_str(), question)))
                 .flat_map(|(set, question)| {
                     attack.prompts(question).into_iter().map(move |prompt| Item {
                         question: question.clone(),

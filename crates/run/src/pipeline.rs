@@ -9,7 +9,7 @@ use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{Jailbreaks, RunPlan, Variant};
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
-use crate::stage::{evaluate, prepare, report, subjects, summary, train};
+use crate::stage::{evaluate, prepare, report, subjects, summary, train, training_sets};
 use crate::study::{self, Question};
 use crate::watch::Watch;
 use eraser_data::files::write_atomic;
@@ -56,6 +56,8 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     if !problems.is_empty() {
         return Err(problems.into());
     }
+    // Of sets that are prepared, the preparation sees to it.
+    training_sets::check_files(&options, plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
 
     let material = plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &assets)).transpose()?;
     let model = plan.model.load(&assets, watch)?;

@@ -109,6 +109,9 @@ pub(crate) struct MeasureArgs {
     /// Questions with expected answers, as TASK=FILE; repeatable
     #[arg(long, alias = "task", value_name = "[TASK=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tasks: Vec<NamedPath>,
+    /// Set that may hold questions that an adapter was trained on, besides seen; repeatable
+    #[arg(long, value_name = "SET")]
+    pub(crate) allow_leakage: Vec<String>,
     /// Only the first N questions of each file
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
@@ -165,6 +168,7 @@ impl EvalArgs {
             limit: m.limit,
             ..EvalOptions::default()
         };
+        options.allow_leakage.extend(m.allow_leakage.iter().cloned());
         if let Some(target) = &m.target {
             options.target.clone_from(target);
         }

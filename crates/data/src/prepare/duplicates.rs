@@ -19,7 +19,7 @@ const ROWS: usize = 6;
 const MOST_CANDIDATES: usize = 1000;
 
 /// `text` in lower case, letters and digits only, single spaces between words: texts that agree here are the same.
-pub(super) fn normal(text: &str) -> String {
+pub fn normal(text: &str) -> String {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect::<Vec<_>>().join(" ")
 }
@@ -33,24 +33,27 @@ struct Sketch {
 }
 
 /// Texts, ready to be compared.
-pub(super) struct Sketches(Vec<Sketch>);
+pub struct Sketches(Vec<Sketch>);
 
 /// Rows with an equal, and rows with a similar one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) exact: usize,
-    pub(super) near: usize,
+pub struct Count {
+    /// Rows with an equal one.
+    pub exact: usize,
+    /// Rows with a similar one and no equal one.
+    pub near: usize,
 }
 
 impl Sketches {
-    pub(super) fn new<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
+    /// Prepares every text.
+    pub fn new<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut rng = stream(0, "minhash", &[]);
         let salts: Vec<u64> = (0..BANDS * ROWS).map(|_| rng.random()).collect();
         Self(texts.into_iter().map(|text| sketch(text, &salts)).collect())
     }
 
     /// Rows that have an equal or a similar row before them.
-    pub(super) fn within(&self) -> Count {
+    pub fn within(&self) -> Count {
         let mut count = Count::default();
         let mut texts = HashSet::new();
         let mut buckets = Buckets::default();
@@ -66,7 +69,7 @@ impl Sketches {
     }
 
     /// Rows of this that have an equal or a similar row in `other`.
-    pub(super) fn against(&self, other: &Self) -> Count {
+    pub fn against(&self, other: &Self) -> Count {
         let texts: HashSet<&str> = other.0.iter().map(|s| s.normal.as_str()).collect();
         let mut buckets = Buckets::default();
         for (i, sketch) in other.0.iter().enumerate() {

@@ -12,6 +12,7 @@ mod tally;
 
 pub use crate::Progress;
 pub use crate::ask::Endpoint;
+pub use duplicates::{Count, Sketches, normal};
 pub use options::{Answers, EntitySource, PrepareOptions, Unfit};
 pub use report::{DataReport, Evaluation, Lengths, Near, Overlap, SetReport};
 pub use stages::{Inputs, prepare};

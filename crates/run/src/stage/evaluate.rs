@@ -7,7 +7,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{EvalPlan, ModelPlan, SubjectPlan};
-use crate::stage::{subjects, summary};
+use crate::stage::{subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
 use eraser_eval::{EvalOptions, Subject, Summary};
@@ -26,6 +26,9 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let options = plan.options()?;
     let dir = plan.dir.as_path();
     let _lock = lock(dir)?;
+    let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
+    let directories: Vec<(String, PathBuf)> = directories.collect();
+    training_sets::check(&options, &directories, watch)?;
     let mut manifest = Manifest::read(dir);
     if plan.force {
         remove(dir, &["eval", summary::FILE])?;
@@ -35,8 +38,6 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let adapters = load_adapters(&plan.subjects, &model)?;
     let measured = loaded(&plan.subjects, &model, &adapters);
     summary::admit(dir, &measured, plan.force, watch)?;
-    let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
-    let directories: Vec<(String, PathBuf)> = directories.collect();
     let inputs = inputs(&model, &plan.model, &options, &directories)?;
     let recorded = json!({
         "model": plan.model.to_json()?,
@@ -118,7 +119,17 @@ pub(crate) fn inputs(
     let present = [options.over_refusal.is_some(), options.contrast.is_some()];
     inputs.settings("over_refusal, contrast", &present)?;
     let (templates, questions, tasks) = Default::default();
-    let others = EvalOptions { templates, questions, tasks, over_refusal: None, contrast: None, ..options.clone() };
+    // What may leak decides whether an evaluation begins, not what it finds.
+    let allow_leakage = Vec::new();
+    let others = EvalOptions {
+        templates,
+        questions,
+        tasks,
+        over_refusal: None,
+        contrast: None,
+        allow_leakage,
+        ..options.clone()
+    };
     inputs.settings("options", &others)?;
     for (name, dir) in adapters {
         inputs.path(&format!("adapter {name}"), dir)?;

@@ -8,3 +8,4 @@ pub(crate) mod report;
 pub(crate) mod subjects;
 pub(crate) mod summary;
 pub(crate) mod train;
+pub(crate) mod training_sets;
