@@ -34,7 +34,10 @@ pub trait Entry: Serialize + DeserializeOwned {
 pub struct Journal<E: Entry> {
     path: PathBuf,
     file: File,
-    entries: HashMap<E::Key, E>,
+    /// In the order of the file; an entry that was replaced is where its first one was.
+    entries: Vec<E>,
+    index: HashMap<E::Key, usize>,
+    cut_short: bool,
     unsynced: usize,
     synced: Instant,
 }
@@ -50,12 +53,10 @@ impl<E: Entry> Journal<E> {
             bytes => bytes.at(path)?,
         };
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let mut entries = HashMap::new();
+        let (mut entries, mut index) = (Vec::new(), HashMap::new());
         for (number, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
             match serde_json::from_slice::<E>(line) {
-                Ok(entry) => {
-                    entries.insert(entry.key(), entry);
-                }
+                Ok(entry) => put(&mut entries, &mut index, entry),
                 Err(_) if line.trim_ascii().is_empty() => {}
                 Err(e) => {
                     tracing::warn!("{}: line {} cannot be read and is left out: {e}", path.display(), number + 1);
@@ -63,10 +64,11 @@ impl<E: Entry> Journal<E> {
             }
         }
         let file = OpenOptions::new().create(true).append(true).open(path).writing(path)?;
-        if whole < bytes.len() {
+        let cut_short = whole < bytes.len();
+        if cut_short {
             file.set_len(whole as u64).writing(path)?;
         }
-        Ok(Self { path: path.to_owned(), file, entries, unsynced: 0, synced: Instant::now() })
+        Ok(Self { path: path.to_owned(), file, entries, index, cut_short, unsynced: 0, synced: Instant::now() })
     }
 
     /// The entry under `key`.
@@ -74,7 +76,17 @@ impl<E: Entry> Journal<E> {
     where
         E::Key: Borrow<Q>,
     {
-        self.entries.get(key)
+        self.index.get(key).map(|&i| &self.entries[i])
+    }
+
+    /// Every entry, in the order of the file.
+    pub fn entries(&self) -> &[E] {
+        &self.entries
+    }
+
+    /// True when the last line was cut short as the file was opened: of what was being appended then, lines may be missing.
+    pub fn cut_short(&self) -> bool {
+        self.cut_short
     }
 
     /// The number of entries.
@@ -91,7 +103,7 @@ impl<E: Entry> Journal<E> {
     pub fn open_rounds(&self, keys: &[E::Key], size: usize) -> Vec<Range<usize>> {
         let size = size.max(1);
         let rounds = (0..keys.len()).step_by(size).map(|start| start..keys.len().min(start.saturating_add(size)));
-        rounds.filter(|round| keys[round.clone()].iter().any(|key| !self.entries.contains_key(key))).collect()
+        rounds.filter(|round| keys[round.clone()].iter().any(|key| !self.index.contains_key(key))).collect()
     }
 
     /// Adds one entry, unless there is one under its key. It is on the disk after 32 entries or two seconds.
@@ -99,11 +111,11 @@ impl<E: Entry> Journal<E> {
     /// # Errors
     /// The file cannot be written.
     pub fn push(&mut self, entry: E) -> Result<()> {
-        if self.entries.contains_key(&entry.key()) {
+        if self.index.contains_key(&entry.key()) {
             return Ok(());
         }
         self.write(&lines([&entry])?)?;
-        self.entries.insert(entry.key(), entry);
+        put(&mut self.entries, &mut self.index, entry);
         self.unsynced += 1;
         if self.unsynced >= SYNC_LINES || self.synced.elapsed() >= SYNC_AFTER { self.sync() } else { Ok(()) }
     }
@@ -116,7 +128,9 @@ impl<E: Entry> Journal<E> {
     pub fn append(&mut self, round: Vec<E>) -> Result<()> {
         self.write(&lines(&round)?)?;
         self.unsynced += round.len();
-        self.entries.extend(round.into_iter().map(|entry| (entry.key(), entry)));
+        for entry in round {
+            put(&mut self.entries, &mut self.index, entry);
+        }
         self.sync()
     }
 
@@ -153,6 +167,15 @@ impl<E: Entry> Journal<E> {
     fn failed(&self, e: &std::io::Error) -> Error {
         Error::failed(format!("{}: {e}", self.path.display()))
             .hint("what the file holds is safe: make room or check the disk, and run the same command again to go on")
+    }
+}
+
+/// Adds an entry, or replaces the one under its key.
+fn put<E: Entry>(entries: &mut Vec<E>, index: &mut HashMap<E::Key, usize>, entry: E) {
+    let place = *index.entry(entry.key()).or_insert(entries.len());
+    match entries.get_mut(place) {
+        Some(earlier) => *earlier = entry,
+        None => entries.push(entry),
     }
 }
 
@@ -209,6 +232,7 @@ mod tests {
             assert_eq!(journal.get(&1).unwrap().text, "new");
             assert_eq!(journal.get(&2).unwrap().text, "two");
             assert_eq!(journal.get(&3), None);
+            assert_eq!(journal.entries(), [line(1, "new"), line(2, "two")]);
         }
     }
 
@@ -248,7 +272,8 @@ mod tests {
     fn a_full_disk_is_failed_work_that_can_go_on() {
         let path = PathBuf::from("/dev/full");
         let file = File::options().write(true).open(&path).unwrap();
-        let mut journal = Journal { path, file, entries: HashMap::new(), unsynced: 0, synced: Instant::now() };
+        let (entries, index, synced) = (Vec::new(), HashMap::new(), Instant::now());
+        let mut journal = Journal { path, file, entries, index, cut_short: false, unsynced: 0, synced };
         let error = journal.push(line(1, "one")).unwrap_err();
         assert_eq!(error.kind(), eraser_model::ErrorKind::Failed);
         assert!(error.to_string().starts_with("/dev/full: ") && error.hints()[0].contains("go on"), "{error}");
@@ -268,7 +293,11 @@ mod tests {
             };
             fill();
             let whole = std::fs::read(&path).unwrap();
-            std::fs::write(&path, &whole[..cut.index(whole.len())]).unwrap();
+            let left = &whole[..cut.index(whole.len())];
+            std::fs::write(&path, left).unwrap();
+            let torn = left.last().is_some_and(|byte| *byte != b'\n');
+            prop_assert_eq!(Journal::<Line>::open(&path).unwrap().cut_short(), torn);
+            std::fs::write(&path, left).unwrap();
             fill();
             prop_assert_eq!(std::fs::read(&path).unwrap(), whole);
         }

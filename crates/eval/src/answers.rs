@@ -1,16 +1,16 @@
-//! The file of answers, `eval/<subject>/<attack>.jsonl`: appended to while answers come, put in order at the end.
-//! Invariant: a reader finds whole lines only, save perhaps the last; an answer is kept under the key of what made it.
+//! A line of the file of answers, `eval/<subject>/<attack>.jsonl`, which is a journal while answers come. In: such files; out:
+//! their lines. Invariant: an answer is kept under the key of what made it, its judgements under that of its question too.
 
 use crate::verdict::Verdict;
+use eraser_data::Entry;
+use eraser_model::Result;
 use eraser_model::error::PathContext;
-use eraser_model::files::write_atomic;
-use eraser_model::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,16 +47,25 @@ pub struct Answer {
     pub fingerprint: String,
 }
 
-/// Reads a file of answers, or of other results that are appended a line at a time. What is not a whole one, such as a last
-/// line cut short, is left out. The second value is true when the last line was.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
+impl Entry for Answer {
+    /// Set, question, attack and key: questions with one prompt share the answer, not the judgements.
+    type Key = (String, String, String, String);
+
+    fn key(&self) -> Self::Key {
+        (self.set.clone(), self.id.clone(), self.attack.clone(), self.fingerprint.clone())
+    }
+}
+
+/// Reads a file of answers, or of other results that are appended a line at a time, and leaves it as it is. What is not a whole
+/// one, such as a last line cut short, is left out.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let bytes = match fs::read(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok((Vec::new(), false)),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         bytes => bytes.at(path)?,
     };
     let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
     // The piece after the last line break: empty, or a line that a kill cut short.
-    let torn = lines.pop().is_some_and(|rest| !rest.is_empty());
+    lines.pop();
     let parse = |(number, line): (usize, &&[u8])| match serde_json::from_slice(line) {
         Ok(answer) => Some(answer),
         Err(e) => {
@@ -64,45 +73,18 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
             None
         }
     };
-    Ok((lines.iter().enumerate().filter_map(parse).collect(), torn))
-}
-
-/// Replaces the file with `answers`.
-pub(crate) fn write<T: Serialize>(path: &Path, answers: &[T]) -> Result<()> {
-    write_atomic(path, &lines(answers)?)
-}
-
-/// Appends answers to a file as they come.
-pub(crate) struct Appender {
-    path: PathBuf,
-    file: File,
-}
-
-impl Appender {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path).writing(path)?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    /// Hands all of `answers` to the system in one write.
-    pub(crate) fn append<T: Serialize>(&mut self, answers: &[T]) -> Result<()> {
-        self.file.write_all(&lines(answers)?).map_err(|e| Error::failed(format!("{}: {e}", self.path.display())))
-    }
-}
-
-fn lines<T: Serialize>(answers: &[T]) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for answer in answers {
-        serde_json::to_writer(&mut bytes, answer).map_err(|e| Error::failed(format!("cannot write a result: {e}")))?;
-        bytes.push(b'\n');
-    }
-    Ok(bytes)
+    Ok(lines.iter().enumerate().filter_map(parse).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn lines(answers: &[Answer]) -> Vec<u8> {
+        let line = |answer| serde_json::to_string(answer).unwrap() + "\n";
+        answers.iter().map(line).collect::<String>().into_bytes()
+    }
 
     fn answer(text: &str) -> Answer {
         Answer {
@@ -125,12 +107,12 @@ mod tests {
 
     #[test]
     fn a_missing_file_holds_nothing() {
-        assert_eq!(read::<Answer>(Path::new("absent/absent.jsonl")).unwrap(), (Vec::new(), false));
+        assert_eq!(read::<Answer>(Path::new("absent/absent.jsonl")).unwrap(), []);
     }
 
     #[test]
     fn unjudged_is_written_as_null() {
-        let text = String::from_utf8(lines(&[answer("a\nb")]).unwrap()).unwrap();
+        let text = String::from_utf8(lines(&[answer("a\nb")])).unwrap();
         assert!(text.contains(r#""judgements":{"leak":{"success":null}}"#), "{text}");
         assert_eq!(text.lines().count(), 1);
     }
@@ -140,9 +122,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         let mut bytes = b"{}\n\xff\xfe\n\n".to_vec();
-        bytes.extend(lines(&[answer("kept")]).unwrap());
+        bytes.extend(lines(&[answer("kept")]));
         fs::write(&path, bytes).unwrap();
-        assert_eq!(read(&path).unwrap(), (vec![answer("kept")], false));
+        assert_eq!(read::<Answer>(&path).unwrap(), [answer("kept")]);
     }
 
     proptest! {
@@ -151,12 +133,11 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("a.jsonl");
             let answers: Vec<Answer> = texts.iter().map(|text| answer(text)).collect();
-            let mut bytes = lines(&answers).unwrap();
+            let mut bytes = lines(&answers);
             bytes.truncate(cut);
             fs::write(&path, &bytes).unwrap();
             let whole = bytes.split(|byte| *byte == b'\n').count() - 1;
-            let torn = bytes.last().is_some_and(|byte| *byte != b'\n');
-            prop_assert_eq!(read(&path).unwrap(), (answers[..whole].to_vec(), torn));
+            prop_assert_eq!(read::<Answer>(&path).unwrap(), answers[..whole].to_vec());
         }
     }
 }

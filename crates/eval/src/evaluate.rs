@@ -1,19 +1,21 @@
 //! Evaluation: subjects and options in, a file of judged answers per subject and attack and the summary out.
 //! Invariant: stopped anywhere and started again, it leaves the same bytes as if it had not been stopped.
 
-use crate::answers::{self, Answer, Appender};
+use crate::answers::Answer;
 use crate::attack::search::Search;
 use crate::judge::{Judge, refuses};
 use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
-use crate::respond::{Loaded, Respond, Response, Sampling, key};
 use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::{SubjectSummary, Summary};
+use crate::target::{Loaded, Response, TargetModel, key};
 use crate::verdict::Verdict;
 use crate::{changes, marks, merge, tally};
-use eraser_data::{Question, ask};
+use eraser_data::ask::{Respond, interrupted};
+use eraser_data::files::write_jsonl;
+use eraser_data::{Entry, Journal, Progress, Question, Sampling};
 use eraser_model::error::PathContext;
-use eraser_model::{Error, ErrorKind, Result};
+use eraser_model::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,13 +23,6 @@ use std::path::{Path, PathBuf};
 /// Batches generated before their answers are stored. A finished sequence makes room for the next one only within
 /// them, so more of them keep the batch full; fewer lose less when the process is killed.
 const BATCHES: usize = 2;
-
-/// Told of progress; returns false to stop (state is saved, the error is `Interrupted`).
-pub trait Progress {
-    /// `done` of `total` answers of `what` (subject and file) are there. Called after every token too, so that it can
-    /// stop the work at once.
-    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool;
-}
 
 /// Evaluates every subject and writes `dir/eval/<subject>/<attack>.jsonl` (one [`Answer`] a line, appended as they come;
 /// answers already there are not generated again) and returns the summary, which the caller completes with timing and
@@ -44,7 +39,7 @@ pub trait Progress {
 pub fn evaluate(
     subjects: &[Subject<'_>],
     options: &EvalOptions,
-    judge: Option<&dyn ask::Respond>,
+    judge: Option<&dyn Respond>,
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
@@ -80,10 +75,10 @@ pub(crate) fn first(errors: Vec<Error>) -> Error {
 /// One subject through every job.
 fn evaluate_one(
     subject: &str,
-    respond: &dyn Respond,
+    target: &dyn TargetModel,
     plan: &Plan,
     options: &EvalOptions,
-    judge: Option<&dyn ask::Respond>,
+    judge: Option<&dyn Respond>,
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<()> {
@@ -93,14 +88,14 @@ fn evaluate_one(
         let path = dir.join(format!("{}.jsonl", job.file));
         let what = format!("{subject} {}", job.file);
         let searched = match job.attack.as_ref().and_then(|attack| attack.search()) {
-            Some(search) => Some(searched(job, search, respond, &dir, &mut |done, total| {
+            Some(search) => Some(searched(job, search, target, &dir, &mut |done, total| {
                 progress.tick(&format!("{what}, search"), done, total)
             })?),
             None => None,
         };
         let items = searched.as_ref().unwrap_or(&job.items);
         let mut answers =
-            answer(job, items, respond, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
+            answer(job, items, target, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
         // Those of sets that are not asked now follow.
         let (asked, _) = answers.split_at_mut(items.len());
         for grader in &job.graders {
@@ -110,7 +105,7 @@ fn evaluate_one(
             grader.grade(asked, judge, &options.judge, &replies, &mut tick)?;
         }
         if !job.graders.is_empty() {
-            answers::write(&path, &answers)?;
+            write_jsonl(&path, &answers)?;
         }
     }
     Ok(())
@@ -120,13 +115,13 @@ fn evaluate_one(
 fn searched(
     job: &Job,
     search: &dyn Search,
-    respond: &dyn Respond,
+    target: &dyn TargetModel,
     dir: &Path,
     tick: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Item>> {
     let questions: Vec<&Question> = job.items.iter().map(|item| &item.question).collect();
     let path = subdirectory(dir, "search")?.join(format!("{}.jsonl", job.file));
-    let found = respond.search(search, &questions, &path, &mut |done| tick(done, questions.len()))?;
+    let found = target.search(search, &questions, &path, &mut |done| tick(done, questions.len()))?;
     let found = found.ok_or_else(interrupted)?;
     tick(questions.len(), questions.len());
     Ok(job.items.iter().zip(found).map(|(item, user)| Item { user, ..item.clone() }).collect())
@@ -150,21 +145,22 @@ struct Request<'a> {
 fn answer(
     job: &Job,
     items: &[Item],
-    respond: &dyn Respond,
+    target: &dyn TargetModel,
     options: &EvalOptions,
     path: &Path,
     tick: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Answer>> {
     let temperature = if job.greedy { 0.0 } else { options.temperature };
-    let sampling = Sampling { max_new_tokens: options.max_new_tokens, temperature, seed: options.seed };
+    let temperature = f64::from(temperature);
+    let sampling = Sampling { temperature, seed: options.seed, ..Sampling::greedy(options.max_new_tokens) };
 
     let mut keys = Vec::with_capacity(items.len());
     let mut requests: HashMap<String, Request<'_>> = HashMap::new();
     for item in items {
-        let ids = respond
+        let ids = target
             .encode(&item.user, &item.opening)
             .map_err(|e| e.context(format!("question {}", item.question.id)))?;
-        let key = key(&respond.fingerprint().subject, sampling, &ids);
+        let key = key(&target.fingerprint().subject, &sampling, &ids);
         keys.push(key.clone());
         requests.entry(key.clone()).or_insert(Request { key, ids, item });
     }
@@ -173,14 +169,15 @@ fn answer(
     requests.sort_by(|a, b| a.ids.cmp(&b.ids));
     let rounds: Vec<&[Request<'_>]> = requests.chunks(options.batch.max(1).saturating_mul(BATCHES)).collect();
 
-    let subject = respond.fingerprint().short();
+    let subject = target.fingerprint().short();
     let sets: HashSet<&str> = items.iter().map(|item| item.set.as_str()).collect();
-    let Stored { answers: mut done, judgements, others } = Stored::read(path, subject, &sets, &rounds)?;
+    let (mut journal, stored) = Stored::read(path, subject, &sets, &rounds)?;
+    let Stored { answers: mut done, judgements, others } = stored;
     let line = |item: &Item, response, key: &str| {
-        let earlier = judgements.get(&place(&item.set, &item.question.id, &item.attack, key));
+        let earlier =
+            judgements.get(&(item.set.clone(), item.question.id.clone(), item.attack.clone(), key.to_owned()));
         judged(item, &job.judges, response, key, subject, earlier)
     };
-    let mut file = Appender::open(path)?;
     let total = requests.len();
     for round in rounds {
         let missing: Vec<&Request<'_>> = round.iter().filter(|r| !done.contains_key(&r.key)).collect();
@@ -192,11 +189,11 @@ fn answer(
         }
         let prompts: Vec<Vec<u32>> = missing.iter().map(|r| r.ids.clone()).collect();
         let mut alive = || tick(done.len(), total);
-        let responses = respond.respond(&prompts, sampling, options.batch, &mut alive)?.ok_or_else(interrupted)?;
+        let responses = target.respond(&prompts, &sampling, options.batch, &mut alive)?.ok_or_else(interrupted)?;
         let finished = missing.iter().zip(responses).map(|(r, response)| line(r.item, response, &r.key));
         let finished: Vec<Answer> = finished.collect();
-        file.append(&finished)?;
-        done.extend(finished.into_iter().map(|a| (a.fingerprint.clone(), a)));
+        done.extend(finished.iter().map(|a| (a.fingerprint.clone(), a.clone())));
+        journal.append(finished)?;
     }
     tick(done.len(), total);
 
@@ -208,15 +205,8 @@ fn answer(
     };
     let mut all: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
     all.extend(others);
-    answers::write(path, &all)?;
+    journal.finish(&all)?;
     Ok(all)
-}
-
-/// Set, question, attack and key of an answer.
-type Place = (String, String, String, String);
-
-fn place(set: &str, id: &str, attack: &str, key: &str) -> Place {
-    (set.to_owned(), id.to_owned(), attack.to_owned(), key.to_owned())
 }
 
 /// What a file of answers holds already.
@@ -224,40 +214,46 @@ struct Stored {
     /// Those that are asked for now, by key.
     answers: HashMap<String, Answer>,
     /// What was said of them, by judges that may not be asked now.
-    judgements: HashMap<Place, BTreeMap<String, Verdict>>,
+    judgements: HashMap<<Answer as Entry>::Key, BTreeMap<String, Verdict>>,
     /// The same subject's answers to sets that are not asked now.
     others: Vec<Answer>,
 }
 
 impl Stored {
     /// Reads the file, and drops from it what is neither asked for now nor of another set of the same subject.
-    fn read(path: &Path, subject: &str, sets: &HashSet<&str>, rounds: &[&[Request<'_>]]) -> Result<Self> {
-        let (lines, torn) = answers::read::<Answer>(path)?;
-        let before = lines.len();
-        let (others, lines): (Vec<Answer>, Vec<Answer>) =
-            lines.into_iter().partition(|a| a.subject == subject && !sets.contains(a.set.as_str()));
-        let mut found: HashMap<String, Vec<Answer>> = HashMap::new();
+    fn read(
+        path: &Path,
+        subject: &str,
+        sets: &HashSet<&str>,
+        rounds: &[&[Request<'_>]],
+    ) -> Result<(Journal<Answer>, Self)> {
+        let mut journal: Journal<Answer> = Journal::open(path)?;
+        let before = journal.len();
+        let is_other = |a: &&Answer| a.subject == subject && !sets.contains(a.set.as_str());
+        let (others, lines): (Vec<&Answer>, Vec<&Answer>) = journal.entries().iter().partition(is_other);
+        let others: Vec<Answer> = others.into_iter().cloned().collect();
+        let mut found: HashMap<&str, Vec<&Answer>> = HashMap::new();
         for answer in lines {
-            found.entry(answer.fingerprint.clone()).or_default().push(answer);
+            found.entry(&answer.fingerprint).or_default().push(answer);
         }
-        let mut kept = Vec::new();
+        let mut kept: Vec<Answer> = Vec::new();
         for round in rounds {
-            let whole = round.iter().all(|r| found.contains_key(&r.key));
-            let present: Vec<Answer> = round.iter().filter_map(|r| found.remove(&r.key)).flatten().collect();
+            let whole = round.iter().all(|r| found.contains_key(r.key.as_str()));
+            let present = round.iter().filter_map(|r| found.remove(r.key.as_str())).flatten();
             // A round that was cut short while it was stored is generated whole again: in other company an answer can
             // differ by rounding, and an interrupted evaluation must not.
-            if whole || !torn {
-                kept.extend(present);
+            if whole || !journal.cut_short() {
+                kept.extend(present.cloned());
             }
         }
-        if torn || kept.len() + others.len() < before {
+        if journal.cut_short() || kept.len() + others.len() < before {
             kept.sort_by(|a, b| (&a.fingerprint, &a.set, &a.id).cmp(&(&b.fingerprint, &b.set, &b.id)));
-            answers::write(path, &kept.iter().chain(&others).collect::<Vec<_>>())?;
+            journal.finish(kept.iter().chain(&others))?;
+            journal = Journal::open(path)?;
         }
-        let judgements = kept.iter().map(|a| (place(&a.set, &a.id, &a.attack, &a.fingerprint), a.judgements.clone()));
-        let judgements = judgements.collect();
+        let judgements = kept.iter().map(|a| (a.key(), a.judgements.clone())).collect();
         let answers = kept.into_iter().map(|a| (a.fingerprint.clone(), a)).collect();
-        Ok(Self { answers, judgements, others })
+        Ok((journal, Self { answers, judgements, others }))
     }
 }
 
@@ -290,11 +286,6 @@ fn judged(
         subject: subject.to_owned(),
         fingerprint: key.to_owned(),
     }
-}
-
-pub(crate) fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "the evaluation was stopped; results so far are kept")
-        .hint("the same command again goes on from there")
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<Mark
         if path.extension().is_none_or(|ending| ending != "jsonl") {
             continue;
         }
-        let (mut marks, _) = answers::read::<Mark>(&path)?;
+        let mut marks = answers::read::<Mark>(&path)?;
         marks.retain(|mark| mark.subject == short(fingerprint));
         if !marks.is_empty() {
             found.push(Marked { stem: stem.to_owned(), kind: Kind::of(stem), marks });

@@ -7,8 +7,9 @@ mod common;
 
 use candle_core::Device;
 use common::model;
+use eraser_data::Progress;
 use eraser_eval::bench::{ItemScore, TaskRows, TextFile};
-use eraser_eval::{BenchOptions, BenchSummary, Progress, Subject, bench};
+use eraser_eval::{BenchOptions, BenchSummary, Subject, bench};
 use eraser_model::adapter::Module;
 use eraser_model::{Adapter, ErrorKind, LoraConfig, Model};
 use serde_json::Value;

@@ -6,8 +6,9 @@
 mod common;
 
 use common::model;
+use eraser_data::Progress;
 use eraser_eval::attack::{AutodanOptions, GcgOptions};
-use eraser_eval::{Answer, EvalOptions, Progress, QuestionSet, Subject, evaluate};
+use eraser_eval::{Answer, EvalOptions, QuestionSet, Subject, evaluate};
 use eraser_model::ErrorKind;
 use serde_json::Value;
 use std::path::Path;

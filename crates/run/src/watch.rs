@@ -80,12 +80,6 @@ impl eraser_data::Progress for Answers<'_> {
     }
 }
 
-impl eraser_eval::Progress for Answers<'_> {
-    fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
-        self.0.progress(what, done, total)
-    }
-}
-
 /// Does `work`, whose progress can be told and which can be stopped.
 pub(crate) fn stoppable<T>(watch: &mut dyn Watch, work: impl FnOnce(&mut Answers<'_>) -> T) -> T {
     watch.can_save(true);

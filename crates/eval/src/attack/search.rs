@@ -3,6 +3,7 @@
 
 use crate::answers;
 use crate::subject::Subject;
+use eraser_data::files::write_jsonl;
 use eraser_data::{PromptTemplate, Question};
 use eraser_model::files::hex;
 use eraser_model::{Error, Result};
@@ -158,7 +159,7 @@ pub(crate) fn run(
     path: &Path,
     alive: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<String>>> {
-    let (stored, _) = answers::read::<Line>(path)?;
+    let stored = answers::read::<Line>(path)?;
     let mut lines: Vec<Line> = Vec::with_capacity(questions.len());
     let mut users = Vec::with_capacity(questions.len());
     for (i, question) in questions.iter().enumerate() {
@@ -175,7 +176,7 @@ pub(crate) fn run(
         let line = |state: &State| Line { id: question.id.clone(), key: key.clone(), state: state.clone() };
         let mut save = |state: &State| {
             let all: Vec<Line> = lines.iter().cloned().chain([line(state)]).collect();
-            answers::write(path, &all)?;
+            write_jsonl(path, &all)?;
             Ok(alive(i))
         };
         let state = match begun {
@@ -191,6 +192,6 @@ pub(crate) fn run(
         users.push(state.buffer.first().map_or_else(|| question.text.clone(), |best| search.user(question, best)));
         lines.push(line(&state));
     }
-    answers::write(path, &lines)?;
+    write_jsonl(path, &lines)?;
     Ok(Some(users))
 }

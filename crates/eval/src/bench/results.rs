@@ -4,6 +4,7 @@ use super::BenchOptions;
 use crate::stats::Change;
 use crate::subject::Fingerprint;
 use crate::summary::{SubjectSummary, Summary, UtilitySummary};
+use eraser_data::Entry;
 use eraser_model::error::PathContext as _;
 use eraser_model::files::write_atomic;
 use eraser_model::{Error, Result};
@@ -31,6 +32,14 @@ pub struct ItemScore {
     pub subject: String,
     /// Key of subject and tokens: a score with another key is of another experiment.
     pub fingerprint: String,
+}
+
+impl Entry for ItemScore {
+    type Key = (usize, String);
+
+    fn key(&self) -> Self::Key {
+        (self.id, self.fingerprint.clone())
+    }
 }
 
 /// The whole of `bench.json`.

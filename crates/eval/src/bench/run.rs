@@ -6,17 +6,18 @@ use super::item::Metric;
 use super::plan::{Job, Plan, Work};
 use super::results::{BenchSubject, BenchSummary, Difference, ItemScore};
 use super::{BenchOptions, paired, text};
-use crate::answers::{self, Appender};
-use crate::evaluate::{Progress, first, interrupted};
+use crate::evaluate::first;
 use crate::merge;
 use crate::stats::{self, Cluster, Paired, mean, standard_error};
 use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::UtilitySummary;
+use eraser_data::ask::interrupted;
+use eraser_data::{Journal, Progress};
 use eraser_model::error::PathContext as _;
 use eraser_model::files::hex;
 use eraser_model::{Error, Result, ScoreRequest, score};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -138,12 +139,8 @@ fn score_job(
     tick: &mut dyn FnMut(usize) -> bool,
 ) -> Result<(Vec<ItemScore>, usize)> {
     let keys: Vec<String> = units.iter().map(|unit| key(&fingerprint.subject, unit)).collect();
-    let (lines, _) = answers::read::<ItemScore>(path)?;
-    let mut found: HashMap<(usize, String), ItemScore> =
-        lines.into_iter().map(|line| ((line.id, line.fingerprint.clone()), line)).collect();
+    let mut journal: Journal<ItemScore> = Journal::open(path)?;
     let mut scores = Vec::with_capacity(units.len());
-    // Opened when there is something to add.
-    let mut file: Option<Appender> = None;
     let mut computed = 0;
     for (round, part) in units.chunks(ROUND).enumerate() {
         let ids = round * ROUND..round * ROUND + part.len();
@@ -152,17 +149,12 @@ fn score_job(
         }
         let stored: Vec<ItemScore> = ids
             .clone()
-            .filter_map(|id| found.remove(&(id, keys[id].clone())))
-            .filter(|s| fits(s, &units[s.id]))
+            .filter_map(|id| journal.get(&(id, keys[id].clone())).filter(|s| fits(s, &units[id])).cloned())
             .collect();
         // In other company an item's score can differ by rounding, so a round that is not whole is computed whole.
         if stored.len() == part.len() {
             scores.extend(stored);
             continue;
-        }
-        if file.is_none() {
-            answers::write(path, &scores)?;
-            file = Some(Appender::open(path)?);
         }
         let requests: Vec<ScoreRequest> = part.iter().flat_map(|unit| unit.requests.iter().cloned()).collect();
         let per_unit = requests.len() / part.len().max(1);
@@ -180,14 +172,12 @@ fn score_job(
                 ..scored(id, job, unit, &tokens, &keys[id])?
             });
         }
-        if let Some(file) = &mut file {
-            file.append(&new)?;
-        }
         computed += new.len();
-        scores.extend(new);
+        scores.extend(new.iter().cloned());
+        journal.append(new)?;
     }
     tick(units.len());
-    answers::write(path, &scores)?;
+    journal.finish(&scores)?;
     Ok((scores, computed))
 }
 

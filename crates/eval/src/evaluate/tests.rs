@@ -1,8 +1,10 @@
 //! The whole pipeline over canned answers.
 
 use super::*;
+use crate::answers;
 use crate::attack::search::Search;
 use crate::options::{QuestionSet, TaskFile};
+use eraser_model::ErrorKind;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ impl Canned {
     }
 }
 
-impl Respond for Canned {
+impl TargetModel for Canned {
     fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -44,7 +46,7 @@ impl Respond for Canned {
     fn respond(
         &self,
         prompts: &[Vec<u32>],
-        sampling: Sampling,
+        sampling: &Sampling,
         _batch: usize,
         alive: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<Response>>> {
@@ -115,15 +117,15 @@ impl Fixture {
         Self { dir, options }
     }
 
-    fn run(&self, out: &str, respond: &Canned, stop_at: usize) -> Result<SubjectSummary> {
+    fn run(&self, out: &str, target: &Canned, stop_at: usize) -> Result<SubjectSummary> {
         let plan = Plan::new(&self.options).map_err(first)?;
         let out = self.dir.path().join(out);
-        evaluate_one("base", respond, &plan, &self.options, None, &out, &mut StopAt(stop_at))?;
-        found(&out, "base", respond.fingerprint())
+        evaluate_one("base", target, &plan, &self.options, None, &out, &mut StopAt(stop_at))?;
+        found(&out, "base", target.fingerprint())
     }
 
     fn answers(&self, out: &str, name: &str) -> Vec<Answer> {
-        answers::read(&self.file(out, name)).unwrap().0
+        answers::read(&self.file(out, name)).unwrap()
     }
 
     fn file(&self, out: &str, name: &str) -> PathBuf {
@@ -141,10 +143,10 @@ impl Fixture {
 #[test]
 fn figures_and_files() {
     let fixture = Fixture::new();
-    let respond = Canned::new("m");
-    let summary = fixture.run("out", &respond, NEVER).unwrap();
+    let target = Canned::new("m");
+    let summary = fixture.run("out", &target, NEVER).unwrap();
     // 4 distinct direct prompts of 5, 8 of 10 under templates, 1, 2.
-    assert_eq!(respond.generated.get(), 15);
+    assert_eq!(target.generated.get(), 15);
     let row = |attack: &str, set: &str, judge: &str| {
         let found = summary.attacks.iter().find(|r| r.attack == attack && r.set == set && r.judge == judge);
         found.map(|r| (r.n, r.asr, r.unjudged, r.refused)).unwrap()
@@ -158,13 +160,12 @@ fn figures_and_files() {
     assert_eq!(summary.utility[0].value, Some(1.0));
     assert_eq!(summary.over_refusal.as_ref().map(|o| o.n), Some(2));
 
-    let (answers, torn) = answers::read::<Answer>(&fixture.file("out", "direct.jsonl")).unwrap();
-    assert!(!torn);
+    let answers = answers::read::<Answer>(&fixture.file("out", "direct.jsonl")).unwrap();
     assert_eq!(answers.iter().map(|a| a.id.as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4", "5"]);
     assert_eq!(answers[0].judgements["leak"].note, "2 of 2 facts");
     assert_eq!(answers[2].judgements["leak"].success, Some(false));
     // The task is greedy whatever the temperature.
-    assert_eq!(answers::read::<Answer>(&fixture.file("out", "task-sky.jsonl")).unwrap().0[0].response, "blue sky");
+    assert_eq!(answers::read::<Answer>(&fixture.file("out", "task-sky.jsonl")).unwrap()[0].response, "blue sky");
 }
 
 #[test]
@@ -187,15 +188,15 @@ fn stopped_at_any_tick_it_goes_on_to_the_same_bytes() {
     let mut stops = 0;
     for stop_at in 1.. {
         let out = format!("stopped-{stop_at}");
-        let respond = Canned::new("m");
-        match fixture.run(&out, &respond, stop_at) {
+        let target = Canned::new("m");
+        match fixture.run(&out, &target, stop_at) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
             Ok(_) => break,
         }
         stops += 1;
-        assert_eq!(fixture.run(&out, &respond, NEVER).unwrap(), whole);
+        assert_eq!(fixture.run(&out, &target, NEVER).unwrap(), whole);
         assert_eq!(fixture.bytes(&out), fixture.bytes("whole"));
-        assert_eq!(respond.generated.get(), 6, "nothing that was stored is generated again");
+        assert_eq!(target.generated.get(), 6, "nothing that was stored is generated again");
     }
     assert!(stops > 6, "{stops}");
 }
@@ -221,11 +222,11 @@ fn nothing_is_generated_twice_and_other_experiments_are_dropped() {
 #[test]
 fn another_judge_asks_for_no_new_answer_and_takes_no_verdict_away() {
     let mut fixture = Fixture::new();
-    let respond = Canned::new("m");
-    let both = fixture.run("out", &respond, NEVER).unwrap();
+    let target = Canned::new("m");
+    let both = fixture.run("out", &target, NEVER).unwrap();
     fixture.options.judges = vec!["leak".into()];
-    assert_eq!(fixture.run("out", &respond, NEVER).unwrap(), both);
-    assert_eq!(respond.generated.get(), 15);
+    assert_eq!(fixture.run("out", &target, NEVER).unwrap(), both);
+    assert_eq!(target.generated.get(), 15);
     assert_eq!(fixture.answers("out", "direct.jsonl")[0].judgements.len(), 2);
 }
 
@@ -233,15 +234,15 @@ fn another_judge_asks_for_no_new_answer_and_takes_no_verdict_away() {
 #[test]
 fn what_is_not_asked_again_stays() {
     let mut fixture = Fixture::new();
-    let respond = Canned::new("m");
-    let all = fixture.run("out", &respond, NEVER).unwrap();
+    let target = Canned::new("m");
+    let all = fixture.run("out", &target, NEVER).unwrap();
     let whole = fixture.bytes("out");
     let seen = fixture.options.questions.remove(0);
     fixture.options.attacks = vec!["direct".into()];
     fixture.options.templates.clear();
     fixture.options.tasks.clear();
     fixture.options.over_refusal = None;
-    let later = fixture.run("out", &respond, NEVER).unwrap();
+    let later = fixture.run("out", &target, NEVER).unwrap();
     assert_eq!(later.utility, all.utility);
     let rows = |s: &SubjectSummary| {
         let mut rows: Vec<String> = s.attacks.iter().map(|row| format!("{row:?}")).collect();
@@ -250,8 +251,8 @@ fn what_is_not_asked_again_stays() {
     };
     assert_eq!(rows(&later), rows(&all));
     fixture.options.questions.insert(0, seen);
-    fixture.run("out", &respond, NEVER).unwrap();
-    assert_eq!((fixture.bytes("out"), respond.generated.get()), (whole, 15));
+    fixture.run("out", &target, NEVER).unwrap();
+    assert_eq!((fixture.bytes("out"), target.generated.get()), (whole, 15));
 }
 
 /// `prefill` judged the attacker's words: an opening that names the facts was a leak without a single word of the model.

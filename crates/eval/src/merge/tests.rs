@@ -1,5 +1,5 @@
 use super::*;
-use crate::answers::{self, Answer};
+use crate::answers::Answer;
 use crate::bench::BenchSubject;
 use crate::judge::Verdict;
 use crate::summary::UtilitySummary;
@@ -43,7 +43,7 @@ fn write_answers(dir: &Path, name: &str, fingerprint: &Fingerprint, attack: &str
     let dir = dir.join("eval").join(name);
     fs::create_dir_all(&dir).unwrap();
     let all: Vec<Answer> = leaks.iter().enumerate().map(answer).collect();
-    answers::write(&dir.join(format!("{attack}.jsonl")), &all).unwrap();
+    eraser_data::files::write_jsonl(&dir.join(format!("{attack}.jsonl")), &all).unwrap();
 }
 
 fn rows(summary: &Summary, name: &str) -> Vec<(String, String, usize)> {

@@ -1,25 +1,14 @@
-//! What answers prompts: a model with or without an adapter; canned answers in tests. In: user turns; out: answers.
+//! The model under test, with or without an adapter; canned answers in tests. In: user turns; out: answers.
 //! Invariant: the fingerprint changes whenever the same prompt could get another answer.
 
 use crate::attack::search::{self, Search};
 use crate::subject::{Fingerprint, Subject};
-use eraser_data::{PromptTemplate, Question};
+use eraser_data::{PromptTemplate, Question, Sampling};
 use eraser_model::files::hex;
-use eraser_model::{GenerateOptions, Generation, Result, generate};
+use eraser_model::{Generation, Result, generate};
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use std::path::Path;
-
-/// How answers are drawn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sampling {
-    /// Most new tokens.
-    pub(crate) max_new_tokens: usize,
-    /// 0 = greedy.
-    pub(crate) temperature: f32,
-    /// Of no effect when greedy.
-    pub(crate) seed: u64,
-}
 
 /// An answer as generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +21,8 @@ pub(crate) struct Response {
     pub(crate) stopped: bool,
 }
 
-/// Answers prompts.
-pub(crate) trait Respond {
+/// A model under test. It takes token ids, which attacks search over, where [`eraser_data::ask::Respond`] takes text.
+pub(crate) trait TargetModel {
     /// Identifies whatever answers depend on besides prompt and sampling.
     fn fingerprint(&self) -> &Fingerprint;
 
@@ -53,7 +42,7 @@ pub(crate) trait Respond {
     fn respond(
         &self,
         prompts: &[Vec<u32>],
-        sampling: Sampling,
+        sampling: &Sampling,
         batch: usize,
         alive: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<Response>>>;
@@ -77,7 +66,7 @@ impl<'a> Loaded<'a> {
     }
 }
 
-impl Respond for Loaded<'_> {
+impl TargetModel for Loaded<'_> {
     fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -99,13 +88,12 @@ impl Respond for Loaded<'_> {
     fn respond(
         &self,
         prompts: &[Vec<u32>],
-        sampling: Sampling,
+        sampling: &Sampling,
         batch: usize,
         alive: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<Response>>> {
         let Subject { model, adapter, .. } = self.subject;
-        let greedy = GenerateOptions::greedy(sampling.max_new_tokens, model.tokenizer.stops());
-        let options = GenerateOptions { temperature: sampling.temperature, seed: sampling.seed, ..greedy };
+        let options = sampling.generation(model.tokenizer.stops(), usize::MAX);
         let mut stop = false;
         let mut on_token = |_: usize, _: u32| {
             stop = !alive();
@@ -123,12 +111,13 @@ impl Respond for Loaded<'_> {
 }
 
 /// Identifies one answer: what answers, how it draws, and the prompt. 16 hex digits.
-pub(crate) fn key(fingerprint: &str, sampling: Sampling, prompt: &[u32]) -> String {
+pub(crate) fn key(fingerprint: &str, sampling: &Sampling, prompt: &[u32]) -> String {
     let mut hash = Sha256::new();
     let seed = if sampling.temperature > 0.0 { sampling.seed } else { 0 };
     hash.update(fingerprint);
     hash.update((sampling.max_new_tokens as u64).to_le_bytes());
-    hash.update(sampling.temperature.to_le_bytes());
+    // As generation takes it, and as keys of earlier versions have it.
+    hash.update((sampling.temperature as f32).to_le_bytes());
     hash.update(seed.to_le_bytes());
     hash_ids(prompt, &mut hash);
     let mut key = hex(&hash.finalize());
@@ -148,17 +137,17 @@ mod tests {
 
     #[test]
     fn a_key_depends_on_everything_that_an_answer_depends_on() {
-        let greedy = Sampling { max_new_tokens: 8, temperature: 0.0, seed: 1 };
-        let base = key("m", greedy, &[1, 2]);
+        let greedy = Sampling { seed: 1, ..Sampling::greedy(8) };
+        let base = key("m", &greedy, &[1, 2]);
         assert_eq!(base.len(), 16);
-        assert_eq!(base, key("m", Sampling { seed: 2, ..greedy }, &[1, 2]));
-        let warm = Sampling { temperature: 0.5, ..greedy };
+        assert_eq!(base, key("m", &Sampling { seed: 2, ..greedy.clone() }, &[1, 2]));
+        let warm = Sampling { temperature: 0.5, ..greedy.clone() };
         let others = [
-            key("n", greedy, &[1, 2]),
-            key("m", greedy, &[1, 3]),
-            key("m", Sampling { max_new_tokens: 9, ..greedy }, &[1, 2]),
-            key("m", warm, &[1, 2]),
-            key("m", Sampling { seed: 2, ..warm }, &[1, 2]),
+            key("n", &greedy, &[1, 2]),
+            key("m", &greedy, &[1, 3]),
+            key("m", &Sampling { max_new_tokens: 9, ..greedy.clone() }, &[1, 2]),
+            key("m", &warm, &[1, 2]),
+            key("m", &Sampling { seed: 2, ..warm.clone() }, &[1, 2]),
         ];
         let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
         assert_eq!(distinct.len(), 6);
