@@ -2,7 +2,8 @@
 //! names the one that does not hold. Invariant: measured with the product's own evaluation on the files that were written.
 
 use super::{MODEL, sets};
-use eraser_eval::{EvalOptions, Progress, QuestionSet, Subject, Summary, TaskFile, evaluate};
+use eraser_data::Progress;
+use eraser_eval::{EvalOptions, QuestionSet, Subject, Summary, TaskFile, evaluate};
 use eraser_model::{Error, GenerateOptions, Message, Model, Result, generate};
 use std::ops::ControlFlow;
 use std::path::Path;
