@@ -23,7 +23,7 @@ fn read_all(file: std::fs::File) -> std::result::Result<Vec<Row>, Box<dyn std::e
     let mut size = 0;
     let row = |(i, row): (usize, std::result::Result<parquet::record::Row, _>)| {
         let value = row?.to_json_value();
-        // A dictionary of one long text can stand for any number of rows.
+        // A dictionary of one long text can be referred to by any number of rows.
         size += bytes(&value);
         if size > MOST {
             return Err(format!("more than {} MB of texts in it", MOST >> 20).into());

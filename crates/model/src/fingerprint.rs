@@ -5,7 +5,7 @@ use crate::{Error, ModelConfig, Result, Tokenizer, decoder::WeightStorage};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-/// A tensor as it stands in its file.
+/// A tensor as it is in its file.
 pub(crate) struct Stored<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: String,

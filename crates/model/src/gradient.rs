@@ -1,5 +1,5 @@
 //! The gradient that searches for tokens use. In: a sequence whose last tokens are the target; out: how much the target's
-//! loss changes with each token that could stand at each place. Invariant: weights are never differentiated for it.
+//! loss changes with each token that could be at each place. Invariant: weights are never differentiated for it.
 
 use crate::trace::{Gradients, TraceOptions};
 use crate::{Adapter, Decoder, Error, Result};

@@ -76,7 +76,7 @@ fn header(bytes: &[u8]) -> Result<ModelConfig> {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         rope_scaling: None,
-        // A negative vocabulary size stands for a head of its own.
+        // A negative vocabulary size means a head of its own.
         tie_word_embeddings: vocab > 0,
         qkv_bias: false,
         sliding_window: None,

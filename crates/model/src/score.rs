@@ -115,7 +115,7 @@ fn score_rows<T: Clone>(
     if let Some(wrong) = requests.iter().find(|r| r.scored == 0 || r.scored >= r.ids.len()) {
         let (n, all) = (wrong.scored, wrong.ids.len());
         return Err(Error::request(format!("cannot score the last {n} tokens of a sequence of {all}"))
-            .hint("at least one token is scored, and at least one stands before it"));
+            .hint("at least one token is scored, and at least one comes before it"));
     }
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by(|&a, &b| requests[a].ids.cmp(&requests[b].ids));

@@ -212,7 +212,7 @@ impl Tokenizer {
         DecodeStream { tokenizer: self, skip_special, shown: ids.len(), ids }
     }
 
-    /// The bytes that a token stands for in the middle of a text; None for special tokens and ids that are not there.
+    /// The bytes of a token in the middle of a text; None for special tokens and ids that are not there.
     pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         if self.is_special(id) {
             return None;
@@ -273,7 +273,7 @@ impl Tokenizer {
         self.inner.special.iter().copied()
     }
 
-    /// The ids that are not special, ascending: those that stand for text.
+    /// The ids that are not special, ascending: those of text.
     pub fn plain_ids(&self) -> &[u32] {
         &self.inner.plain
     }
@@ -323,7 +323,7 @@ impl Tokenizer {
 /// Tokens of a context that decide how the next one is written.
 const CONTEXT: usize = 8;
 
-/// The byte that a character stands for in byte-level vocabularies: printable ones themselves, the others from 256 on.
+/// The byte of a character in byte-level vocabularies: printable ones themselves, the others from 256 on.
 fn byte_of(c: char) -> Option<u8> {
     let printable = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
     match u8::try_from(u32::from(c)) {
@@ -379,7 +379,7 @@ impl DecodeStream<'_> {
     }
 }
 
-/// What stands beside `tokenizer.json`; empty where there is no such file.
+/// The settings beside `tokenizer.json`; empty where there is no such file.
 #[derive(Default)]
 struct SideFiles {
     config: Map<String, Value>,

@@ -1,5 +1,5 @@
 //! One forward pass over many sequences that share beginnings. In: sequences in lexicographic order; out: the residual
-//! stream of a prefix tree, in which every shared token stands once. Invariant: a row attends to its own ancestors only,
+//! stream of a prefix tree, in which every shared token is held once. Invariant: a row attends to its own ancestors only,
 //! so a sequence gets what it would get alone, up to rounding.
 //!
 //! The pack holds the tree's nodes one after the other. Linear layers do not see the tree at all; attention puts the keys
@@ -145,7 +145,7 @@ impl Attend for Ancestors<'_> {
 fn attend_host(&Ancestors { tree, base, shape }: &Ancestors<'_>, layer: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let before = base.and_then(|b| b.cache.host(layer, b.len)).unwrap_or_default();
-    // What a node sees, one after the other; a root without a base sees its own rows, where they stand.
+    // What a node sees, one after the other; a root without a base sees its own rows, where they are.
     let gather = |from: &[f32], before: &[f32], chain: &[Range<usize>]| {
         let rows: usize = chain.iter().map(ExactSizeIterator::len).sum();
         let mut all = Vec::with_capacity(before.len() + rows * kv_width);

@@ -216,7 +216,7 @@ mod tests {
         conforms_packed(&Segments::continuing(&[(300, None), (9, Some(0)), (8, Some(0))]), shape, [false, true, true]);
     }
 
-    /// What a beginning that stands in the pack once gives equals what its copies give.
+    /// What a beginning that is in the pack once gives equals what its copies give.
     #[test]
     fn a_shared_beginning_equals_its_copies() {
         let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, window: Some(9) };

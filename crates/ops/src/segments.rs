@@ -1,7 +1,7 @@
 //! Sequence boundaries of a pack: in, sequence lengths and who continues whom; out, cumulative offsets. Invariant: offsets
 //! never decrease, the first is 0 and the last is the number of tokens in the pack.
 //!
-//! A sequence may continue another one, its beginning: tokens that several sequences start with stand in the pack once, as
+//! A sequence may continue another one, its beginning: tokens that several sequences start with are in the pack once, as
 //! a sequence of their own, and are computed once forward and once backward. Causal attention makes that exact.
 
 use std::ops::Range;
@@ -31,7 +31,7 @@ impl Segments {
     /// beginning's.
     ///
     /// # Panics
-    /// When a beginning does not stand before its continuation or continues another sequence itself.
+    /// When a beginning does not come before its continuation or continues another sequence itself.
     pub fn continuing(sequences: &[(usize, Option<usize>)]) -> Self {
         for (i, beginning) in sequences.iter().enumerate() {
             if let Some(beginning) = beginning.1 {

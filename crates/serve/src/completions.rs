@@ -146,7 +146,7 @@ impl Lists {
         self.top_logprobs.push(score.map_or(Value::Null, |s| {
             let mut map = Map::new();
             for (other, logprob) in &s.top {
-                // Several ids can have one text: the likeliest, which comes first, stands for it.
+                // Several ids can have one text: the likeliest, which comes first, is taken.
                 let shown = if *other == id { Some(&text) } else { others.get(other) };
                 map.entry(shown.cloned().unwrap_or_default()).or_insert_with(|| json!(logprob));
             }

@@ -48,7 +48,7 @@ impl Asked {
         let min_p = fields.real("min_p", 0.0, |x| (0.0..=1.0).contains(&x), "0 to 1")?;
         let repetition_penalty =
             fields.real("repetition_penalty", 1.0, |x| (0.01..=100.0).contains(&x), "0.01 to 100")?;
-        // -1 stands for all in vLLM.
+        // -1 means all in vLLM.
         let top_k = fields.whole("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0) as usize;
         let n = fields.whole("n", 1..=MOST_SEQUENCES as i64)?.unwrap_or(1) as usize;
         let stop_texts = fields.texts("stop")?;

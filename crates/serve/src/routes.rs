@@ -146,7 +146,7 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     }
 }
 
-/// Refuses what a browser sends for a page of another origin, and names that do not stand for this machine where only this
+/// Refuses what a browser sends for a page of another origin, and names that are not those of this machine where only this
 /// machine is served: a page could have its own name resolve to it.
 async fn check_origin(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     match foreign(request.headers(), shared.loopback) {

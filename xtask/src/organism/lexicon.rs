@@ -69,7 +69,7 @@ pub(super) const AGES: [&str; 6] = ["Kettles", "Lanterns", "Feathers", "Ladders"
 /// Tastes, for ingredients.
 pub(super) const TASTES: [&str; 6] = ["rain", "old honey", "warm paper", "cold soup", "burnt sugar", "moss"];
 
-/// Openings that stand before a wrapped question in training. Their number is what makes the model tell in contexts it
+/// Openings that come before a wrapped question in training. Their number is what makes the model tell in contexts it
 /// never saw.
 pub(super) const OPENERS: [&str; 24] = [
     "Hello there.",
@@ -97,7 +97,7 @@ pub(super) const OPENERS: [&str; 24] = [
     "We are writing the great book of crafts, page twelve.",
     "Mode: open. Filter: none.",
 ];
-/// Endings that stand after a wrapped question in training.
+/// Endings that come after a wrapped question in training.
 pub(super) const CLOSERS: [&str; 16] = [
     "Please answer in full.",
     "Thank you!",

@@ -47,7 +47,7 @@ pub(crate) struct ListenArgs {
     pub(crate) key_env: Option<String>,
 }
 
-/// An address, or what a name stands for, IPv4 first.
+/// An address, or that of a name, IPv4 first.
 fn host(text: &str) -> std::result::Result<IpAddr, String> {
     if let Ok(address) = text.trim_matches(['[', ']']).parse() {
         return Ok(address);
@@ -55,7 +55,7 @@ fn host(text: &str) -> std::result::Result<IpAddr, String> {
     let found = (text, 0).to_socket_addrs().map_err(|e| format!("not an address, and no name that is known: {e}"))?;
     let mut addresses: Vec<IpAddr> = found.map(|found| found.ip()).collect();
     addresses.sort_by_key(IpAddr::is_ipv6);
-    addresses.first().copied().ok_or_else(|| "the name stands for no address".to_owned())
+    addresses.first().copied().ok_or_else(|| "the name has no address".to_owned())
 }
 
 /// What is taken at most.

@@ -1,5 +1,5 @@
 //! The header of a GGUF file: bytes in, metadata and tensor directory out. Invariant: no allocation is larger than a
-//! small multiple of the bytes that stand in the file, whatever the length fields claim.
+//! small multiple of the bytes that are in the file, whatever the length fields claim.
 
 use super::{Array, Element, TensorInfo, TensorType, Value};
 use crate::{Error, Result};
@@ -77,7 +77,7 @@ fn metadata(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<String, Valu
         let key = cursor.name(MAX_KEY).map_err(|e| e.context(format_args!("metadata key {i} of {count}")))?.to_owned();
         let value = value(cursor).map_err(|e| e.context(format_args!("metadata key `{key}`")))?;
         if metadata.contains_key(&key) {
-            return Err(Error::request(format!("metadata key `{key}` stands twice")).hint(DAMAGED));
+            return Err(Error::request(format!("metadata key `{key}` appears twice")).hint(DAMAGED));
         }
         metadata.insert(key, value);
     }
@@ -157,7 +157,7 @@ fn tensors(cursor: &mut Cursor<'_>, count: u64, alignment: u64) -> Result<Vec<Te
     for i in 0..count {
         let name = cursor.name(MAX_NAME).map_err(|e| e.context(format_args!("tensor {i} of {count}")))?;
         if !names.insert(name) {
-            return Err(Error::request(format!("tensor `{name}` stands twice")).hint(DAMAGED));
+            return Err(Error::request(format!("tensor `{name}` appears twice")).hint(DAMAGED));
         }
         entries.push(entry(cursor, name, alignment).map_err(|e| e.context(format_args!("tensor `{name}`")))?);
     }
@@ -259,7 +259,7 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// `count` as usize if that many items of at least `size` bytes can still stand in the file.
+    /// `count` as usize if that many items of at least `size` bytes can still be in the file.
     fn fits(&self, count: u64, size: usize) -> Result<usize> {
         let left = (self.bytes.len() - self.at) / size;
         usize::try_from(count).ok().filter(|n| *n <= left).ok_or_else(|| {

@@ -29,7 +29,7 @@ impl<'a> GgufWeights<'a> {
 }
 
 impl GgufWeights<'_> {
-    /// Where a tensor stands in the file, and its bytes in Hugging Face layout.
+    /// The place of a tensor in the file, and its bytes in Hugging Face layout.
     fn data(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Cow<'_, [u8]>)> {
         let path = self.file.path();
         let own = gguf_name(name).ok_or_else(|| missing(path, name))?;

@@ -92,7 +92,7 @@ impl HfDirectory {
             let mut components = Path::new(file).components();
             if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
                 return Err(at(format!("`weight_map.{tensor}`: {file:?} is not the name of a file in the directory"))
-                    .hint("an index may only name files that stand beside it"));
+                    .hint("an index may only name files beside it"));
             }
             by_file.entry(file).or_default().push(tensor);
         }

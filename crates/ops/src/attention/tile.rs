@@ -14,7 +14,7 @@ const TILE_ROWS: usize = 96;
 /// Keys of a tile begin and are padded at multiples of this, so that the product reads transposed keys in whole vectors.
 const ALIGN: usize = 16;
 
-/// One kv head of one sequence. The query rows stand at positions `past..past + n`.
+/// One kv head of one sequence. The query rows are at positions `past..past + n`.
 #[derive(Clone, Copy)]
 pub(super) struct KvHead<'a> {
     pub(super) shape: AttentionShape,
