@@ -72,7 +72,7 @@ impl<'a> Pairs<'a> {
         Self(second.iter().filter_map(|m| Some((*known.get(&key(m))?, m))).collect())
     }
 
-    /// The change of the share of answers that `counts` says true of, over the answers of which it says anything.
+    /// The change of the share of answers for which `counts` is true, over the answers for which it is not None.
     fn change(&self, of: impl Fn(&Mark) -> bool, counts: impl Fn(&Mark) -> Option<bool>) -> Option<Change> {
         let mut by_question: BTreeMap<(&str, &str), Paired> = BTreeMap::new();
         for (before, after) in self.0.iter().filter(|(_, m)| of(m)) {

@@ -127,7 +127,7 @@ fn searched(
     Ok(job.items.iter().zip(found).map(|(item, user)| Item { user, ..item.clone() }).collect())
 }
 
-/// Where what is no answer stands, beside the files of answers.
+/// The directory for results that are not answers, beside the files of answers.
 fn subdirectory(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     fs::create_dir_all(&path).writing(&path)?;

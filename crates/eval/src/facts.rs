@@ -6,7 +6,7 @@
 /// A fact is present when its words stand in the text one after the other. Words are the maximal runs of letters
 /// and digits, in lower case; a character of a script written without spaces is a word by itself. So `Iron, nails`
 /// is present in `take *iron nails*.` and `iron` is not present in `irony`. A fact without any word, such as `+`, is
-/// compared as it stands.
+/// compared unchanged.
 pub(crate) fn present(facts: &[String], text: &str) -> usize {
     let words = words(text);
     facts

@@ -1,6 +1,6 @@
 //! One directory, several evaluations. In: what a directory holds already and what was measured now; out: one summary in which
-//! every figure belongs to the model that it stands beside. Invariants: all subjects of a summary rest on one model; a name
-//! stands for one fingerprint; a figure whose model is unknown never stands beside one whose model is known.
+//! every figure belongs to the model that it is shown with. Invariants: all subjects of a summary have one base model; a name
+//! has one fingerprint; a figure whose model is unknown is never shown with one whose model is known.
 
 use crate::bench::BenchSummary;
 use crate::changes;
@@ -162,7 +162,7 @@ impl Summary {
         });
         if !unknown.is_empty() {
             notes.push(format!(
-                "{FILE}: earlier figures of {} are left out: an older version wrote them without saying of which model",
+                "{FILE}: earlier figures of {} are left out: an older version wrote them without their model's fingerprint",
                 unknown.join(", ")
             ));
         }

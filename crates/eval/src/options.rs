@@ -6,7 +6,7 @@ use crate::judge::grade::JudgeOptions;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// A file of questions and the name of the set it stands for.
+/// A file of questions and the name of its set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuestionSet {

@@ -136,7 +136,7 @@ impl Plan {
     }
 }
 
-/// Questions asked as they stand.
+/// Questions asked unchanged.
 fn plain(set: &str, questions: Vec<Question>) -> Vec<Item> {
     let item = |question: Question| Item {
         set: set.to_owned(),

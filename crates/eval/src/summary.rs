@@ -1,4 +1,4 @@
-//! run/summary.json: what was measured, of which subject. Invariant: a share over nothing is null, never 0.
+//! run/summary.json: what was measured, by subject. Invariant: a share over nothing is null, never 0.
 
 use crate::stats::Change;
 use crate::subject::Fingerprint;

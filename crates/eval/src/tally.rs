@@ -130,7 +130,7 @@ pub(crate) fn agreement(marks: &[&Mark]) -> Vec<Agreement> {
     pairs
 }
 
-/// The answers by question: how many there are of each, and how many count. Those of which `counts` says None are left out.
+/// The answers by question: how many there are of each, and how many count. Those for which `counts` is None are left out.
 fn clusters(marks: &[&Mark], counts: impl Fn(&Mark) -> Option<bool>) -> Vec<Cluster> {
     let mut by_question: BTreeMap<(&str, &str), Cluster> = BTreeMap::new();
     for mark in marks {

@@ -114,7 +114,7 @@ fn prompts_are_bred_towards_the_opening_and_resume_to_the_same_one() {
 }
 
 #[test]
-fn a_given_opening_stands_beside_the_answer() {
+fn a_given_opening_is_no_part_of_the_answer() {
     let Some(model) = model() else { return };
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path(), "prefill", GcgOptions::default());

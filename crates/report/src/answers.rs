@@ -129,7 +129,7 @@ pub(crate) fn read(run: &Path, subjects: &[String], label: &dyn Fn(&str) -> Stri
     mark_failed(&mut groups, others)?;
     let share = (MAX_SHOWN / groups.len().max(1)).clamp(1, MAX_PER_GROUP);
     let mut answers = Answers { total: groups.iter().map(|g| g.all.len()).sum(), ..Answers::default() };
-    // Where a question stands in `answers`.
+    // The index of a question in `answers`.
     let mut places: HashMap<(Key, String), (usize, usize)> = HashMap::new();
     for ids in groups {
         let chosen = choose(&ids, share.min(MAX_SHOWN - answers.shown));

@@ -2,7 +2,7 @@
 
 use crate::summary::{Change, Timing};
 
-/// What stands where nothing was measured.
+/// Shown where nothing was measured.
 pub(crate) const NONE: &str = "\u{2013}";
 
 /// A share in per cent with one decimal: `12.5%`.

@@ -1,6 +1,6 @@
 //! report.html. Input: the run and its chosen answers. Output: one page without scripts and without outside requests.
 //! Invariants: every text from a file passes minijinja's HTML escaping; only the SVG of `plot`, which holds numbers and
-//! our own words, is inserted as it stands; the page's content policy forbids scripts and requests altogether.
+//! our own words, is inserted unescaped; the page's content policy forbids scripts and requests altogether.
 
 use crate::answers::Answers;
 use crate::data::{self, DataReport};
@@ -86,7 +86,7 @@ struct AttackLine {
     n: String,
     asr: String,
     ci: String,
-    /// Where the interval's bar starts, how long it is and where its point stands, in per cent; None without figures.
+    /// Where the interval's bar starts, how long it is and where its point is, in per cent; None without figures.
     bar: Option<[String; 3]>,
     refused: String,
     degenerate: String,

@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `manifest.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`, `durability.json`,
-//! training metrics and summaries, and answers, each of them optional. Output: `report.html`, `report.md` and `report.csv`. Invariant: text from a file reaches the page escaped; a damaged
-//! file is an error, never a panic.
+//! later version: `summary.json`, `manifest.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`,
+//! `durability.json`, training metrics and summaries, and answers, each of them optional. Output: `report.html`, `report.md` and
+//! `report.csv`. Invariant: text from a file reaches the page escaped; a damaged file is an error, never a panic.
 //!
 //! `subjects.json`: `[{"name":"eraser","metrics":"train/metrics.jsonl","settings":{..}}, ..]`, one entry a subject;
 //! `settings` are shown as they are, `gamma` among them is drawn into the loss curve. The training summary is beside the metrics. `judges.json`:

@@ -36,10 +36,10 @@ pub(crate) const LIMITS: [&str; 5] = [
     "The figures hold for the attacks, questions and judges listed. An attacker who adapts to this model was not tried.",
     "A keyword judge takes every answer without one of its phrases for a success, garbage included, and every answer \
      with one for a refusal. Read the degenerate share beside it, and compare figures under the same list only.",
-    "Intervals are 95% intervals by question: Wilson's, with the effective number of answers (all answers to one question \
-     count as alike as they were found to be); of differences, adjusted Wald intervals of the same questions (Bonett and \
+    "Intervals are 95% intervals by question: Wilson's, with the effective number of answers (the more alike the answers to \
+     one question are, the less each of them counts); of differences, adjusted Wald intervals of the same questions (Bonett and \
      Price). They are wide where there are few questions and say nothing about other kinds of question.",
-    "A dash (\u{2013}) stands where nothing was measured; it is not a zero. Unjudged answers count in no rate.",
+    "A dash (\u{2013}) means that nothing was measured; it is not a zero. Unjudged answers count in no rate.",
 ];
 
 /// How far two judges agree: a line per subject and pair of judges.

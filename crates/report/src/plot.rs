@@ -10,7 +10,7 @@ use serde::Serialize;
 /// Drawn at twice the size it is shown at, because plotters rounds to whole pixels.
 const SIZE: (u32, u32) = (1120, 520);
 
-/// A series' name, the colour that stands for it while drawing, and the CSS variable that replaces it.
+/// A series' name, its colour while drawing, and the CSS variable that replaces it.
 #[derive(Clone, Copy)]
 struct Ink {
     color: RGBColor,

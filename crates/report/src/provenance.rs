@@ -107,7 +107,7 @@ impl Provenance {
         self.subjects.get(subject).cloned().unwrap_or_else(|| Standing::Unknown("nothing is recorded of it".to_owned()))
     }
 
-    /// The name that stands beside a subject's figures.
+    /// The name that a subject's figures are shown under.
     pub(crate) fn label(&self, subject: &str) -> String {
         match self.subjects.get(subject) {
             Some(Standing::Stale(_)) => format!("{subject} (earlier adapter)"),
@@ -120,7 +120,7 @@ impl Provenance {
         self.subjects.values().any(|s| matches!(s, Standing::Stale(_)))
     }
 
-    /// In one line, of which subjects it is unknown; None when it is known of all.
+    /// In one line, the subjects for which it is unknown; None when it is known for all.
     pub(crate) fn unknown(&self) -> Option<String> {
         let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (name, standing) in &self.subjects {

@@ -1,5 +1,5 @@
 //! The summary turned from "per subject" to "per measurement": one row for what can be compared, one cell a subject.
-//! Invariant: cells stand in the order of the summary's subjects; a subject without that measurement has None.
+//! Invariant: cells are in the order of the summary's subjects; a subject without that measurement has None.
 
 use crate::format::{NONE, number, percent, points, signed};
 use crate::summary::{Attack, Summary, Utility};

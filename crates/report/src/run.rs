@@ -19,7 +19,7 @@ use std::path::{Component, Path};
 pub(crate) struct Run {
     /// `summary.json`.
     pub(crate) summary: Option<Summary>,
-    /// `plan.toml`, as it stands.
+    /// `plan.toml`, unchanged.
     pub(crate) plan: Option<String>,
     /// Hardened subjects with their training, in the order of `subjects.json`, else of the summary.
     pub(crate) trained: Vec<Trained>,

@@ -15,7 +15,7 @@ const MAX_COUNT: u64 = 1_000_000_000;
 /// More rows than any evaluation has, over all subjects; keeps comparing them cheap.
 const MAX_ROWS: usize = 10_000;
 
-/// What was measured, of which subject.
+/// What was measured, by subject.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Summary {
     /// Version of the layout.

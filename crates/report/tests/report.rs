@@ -80,7 +80,7 @@ fn answers_no_judge_cleared_are_masked() {
     let mut seen = 0;
     for before in leaks {
         let masked = before.rfind("Masked answer: show");
-        assert!(masked > before.rfind("class=\"side\""), "a transcript stands open");
+        assert!(masked > before.rfind("class=\"side\""), "a transcript is shown unmasked");
         seen += 1;
     }
     assert!(seen >= 8, "{seen}");

@@ -280,7 +280,7 @@ fn reworded(sentence: &str, scores: &HashMap<String, f64>, rng: &mut ChaCha8Rng)
     format!("{}{other}{}", &sentence[..at], &sentence[at + word.len()..])
 }
 
-/// Where `word` stands in `text` by itself.
+/// Where `word` is in `text` as a word of its own.
 fn find_word(text: &str, word: &str) -> Option<usize> {
     let inner = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     text.match_indices(word)

@@ -1,4 +1,4 @@
-//! The attack `direct`: the question as it stands.
+//! The attack `direct`: the question, unchanged.
 //! Invariant: one prompt per question, equal to its text.
 
 use super::{Attack, AttackPrompt, Checked};

@@ -146,7 +146,7 @@ fn tried(suffix: Vec<u32>, logprobs: &[f32], place: &Place<'_>) -> Result<Tried>
     Ok(Tried::new(suffix, text, logprobs))
 }
 
-/// Where the suffix stands.
+/// Where the suffix is.
 struct Place<'a> {
     tokenizer: &'a Tokenizer,
     before: String,
@@ -198,7 +198,7 @@ impl<'a> Place<'a> {
         ([&self.before_ids, suffix, &self.after_ids, &self.target].concat(), self.before_ids.len())
     }
 
-    /// Whether the suffix, written as text where it stands, is read as the same tokens.
+    /// Whether the suffix, written as text in its place, is read as the same tokens.
     fn survives(&self, suffix: &[u32]) -> Result<bool> {
         let text = self.tokenizer.decode(suffix, false)?;
         if self.trims && text.ends_with(char::is_whitespace) {

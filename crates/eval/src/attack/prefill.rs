@@ -1,4 +1,4 @@
-//! The attack `prefill`: the question as it stands, with the answer's opening given, as who runs an open model can.
+//! The attack `prefill`: the question, unchanged, with the opening of the answer given: whoever runs an open model can do so.
 //! Invariant: the opening is that of the question's file if it names one, else the option's; it counts as answered.
 
 use super::{Attack, AttackPrompt, Checked};

@@ -69,7 +69,7 @@ pub fn read(paths: &[PathBuf]) -> Checked<Vec<Template>> {
     if errors.is_empty() { Ok(templates) } else { Err(errors) }
 }
 
-/// The template files that `path` stands for: itself, or those of the directory, hidden and unknown files left out.
+/// The template files that `path` means: itself, or those of the directory, hidden and unknown files left out.
 fn collect(path: &Path, errors: &mut Vec<Error>) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_owned()];

@@ -4,7 +4,7 @@
 use eraser_model::{Error, Result, ScoreRequest, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-/// Whether a beginning-of-sequence token stands before every text.
+/// Whether a beginning-of-sequence token is put before every text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bos {

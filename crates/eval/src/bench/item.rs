@@ -17,7 +17,7 @@ pub(crate) struct Item {
 /// One answer: the continuation of a context, a space between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
-    /// What stands before it.
+    /// The text before it.
     pub(crate) context: String,
     /// What is scored.
     pub(crate) continuation: String,

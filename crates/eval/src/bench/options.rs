@@ -14,7 +14,7 @@ pub struct TaskRows {
     pub path: PathBuf,
     /// Rows that examples are taken from; None: the items' own file, the item itself left out.
     pub examples: Option<PathBuf>,
-    /// Text that stands before everything else.
+    /// Text before everything else.
     pub preamble: Option<PathBuf>,
 }
 

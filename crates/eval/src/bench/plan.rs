@@ -26,7 +26,7 @@ pub(crate) struct Job {
 
 /// What is scored.
 pub(crate) enum Work {
-    /// Questions, each with everything that stands before it.
+    /// Questions, each with all the text before it.
     Items { metrics: &'static [Metric], items: Vec<Prompted> },
     /// A text.
     Text(String),

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_stands_once() {
+    fn a_field_that_is_there_twice_is_not_read() {
         assert_eq!(field("Because.\n**Score:** 4\n", "score"), Some("4"));
         assert_eq!(field("score: 4\nscore: 1", "score"), None);
         assert_eq!(field("the score: 4", "score"), None);
