@@ -119,6 +119,10 @@ fn a_later_evaluation_keeps_the_figures_of_earlier_attacks() {
     dir.done(&format!("{TRAIN} --steps 3 --out run"));
     dir.done(&format!("{EVAL} --attacks template --template wrap.txt"));
     dir.done(&format!("{EVAL} --attacks direct"));
+    // Each file of answers has the options of the evaluation that made it.
+    let records = manifest(&dir);
+    let templates = |file: &str| records[file]["options"]["eval"]["templates"].as_array().unwrap().len();
+    assert_eq!((templates("eval/base/template.jsonl"), templates("eval/base/direct.jsonl")), (1, 0));
     for subject in ["base", "eraser"] {
         let found = attacks(&dir, subject);
         assert!(found.iter().any(|a| a.starts_with("template")) && found.contains(&"direct".into()), "{found:?}");

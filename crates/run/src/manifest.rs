@@ -230,6 +230,13 @@ impl Manifest {
         Ok((files, outputs.fingerprint))
     }
 
+    /// Records that the work which made `artefact` made these files too.
+    pub(crate) fn share(&mut self, artefact: &str, files: impl IntoIterator<Item = String>) -> Result<()> {
+        let Some(record) = self.artefacts.get(artefact).cloned() else { return Ok(()) };
+        self.artefacts.extend(files.into_iter().map(|file| (file, record.clone())));
+        self.write()
+    }
+
     /// Removes the records of artefacts that are gone.
     pub(crate) fn forget(&mut self, gone: impl Fn(&str) -> bool) -> Result<()> {
         let before = self.artefacts.len();

@@ -232,6 +232,7 @@ impl Run<'_> {
             },
             |()| Ok(Outputs::default()),
         )?;
+        evaluate::share_record(&mut self.manifest, self.dir, &measured, options)?;
         watch.note(&format!("eval: {} subjects in {:.1} s", measured.len(), start.elapsed().as_secs_f64()));
         Ok(true)
     }

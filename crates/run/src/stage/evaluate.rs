@@ -56,8 +56,26 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     found.timing.total_s = Some(seconds);
     found.timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
     let all = summary::record(dir, &found, watch)?;
+    share_record(&mut manifest, dir, &measured, &options)?;
     subjects::write(dir, &directories, &manifest)?;
     Ok(all)
+}
+
+/// Records that the files of answers were made by the evaluation that made the summary: a later one of another attack has
+/// other options.
+pub(crate) fn share_record(
+    manifest: &mut Manifest,
+    dir: &Path,
+    subjects: &[Subject<'_>],
+    options: &EvalOptions,
+) -> Result<()> {
+    let tasks = options.tasks.iter().map(|task| format!("task-{}", task.task));
+    let sets = ["over-refusal", "contrast"].map(ToOwned::to_owned);
+    let names: Vec<String> = options.attacks.iter().cloned().chain(tasks).chain(sets).collect();
+    let file = |subject: &Subject<'_>, name: &str| format!("eval/{}/{name}.jsonl", subject.name);
+    let files = subjects.iter().flat_map(|subject| names.iter().map(move |name| file(subject, name)));
+    let started = |file: &String| dir.join(file).exists();
+    manifest.share(summary::FILE, files.filter(started).collect::<Vec<_>>())
 }
 
 /// The adapter of every subject that has one.
