@@ -2,11 +2,11 @@
 //! writes is honoured, known not to change what the adapter computes, or refused; one that is not known is refused unless it
 //! is off.
 
-use crate::adapter::LoraConfig;
+use crate::lora_config::LoraConfig;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 
-/// Keys that say where an adapter comes from, how it was trained or initialised, or what the names of its tensors say again.
+/// Keys that say where an adapter comes from, how it was trained or initialised, or what the names of its tensors say already.
 const HARMLESS: [&str; 18] = [
     "auto_mapping",
     "base_model_name_or_path",

@@ -18,6 +18,7 @@ pub mod hub;
 mod jinja;
 pub mod llama2c;
 pub mod load;
+mod lora_config;
 mod sample;
 pub mod score;
 pub mod template;

@@ -1,9 +1,11 @@
 //! The filters of Jinja2 that make one value of one value. Lists are in `select.rs`.
 
 use super::bind::{Call, Entry, run};
-use super::objects::{Generator, Method};
-use super::python::{self, Number, Outcome, charge, defined, fail, integer, items, kind, number, text};
-use super::{json, methods, percent};
+use super::objects::Generator;
+use super::python::{
+    self, Number, Outcome, charge, defined, fail, integer, items, iterable, kind, number, pairs, text,
+};
+use super::{json, methods, percent, strings};
 use minijinja::value::{Kwargs, Rest, Tuple};
 use minijinja::{Environment, State, Value};
 
@@ -15,12 +17,12 @@ const FILTERS: &[Entry] = &[
         Number::Float(x) => Ok(Value::from(x.abs())),
     }),
     ("attr", &["name"], attr),
-    ("capitalize", NONE, |c| on_text(c, methods::capitalize)),
+    ("capitalize", NONE, |c| on_text(c, strings::capitalize)),
     ("center", &["width"], |c| {
         let text = text(c.value)?;
         let width = c.get(0).map_or(Ok(80), integer)?;
         charge(c.state, width.max(0) as usize)?;
-        Ok(Value::from(methods::center(&text, width, ' ')))
+        Ok(Value::from(strings::center(&text, width, ' ')))
     }),
     ("count", NONE, length),
     ("length", NONE, length),
@@ -31,7 +33,7 @@ const FILTERS: &[Entry] = &[
     ("safe", NONE, |c| on_text(c, str::to_owned)),
     ("float", &["default"], |c| {
         let found = match c.value.as_str() {
-            Some(text) => methods::parse_float(text),
+            Some(text) => strings::parse_float(text),
             None => number(defined(c.value)?).ok().map(Number::real),
         };
         Ok(found.map_or_else(|| c.get(0).cloned().unwrap_or_else(|| Value::from(0.0)), Value::from))
@@ -55,12 +57,12 @@ const FILTERS: &[Entry] = &[
     ("title", NONE, |c| on_text(c, title)),
     ("trim", &["chars"], |c| {
         let chars = c.some(0).map(python::string).transpose()?;
-        Ok(Value::from(methods::strip(&text(c.value)?, chars, true, true)))
+        Ok(Value::from(strings::strip(&text(c.value)?, chars, true, true)))
     }),
     ("replace", &["s", "new", "count"], |c| {
         let (old, new) = (text(c.need(0)?)?, text(c.need(1)?)?);
         let count = c.some(2).map_or(Ok(-1), integer)?;
-        methods::replace(c.state, &text(c.value)?, &old, &new, count)
+        strings::replace(c.state, &text(c.value)?, &old, &new, count).map(Value::from)
     }),
     ("reverse", NONE, |c| {
         let mut all = items(c.value)?;
@@ -119,7 +121,6 @@ pub(super) fn add(environment: &mut Environment<'static>) {
         };
         percent::format(state, &text(value)?, &given)
     });
-    environment.add_filter("__attr", |value: &Value, name: &str| super::operators::item_or_method(value, name));
 }
 
 /// Whether the filter is supported.
@@ -131,14 +132,8 @@ fn on_text(call: &mut Call, change: impl Fn(&str) -> String) -> Outcome<Value> {
     Ok(Value::from(change(&text(call.value)?)))
 }
 
-/// Key and value of each entry of a dict, as tuples.
-pub(super) fn pairs(dict: &Value) -> Outcome<Vec<Value>> {
-    let pair = |key: Value| Ok(Value::from(Tuple::from([key.clone(), dict.get_item(&key)?])));
-    items(dict)?.into_iter().map(pair).collect()
-}
-
 fn items_or_fail(value: &Value) -> Outcome<&Value> {
-    if super::tests::iterable(value) { Ok(value) } else { fail(format!("{} cannot be iterated", kind(value))) }
+    if iterable(value) { Ok(value) } else { fail(format!("{} cannot be iterated", kind(value))) }
 }
 
 fn attr(call: &mut Call) -> Outcome<Value> {
@@ -146,8 +141,8 @@ fn attr(call: &mut Call) -> Outcome<Value> {
     if name.starts_with('_') {
         return fail(format!("`{name}`: names of Python's own are not accessible"));
     }
-    if methods::has(defined(call.value)?, &name) {
-        return Ok(Value::from_object(Method { receiver: call.value.clone(), name }));
+    if let Some(method) = methods::bound(defined(call.value)?, &name) {
+        return Ok(method);
     }
     match kind(call.value) {
         "namespace" | "object" => call.value.get_attr(&name),
@@ -189,7 +184,7 @@ fn int(call: &mut Call) -> Outcome<Value> {
     let whole = |x: f64| x.is_finite().then_some(Number::Int(x as i128));
     let found = match call.value.as_str() {
         Some(text) => {
-            methods::parse_int(text, base).map(Number::Int).or_else(|| methods::parse_float(text).and_then(whole))
+            strings::parse_int(text, base).map(Number::Int).or_else(|| strings::parse_float(text).and_then(whole))
         }
         None => match number(defined(call.value)?) {
             Ok(Number::Float(x)) => whole(x),
@@ -211,7 +206,7 @@ fn indent(call: &mut Call) -> Outcome<Value> {
     };
     let (first, blank) = (call.flag(1, false), call.flag(2, false));
     let ended = format!("{text}\n");
-    let lines = methods::lines(&ended, false);
+    let lines = strings::lines(&ended, false);
     charge(call.state, text.len() + by.len().saturating_mul(lines.len()))?;
     let mut out = if first { by.clone() } else { String::new() };
     for (i, line) in lines.iter().enumerate() {

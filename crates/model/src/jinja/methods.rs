@@ -1,12 +1,15 @@
-//! The methods of Python's strings, lists and dicts.
+//! The methods of Python's strings, lists and dicts. In: a value, a method's name, arguments; out: what Python gives, or the
+//! method as a value. Invariant: no method changes the value it is called on.
 
 use super::bind::{Call, Entry, run};
-use super::filters::pairs;
 use super::objects::View;
-use super::python::{Outcome, charge, defined, fail, integer, items, kind, printable, string};
-use super::tests::cased;
-use minijinja::value::{Kwargs, Tuple, from_args};
+use super::python::{Outcome, charge, defined, fail, integer, items, kind, pairs, printable, string};
+use super::strings::{
+    capitalize, cased, casefold, center, is_digit, just, lines, replace, split_space, strip, swapcase, title,
+};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, from_args};
 use minijinja::{Error, State, Value};
+use std::sync::Arc;
 
 const NONE: &[&str] = &[];
 const RANGE: &[&str] = &["sub", "start", "end"];
@@ -36,7 +39,7 @@ const STRING: &[Entry] = &[
         let count = c.get(2).map_or(Ok(-1), integer)?;
         let (old, new) = (string(c.need(0)?)?.to_owned(), string(c.need(1)?)?.to_owned());
         let text = own(c).to_owned();
-        replace(c.state, &text, &old, &new, count)
+        replace(c.state, &text, &old, &new, count).map(Value::from)
     }),
     ("startswith", RANGE, |c| affix(c, |text, part| text.starts_with(part))),
     ("endswith", RANGE, |c| affix(c, |text, part| text.ends_with(part))),
@@ -123,8 +126,9 @@ const LIST: &[Entry] = &[
     ("copy", NONE, |c| Ok(c.value.clone())),
 ];
 
-/// Methods that the sandbox keeps from changing what they are called on, and those that make no text.
-const REFUSED: [&str; 17] = [
+/// Methods that are in no table: those that change the value they are called on, which Jinja2's sandbox forbids, those that are
+/// not supported, and `format`, which minijinja's own library does.
+const UNLISTED: [&str; 17] = [
     "append",
     "clear",
     "extend",
@@ -149,11 +153,11 @@ const KEYWORDS: [&str; 6] = ["split", "rsplit", "splitlines", "expandtabs", "rep
 
 /// Whether a string, list or dict has a method of this name.
 pub(super) fn is_name(name: &str) -> bool {
-    [STRING, DICT, LIST].into_iter().flatten().any(|entry| entry.0 == name) || REFUSED.contains(&name)
+    [STRING, DICT, LIST].into_iter().flatten().any(|entry| entry.0 == name) || UNLISTED.contains(&name)
 }
 
 /// Whether `value` has the method `name`.
-pub(super) fn has(value: &Value, name: &str) -> bool {
+fn has(value: &Value, name: &str) -> bool {
     let more: &[&str] = match kind(value) {
         "str" => &["encode", "translate", "maketrans", "format_map", "format"],
         "dict" => &["clear", "pop", "popitem", "setdefault", "update", "fromkeys"],
@@ -195,6 +199,32 @@ pub(super) fn call(state: &mut State, value: &Value, name: &str, args: &[Value],
     }
 }
 
+/// A method of a string, list or dict that is not called yet.
+#[derive(Debug)]
+struct Method {
+    receiver: Value,
+    name: String,
+}
+
+impl Object for Method {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn call(self: &Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+        unknown(state, &self.receiver, &self.name, args)
+    }
+}
+
+/// `value.name` not called, if `value` has a method of that name.
+pub(super) fn bound(value: &Value, name: &str) -> Option<Value> {
+    has(value, name).then(|| Value::from_object(Method { receiver: value.clone(), name: name.to_owned() }))
+}
+
 /// Methods that reach minijinja itself.
 pub(super) fn unknown(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let (args, named): (&[Value], Kwargs) = from_args(args)?;
@@ -231,89 +261,6 @@ fn nonempty(value: &Value) -> Outcome<&str> {
     }
 }
 
-fn is_digit(c: char) -> bool {
-    c.is_ascii_digit() || (c.is_numeric() && !c.is_ascii() && unicode_decimal(c))
-}
-
-/// Digits of other scripts stand in runs of ten that start at a multiple of 16 or 6 above one; what `char::is_numeric` holds
-/// besides (fractions, Roman numerals) is no digit.
-fn unicode_decimal(c: char) -> bool {
-    let code = u32::from(c);
-    matches!(code, 0x660..=0x669 | 0x6f0..=0x6f9 | 0x7c0..=0x7c9 | 0x966..=0x96f | 0x9e6..=0x9ef | 0xe50..=0xe59 | 0xff10..=0xff19)
-}
-
-/// A letter that is upper and lower case at once.
-pub(super) fn is_title(c: char) -> bool {
-    matches!(u32::from(c), 0x1c5 | 0x1c8 | 0x1cb | 0x1f2)
-}
-
-/// The title case of a letter: upper case, but for the digraphs that have a form of their own.
-fn title_case(c: char, out: &mut String) {
-    let special = match u32::from(c) {
-        0x1c4..=0x1c6 => Some('\u{1c5}'),
-        0x1c7..=0x1c9 => Some('\u{1c8}'),
-        0x1ca..=0x1cc => Some('\u{1cb}'),
-        0x1f1..=0x1f3 => Some('\u{1f2}'),
-        0xdf => {
-            out.push_str("Ss");
-            return;
-        }
-        _ => None,
-    };
-    match special {
-        Some(c) => out.push(c),
-        None => out.extend(c.to_uppercase()),
-    }
-}
-
-fn title(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut inside = false;
-    for c in text.chars() {
-        let cased = c.is_lowercase() || c.is_uppercase() || is_title(c);
-        if inside {
-            out.extend(c.to_lowercase());
-        } else {
-            title_case(c, &mut out);
-        }
-        inside = cased;
-    }
-    out
-}
-
-pub(super) fn capitalize(text: &str) -> String {
-    let mut chars = text.chars();
-    let mut out = String::with_capacity(text.len());
-    if let Some(first) = chars.next() {
-        title_case(first, &mut out);
-    }
-    out + &chars.as_str().to_lowercase()
-}
-
-fn swapcase(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_uppercase() { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
-    }
-    out
-}
-
-fn casefold(text: &str) -> String {
-    text.to_lowercase().replace('ß', "ss").replace('ς', "σ")
-}
-
-/// Python's `strip`: of white space, or of the characters in `chars`.
-pub(super) fn strip(text: &str, chars: Option<&str>, left: bool, right: bool) -> String {
-    let gone = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
-    let text = if left { text.trim_start_matches(gone) } else { text };
-    if right { text.trim_end_matches(gone) } else { text }.to_owned()
-}
-
-/// White space as `str.strip` has it: Unicode's, and four separators of ASCII.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
-}
-
 fn stripped(call: &mut Call, left: bool, right: bool) -> Outcome<Value> {
     let chars = call.some(0).map(string).transpose()?;
     Ok(Value::from(strip(own(call), chars, left, right)))
@@ -333,60 +280,6 @@ fn split(call: &mut Call, from_right: bool) -> Outcome<Value> {
         parts.reverse();
     }
     Ok(list(parts))
-}
-
-/// Words, at most `most` splits; the rest keeps its inner white space.
-fn split_space(text: &str, most: usize, from_right: bool) -> Vec<&str> {
-    let mut out = Vec::new();
-    let mut rest = text;
-    loop {
-        rest = if from_right { rest.trim_end_matches(is_space) } else { rest.trim_start_matches(is_space) };
-        if rest.is_empty() {
-            break;
-        }
-        if out.len() == most {
-            // Python keeps the white space at the far end of the last part.
-            out.push(rest);
-            break;
-        }
-        let (word, after) = if from_right {
-            let at = rest.char_indices().rev().find(|(_, c)| is_space(*c)).map_or(0, |(at, c)| at + c.len_utf8());
-            (&rest[at..], &rest[..at])
-        } else {
-            rest.split_at(rest.find(is_space).unwrap_or(rest.len()))
-        };
-        out.push(word);
-        rest = after;
-    }
-    if from_right {
-        out.reverse();
-    }
-    out
-}
-
-/// Python's `splitlines`.
-pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    let mut out = Vec::new();
-    let mut rest = text;
-    let ends = ['\n', '\r', '\x0b', '\x0c', '\x1c', '\x1d', '\x1e', '\u{85}', '\u{2028}', '\u{2029}'];
-    while let Some(at) = rest.find(ends) {
-        let width =
-            if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
-        out.push(&rest[..if keep_ends { at + width } else { at }]);
-        rest = &rest[at + width..];
-    }
-    if !rest.is_empty() {
-        out.push(rest);
-    }
-    out
-}
-
-/// `text.replace(old, new, count)`, paid for before it is made.
-pub(super) fn replace(state: &State, text: &str, old: &str, new: &str, count: i64) -> Outcome<Value> {
-    let places = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
-    let times = if count < 0 { places } else { places.min(count as usize) };
-    charge(state, text.len() + times.saturating_mul(new.len()))?;
-    Ok(Value::from(text.replacen(old, new, times)))
 }
 
 /// The part of the text between `start` and `end`, and where it starts, in characters. None if the start is beyond the end.
@@ -438,23 +331,6 @@ fn fill(call: &Call) -> Outcome<char> {
     }
 }
 
-fn missing(text: &str, width: i64) -> usize {
-    (width - text.chars().count() as i64).max(0) as usize
-}
-
-fn just(text: &str, width: i64, fill: char, right: bool) -> String {
-    let pad: String = std::iter::repeat_n(fill, missing(text, width)).collect();
-    if right { pad + text } else { [text, &pad].concat() }
-}
-
-/// Python's `center`: where the space is odd, the wider side depends on the width.
-pub(super) fn center(text: &str, width: i64, fill: char) -> String {
-    let pad = missing(text, width);
-    let left = pad / 2 + (pad & width.max(0) as usize & 1);
-    let side = |n: usize| std::iter::repeat_n(fill, n).collect::<String>();
-    [side(left), text.to_owned(), side(pad - left)].concat()
-}
-
 fn expandtabs(call: &mut Call) -> Outcome<Value> {
     let size = call.get(0).map_or(Ok(8), integer)?.max(0) as usize;
     let text = own(call);
@@ -478,40 +354,4 @@ fn expandtabs(call: &mut Call) -> Outcome<Value> {
         }
     }
     Ok(Value::from(out))
-}
-
-/// Python's `int(text, base)`.
-pub(super) fn parse_int(text: &str, base: i64) -> Option<i128> {
-    let text = text.trim();
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let prefix = digits.get(..2).map(str::to_ascii_lowercase);
-    let (radix, digits) = match (base, prefix.as_deref()) {
-        (16 | 0, Some("0x")) => (16, &digits[2..]),
-        (8 | 0, Some("0o")) => (8, &digits[2..]),
-        (2 | 0, Some("0b")) => (2, &digits[2..]),
-        (0, _) if digits.len() > 1 && digits.starts_with('0') && !digits.trim_matches(['0', '_']).is_empty() => {
-            return None;
-        }
-        (0, _) => (10, digits),
-        (2..=36, _) => (base as u32, digits),
-        _ => return None,
-    };
-    let value =
-        i128::from_str_radix(&without_underscores(digits)?, radix).ok().filter(|_| !digits.starts_with(['+', '-']))?;
-    Some(if negative { -value } else { value })
-}
-
-/// Python's `float(text)`.
-pub(super) fn parse_float(text: &str) -> Option<f64> {
-    let text = text.trim();
-    without_underscores(text)?.parse().ok()
-}
-
-/// Single underscores between digits group them.
-fn without_underscores(text: &str) -> Option<String> {
-    let bad = text.starts_with('_') || text.ends_with('_') || text.contains("__");
-    (!bad).then(|| text.replace('_', ""))
 }

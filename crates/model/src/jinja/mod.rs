@@ -1,13 +1,21 @@
 //! Jinja as transformers configures it. In: a template's source and the variables; out: the text that Jinja2 renders
 //! (`ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls). Invariant: a template is foreign code,
-//! so rendering ends within a bounded amount of work, output and stack, and what would render otherwise than there is an error.
+//! so rendering ends within a bounded amount of work, output and stack, and what would render differently from Jinja2 is an error.
 //!
 //! minijinja parses and runs. Where the two differ, [`source`] settles it in the text, [`lower`] in the syntax tree, and
 //! `filters`, `tests`, `methods` and `operators` at run time, with Python's rules (`python`). docs/templates.md lists what is
 //! refused; `tests/jinja.rs` compares with what Jinja2 gives.
+//!
+//! The files are layers, and each imports from lower ones only:
+//! - `objects`: types of values; `python`: what any value means; `bind`, `strings`, `sort`, `percent`: arguments, text, order, `%`;
+//! - `globals`, `json`, `methods`: functions, `tojson` and the methods of strings, lists and dicts;
+//! - `operators`, which look methods up, and `filters`;
+//! - `select`, filters that call operators and other filters; `tests`, which know the names of all filters;
+//! - `lower`, which asks filters, methods and tests for the names they know. `source` works on text and needs none of these.
 
 mod bind;
 mod filters;
+mod globals;
 mod json;
 mod lower;
 mod methods;
@@ -18,6 +26,7 @@ mod python;
 mod select;
 mod sort;
 mod source;
+mod strings;
 mod tests;
 
 use crate::{Error, Result};
@@ -69,7 +78,7 @@ impl Jinja {
         let template = self.environment.get_template(TEMPLATE);
         let names = template.map(|template| template.undeclared_variables(false)).unwrap_or_default();
         let mut names: Vec<String> =
-            names.into_iter().filter(|name| !objects::GLOBALS.contains(&name.as_str())).collect();
+            names.into_iter().filter(|name| !globals::NAMES.contains(&name.as_str())).collect();
         names.sort();
         names
     }
@@ -118,7 +127,7 @@ fn compile(source: &str, trim: bool) -> std::result::Result<Environment<'static>
         let text = python::text(value)?;
         out.write_str(&text).map_err(|e| minijinja::Error::new(ErrorKind::WriteFailure, e.to_string()))
     });
-    objects::add_globals(&mut environment);
+    globals::add(&mut environment);
     operators::add(&mut environment);
     filters::add(&mut environment);
     select::add(&mut environment);

@@ -1,6 +1,6 @@
 //! Operators that differ from Python's in minijinja, as filters whose names no template can write: [`super::lower`] puts them in.
 
-use super::objects::{Method, Range};
+use super::objects::Range;
 use super::percent;
 use super::python::{Number, Outcome, charge, defined, fail, integer, items, kind, number, order, string};
 use super::{methods, python};
@@ -22,6 +22,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_filter("__neg", negate);
     environment.add_filter("__real", real);
     environment.add_filter("__slice", slice);
+    environment.add_filter("__attr", |value: &Value, name: &str| item_or_method(value, name));
     environment.add_filter("__item", |value: &Value, key: &Value| item(value, key));
     environment.add_filter(
         "__call",
@@ -211,7 +212,7 @@ fn range_slice(value: &Value, start: Option<i64>, stop: Option<i64>, step: i64) 
     Ok(Value::from_object(Range { start: first, stop, step: range.step * step, len: count }))
 }
 
-/// `value[key]` where the key is not known when the template is read, and `value.name` where the name is that of a method.
+/// `value[key]` where the key is not known when the template is read: what is stored under the key, else the method of that name.
 pub(super) fn item(value: &Value, key: &Value) -> Outcome<Value> {
     let found = match kind(defined(value)?) {
         "str" => index(value, key).and_then(|i| items(value).ok()?.get(i).cloned()),
@@ -220,10 +221,7 @@ pub(super) fn item(value: &Value, key: &Value) -> Outcome<Value> {
         "dict" if matches!(kind(key), "list" | "dict") => return fail(format!("{} cannot be a key", kind(key))),
         _ => Some(value.get_item(key)?).filter(|found| !found.is_undefined()),
     };
-    let method = || {
-        let name = key.as_str().filter(|name| methods::has(value, name))?;
-        Some(Value::from_object(Method { receiver: value.clone(), name: name.to_owned() }))
-    };
+    let method = || methods::bound(value, key.as_str()?);
     Ok(found.or_else(method).unwrap_or(Value::UNDEFINED))
 }
 
@@ -250,9 +248,6 @@ fn iterate(state: &State, value: &Value) -> Outcome<Value> {
 }
 
 /// `value.name` where the name is that of a method: the method, or what is stored under the name.
-pub(super) fn item_or_method(value: &Value, name: &str) -> Outcome<Value> {
-    if methods::has(defined(value)?, name) {
-        return Ok(Value::from_object(Method { receiver: value.clone(), name: name.to_owned() }));
-    }
-    value.get_attr(name)
+fn item_or_method(value: &Value, name: &str) -> Outcome<Value> {
+    methods::bound(defined(value)?, name).map_or_else(|| value.get_attr(name), Ok)
 }

@@ -2,7 +2,7 @@
 //! not another text.
 
 use super::objects::{Generator, Group, Range, View};
-use minijinja::value::ValueKind;
+use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 use std::cmp::Ordering;
 use std::fmt::Write;
@@ -173,7 +173,7 @@ pub(super) fn float(x: f64) -> String {
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// A number: Python's bool counts.
+/// A number; a bool is one too, as in Python.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Number {
     Int(i128),
@@ -250,6 +250,17 @@ pub(super) fn items(value: &Value) -> Outcome<Vec<Value>> {
         "list" | "tuple" | "dict" | "range" | "view" | "generator" | "iterator" => Ok(value.try_iter()?.collect()),
         other => fail(format!("{other} cannot be iterated")),
     }
+}
+
+/// Key and value of each entry of a dict, as tuples.
+pub(super) fn pairs(dict: &Value) -> Outcome<Vec<Value>> {
+    let pair = |key: Value| Ok(Value::from(Tuple::from([key.clone(), dict.get_item(&key)?])));
+    items(dict)?.into_iter().map(pair).collect()
+}
+
+/// Whether a `for` can go through the value.
+pub(super) fn iterable(value: &Value) -> bool {
+    matches!(kind(value), "undefined" | "str" | "list" | "tuple" | "dict" | "range" | "view" | "generator" | "iterator")
 }
 
 /// A text argument.

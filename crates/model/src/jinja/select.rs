@@ -1,10 +1,10 @@
 //! The filters of Jinja2 that choose among the items of a list, order them or put them together.
 
 use super::bind::{Call, Entry, run};
-use super::filters::pairs;
+use super::filters;
 use super::objects::{Generator, Group};
 use super::operators::item;
-use super::python::{Number, Outcome, charge, fail, integer, items, kind, number, order, string, text};
+use super::python::{Number, Outcome, charge, fail, integer, items, kind, number, order, pairs, string, text};
 use super::sort::{fold, sorted};
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, State, Value};
@@ -239,7 +239,7 @@ fn map(state: &mut State, value: &Value, args: Rest<Value>, named: Kwargs) -> Ou
 }
 
 fn check_filter(name: &str) -> Outcome<()> {
-    if known(name) || super::filters::known(name) { Ok(()) } else { fail(format!("filter `{name}` is not supported")) }
+    if known(name) || filters::known(name) { Ok(()) } else { fail(format!("filter `{name}` is not supported")) }
 }
 
 fn choose(state: &mut State, value: &Value, args: &[Value], wanted: bool, by_attribute: bool) -> Outcome<Value> {

@@ -2,7 +2,8 @@
 
 use super::bind::{Call, Entry, run};
 use super::operators::{compare, contains};
-use super::python::{Number, Outcome, fail, integer, kind, number, text};
+use super::python::{Number, Outcome, fail, integer, iterable, kind, number, text};
+use super::strings::cased;
 use super::{filters, select};
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, State, Value};
@@ -99,10 +100,6 @@ fn operator(call: &mut Call, op: &str) -> Outcome<Value> {
     compare(call.value, op, call.need(0)?).and_then(yes)
 }
 
-pub(super) fn iterable(value: &Value) -> bool {
-    matches!(kind(value), "undefined" | "str" | "list" | "tuple" | "dict" | "range" | "view" | "generator" | "iterator")
-}
-
 fn same(a: &Value, b: &Value) -> Outcome<Value> {
     // Small integers are one object in CPython; of other values two equal ones may or may not be.
     match (kind(a), kind(b)) {
@@ -122,9 +119,4 @@ fn rest(value: &Value, by: i64) -> Outcome<Option<i64>> {
         Number::Int(n) => Some(n.rem_euclid(i128::from(by.unsigned_abs())) as i64),
         Number::Float(x) => Some(x.rem_euclid(by.unsigned_abs() as f64)).filter(|r| r.fract() == 0.0).map(|r| r as i64),
     })
-}
-
-/// Whether a text has letters with case, all of them of one.
-pub(super) fn cased(text: &str, wanted: fn(char) -> bool, other: fn(char) -> bool) -> bool {
-    text.chars().any(wanted) && !text.chars().any(|c| other(c) || super::methods::is_title(c))
 }
