@@ -42,7 +42,7 @@ struct Artefact {
 
 /// Whether a subject's figures are of the adapter that is there now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum FigureState {
     Current,
     /// They are of an earlier one; how that shows.
     Stale(String),
@@ -53,7 +53,7 @@ pub(crate) enum Standing {
 /// What the directory says about its figures.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Provenance {
-    subjects: BTreeMap<String, Standing>,
+    subjects: BTreeMap<String, FigureState>,
     /// What a reader of the data report must know; None: the sets are those that were trained on.
     pub(crate) data: Option<String>,
 }
@@ -86,10 +86,10 @@ impl Provenance {
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
                 (None, _) => {
-                    Standing::Unknown("no manifest.json is there, because an older version made this run".to_owned())
+                    FigureState::Unknown("no manifest.json is there, because an older version made this run".to_owned())
                 }
-                (_, None) => Standing::Unknown("its adapter is not part of this run".to_owned()),
-                (Some(manifest), Some(home)) => standing(run, manifest, subject, home)?,
+                (_, None) => FigureState::Unknown("its adapter is not part of this run".to_owned()),
+                (Some(manifest), Some(home)) => state_of(run, manifest, subject, home)?,
             };
             found.subjects.insert(subject.name.clone(), standing);
         }
@@ -103,28 +103,31 @@ impl Provenance {
         Ok(found)
     }
 
-    pub(crate) fn of(&self, subject: &str) -> Standing {
-        self.subjects.get(subject).cloned().unwrap_or_else(|| Standing::Unknown("nothing is recorded of it".to_owned()))
+    pub(crate) fn of(&self, subject: &str) -> FigureState {
+        self.subjects
+            .get(subject)
+            .cloned()
+            .unwrap_or_else(|| FigureState::Unknown("nothing is recorded of it".to_owned()))
     }
 
     /// The name that a subject's figures are shown under.
     pub(crate) fn label(&self, subject: &str) -> String {
         match self.subjects.get(subject) {
-            Some(Standing::Stale(_)) => format!("{subject} (earlier adapter)"),
+            Some(FigureState::Stale(_)) => format!("{subject} (earlier adapter)"),
             _ => subject.to_owned(),
         }
     }
 
     /// Whether any subject's figures are of an earlier adapter.
     pub(crate) fn any_stale(&self) -> bool {
-        self.subjects.values().any(|s| matches!(s, Standing::Stale(_)))
+        self.subjects.values().any(|s| matches!(s, FigureState::Stale(_)))
     }
 
     /// In one line, the subjects for which it is unknown; None when it is known for all.
     pub(crate) fn unknown(&self) -> Option<String> {
         let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (name, standing) in &self.subjects {
-            if let Standing::Unknown(reason) = standing {
+            if let FigureState::Unknown(reason) = standing {
                 by_reason.entry(reason).or_default().push(name.clone());
             }
         }
@@ -136,28 +139,28 @@ impl Provenance {
     }
 }
 
-fn standing(run: &Path, manifest: &Manifest, subject: &Subject, home: &str) -> Result<Standing> {
+fn state_of(run: &Path, manifest: &Manifest, subject: &Subject, home: &str) -> Result<FigureState> {
     let Some(artefact) = manifest.artefacts.get(home) else {
-        return Ok(Standing::Unknown(format!("manifest.json has no record of {home}")));
+        return Ok(FigureState::Unknown(format!("manifest.json has no record of {home}")));
     };
     let (Some(evaluated), Some(trained)) = (&subject.adapter, &artefact.fingerprint) else {
-        return Ok(Standing::Unknown("its fingerprint is not recorded".to_owned()));
+        return Ok(FigureState::Unknown("its fingerprint is not recorded".to_owned()));
     };
     let short = |text: &str| text.chars().take(SHORT).collect::<String>();
     if evaluated != trained {
         let reason = format!("{} was evaluated, {home} holds {}", short(evaluated), short(trained));
-        return Ok(Standing::Stale(reason));
+        return Ok(FigureState::Stale(reason));
     }
     for (path, recorded) in &artefact.files {
         match sha256(run, path)? {
-            None => return Ok(Standing::Unknown(format!("{path} is not there"))),
+            None => return Ok(FigureState::Unknown(format!("{path} is not there"))),
             Some(found) if found != *recorded => {
-                return Ok(Standing::Stale(format!("{path} was changed after it was trained")));
+                return Ok(FigureState::Stale(format!("{path} was changed after it was trained")));
             }
             Some(_) => {}
         }
     }
-    Ok(Standing::Current)
+    Ok(FigureState::Current)
 }
 
 /// What to say of the sets of the data report: nothing where they are those that every adapter was trained on.

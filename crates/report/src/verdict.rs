@@ -3,7 +3,7 @@
 //! as plainly as a success; a training that unlearned nothing has no defence; nothing is said of an adapter that was not the one evaluated.
 
 use crate::format::{change, interval, list, number, percent, signed};
-use crate::provenance::Standing;
+use crate::provenance::FigureState;
 use crate::rows::{self, AttackRow, UtilityRow};
 use crate::run::Run;
 use crate::summary::{Attack, Change, Subject, Summary};
@@ -89,7 +89,7 @@ pub(crate) fn verdicts(summary: &Summary, run: &Run) -> Vec<Verdict> {
 /// What is known of a subject besides its figures.
 struct Known<'a> {
     /// Whether the figures are of the adapter that is there now.
-    standing: Standing,
+    standing: FigureState,
     /// What the training of that adapter ended with.
     training: Option<&'a TrainingSummary>,
 }
@@ -105,7 +105,7 @@ fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Known<'a>) -> Vec<Verdic
         .map(|(i, subject)| {
             let Known { standing, training } = known(&subject.name);
             let nothing = training.and_then(TrainingSummary::nothing_unlearned);
-            if let Standing::Stale(reason) = standing {
+            if let FigureState::Stale(reason) = standing {
                 let mut sentences = vec![
                     format!("The figures below are of an earlier adapter: {reason}."),
                     "Nothing is known about the adapter that is there now. Run `eraser eval` on it.".to_owned(),
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
     use crate::summary::{OverRefusal, Utility};
 
-    const KNOWN: Known<'_> = Known { standing: Standing::Current, training: None };
+    const KNOWN: Known<'_> = Known { standing: FigureState::Current, training: None };
 
     /// A change of `difference` with an interval of `half` to each side.
     #[allow(clippy::unnecessary_wraps)] // As the rows hold it.
@@ -461,7 +461,7 @@ mod tests {
     fn an_adapter_that_was_never_evaluated_has_no_verdict() {
         let subjects = vec![subject("base", attack(0.9, 0.05), 0.95), subject("x", attack(0.02, 0.02), 0.95)];
         let summary = Summary { schema: 1, subjects, ..Summary::default() };
-        let known = |_: &str| Known { standing: Standing::Stale("another one".into()), training: None };
+        let known = |_: &str| Known { standing: FigureState::Stale("another one".into()), training: None };
         let v = judge(&summary, &known).remove(0);
         assert_eq!(v.headline(), "x: not evaluated since it was trained.");
         assert!(!v.sentences.iter().any(|s| s.contains("fell")), "{:?}", v.sentences);
