@@ -207,11 +207,7 @@ pub fn templates(model: &Model, options: &TrainOptions) -> Result<Vec<PromptTemp
         Templates::Both => vec![own()?, PromptTemplate::plain()],
         Templates::File(path) => {
             let text = std::fs::read_to_string(path).at(path)?;
-            if text.matches("{}").count() != 1 {
-                return Err(Error::request(format!("{}: not exactly one {{}} in the template", path.display()))
-                    .hint("put {} where the question goes"));
-            }
-            vec![PromptTemplate::Text(text)]
+            vec![PromptTemplate::text(text).map_err(|e| e.context(path.display()))?]
         }
     })
 }

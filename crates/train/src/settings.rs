@@ -1,5 +1,5 @@
 //! What decides a run, by name. In: the model, the sets and the options; out: a value for each, written into checkpoints.
-//! Invariant: two runs with the same settings take the same steps; of two that differ, [`Settings::changes`] says in what.
+//! Invariant: two runs with the same settings take the same steps; of two that differ, the list of changes says in what.
 
 use crate::{options::TrainOptions, sets::Sets};
 use eraser_data::{PromptTemplate, SetName, files::hex};

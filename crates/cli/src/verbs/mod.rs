@@ -16,13 +16,12 @@ use eraser_run::Outcome;
 
 /// Runs the verb of a command line.
 pub(crate) fn run(cli: &Cli) -> Outcome {
-    let json = cli.global.json;
-    match &cli.verb {
+    if matches!(cli.verb, Verb::Serve(_)) {
         // It waits for others, and its engine enters the pool itself.
-        Verb::Serve(args) => serve::serve(args, json),
-        // From within the pool, an operation need not wake it for each of its parts: half of the time of a small model.
-        verb => rayon::scope(|_| work(verb, json)),
+        return work(&cli.verb, cli.global.json);
     }
+    // From within the pool, an operation need not wake it for each of its parts: half of the time of a small model.
+    rayon::scope(|_| work(&cli.verb, cli.global.json))
 }
 
 fn work(verb: &Verb, json: bool) -> Outcome {
