@@ -172,4 +172,46 @@ fn figures_of_an_earlier_adapter_are_not_told_of_the_present_one() {
     let text = dir.text("run/report.md");
     assert!(text.contains("not evaluated since it was trained"), "{text}");
     assert!(!text.contains("the defence held"), "{text}");
+    // An evaluation of the base alone took the subject out of subjects.json, and with it the warning.
+    dir.done("eval --model model --questions seen=ask.csv --max-new-tokens 2 --out run");
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("not evaluated since it was trained"), "{text}");
+}
+
+/// Answers of 2 tokens were set against the base's of 3, and the report told the difference as the adapter's.
+#[test]
+fn answers_under_other_settings_are_not_compared() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 3 --out run"));
+    dir.done(EVAL);
+    let change = |dir: &Dir| {
+        let summary = json(&dir.text("run/summary.json"));
+        let found = summary["subjects"].as_array().unwrap().iter().find(|s| s["name"] == "eraser").cloned();
+        found.unwrap()["attacks"][0]["asr_change"].clone()
+    };
+    assert!(change(&dir).is_object());
+    dir.done(&format!("{} --no-base", EVAL.replace("--max-new-tokens 2", "--max-new-tokens 3")));
+    assert!(change(&dir).is_null(), "{}", change(&dir));
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("Not compared with the base"), "{text}");
+}
+
+/// An adapter that was changed by hand and then evaluated was told for ever not to have been.
+#[test]
+fn an_adapter_that_was_changed_and_then_evaluated_has_its_figures() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 3 --out run"));
+    dir.done(&format!("{TRAIN} --steps 5 --out other"));
+    let weights = "adapter/adapter_model.safetensors";
+    std::fs::copy(dir.path(&format!("other/{weights}")), dir.path(&format!("run/{weights}"))).unwrap();
+    let told = |dir: &Dir| {
+        dir.done("report run");
+        dir.text("run/report.md").contains("not evaluated since it was trained")
+    };
+    dir.done(EVAL);
+    assert!(!told(&dir), "{}", dir.text("run/report.md"));
+    std::fs::write(dir.path(&format!("run/{weights}")), "others").unwrap();
+    assert!(told(&dir), "{}", dir.text("run/report.md"));
 }

@@ -43,6 +43,10 @@ pub struct Answer {
     /// What answered: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
     #[serde(default)]
     pub subject: String,
+    /// How it was drawn: `greedy, at most 64 tokens`. Empty in files of older versions: unknown. Only answers that were drawn
+    /// in one way are compared.
+    #[serde(default)]
+    pub sampling: String,
     /// Key of subject, sampling and prompt: an answer with another key is of another experiment.
     pub fingerprint: String,
 }
@@ -101,6 +105,7 @@ mod tests {
             refused: false,
             degenerate: false,
             subject: "s".into(),
+            sampling: "greedy, at most 1 token".into(),
             fingerprint: "f".into(),
         }
     }

@@ -1,5 +1,6 @@
 //! Every subject against the base, on the same prompts. In: the files of answers; out: the changes in the rows of the summary.
-//! Invariant: an answer counts only beside the base's answer to the same question under the same attack.
+//! Invariant: an answer counts only beside the base's answer to the same prompt, drawn in the same way; of an attack that
+//! searches a prompt for each subject, to the same question.
 
 use crate::judge::REFUSAL;
 use crate::marks::{self, Kind, Mark, Marked, TASK};
@@ -20,7 +21,7 @@ pub(crate) fn fill(dir: &Path, summary: &mut Summary) -> Result<()> {
         let files = read(dir, subject)?;
         for file in &files {
             let Some(before) = base_files.iter().find(|f| f.stem == file.stem) else { continue };
-            fill_file(subject, &file.stem, file.kind, &Pairs::new(&before.marks, &file.marks));
+            fill_file(subject, &file.stem, file.kind, &Pairs::new(&before.marks, &file.marks, searches(&file.stem)));
         }
     }
     Ok(())
@@ -62,12 +63,20 @@ fn fill_refusals(row: &mut OverRefusal, pairs: &Pairs<'_>) {
     row.judged_change = pairs.change(|_| true, |m| m.success(REFUSAL.name));
 }
 
+/// Whether an attack searches for a prompt of its own against every subject, so that prompts may differ.
+fn searches(stem: &str) -> bool {
+    ["gcg", "autodan"].contains(&stem)
+}
+
 /// Answers of two subjects to the same prompts.
 struct Pairs<'a>(Vec<(&'a Mark, &'a Mark)>);
 
 impl<'a> Pairs<'a> {
-    fn new(first: &'a [Mark], second: &'a [Mark]) -> Self {
-        let key = |m: &'a Mark| (m.set.as_str(), m.attack.as_str(), m.id.as_str(), m.question.as_str());
+    fn new(first: &'a [Mark], second: &'a [Mark], searched: bool) -> Self {
+        let key = |m: &'a Mark| {
+            let prompt = if searched { ("", "") } else { (m.prompt.as_str(), m.opening.as_str()) };
+            (m.set.as_str(), m.attack.as_str(), m.id.as_str(), m.question.as_str(), prompt, m.sampling.as_str())
+        };
         let known: HashMap<_, &Mark> = first.iter().map(|m| (key(m), m)).collect();
         Self(second.iter().filter_map(|m| Some((*known.get(&key(m))?, m))).collect())
     }
@@ -100,8 +109,28 @@ mod tests {
         };
         let before = [mark("1", "a", false), mark("2", "b", false), mark("3", "c", false)];
         let after = [mark("1", "a", true), mark("2", "another", true), mark("4", "d", true)];
-        let change = Pairs::new(&before, &after).change(|_| true, |m| Some(m.refused)).unwrap();
+        let change = Pairs::new(&before, &after, false).change(|_| true, |m| Some(m.refused)).unwrap();
         assert_eq!((change.n, change.questions, change.difference), (1, 1, 1.0));
-        assert_eq!(Pairs::new(&before[2..], &after).change(|_| true, |m| Some(m.refused)), None);
+        assert_eq!(Pairs::new(&before[2..], &after, false).change(|_| true, |m| Some(m.refused)), None);
+    }
+    #[test]
+    fn answers_count_beside_those_to_the_same_prompt_drawn_in_the_same_way_only() {
+        let mark = |prompt: &str, sampling: &str, refused| Mark {
+            id: "1".into(),
+            prompt: prompt.into(),
+            sampling: sampling.into(),
+            refused,
+            ..Mark::default()
+        };
+        let before = [mark("a template", "greedy, at most 64 tokens", false)];
+        let change = |after: &Mark, searched| {
+            Pairs::new(&before, std::slice::from_ref(after), searched).change(|_| true, |m| Some(m.refused))
+        };
+        assert!(change(&mark("a template", "greedy, at most 64 tokens", true), false).is_some());
+        assert!(change(&mark("a template", "greedy, at most 2 tokens", true), false).is_none());
+        assert!(change(&mark("another of its name", "greedy, at most 64 tokens", true), false).is_none());
+        // A suffix that was searched against each subject differs by nature.
+        assert!(change(&mark("another of its name", "greedy, at most 64 tokens", true), true).is_some());
+        assert!(change(&mark("a template", "greedy, at most 2 tokens", true), true).is_none());
     }
 }

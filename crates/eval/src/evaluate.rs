@@ -8,7 +8,7 @@ use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
 use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::{SubjectSummary, Summary};
-use crate::target::{Loaded, Response, TargetModel, key};
+use crate::target::{self, Loaded, Response, TargetModel, key};
 use crate::verdict::Verdict;
 use crate::{changes, marks, merge, tally};
 use eraser_data::ask::{Respond, interrupted};
@@ -170,13 +170,14 @@ fn answer(
     let rounds: Vec<&[Request<'_>]> = requests.chunks(options.batch.max(1).saturating_mul(BATCHES)).collect();
 
     let subject = target.fingerprint().short();
+    let drawn = target::told(&sampling);
     let sets: HashSet<&str> = items.iter().map(|item| item.set.as_str()).collect();
     let (mut journal, stored) = Stored::read(path, subject, &sets, &rounds)?;
     let Stored { answers: mut done, judgements, others } = stored;
     let line = |item: &Item, response, key: &str| {
         let earlier =
             judgements.get(&(item.set.clone(), item.question.id.clone(), item.attack.clone(), key.to_owned()));
-        judged(item, &job.judges, response, key, subject, earlier)
+        judged(item, &job.judges, response, key, (subject, &drawn), earlier)
     };
     let total = requests.len();
     for round in rounds {
@@ -257,13 +258,13 @@ impl Stored {
     }
 }
 
-/// The line of an answer, judged. The judges see the model's words only: an opening that the attacker gave is not an answer.
+/// The line of an answer of `subject`, drawn as `sampling` tells, and judged. The judges see the model's words only: an opening that the attacker gave is not an answer.
 fn judged(
     item: &Item,
     judges: &[&dyn Judge],
     response: Response,
     key: &str,
-    subject: &str,
+    (subject, sampling): (&str, &str),
     earlier: Option<&BTreeMap<String, Verdict>>,
 ) -> Answer {
     let Response { text, tokens, stopped } = response;
@@ -284,6 +285,7 @@ fn judged(
         tokens,
         stopped,
         subject: subject.to_owned(),
+        sampling: sampling.to_owned(),
         fingerprint: key.to_owned(),
     }
 }

@@ -19,16 +19,22 @@ pub(crate) const CONTRAST: &str = "contrast";
 /// What the names of files of tasks begin with.
 pub(crate) const TASK: &str = "task-";
 
-/// One judged answer.
+/// One judged answer, without its text.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Mark {
     pub(crate) id: String,
     pub(crate) set: String,
     pub(crate) attack: String,
     pub(crate) question: String,
+    pub(crate) prompt: String,
+    #[serde(default)]
+    pub(crate) opening: String,
     /// Empty in files of older versions: unknown.
     #[serde(default)]
     pub(crate) subject: String,
+    /// Empty in files of older versions: unknown.
+    #[serde(default)]
+    pub(crate) sampling: String,
     pub(crate) judgements: BTreeMap<String, Verdict>,
     pub(crate) refused: bool,
     pub(crate) degenerate: bool,
@@ -48,7 +54,10 @@ impl From<&Answer> for Mark {
             set: answer.set.clone(),
             attack: answer.attack.clone(),
             question: answer.question.clone(),
+            prompt: answer.prompt.clone(),
+            opening: answer.opening.clone(),
             subject: answer.subject.clone(),
+            sampling: answer.sampling.clone(),
             judgements: answer.judgements.clone(),
             refused: answer.refused,
             degenerate: answer.degenerate,

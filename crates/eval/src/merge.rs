@@ -47,11 +47,27 @@ pub fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Resu
             }
         }
         if stale {
-            notes
-                .push(format!("{name}: it was trained again since it was evaluated; the earlier answers were removed"));
+            forget(dir, name, fingerprint)?;
+            notes.push(format!("{name}: the earlier results are of another adapter; they were removed"));
         }
     }
     Ok(notes)
+}
+
+/// Takes the figures of another adapter under the name of a subject out of the files: an evaluation that is interrupted now
+/// leaves no figure without its answers.
+fn forget(dir: &Path, name: &str, now: &Fingerprint) -> Result<()> {
+    let other = |found: &str, fingerprint: Option<&Fingerprint>| found == name && fingerprint != Some(now);
+    if dir.join(FILE).exists() {
+        let mut summary = Summary::read(dir)?;
+        summary.subjects.retain(|s| !other(&s.name, s.fingerprint.as_ref()));
+        summary.write(dir)?;
+    }
+    if let Some(mut bench) = BenchSummary::read(dir)? {
+        bench.subjects.retain(|s| !other(&s.name, s.fingerprint.as_ref()));
+        bench.write(dir)?;
+    }
+    Ok(())
 }
 
 /// The error where `dir` holds results on another model than `subjects` rest on.
@@ -77,7 +93,7 @@ fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Erro
         Error::request(format!("{}: `{name}` in {file} was measured on another model", dir.display()))
             .hint("name another directory with --out")
             .hint("or give --force: it removes what was measured in this one")
-            .hint("the chat template and --base-dtype are part of what makes a model another one")
+            .hint("the chat template, --base-dtype and --compute are part of what makes a model another one")
     }))
 }
 
@@ -213,6 +229,7 @@ impl SubjectSummary {
             let attack = |row: &AttackSummary| row.attack.split(':').next().map(str::to_owned);
             attack(a) == attack(b) && a.set == b.set
         };
+        let attacked = !new.attacks.is_empty();
         self.attacks.retain(|old| !new.attacks.iter().any(|row| same(old, row)));
         self.attacks.extend(new.attacks);
         for row in new.utility {
@@ -226,11 +243,9 @@ impl SubjectSummary {
                 *old = new;
             }
         }
-        for pair in new.agreement {
-            match self.agreement.iter_mut().find(|old| old.first == pair.first && old.second == pair.second) {
-                Some(old) => *old = pair,
-                None => self.agreement.push(pair),
-            }
+        // It is over all answers to attacks that are there, and earlier ones may be gone.
+        if attacked {
+            self.agreement = new.agreement;
         }
     }
 }

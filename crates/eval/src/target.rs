@@ -125,6 +125,16 @@ pub(crate) fn key(fingerprint: &str, sampling: &Sampling, prompt: &[u32]) -> Str
     key
 }
 
+/// How answers are drawn, in words: what two answers must share to be compared.
+pub(crate) fn told(sampling: &Sampling) -> String {
+    let Sampling { temperature, seed, max_new_tokens, .. } = sampling;
+    if *temperature > 0.0 {
+        format!("temperature {temperature}, seed {seed}, at most {max_new_tokens} tokens")
+    } else {
+        format!("greedy, at most {max_new_tokens} tokens")
+    }
+}
+
 fn hash_ids(ids: &[u32], hash: &mut Sha256) {
     for id in ids {
         hash.update(id.to_le_bytes());

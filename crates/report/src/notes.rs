@@ -10,7 +10,8 @@ pub(crate) const WORDS: [(&str, &str); 6] = [
     ("subject", "one model under test: `base` is the model before hardening, the others are hardened variants of it."),
     (
         "seen, unseen",
-        "`seen` questions were in the training sets; `unseen` ones were not, and show whether the defence carries over.",
+        "names of sets: `seen` for questions of the training sets, `unseen` for others, which show whether the defence \
+         carries over.",
     ),
     (
         "ASR",

@@ -43,8 +43,11 @@ pub(crate) fn utility_cell(row: &UtilityRow<'_>, i: usize, base: Option<usize>) 
     let value = |i: usize| row.cells[i].and_then(|u| u.value);
     let Some(x) = value(i) else { return NONE.into() };
     let text = if row.is_share { percent(Some(x)) } else { number(x) };
+    let paired = row.cells[i].is_some_and(|u| u.change.is_some());
     match base.filter(|b| *b != i).and_then(value) {
         None => text,
+        // Shares of other items, or under other settings, are no difference.
+        Some(_) if row.is_share && !paired => text,
         Some(b) if row.is_share => format!("{text} ({})", points(x - b)),
         Some(b) => format!("{text} ({})", signed(x - b, 3)),
     }

@@ -164,8 +164,8 @@ fn defence(rows: &[AttackRow<'_>], base: usize, subject: usize) -> (Outcome, Vec
     }
     let unpaired = (!unpaired.is_empty()).then(|| {
         format!(
-            "Not compared with the base, because summary.json holds no difference on the same questions: {}. Evaluate both \
-             again on the same questions.",
+            "Not compared with the base, because summary.json holds no difference on the same prompts under the same \
+             settings: {}. Evaluate both again in one go.",
             unpaired.join("; ")
         )
     });
@@ -287,7 +287,10 @@ fn utility_change(rows: &[UtilityRow<'_>], base: usize, subject: usize) -> (bool
         ("Utility rose", rose),
         ("No change of utility is shown, because the interval contains zero", kept),
         ("Other metrics", other),
-        ("Not compared with the base, because summary.json holds no difference on the same items", unpaired),
+        (
+            "Not compared with the base, because summary.json holds no difference on the same items under the same settings",
+            unpaired,
+        ),
     ] {
         if !texts.is_empty() {
             sentences.push(format!("{title}: {}.", texts.join("; ")));

@@ -10,7 +10,7 @@ use std::path::PathBuf;
                         there already is not done again."
 )]
 pub(crate) struct DurabilityArgs {
-    /// Run directory, finished by `eraser run` or `eraser quickstart`
+    /// Run directory in which an adapter was trained and evaluated
     #[arg(value_name = "RUN", value_hint = ValueHint::DirPath)]
     pub(crate) run: PathBuf,
     /// Variant to measure; repeatable [default: all]

@@ -191,6 +191,7 @@ mod tests {
             refused: false,
             degenerate: false,
             subject: "s".into(),
+            sampling: "greedy, at most 1 token".into(),
             fingerprint: "f".into(),
         }
     }

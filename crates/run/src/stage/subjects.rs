@@ -1,17 +1,25 @@
-//! `subjects.json` and `judges.json`, by which the report tells what the subjects are. In: subjects with their adapters' directories, the
-//! manifest; out: the files. Invariant: settings are those of the record of the adapter, never of a plan.
+//! `subjects.json` and `judges.json`, by which the report tells what the subjects are. In: subjects with their adapters'
+//! directories, the manifest; out: the files. Invariant: settings are those of the record of the adapter, never of a plan;
+//! every subject that the summary has figures of stays listed, so that the report can tell whether they are of its adapter.
 
 use crate::manifest::Manifest;
+use crate::stage::summary;
 use eraser_data::files::write_atomic;
+use eraser_eval::Summary;
 use eraser_eval::judge::GCG29;
 use eraser_model::Result;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+/// The file of subjects.
+const FILE: &str = "subjects.json";
 
 /// Writes both files for the subjects that have an adapter: name and directory of each. Of an adapter that the manifest does
 /// not know, the settings are not told.
 pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manifest) -> Result<()> {
-    let subjects = adapters.iter().map(|(name, adapter)| {
+    let earlier = earlier(dir, adapters)?;
+    let subjects = adapters.iter().chain(&earlier).map(|(name, adapter)| {
         let artefact = inside(dir, adapter);
         let record = artefact.as_deref().and_then(|artefact| manifest.get(artefact));
         let home = artefact.as_deref().and_then(|a| Path::new(a).parent()).map(Path::to_owned);
@@ -24,8 +32,30 @@ pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manif
         }
         subject
     });
-    write_json(dir, "subjects.json", &subjects.collect())?;
+    write_json(dir, FILE, &subjects.collect())?;
     write_json(dir, "judges.json", &json!({"keyword:gcg29": GCG29}))
+}
+
+/// The subjects of an earlier evaluation that the summary still has figures of, with their adapters' directories. A file that
+/// cannot be read lists none: it is written anew.
+fn earlier(dir: &Path, now: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf)>> {
+    if !dir.join(summary::FILE).exists() {
+        return Ok(Vec::new());
+    }
+    let measured = Summary::read(dir)?.subjects;
+    let listed: Vec<Listed> =
+        std::fs::read(dir.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let kept = listed.into_iter().filter(|old| {
+        !now.iter().any(|(name, _)| *name == old.name) && measured.iter().any(|subject| subject.name == old.name)
+    });
+    Ok(kept.map(|old| (old.name, dir.join(old.adapter))).collect())
+}
+
+/// What is read again of an entry.
+#[derive(Deserialize)]
+struct Listed {
+    name: String,
+    adapter: PathBuf,
 }
 
 /// The path below `dir` of a path that is in it.
