@@ -87,6 +87,8 @@ fn evaluate_one(
     for job in &plan.jobs {
         let path = dir.join(format!("{}.jsonl", job.file));
         let what = format!("{subject} {}", job.file);
+        let unfinished = path.with_extension(marks::UNFINISHED);
+        fs::write(&unfinished, "").writing(&unfinished)?;
         let searched = match job.attack.as_ref().and_then(|attack| attack.search()) {
             Some(search) => Some(searched(job, search, target, &dir, &mut |done, total| {
                 progress.tick(&format!("{what}, search"), done, total)
@@ -107,6 +109,7 @@ fn evaluate_one(
         if !job.graders.is_empty() {
             write_jsonl(&path, &answers)?;
         }
+        fs::remove_file(&unfinished).writing(&unfinished)?;
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ pub(crate) const CONTRAST: &str = "contrast";
 /// What the names of files of tasks begin with.
 pub(crate) const TASK: &str = "task-";
 
+/// Ending of the empty file beside a file of answers that is being made: figures are made of whole ones only.
+pub(crate) const UNFINISHED: &str = "unfinished";
+
 /// One judged answer, without its text.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Mark {
@@ -93,7 +96,8 @@ pub(crate) struct Marked {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// The answers of the subject with this fingerprint in `dir/eval/<name>`, attacks first; files without any are left out.
+/// The answers of the subject with this fingerprint in `dir/eval/<name>`, attacks first; files without any are left out, and
+/// those of an evaluation that was interrupted.
 pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<Marked>> {
     let dir = dir.join("eval").join(name);
     let mut found = Vec::new();
@@ -103,7 +107,8 @@ pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<Mark
     for entry in std::fs::read_dir(&dir).at(&dir)? {
         let path = entry.at(&dir)?.path();
         let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-        if path.extension().is_none_or(|ending| ending != "jsonl") {
+        let whole = !path.with_extension(UNFINISHED).exists();
+        if !whole || path.extension().is_none_or(|ending| ending != "jsonl") {
             continue;
         }
         let mut marks = answers::read::<Mark>(&path)?;

@@ -2,7 +2,7 @@
 //! Input: `eval/<subject>/*.jsonl`. Two passes, so that memory holds the ids of all answers but the text of those shown
 //! only. Invariants: the choice depends on the files alone; an answer that a judge did not clear is marked `masked`.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files;
 use crate::format::clip;
 use serde::de::DeserializeOwned;
@@ -288,9 +288,10 @@ fn directories(eval: &Path, subjects: &[String]) -> Result<Vec<(String, Vec<Path
     if !eval.is_dir() {
         return Ok(found);
     }
-    for path in list(eval)?.into_iter().filter(|p| p.is_dir()) {
+    for path in files::entries(eval)?.into_iter().filter(|p| p.is_dir()) {
         let name = decode(&path.file_name().unwrap_or_default().to_string_lossy());
-        let files: Vec<_> = list(&path)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+        let files: Vec<_> =
+            files::entries(&path)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
         if !files.is_empty() {
             found.push((name, files));
         }
@@ -298,14 +299,6 @@ fn directories(eval: &Path, subjects: &[String]) -> Result<Vec<(String, Vec<Path
     let rank = |name: &str| (name != "base", subjects.iter().position(|s| s == name).unwrap_or(usize::MAX));
     found.sort_by(|a, b| rank(&a.0).cmp(&rank(&b.0)).then_with(|| a.0.cmp(&b.0)));
     Ok(found)
-}
-
-/// The entries of a directory, by name.
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir).and_then(|entries| entries.map(|e| Ok(e?.path())).collect());
-    let mut entries: Vec<PathBuf> = entries.map_err(|e| Error::read(dir, e))?;
-    entries.sort();
-    Ok(entries)
 }
 
 /// Undoes percent-encoding; what is not encoded stays.

@@ -5,12 +5,20 @@ use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Largest JSON or TOML file read whole, bytes.
 const MAX_TEXT: u64 = 64 << 20;
 /// Longest line of a JSONL file, bytes.
 const MAX_LINE: u64 = 8 << 20;
+
+/// The entries of a directory, by name.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).and_then(|entries| entries.map(|e| Ok(e?.path())).collect());
+    let mut entries: Vec<PathBuf> = entries.map_err(|e| Error::read(dir, e))?;
+    entries.sort();
+    Ok(entries)
+}
 
 /// Reads a whole text file.
 pub(crate) fn read_text(path: &Path) -> Result<String> {

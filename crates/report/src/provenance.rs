@@ -56,6 +56,8 @@ pub(crate) struct Provenance {
     subjects: BTreeMap<String, FigureState>,
     /// What a reader of the data report must know; None: the sets are those that were trained on.
     pub(crate) data: Option<String>,
+    /// Files of answers of an evaluation that was interrupted: `base direct`.
+    unfinished: Vec<String>,
 }
 
 impl Manifest {
@@ -81,7 +83,7 @@ impl Provenance {
         adapters: &[(String, String)],
         data: bool,
     ) -> Result<Self> {
-        let mut found = Self::default();
+        let mut found = Self { unfinished: unfinished(run)?, ..Self::default() };
         let home = |name: &str| adapters.iter().find(|(subject, _)| subject == name).map(|(_, home)| home.as_str());
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
@@ -123,8 +125,20 @@ impl Provenance {
         self.subjects.values().any(|s| matches!(s, FigureState::Stale(_)))
     }
 
-    /// In one line, the subjects for which it is unknown; None when it is known for all.
+    /// What a reader of the figures must know of them, in one line; None when all is known.
     pub(crate) fn unknown(&self) -> Option<String> {
+        let interrupted = (!self.unfinished.is_empty()).then(|| {
+            format!(
+                "An evaluation was interrupted: figures of {} may be of earlier answers, which are gone. Run it again.",
+                crate::format::list(&self.unfinished)
+            )
+        });
+        let told: Vec<String> = interrupted.into_iter().chain(self.unknown_subjects()).collect();
+        (!told.is_empty()).then(|| told.join(" "))
+    }
+
+    /// In one line, the subjects for which it is unknown; None when it is known for all.
+    fn unknown_subjects(&self) -> Option<String> {
         let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (name, standing) in &self.subjects {
             if let FigureState::Unknown(reason) = standing {
@@ -164,6 +178,21 @@ fn state_of(run: &Path, manifest: &Manifest, subject: &Subject, home: &str) -> R
         }
     }
     Ok(FigureState::Current)
+}
+
+/// The files of answers that `eraser eval` began to make and did not end, as `subject file`, in order.
+fn unfinished(run: &Path) -> Result<Vec<String>> {
+    let eval = run.join("eval");
+    let mut found = Vec::new();
+    let subjects = if eval.is_dir() { crate::files::entries(&eval)? } else { Vec::new() };
+    for subject in subjects.iter().filter(|path| path.is_dir()) {
+        let files = crate::files::entries(subject)?;
+        for file in files.iter().filter(|path| path.extension().is_some_and(|ending| ending == "unfinished")) {
+            let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            found.push(format!("{} {}", name(subject), name(file)));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether an adapter's files are those that the last evaluation of the subject `name` read, though not those that training

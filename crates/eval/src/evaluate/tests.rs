@@ -168,6 +168,30 @@ fn figures_and_files() {
     assert_eq!(answers::read::<Answer>(&fixture.file("out", "task-sky.jsonl")).unwrap()[0].response, "blue sky");
 }
 
+/// 82 of 330 answers to an attack, left by an evaluation that was interrupted, became a figure and a verdict.
+#[test]
+fn an_interrupted_attack_gives_no_figure() {
+    let fixture = Fixture::new();
+    let target = Canned::new("m");
+    let whole = fixture.run("whole", &target, NEVER).unwrap();
+    let (mut partial, mut stop) = (0, 1);
+    loop {
+        let out = format!("stopped-{stop}");
+        if fixture.run(&out, &target, stop).is_ok() {
+            break;
+        }
+        let figures = found(&fixture.dir.path().join(&out), "base", target.fingerprint()).unwrap();
+        assert!(figures.attacks.iter().all(|row| whole.attacks.contains(row)), "{figures:?}");
+        let (now, all) =
+            (fixture.answers(&out, "template.jsonl").len(), fixture.answers("whole", "template.jsonl").len());
+        partial += usize::from(now > 0 && now < all);
+        fixture.run(&out, &target, NEVER).unwrap();
+        assert_eq!(fixture.bytes(&out), fixture.bytes("whole"));
+        stop += 1;
+    }
+    assert!(partial > 0, "no interruption left a part of the answers");
+}
+
 #[test]
 fn greedy_answers_are_refusals_where_they_say_so() {
     let mut fixture = Fixture::new();
