@@ -21,12 +21,17 @@ fn manifest(dir: &Dir) -> Value {
     json(&dir.text("run/manifest.json"))["artefacts"].clone()
 }
 
-/// The attacks of a subject in run/summary.json.
-fn attacks(dir: &Dir, subject: &str) -> Vec<String> {
+/// The rows of attacks of a subject in run/summary.json.
+fn rows(dir: &Dir, subject: &str) -> Vec<Value> {
     let summary = json(&dir.text("run/summary.json"));
     let found = summary["subjects"].as_array().unwrap().iter().find(|s| s["name"] == subject).cloned();
-    let rows = found.unwrap()["attacks"].as_array().unwrap().clone();
-    rows.iter().map(|row| row["attack"].as_str().unwrap().to_owned()).collect()
+    found.unwrap()["attacks"].as_array().unwrap().clone()
+}
+
+/// The report of run, made now.
+fn report(dir: &Dir) -> String {
+    dir.done("report run");
+    dir.text("run/report.md")
 }
 
 #[test]
@@ -124,7 +129,8 @@ fn a_later_evaluation_keeps_the_figures_of_earlier_attacks() {
     let templates = |file: &str| records[file]["options"]["eval"]["templates"].as_array().unwrap().len();
     assert_eq!((templates("eval/base/template.jsonl"), templates("eval/base/direct.jsonl")), (1, 0));
     for subject in ["base", "eraser"] {
-        let found = attacks(&dir, subject);
+        let found: Vec<String> =
+            rows(&dir, subject).iter().map(|row| row["attack"].as_str().unwrap().to_owned()).collect();
         assert!(found.iter().any(|a| a.starts_with("template")) && found.contains(&"direct".into()), "{found:?}");
     }
 }
@@ -168,14 +174,12 @@ fn figures_of_an_earlier_adapter_are_not_told_of_the_present_one() {
     assert!(before.contains("report.html"));
     assert!(!dir.text("run/report.md").contains("not evaluated"), "{}", dir.text("run/report.md"));
     dir.done(&format!("{TRAIN} --steps 5 --out run --force"));
-    dir.done("report run");
-    let text = dir.text("run/report.md");
+    let text = report(&dir);
     assert!(text.contains("not evaluated since it was trained"), "{text}");
     assert!(!text.contains("the defence held"), "{text}");
     // An evaluation of the base alone took the subject out of subjects.json, and with it the warning.
     dir.done("eval --model model --questions seen=ask.csv --max-new-tokens 2 --out run");
-    dir.done("report run");
-    let text = dir.text("run/report.md");
+    let text = report(&dir);
     assert!(text.contains("not evaluated since it was trained"), "{text}");
 }
 
@@ -185,16 +189,11 @@ fn answers_under_other_settings_are_not_compared() {
     let dir = Dir::with_model();
     dir.done(&format!("{TRAIN} --steps 3 --out run"));
     dir.done(EVAL);
-    let change = |dir: &Dir| {
-        let summary = json(&dir.text("run/summary.json"));
-        let found = summary["subjects"].as_array().unwrap().iter().find(|s| s["name"] == "eraser").cloned();
-        found.unwrap()["attacks"][0]["asr_change"].clone()
-    };
+    let change = |dir: &Dir| rows(dir, "eraser")[0]["asr_change"].clone();
     assert!(change(&dir).is_object());
     dir.done(&format!("{} --no-base", EVAL.replace("--max-new-tokens 2", "--max-new-tokens 3")));
     assert!(change(&dir).is_null(), "{}", change(&dir));
-    dir.done("report run");
-    let text = dir.text("run/report.md");
+    let text = report(&dir);
     assert!(text.contains("Not compared with the base"), "{text}");
 }
 
@@ -206,10 +205,7 @@ fn an_adapter_that_was_changed_and_then_evaluated_has_its_figures() {
     dir.done(&format!("{TRAIN} --steps 5 --out other"));
     let weights = "adapter/adapter_model.safetensors";
     std::fs::copy(dir.path(&format!("other/{weights}")), dir.path(&format!("run/{weights}"))).unwrap();
-    let told = |dir: &Dir| {
-        dir.done("report run");
-        dir.text("run/report.md").contains("not evaluated since it was trained")
-    };
+    let told = |dir: &Dir| report(dir).contains("not evaluated since it was trained");
     dir.done(EVAL);
     assert!(!told(&dir), "{}", dir.text("run/report.md"));
     std::fs::write(dir.path(&format!("run/{weights}")), "others").unwrap();

@@ -367,20 +367,25 @@ mod tests {
         }
     }
 
+    /// The divergence of inputs that differ by little from `r`, against the same in f64.
+    fn check_near(r: &Tensor, w: &Tensor, tolerance: f64) {
+        for step in [1e-2, 1e-3, 1e-4] {
+            let h = (r + (random((6, 64), 3) * step).unwrap()).unwrap();
+            let got = kl_divergence(&h, r, w).unwrap().to_vec1::<f32>().unwrap();
+            let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+            let want = kl_divergence(&wide(&h), &wide(r), &wide(w)).unwrap().to_vec1::<f64>().unwrap();
+            for (got, want) in got.iter().zip(want) {
+                let error = (f64::from(*got) - want).abs();
+                assert!(error < 2e-7_f64.max(want * tolerance), "step {step}: {got}, not {want}");
+            }
+        }
+    }
+
     #[test]
     fn a_head_in_bf16_tells_nearly_equal_inputs_apart() {
         let (r, w) = (random((6, 64), 1), (random((5000, 64), 2) * 2.0).unwrap().to_dtype(DType::BF16).unwrap());
         assert_eq!(kl_divergence(&r, &r, &w).unwrap().to_vec1::<f32>().unwrap(), [0.0; 6]);
-        for step in [1e-2, 1e-3, 1e-4] {
-            let h = (&r + (random((6, 64), 3) * step).unwrap()).unwrap();
-            let got = kl_divergence(&h, &r, &w).unwrap().to_vec1::<f32>().unwrap();
-            let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-            let want = kl_divergence(&wide(&h), &wide(&r), &wide(&w)).unwrap().to_vec1::<f64>().unwrap();
-            for (got, want) in got.iter().zip(want) {
-                let error = (f64::from(*got) - want).abs();
-                assert!(error < 2e-7_f64.max(want * BF16_TOLERANCE), "step {step}: {got}, not {want}");
-            }
-        }
+        check_near(&r, &w, BF16_TOLERANCE);
     }
 
     #[test]
@@ -397,16 +402,7 @@ mod tests {
     #[test]
     fn nearly_equal_inputs_are_told_apart() {
         let (r, w) = (random((6, 64), 1), (random((5000, 64), 2) * 2.0).unwrap());
-        for step in [1e-2, 1e-3, 1e-4] {
-            let h = (&r + (random((6, 64), 3) * step).unwrap()).unwrap();
-            let got = kl_divergence(&h, &r, &w).unwrap().to_vec1::<f32>().unwrap();
-            let wide = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
-            let want = kl_divergence(&wide(&h), &wide(&r), &wide(&w)).unwrap().to_vec1::<f64>().unwrap();
-            for (got, want) in got.iter().zip(want) {
-                let error = (f64::from(*got) - want).abs();
-                assert!(error < 2e-7_f64.max(want * 1e-4), "step {step}: {got}, not {want}");
-            }
-        }
+        check_near(&r, &w, 1e-4);
     }
 
     #[test]
