@@ -98,6 +98,29 @@ fn killed_anywhere_and_resumed_gives_the_same_bytes() {
     }
 }
 
+#[test]
+fn rounds_are_the_same_whether_resumed_or_not() {
+    let dir = Dir::with_model();
+    let go = |more: &str| train(&format!("--steps 3 --rounds 2 --round-questions 2 --round-tokens 4 --json {more}"));
+    dir.done(&go("--out whole"));
+    let tally: Value = serde_json::from_str(&dir.text("whole/train/rounds/1/tally.json")).unwrap();
+    let count = |key: &str| tally[key].as_u64().unwrap();
+    assert_eq!(count("answers"), 6, "two questions, each asked in three ways");
+    let parts = ["refused", "degenerate", "incoherent", "known", "added"].map(count);
+    assert_eq!(parts.iter().sum::<u64>(), 6);
+    let mut child = dir.start(&go("--out killed"));
+    // In the second training, after what the model said was kept.
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(stdout.lines().take(5).count(), 5);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(dir.path("killed/train/rounds/1/harm.jsonl").is_file());
+    dir.done(&go("--out killed --resume"));
+    for file in [ADAPTER, "train/rounds/1/harm.jsonl", "train/rounds/2/harm.jsonl"] {
+        assert_eq!(dir.read(&format!("whole/{file}")), dir.read(&format!("killed/{file}")), "{file}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn interrupted_saves_and_exits_with_130() {

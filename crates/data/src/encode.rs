@@ -31,9 +31,23 @@ impl PromptTemplate {
 
     /// The prompt text for one question: as a user turn, with the generation prompt.
     pub fn render(&self, question: &str) -> Result<String> {
+        self.render_after(&[], question)
+    }
+
+    /// The prompt text for a question that comes after exchanges (what the user said, what was answered): as a conversation,
+    /// or, where the template is a text, one exchange under it after the other.
+    pub fn render_after(&self, history: &[(String, String)], question: &str) -> Result<String> {
         match self {
-            Self::Chat(template) => template.render(&[Message::user(question)], true),
-            Self::Text(source) => split(source).map(|(before, after)| [before, question, after].concat()),
+            Self::Chat(template) => {
+                let earlier = history.iter().flat_map(|(q, a)| [Message::user(q), Message::assistant(a)]);
+                let messages: Vec<Message> = earlier.chain([Message::user(question)]).collect();
+                template.render(&messages, true)
+            }
+            Self::Text(source) => {
+                let (before, after) = split(source)?;
+                let earlier = history.iter().map(|(q, a)| format!("{before}{q}{after} {a}\n\n"));
+                Ok(earlier.collect::<String>() + before + question + after)
+            }
         }
     }
 }
@@ -209,5 +223,9 @@ mod tests {
         let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
         let chat = PromptTemplate::Chat(ChatTemplate::new("t", source, None, None).unwrap());
         assert_eq!(chat.render("q").unwrap(), "[user]q>");
+        let history = [("x".to_owned(), "y".to_owned())];
+        assert_eq!(chat.render_after(&history, "q").unwrap(), "[user]x[assistant]y[user]q>");
+        let text = PromptTemplate::text("Q: {} A:").unwrap();
+        assert_eq!(text.render_after(&history, "q").unwrap(), "Q: x A: y\n\nQ: q A:");
     }
 }

@@ -18,6 +18,7 @@ pub mod rows;
 pub mod sampling;
 pub mod set_name;
 pub mod streams;
+pub mod surroundings;
 #[cfg(test)]
 mod testing;
 
@@ -34,3 +35,4 @@ pub use rows::{read_rows, read_text};
 pub use sampling::Sampling;
 pub use set_name::SetName;
 pub use streams::stream;
+pub use surroundings::{Benign, NoiseKind, Surrounded, Surroundings};

@@ -14,8 +14,7 @@ use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, TrainO
 
 /// The terms of the loss: which set each sees, what is taken of its samples, and its weight.
 fn terms(settings: &TermSettings) -> Vec<Term> {
-    let term =
-        |set: SetName, loss, weight| Term { name: set.name(), set, noise: false, unrelated: false, loss, weight };
+    let term = |set: SetName, loss, weight| Term::new(set.name(), set, loss, weight);
     vec![
         term(SetName::Harm, Loss::Ascent, settings.harm_weight),
         term(SetName::Help, Loss::CrossEntropy, settings.help_weight),

@@ -1,10 +1,15 @@
 //! Which samples a step sees. In: a set and the step; out: encoded samples. Invariant: a draw depends on (seed, set, how
 //! many rows were drawn before) only, so resuming needs nothing but the step.
 
+use crate::method::Given;
 use crate::options::{Order, Templates, TrainOptions};
-use eraser_data::{Beginning, Noise, PromptTemplate, Record, Sample, SetName, end_of_answer, stream};
+use crate::sets::Sets;
+use eraser_data::{
+    Beginning, Benign, Noise, NoiseKind, PromptTemplate, Record, Sample, SetName, Surroundings, end_of_answer, stream,
+};
 use eraser_model::{Error, Model, Result, Tokenizer, error::PathContext};
 use rand::{RngExt as _, seq::SliceRandom as _};
+use std::collections::HashMap;
 
 /// One set of a run, under every template it is to be seen under. What does not change from draw to draw is tokenised
 /// once, and never beyond the longest sample.
@@ -13,7 +18,13 @@ pub struct Feed<'a> {
     tokenizer: &'a Tokenizer,
     records: &'a [Record],
     templates: &'a [PromptTemplate],
-    noise: Option<Noise>,
+    noise: Option<Surroundings>,
+    /// What of an answer is given before the supervised tokens.
+    given: Given,
+    /// For each record, the harmful answers to its question, if they are given before the row's own.
+    openings: Vec<Vec<Beginning>>,
+    /// Samples come with what they are when asked plainly.
+    anchored: bool,
     /// The prompt of each row, without noise.
     prompts: Vec<Beginning>,
     /// The answer of each record, or those that answers are drawn from.
@@ -37,6 +48,8 @@ pub struct Drawn {
     pub sample: Sample,
     /// Tokens of it were cut off.
     pub cut: bool,
+    /// The row without noise and with nothing given, if a term compares with it.
+    pub anchor: Option<Sample>,
 }
 
 /// Records that do not fit into the longest sample, by their place in the set.
@@ -54,8 +67,14 @@ pub struct Source<'a> {
     pub set: SetName,
     /// Its records.
     pub records: &'a [Record],
-    /// Wraps every question, anew each time it is drawn.
-    pub noise: Option<Noise>,
+    /// What is put around the questions, anew each time one is drawn.
+    pub noise: Option<Surroundings>,
+    /// What of an answer is given before the supervised tokens, drawn anew each time.
+    pub given: Given,
+    /// The harmful answers that [`Given::Harmful`] takes openings of.
+    pub harmful: &'a [Record],
+    /// Samples come with what they are when asked plainly.
+    pub anchored: bool,
     /// Records whose answers are drawn in place of the set's own, anew each time.
     pub answers: Option<&'a [Record]>,
 }
@@ -66,12 +85,12 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// An empty set, by name; a question that a template cannot render.
     pub fn new(
-        source: &Source<'a>,
+        source: Source<'a>,
         model: &'a Model,
         templates: &'a [PromptTemplate],
         options: &'a TrainOptions,
     ) -> Result<Self> {
-        let Source { set, records, noise, answers } = *source;
+        let Source { set, records, noise, given, harmful, anchored, answers } = source;
         if records.is_empty() {
             let name = set.name();
             return Err(Error::request(format!("the {name} set is empty")).hint("every set needs at least one record"));
@@ -88,12 +107,25 @@ impl<'a> Feed<'a> {
                 prompts.push(beginning(&template.render(&record.input)?)?);
             }
         }
+        let mut by_question: HashMap<&str, Vec<&Record>> = HashMap::new();
+        if let Given::Harmful(_) = given {
+            for record in harmful {
+                by_question.entry(&record.input).or_default().push(record);
+            }
+        }
+        let openings = records.iter().map(|record| {
+            let answers = by_question.get(record.input.as_str()).into_iter().flatten();
+            answers.map(|r| Beginning::of(&r.output, tokenizer, limit.min(given.most()))).collect::<Result<Vec<_>>>()
+        });
         Ok(Self {
             set,
             tokenizer,
             records,
             templates,
             noise,
+            given,
+            openings: openings.collect::<Result<_>>()?,
+            anchored,
             prompts,
             answers: answers.unwrap_or(records).iter().map(|r| beginning(&r.output)).collect::<Result<_>>()?,
             unrelated: answers.is_some(),
@@ -106,7 +138,7 @@ impl<'a> Feed<'a> {
 
     /// Whether a row is the same each time it is drawn.
     pub fn repeats(&self) -> bool {
-        self.noise.is_none() && !self.unrelated
+        self.noise.is_none() && !self.unrelated && self.given == Given::Nothing
     }
 
     /// Records of the set.
@@ -119,15 +151,21 @@ impl<'a> Feed<'a> {
         self.prompts.len()
     }
 
-    /// The records that do not fit, with `noise` tokens around each question.
-    pub fn overlong(&self, noise: usize) -> Overlong {
+    /// Most tokens that are drawn anew for a sample: its noise, and what of a harmful answer is given.
+    pub fn drawn(&self) -> usize {
+        let given = if let Given::Harmful(most) = self.given { most } else { 0 };
+        self.noise.as_ref().map_or(0, Surroundings::most) + given
+    }
+
+    /// The records that do not fit, with `drawn` tokens more in each prompt.
+    pub fn overlong(&self, drawn: usize) -> Overlong {
         let mut found = Overlong::default();
         let n = self.records.len();
         for (row, prompt) in self.prompts.iter().enumerate() {
             // A drawn answer is another each time.
             let answer = if self.unrelated { 0 } else { self.answers[row % n].ids.len() };
             let cut = prompt.cut || (!self.unrelated && self.answers[row % n].cut);
-            if cut || prompt.ids.len() + noise + answer + 1 > self.limit {
+            if cut || prompt.ids.len() + drawn + answer + 1 > self.limit {
                 found.cut.push(row % n);
             }
             found.empty += usize::from(prompt.ids.len() >= self.limit);
@@ -154,19 +192,57 @@ impl<'a> Feed<'a> {
         let (record, template) = (row % self.records.len(), row / self.records.len());
         let known = &self.prompts[row];
         // Noise can only make a prompt longer that is too long already.
-        let noisy = match self.noise.filter(|_| !known.cut) {
+        let noisy = match self.noise.as_ref().filter(|_| !known.cut) {
             None => None,
             Some(noise) => {
-                let mut rng = self.stream("noise", at);
-                let question = noise.apply(&self.records[record].input, self.tokenizer, &mut rng)?;
-                let prompt = self.templates[template].render(&question)?;
-                Some(Beginning::of(&prompt, self.tokenizer, self.limit)?)
+                let (mut rng, mut choice) = (self.stream("noise", at), self.stream("noise-kind", at));
+                let question = &self.records[record].input;
+                match noise.apply(question, self.tokenizer, &mut rng, &mut choice)? {
+                    None => None,
+                    Some(surrounded) => {
+                        let template = &self.templates[template];
+                        let prompt = template.render_after(&surrounded.history, &surrounded.question)?;
+                        Some(Beginning::of(&prompt, self.tokenizer, self.limit)?)
+                    }
+                }
             }
         };
         let answer =
             if self.unrelated { self.stream("answer", at).random_range(0..self.answers.len()) } else { record };
-        let (sample, cut) = Sample::new(noisy.as_ref().unwrap_or(known), &self.answers[answer], self.end, self.limit);
-        Ok(Drawn { row, sample, cut })
+        let (prompt, answer) = (noisy.as_ref().unwrap_or(known), &self.answers[answer]);
+        let anchor = self.anchored.then(|| Sample::new(known, answer, self.end, self.limit).0);
+        let (sample, cut) = match self.opening(record, answer, at) {
+            None => Sample::new(prompt, answer, self.end, self.limit),
+            Some((given, answer)) => {
+                let ids = prompt.ids.iter().chain(given).copied().take(self.limit).collect();
+                let prompt = Beginning { ids, cut: prompt.cut };
+                Sample::new(&prompt, &answer, self.end, self.limit)
+            }
+        };
+        Ok(Drawn { row, sample, cut, anchor })
+    }
+
+    /// The tokens that are given before the supervised ones in the draw at `at`, and the answer that is left; None: all of
+    /// `answer` is supervised.
+    fn opening<'b>(&'b self, record: usize, answer: &'b Beginning, at: usize) -> Option<(&'b [u32], Beginning)> {
+        let mut rng = self.stream("given", at);
+        let most = self.given.most();
+        if most == 0 || rng.random::<bool>() {
+            return None;
+        }
+        let count = rng.random_range(1..=most);
+        match self.given {
+            Given::Nothing => None,
+            Given::Own(_) => {
+                let (given, rest) = answer.ids.split_at(count.min(answer.ids.len().saturating_sub(1)));
+                Some((given, Beginning { ids: rest.to_vec(), cut: answer.cut }))
+            }
+            Given::Harmful(_) => {
+                let openings = &self.openings[record];
+                let opening = openings.get(rng.random_range(0..openings.len().max(1)))?;
+                Some((&opening.ids[..count.min(opening.ids.len())], answer.clone()))
+            }
+        }
     }
 
     fn permutation(&mut self, epoch: usize) -> &[usize] {
@@ -188,6 +264,17 @@ impl<'a> Feed<'a> {
 /// Most tokens of a sample: those asked for, or those the model can take.
 pub fn limit(model: &Model, options: &TrainOptions) -> usize {
     options.max_length.min(model.decoder.max_positions())
+}
+
+/// What the options put around questions. Benign texts are those of the retain set, if there is one, as they are the most varied.
+pub fn surroundings(sets: &Sets, options: &TrainOptions) -> Surroundings {
+    let noise = Noise { before: options.noise_before, after: options.noise_after };
+    let benign = [SetName::Retain, SetName::Help].map(|set| sets.rows(set)).into_iter().find(|rows| !rows.is_empty());
+    let benign = match options.noise_kind {
+        NoiseKind::Tokens => Benign::default(),
+        _ => Benign::new(benign.unwrap_or_default()),
+    };
+    Surroundings { noise, kind: options.noise_kind, share: options.noise_share, benign }
 }
 
 /// The prompt templates that `options` ask for.

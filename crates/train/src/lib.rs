@@ -20,7 +20,7 @@ pub mod trainer;
 pub use adamw::AdamW;
 pub use eraser_data::SetName;
 pub use gamma::Gamma;
-pub use method::{KlScope, METHODS, Method};
+pub use method::{AlignLoss, Given, KlScope, METHODS, Method};
 pub use metrics::{StepMetrics, TrainSummary};
 pub use options::{CheckpointActivations, GammaScope, HarmAnswers, Order, Overlong, Schedule, Templates, TrainOptions};
 pub use sets::Sets;

@@ -48,6 +48,15 @@ pub fn sample_hinges(nll: &[f32], samples: &Segments, gamma: f64) -> Value {
     term
 }
 
+/// The mean of the hinges of single tokens: each is open until its own loss has reached `gamma`.
+pub fn token_hinges(nll: &[f32], gamma: f64) -> Value {
+    let share = 1.0 / nll.len().max(1) as f64;
+    let hinges: Vec<f64> = nll.iter().map(|&x| hinge(gamma, f64::from(x))).collect();
+    let weights = hinges.iter().map(|&h| if h > 0.0 { -share as f32 } else { 0.0 }).collect();
+    let closed = hinges.iter().filter(|&&h| h <= 0.0).count();
+    Value { value: hinges.iter().sum::<f64>() * share, weights, capped: (closed, nll.len()) }
+}
+
 /// The hinge of the mean over all micro-batches of a step. Only their end shows whether it is open, so gradients are summed
 /// with -1 for each token, and [`Self::finish`] says what that sum weighs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,6 +146,7 @@ mod tests {
         for gamma in [1.0, 1.8, 2.5, 9.0] {
             assert!(differs(&nll, |nll| hinge_of_mean(nll, gamma)) < 1e-3, "{gamma}");
             assert!(differs(&nll, |nll| sample_hinges(nll, &samples, gamma)) < 1e-3, "{gamma}");
+            assert!(differs(&nll, |nll| token_hinges(nll, gamma + 0.1)) < 1e-3, "{gamma}");
             // Over a step the derivatives are those of the sum, divided at its end.
             let whole = |nll: &[f32]| {
                 let mut hinge = StepHinge::default();
@@ -168,6 +178,13 @@ mod tests {
         assert!((term.value - 0.4).abs() < 1e-9);
         assert_eq!(term.weights, [-0.5, 0.0]);
         assert_eq!(term.capped, (1, 2));
+    }
+
+    #[test]
+    fn a_likely_token_keeps_its_hinge_open_beside_one_that_is_very_unlikely() {
+        assert_eq!(hinge_of_mean(&[0.5, 9.0], 1.5).capped, (1, 1));
+        let term = token_hinges(&[0.5, 9.0], 1.5);
+        assert_eq!((term.value, term.weights, term.capped), (0.5, vec![-0.5, 0.0], (1, 2)));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! file; defaults are the published settings.
 
 use crate::gamma::Gamma;
-use crate::method::{KlScope, Method, Term, TermSettings};
-use eraser_data::{Ranges, WrongValue};
+use crate::method::{AlignLoss, KlScope, Method, Term, TermSettings};
+use eraser_data::{NoiseKind, Ranges, WrongValue};
 use eraser_model::{LoraConfig, adapter::Module};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,6 +17,8 @@ pub enum GammaScope {
     MicroBatch,
     /// Each sample's own mean.
     Sample,
+    /// Each token by itself: none may stay likely because others have become very unlikely. Goes beyond the paper.
+    Token,
     /// The mean over the effective batch.
     Batch,
 }
@@ -166,6 +168,25 @@ pub struct TrainOptions {
     pub noise_before: usize,
     /// Most noise tokens after the question.
     pub noise_after: usize,
+    /// What prompt noise is made of.
+    pub noise_kind: NoiseKind,
+    /// Share of the questions that get prompt noise; the others stay plain.
+    pub noise_share: f64,
+    /// Most tokens of a harmful answer that are given, so that what comes after them is unlearned; 0 = none.
+    pub harm_depth: usize,
+    /// What the align term takes of the refusals.
+    pub align_loss: AlignLoss,
+    /// Prompt noise T on the align set.
+    pub align_noise: bool,
+    /// Most tokens of a harmful answer to the same question that are given before a refusal; 0 = none.
+    pub align_depth: usize,
+    /// How often, between two trainings of this length, the model is asked what it still says, and its answers join the harm
+    /// set; 0 = never.
+    pub rounds: usize,
+    /// Questions of the harm set that are asked in a round, each in several ways.
+    pub round_questions: usize,
+    /// Most tokens of an answer in a round.
+    pub round_tokens: usize,
     /// Train on a harm set most of whose answers are refusals, or an align set most of whose answers are not refusals.
     pub allow_swapped: bool,
     /// Prompt templates.
@@ -225,6 +246,15 @@ impl Default for TrainOptions {
             noise: true,
             noise_before: 50,
             noise_after: 20,
+            noise_kind: NoiseKind::Tokens,
+            noise_share: 1.0,
+            harm_depth: 0,
+            align_loss: AlignLoss::Kl,
+            align_noise: false,
+            align_depth: 0,
+            rounds: 0,
+            round_questions: 64,
+            round_tokens: 64,
             allow_swapped: false,
             templates: Templates::Both,
             order: Order::Shuffled,
@@ -244,6 +274,10 @@ impl TrainOptions {
     pub fn terms(&self) -> Vec<Term> {
         (self.method.terms)(&TermSettings {
             noise: self.noise,
+            align_noise: self.align_noise,
+            harm_depth: self.harm_depth,
+            align_depth: self.align_depth,
+            align_loss: self.align_loss,
             unrelated: self.harm_answers == HarmAnswers::Random,
             kl_scope: self.kl_scope,
             harm_weight: self.harm_weight,
@@ -262,7 +296,13 @@ impl TrainOptions {
         ranges.need("steps", self.steps != Some(0), "at least 1");
         ranges.need("early_stop", self.early_stop != Some(0), "at least 1");
         ranges.within("max_length", self.max_length, 2, 1 << 24);
-        for (field, n) in [("noise_before", self.noise_before), ("noise_after", self.noise_after)] {
+        let counts = [
+            ("noise_before", self.noise_before),
+            ("noise_after", self.noise_after),
+            ("harm_depth", self.harm_depth),
+            ("align_depth", self.align_depth),
+        ];
+        for (field, n) in counts {
             ranges.need(field, n <= 65_536, "at most 65536");
         }
         for (field, x) in
@@ -271,6 +311,16 @@ impl TrainOptions {
             ranges.positive(field, x);
         }
         ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
+        ranges.within("rounds", self.rounds, 0, 100);
+        ranges.within("round_questions", self.round_questions, 1, 65_536);
+        ranges.within("round_tokens", self.round_tokens, 1, 65_536);
+        ranges.need("noise_share", (0.0..=1.0).contains(&self.noise_share), "between 0 and 1");
+        let plain = self.kl_scope == KlScope::Response || self.align_loss == AlignLoss::CrossEntropy;
+        let around = [("align_noise", self.align_noise), ("align_depth", self.align_depth > 0)];
+        for (field, on) in around {
+            // Only the refusal is there both when asked plainly and here.
+            ranges.need(field, plain || !on, "off with kl_scope all, unless align_loss is cross-entropy");
+        }
         if let Gamma::Nats(gamma) = self.gamma {
             ranges.need("gamma", gamma.is_finite() && gamma >= 0.0, "0, a positive number or auto");
         }

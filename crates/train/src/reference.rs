@@ -10,8 +10,8 @@ use crate::{
     store::{Key, Store, key},
 };
 use candle_core::{DType, Tensor};
-use eraser_data::{Batch, Scored};
-use eraser_model::{Model, Result};
+use eraser_data::{Batch, Sample, Scored};
+use eraser_model::{Error, Model, Result};
 use std::{collections::HashMap, path::Path};
 
 /// The frozen model's states, kept in a file.
@@ -20,6 +20,28 @@ pub struct Reference<'a> {
     /// The first adapted block.
     first: usize,
     store: Store,
+}
+
+/// The plainly asked samples of a micro-batch, which differ from its own in their prompts.
+pub struct Anchors {
+    drawn: Vec<Drawn>,
+    batch: Batch,
+    scored: Scored,
+}
+
+impl Anchors {
+    /// Those of `drawn`; None where a sample has none.
+    pub fn of(drawn: &[Drawn]) -> Option<Self> {
+        let plain = |d: &Drawn| {
+            let sample = d.anchor.clone()?;
+            Some(Drawn { row: d.row, sample, cut: false, anchor: None })
+        };
+        let drawn: Vec<Drawn> = drawn.iter().map(plain).collect::<Option<_>>()?;
+        let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
+        let batch = Batch::shared(&samples);
+        let scored = batch.supervised();
+        Some(Self { drawn, batch, scored })
+    }
 }
 
 impl<'a> Reference<'a> {
@@ -55,6 +77,20 @@ impl<'a> Reference<'a> {
         let states = decoder.final_hidden(&top, &scored.rows)?.detach();
         self.keep("final", drawn, scored, &states)?;
         Ok(states)
+    }
+
+    /// The base model's final hidden states of the plainly asked `anchors`, at the answer tokens that `scored` looks at,
+    /// `[n, d]`. The answers are the same on both sides, and a longer prompt can only leave fewer tokens of one.
+    pub fn anchor_states(&mut self, anchors: &Anchors, scored: &Scored) -> Result<Tensor> {
+        let Anchors { drawn, batch, scored: plain } = anchors;
+        let lower = self.lower(drawn, batch, true)?;
+        let states = self.states(drawn, batch, plain, &lower)?;
+        let places: HashMap<u32, u32> = plain.rows.iter().copied().zip(0..).collect();
+        let place = |&(sample, at): &(usize, usize)| places.get(plain.samples.get(sample)?.get(at)?).copied();
+        let places: Option<Vec<u32>> = scored.origins.iter().map(place).collect();
+        let places =
+            places.ok_or_else(|| Error::failed("a plainly asked sample is shorter than the one under noise"))?;
+        Ok(states.index_select(&Tensor::new(places, states.device())?, 0)?)
     }
 
     /// The states of the scored rows, if those of every sample are kept.

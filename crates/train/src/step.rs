@@ -6,7 +6,7 @@ use crate::{
     method::{KlScope, Loss, Term},
     objective::{self, StepHinge, Value},
     options::{CheckpointActivations, GammaScope, TrainOptions},
-    reference::Reference,
+    reference::{Anchors, Reference},
 };
 use candle_core::Tensor;
 use eraser_data::{Batch, Sample, Scored};
@@ -142,6 +142,8 @@ struct MicroBatch {
     batch: Batch,
     /// What the loss looks at.
     scored: Scored,
+    /// The samples as they are when asked plainly, if the term compares with those.
+    anchors: Option<Anchors>,
     /// Place of the first sample in the sequence of draws.
     from: usize,
 }
@@ -154,7 +156,8 @@ impl MicroBatch {
             Loss::Kl(KlScope::All) => batch.all(),
             _ => batch.supervised(),
         };
-        Self { drawn, batch, scored, from }
+        let anchors = Anchors::of(&drawn);
+        Self { drawn, batch, scored, anchors, from }
     }
 
     fn seen(&self) -> Seen {
@@ -186,11 +189,14 @@ impl Forward<'_> {
         value: impl FnOnce(&[f32]) -> Value,
     ) -> Result<(Value, Vec<f32>)> {
         let Step { model, adapter, .. } = *self.step;
-        let MicroBatch { drawn, batch, scored, from } = self.micro_batch;
+        let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
         let decoder = &model.decoder;
         let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
         let states = match self.part.term.loss {
-            Loss::Kl(_) => Some(reference.states(drawn, batch, scored, &lower)?),
+            Loss::Kl(_) => Some(match &self.micro_batch.anchors {
+                Some(anchors) => reference.anchor_states(anchors, scored)?,
+                None => reference.states(drawn, batch, scored, &lower)?,
+            }),
             _ => None,
         };
         let options = trace_options(self.step.options, *from, self.stream);
@@ -216,6 +222,7 @@ impl Forward<'_> {
             Loss::Hinge if self.step.options.gamma_scope == GammaScope::Sample => {
                 objective::sample_hinges(losses, &scored.segments(), gamma)
             }
+            Loss::Hinge if self.step.options.gamma_scope == GammaScope::Token => objective::token_hinges(losses, gamma),
             Loss::Hinge => objective::hinge_of_mean(losses, gamma),
             Loss::Ascent => objective::signed(losses, -1.0),
             Loss::CrossEntropy => objective::signed(losses, 1.0),

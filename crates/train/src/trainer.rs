@@ -5,8 +5,8 @@
 use crate::{
     adamw::{AdamW, AdamWConfig},
     checkpoint::{self, Horizon, Position},
-    feed::{Feed, Source, limit, templates},
-    method::{KlScope, Loss},
+    feed::{Feed, Source, limit, surroundings, templates},
+    method::{Given, KlScope, Loss},
     metrics::{Log, StepMetrics, TrainSummary},
     options::{Overlong, Schedule, TrainOptions},
     reference::Reference,
@@ -17,7 +17,7 @@ use crate::{
     threshold::Threshold,
 };
 use candle_core::{Tensor, Var};
-use eraser_data::{Noise, PromptTemplate, SetName};
+use eraser_data::{PromptTemplate, SetName};
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result, error::PathContext, files::write_atomic};
 use eraser_ops::gemm::operations;
 use std::{path::Path, time::Instant};
@@ -304,11 +304,12 @@ fn parts<'a>(
                 continue;
             }
         }
-        let noise = Noise { before: options.noise_before, after: options.noise_after };
-        let noise = term.noise.then_some(noise);
         let answers = term.unrelated.then(|| sets.rows(SetName::Help));
-        let source = Source { set: term.set, records, noise, answers };
-        parts.push(Part { term, feed: Feed::new(&source, model, templates, options)? });
+        let harmful = sets.rows(SetName::Harm);
+        let anchored = matches!(term.loss, Loss::Kl(_)) && (term.noise || term.given != Given::Nothing);
+        let noise = term.noise.then(|| surroundings(sets, options));
+        let source = Source { set: term.set, records, noise, given: term.given, harmful, anchored, answers };
+        parts.push(Part { term, feed: Feed::new(source, model, templates, options)? });
     }
     Ok(parts)
 }
@@ -334,9 +335,9 @@ fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &Train
             continue;
         }
         told.push(term.set);
-        let noise = if term.noise { options.noise_before + options.noise_after } else { 0 };
-        let (cut, with) = match (refuse, noise) {
-            (true, 1..) => (feed.overlong(noise).cut, format!(", with {noise} tokens of prompt noise,")),
+        let drawn = feed.drawn();
+        let (cut, with) = match (refuse, drawn) {
+            (true, 1..) => (feed.overlong(drawn).cut, format!(", with {drawn} tokens of prompt noise,")),
             _ => (found.cut, String::new()),
         };
         let Some(first) = cut.first().map(|row| row + 1) else { continue };

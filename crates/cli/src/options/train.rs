@@ -3,12 +3,13 @@
 use super::model::ModelArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
+use eraser_data::NoiseKind;
 use eraser_model::adapter::Module;
 use eraser_run::plan::{TrainPlan, TrainRequest, flag, values};
 use eraser_run::{Outcome, Problems};
 use eraser_train::{
-    CheckpointActivations, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong, Schedule,
-    SetName, Templates, TrainOptions,
+    AlignLoss, CheckpointActivations, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong,
+    Schedule, SetName, Templates, TrainOptions,
 };
 use std::path::PathBuf;
 
@@ -120,7 +121,7 @@ pub(crate) struct ObjectiveArgs {
     pub(crate) gamma_margin: f64,
     /// Over what the hinge of gamma is taken
     #[arg(long, value_name = "SCOPE", default_value = "micro-batch",
-          value_parser = named::<GammaScope>(&["micro-batch", "sample", "batch"]))]
+          value_parser = named::<GammaScope>(&["micro-batch", "sample", "token", "batch"]))]
     pub(crate) gamma_scope: GammaScope,
     /// Over which positions the KL terms average
     #[arg(long, value_name = "SCOPE", default_value = "response", value_parser = named::<KlScope>(&["response", "all"]))]
@@ -134,6 +135,10 @@ pub(crate) struct ObjectiveArgs {
     /// Weight of the term on how harmful questions are answered: align (eraser), random (gam), refuse (rsft)
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) align_weight: f64,
+    /// What the align term takes of the refusals: kl (to the base model's answer to the plain question) or cross-entropy
+    #[arg(long, value_name = "LOSS", default_value = "kl",
+          value_parser = named::<AlignLoss>(&["kl", "cross-entropy"]))]
+    pub(crate) align_loss: AlignLoss,
     /// Weight of the retain term, with --retain-set
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) retain_weight: f64,
@@ -194,6 +199,16 @@ pub(crate) struct OptimiserArgs {
     /// Stop once the hinge has been closed and the KL terms flat for N steps [default: never]
     #[arg(long, value_name = "N")]
     pub(crate) early_stop: Option<usize>,
+    /// Train N times more, each time for the same number of steps: before it, ask the model what it still says (plainly, under
+    /// noise, with the answer's opening given), and add what is no refusal to the harm set
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) rounds: usize,
+    /// Questions of the harm set that are asked in a round
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub(crate) round_questions: usize,
+    /// Most tokens of an answer in a round
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub(crate) round_tokens: usize,
     /// Keep activations for backward, or run blocks again; auto keeps up to 340 MB. Changes no result
     #[arg(long, value_name = "WHEN", default_value = "auto",
           value_parser = named::<CheckpointActivations>(&["auto", "on", "off"]))]
@@ -237,6 +252,24 @@ pub(crate) struct SampleArgs {
     /// Most noise tokens after the question
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) noise_after: usize,
+    /// What the noise is made of: tokens (random ones, as published), text (benign sentences), chat (benign turns before the
+    /// question) or mix; benign texts are those of the retain set, or else of the help set
+    #[arg(long, value_name = "KIND", default_value = "tokens",
+          value_parser = named::<NoiseKind>(&["tokens", "text", "chat", "mix"]))]
+    pub(crate) noise_kind: NoiseKind,
+    /// Share of the questions that get noise; the others stay plain
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) noise_share: f64,
+    /// Give up to N tokens of a harmful answer, and unlearn what comes after them, in half of the draws; 0 = never
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) harm_depth: usize,
+    /// Prompt noise around the questions of the align set too
+    #[arg(long, value_name = "SWITCH", default_value = "off", action = ArgAction::Set, value_parser = switch())]
+    pub(crate) align_noise: bool,
+    /// Give up to N tokens of a harmful answer before a refusal, in half of the draws: what was begun is to be broken off;
+    /// 0 = never
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) align_depth: usize,
     /// Prompt templates: model (its own), plain (USER/ASSISTANT), both, or a text file with {} for the question
     #[arg(long, value_name = "NAME|FILE", default_value = "both", value_parser = values::templates)]
     pub(crate) templates: Templates,
@@ -297,6 +330,15 @@ impl TrainArgs {
             noise: sam.noise,
             noise_before: sam.noise_before,
             noise_after: sam.noise_after,
+            noise_kind: sam.noise_kind,
+            noise_share: sam.noise_share,
+            harm_depth: sam.harm_depth,
+            align_loss: obj.align_loss,
+            align_noise: sam.align_noise,
+            align_depth: sam.align_depth,
+            rounds: opt.rounds,
+            round_questions: opt.round_questions,
+            round_tokens: opt.round_tokens,
             allow_swapped: sets.allow_swapped,
             templates: sam.templates,
             order: sam.order,
@@ -355,7 +397,9 @@ mod tests {
              --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --retain-take 6 --noise off \
              --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on \
              --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random \
-             --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped",
+             --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped --noise-kind mix --noise-share 0.5 \
+             --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 \
+             --rounds 2 --round-questions 3 --round-tokens 4",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());

@@ -86,7 +86,7 @@ impl TrainPlan {
                     .hint("go on with it by --resume, begin again by --force, or name another directory"),
             );
         }
-        if request.resume && problems.ok(eraser_train::resumable(dir)) == Some(false) {
+        if request.resume && problems.ok(crate::stage::rounds::resumable(dir)) == Some(false) {
             problems.push(
                 wrong(&at("resume"), format!("{} holds no training run to go on with", dir.display()))
                     .hint("leave --resume out to begin one"),

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod evaluate;
 pub(crate) mod prepare;
 pub(crate) mod report;
+pub(crate) mod rounds;
 pub(crate) mod subjects;
 pub(crate) mod summary;
 pub(crate) mod train;

@@ -6,7 +6,8 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{ModelPlan, TrainPlan, TrainRequest};
-use crate::watch::{self, Watch};
+use crate::stage::rounds::Rounds;
+use crate::watch::Watch;
 use eraser_data::{read_set, write_set};
 use eraser_eval::adapter_fingerprint;
 use eraser_model::error::PathContext as _;
@@ -115,8 +116,15 @@ impl Training<'_> {
         let summary = manifest.record(
             &request,
             || {
-                let mut observer = watch::Training { name: self.name, watch };
-                eraser_train::train(self.model, self.sets, self.options, &self.dir, &self.states, resume, &mut observer)
+                let rounds = Rounds {
+                    model: self.model,
+                    sets: self.sets,
+                    options: self.options,
+                    dir: &self.dir,
+                    states: &self.states,
+                    name: self.name,
+                };
+                rounds.train(resume, watch)
             },
             outputs,
         );

@@ -20,15 +20,14 @@ pub(super) const METHOD: Method = Method { name: "gam", lr: 2e-6, terms };
 const BAD: f64 = 0.5;
 
 fn terms(options: &TermSettings) -> Vec<Term> {
-    let term = |name, set, loss, weight| Term { name, set, noise: false, unrelated: false, loss, weight };
     let normal = Loss::Kl(KlScope::All);
-    let bad = term("harm", SetName::Harm, Loss::Ascent, BAD * options.harm_weight);
-    let random = term("random", SetName::Harm, Loss::CrossEntropy, options.align_weight);
+    let bad = Term::new("harm", SetName::Harm, Loss::Ascent, BAD * options.harm_weight);
+    let random = Term::new("random", SetName::Harm, Loss::CrossEntropy, options.align_weight);
     vec![
         Term { unrelated: options.unrelated, ..bad },
         Term { unrelated: true, ..random },
-        term("help", SetName::Help, normal, options.help_weight),
-        term("retain", SetName::Retain, normal, options.retain_weight),
+        Term::new("help", SetName::Help, normal, options.help_weight),
+        Term::new("retain", SetName::Retain, normal, options.retain_weight),
     ]
 }
 

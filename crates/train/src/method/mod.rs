@@ -8,7 +8,7 @@ mod parity;
 mod rsft;
 mod term;
 
-pub use term::{KlScope, Loss, Method, Term, TermSettings};
+pub use term::{AlignLoss, Given, KlScope, Loss, Method, Term, TermSettings};
 
 use eraser_data::SetName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};

@@ -1,5 +1,5 @@
 //! Methods against PyTorch, for their tests: one step of the trainer, from set files on, on a recorded model. In: a method's
-//! name; out: a panic where a term, the loss or a gradient differs. `tests/fixtures/methods.py` of the workspace records.
+//! name, or that of a variant of it, and the variant's options; out: a panic where a term, the loss or a gradient differs. `tests/fixtures/methods.py` of the workspace records.
 
 use super::Method;
 use crate::{Control, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train};
@@ -41,6 +41,11 @@ impl Observer for Last {
 }
 
 pub(super) fn check(name: &str) {
+    check_variant(name, TrainOptions { method: Method::named(name).unwrap(), ..TrainOptions::default() });
+}
+
+/// As [`check`], for what `options` make of a method.
+pub(super) fn check_variant(name: &str, options: TrainOptions) {
     let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/methods.json")).unwrap();
     let family = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/families/llama");
     let dir = tempfile::tempdir().unwrap();
@@ -64,7 +69,6 @@ pub(super) fn check(name: &str) {
     let sets: Sets = SetName::ALL.into_iter().map(|set| (set, records(set.name()))).collect();
     let dumped = dir.path().join("gradients.safetensors");
     let options = TrainOptions {
-        method: Method::named(name).unwrap(),
         gamma: fixture.gamma.into(),
         allow_swapped: true,
         lora_dropout: 0.0,
@@ -76,7 +80,7 @@ pub(super) fn check(name: &str) {
         templates: Templates::File(dir.path().join("plain.txt")),
         init_adapter: Some(family.join("adapter")),
         dump_grads: Some(dumped.clone()),
-        ..TrainOptions::default()
+        ..options
     };
     let mut last = Last::default();
     let states = dir.path().join("states.bin");

@@ -14,14 +14,7 @@ use eraser_data::SetName;
 pub(super) const METHOD: Method = Method { name: "rsft", lr: 2e-5, terms };
 
 fn terms(options: &TermSettings) -> Vec<Term> {
-    vec![Term {
-        name: "refuse",
-        set: SetName::Wrapped,
-        noise: false,
-        unrelated: false,
-        loss: Loss::CrossEntropy,
-        weight: options.align_weight,
-    }]
+    vec![Term::new("refuse", SetName::Wrapped, Loss::CrossEntropy, options.align_weight)]
 }
 
 #[cfg(test)]

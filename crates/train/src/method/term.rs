@@ -26,6 +26,8 @@ pub struct Term {
     pub noise: bool,
     /// Answers are drawn from the help set, anew each time, in place of the rows' own.
     pub unrelated: bool,
+    /// What of an answer is given before the supervised tokens.
+    pub given: Given,
     /// What is taken of the samples.
     pub loss: Loss,
     /// What the value counts in the sum.
@@ -33,9 +35,37 @@ pub struct Term {
 }
 
 impl Term {
+    /// A term over the rows of `set` as they are.
+    pub fn new(name: &'static str, set: SetName, loss: Loss, weight: f64) -> Self {
+        Self { name, set, noise: false, unrelated: false, given: Given::Nothing, loss, weight }
+    }
+
     /// The key of its value in the metrics.
     pub fn key(&self) -> String {
         format!("l_{}", self.name)
+    }
+}
+
+/// What of an answer a sample gives before its supervised tokens. Half of the draws give nothing, the others 1 to a most
+/// number of tokens, all counts alike. This goes beyond the paper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Given {
+    /// The whole answer is supervised.
+    #[default]
+    Nothing,
+    /// The first tokens of the row's own answer, at most so many.
+    Own(usize),
+    /// The first tokens of a harmful answer to the same question, at most so many: what was begun is to be broken off.
+    Harmful(usize),
+}
+
+impl Given {
+    /// Most tokens.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Own(most) | Self::Harmful(most) => most,
+        }
     }
 }
 
@@ -50,6 +80,17 @@ pub enum Loss {
     CrossEntropy,
     /// The mean of `KL(base || adapted)` over the positions of the scope.
     Kl(KlScope),
+}
+
+/// What the align term takes of the refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlignLoss {
+    /// `KL(base || adapted)` (the paper). Under noise, or after an opening, the base is the one that was asked plainly.
+    #[default]
+    Kl,
+    /// The cross-entropy of the refusals.
+    CrossEntropy,
 }
 
 /// Over which positions a KL term averages.
@@ -68,6 +109,14 @@ pub enum KlScope {
 pub struct TermSettings {
     /// Prompt noise T on the harm set.
     pub noise: bool,
+    /// Prompt noise T on the align set.
+    pub align_noise: bool,
+    /// Most tokens of a harmful answer that are given, and the rest unlearned.
+    pub harm_depth: usize,
+    /// Most tokens of a harmful answer that are given before the refusal.
+    pub align_depth: usize,
+    /// What the align term takes of the refusals.
+    pub align_loss: AlignLoss,
     /// The answers of the harm set are unrelated ones, drawn from the help set.
     pub unrelated: bool,
     /// Scope of the KL terms.
@@ -86,6 +135,10 @@ impl Default for TermSettings {
     fn default() -> Self {
         Self {
             noise: true,
+            align_noise: false,
+            harm_depth: 0,
+            align_depth: 0,
+            align_loss: AlignLoss::Kl,
             unrelated: false,
             kl_scope: KlScope::Response,
             harm_weight: 1.0,
