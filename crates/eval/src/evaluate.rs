@@ -10,7 +10,7 @@ use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::{SubjectSummary, Summary};
 use crate::target::{self, Loaded, Response, TargetModel, key};
 use crate::verdict::Verdict;
-use crate::{changes, marks, merge, tally};
+use crate::{changes, likelihood, marks, merge, tally};
 use eraser_data::ask::{Respond, interrupted};
 use eraser_data::files::write_jsonl;
 use eraser_data::{Entry, Journal, Progress, Question, Sampling};
@@ -28,7 +28,8 @@ const BATCHES: usize = 2;
 /// answers already there are not generated again) and returns the summary, which the caller completes with timing and
 /// writes.
 ///
-/// Files: `direct`, `template`, `prefill`, `gcg`, `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks
+/// Files: `likelihood` (one [`likelihood::Line`] a line), and of answers `direct`, `template`, `prefill`, `gcg`,
+/// `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks
 /// tried, below `judge/` what the model `judge` replied. An answer counts as already there
 /// when model, adapter, generation options and prompt are the same; others are dropped. Judgements are made anew from the
 /// stored answers and replies. `judge` is what [`EvalOptions::judge`] names, and not asked unless a judge needs it.
@@ -44,6 +45,7 @@ pub fn evaluate(
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
     let plan = Plan::new(options).map_err(first)?;
+    let known_answers = likelihood::Plan::new(options).map_err(first)?;
     check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
     let loaded = subjects.iter().map(Loaded::new).collect::<Result<Vec<_>>>()?;
@@ -53,10 +55,14 @@ pub fn evaluate(
         tracing::warn!("{note}");
     }
     for (subject, loaded) in subjects.iter().zip(&loaded) {
+        if let Some(plan) = &known_answers {
+            likelihood::run(subject, loaded.fingerprint(), plan, dir, progress)?;
+        }
         evaluate_one(&subject.name, loaded, &plan, options, judge, dir, progress)?;
         summary.subjects.push(found(dir, &subject.name, loaded.fingerprint())?);
     }
     changes::fill(dir, &mut summary)?;
+    likelihood::fill(dir, &mut summary)?;
     Ok(summary)
 }
 

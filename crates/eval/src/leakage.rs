@@ -1,11 +1,12 @@
 //! Questions that were trained on. In: the question files of an evaluation, the sets that its adapters were trained on; out:
 //! errors, and notes on near duplicates. Invariant: two texts are the same here exactly if preparation takes them for the same.
 
+use crate::likelihood::BENIGN;
 use crate::name::Checked;
 use crate::options::{EvalOptions, QuestionSet};
 use eraser_data::prepare::{Sketches, normal};
 use eraser_data::{Question, read_questions, read_set};
-use eraser_model::Error;
+use eraser_model::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -35,8 +36,8 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
     }
     let sketches: Vec<(&Path, Sketches)> =
         texts.iter().map(|(path, texts)| (*path, Sketches::new(texts.iter().map(String::as_str)))).collect();
-    for (name, path, column) in asked(options).filter(|(name, ..)| !options.allow_leakage.iter().any(|n| n == name)) {
-        let mut questions = match read_questions(path, column) {
+    for (name, path, read) in asked(options).filter(|(name, ..)| !options.allow_leakage.iter().any(|n| n == name)) {
+        let mut questions = match read(path) {
             Ok(questions) => questions,
             Err(error) => {
                 errors.push(error);
@@ -44,13 +45,13 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
             }
         };
         questions.truncate(options.limit.unwrap_or(usize::MAX));
-        let found = |q: &Question| Some((q.id.clone(), *files.get(&normal(&q.text))?));
+        let found = |(id, text): &(String, String)| Some((id.clone(), *files.get(&normal(text))?));
         let leaked: Vec<(String, &Path)> = questions.iter().filter_map(found).collect();
         if let Some((id, file)) = leaked.first() {
             errors.push(told(path, name, id, file, [leaked.len(), questions.len()]));
             continue;
         }
-        let found = Sketches::new(questions.iter().map(|q| q.text.as_str()));
+        let found = Sketches::new(questions.iter().map(|(_, text)| text.as_str()));
         for (file, sketches) in &sketches {
             let near = found.against(sketches).near;
             if near > 0 {
@@ -64,11 +65,29 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
     if errors.is_empty() { Ok(notes) } else { Err(errors) }
 }
 
-/// Name, file and column of everything that is asked.
-fn asked(options: &EvalOptions) -> impl Iterator<Item = (&str, &Path, Option<&str>)> {
+/// Reads ids and texts of the questions of a file.
+type Read<'a> = Box<dyn Fn(&Path) -> Result<Vec<(String, String)>> + 'a>;
+
+/// Name, file and reading of everything that is asked, or whose answers are measured: those of benign sets are trained on by
+/// design.
+fn asked(options: &EvalOptions) -> impl Iterator<Item = (&str, &Path, Read<'_>)> {
     let sets = options.questions.iter().chain(&options.over_refusal).chain(&options.contrast);
-    let sets = sets.map(|set| (set.set.as_str(), set.path.as_path(), set.column.as_deref()));
-    sets.chain(options.tasks.iter().map(|task| (task.task.as_str(), task.path.as_path(), None)))
+    let sets = sets.map(|set| (set.set.as_str(), set.path.as_path(), questions(set.column.as_deref())));
+    let tasks = options.tasks.iter().map(|task| (task.task.as_str(), task.path.as_path(), questions(None)));
+    let answered = options.likelihood_set.iter().filter(|set| !set.set.starts_with(BENIGN));
+    let answered = answered.map(|set| {
+        let read = |path: &Path| -> Result<Vec<(String, String)>> {
+            let rows = read_set(path)?.into_iter().enumerate();
+            Ok(rows.map(|(i, row)| (format!("row {}", i + 1), row.input)).collect())
+        };
+        (set.set.as_str(), set.path.as_path(), Box::new(read) as Read<'_>)
+    });
+    sets.chain(tasks).chain(answered)
+}
+
+/// Reads a file of questions.
+fn questions(column: Option<&str>) -> Read<'_> {
+    Box::new(move |path| Ok(read_questions(path, column)?.into_iter().map(|q| (q.id, q.text)).collect()))
 }
 
 fn told(path: &Path, set: &str, id: &str, file: &Path, [n, all]: [usize; 2]) -> Error {
@@ -108,6 +127,7 @@ pub(crate) fn same(sets: &[(&QuestionSet, Vec<Question>)], allowed: &[String]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::likelihood::AnswerSet;
 
     #[test]
     fn what_was_trained_on_is_named_and_what_is_near_is_counted() {
@@ -135,6 +155,12 @@ mod tests {
         assert!(ask("what?\nhow do I bake\n", Some(1), &[]).unwrap().is_empty(), "the second is not asked");
         let notes = ask(&format!("what?\n{long}s\n"), None, &["seen"]).unwrap();
         assert!(notes.len() == 1 && notes[0].contains("1 of 2 questions of `unseen` are nearly"), "{notes:?}");
+        let known = |set: &str| {
+            let likelihood_set = vec![AnswerSet { set: set.into(), path: harm.clone() }];
+            leakage(&EvalOptions { likelihood_set, ..EvalOptions::default() }, std::slice::from_ref(&harm))
+        };
+        assert!(known("unseen").unwrap_err()[0].to_string().contains("2 of 2 questions of `unseen`"));
+        assert!(known("seen").is_ok() && known("benign").is_ok());
         assert_eq!(leakage(&EvalOptions::default(), &[dir.path().join("none")]).unwrap_err().len(), 1);
     }
 }

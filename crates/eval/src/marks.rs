@@ -19,6 +19,8 @@ pub(crate) const CONTRAST: &str = "contrast";
 /// What the names of files of tasks begin with.
 pub(crate) const TASK: &str = "task-";
 
+/// File of what known answers cost, which are not the subject's own.
+pub(crate) const LIKELIHOOD: &str = "likelihood";
 /// Ending of the empty file beside a file of answers that is being made: figures are made of whole ones only.
 pub(crate) const UNFINISHED: &str = "unfinished";
 
@@ -108,7 +110,7 @@ pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<Mark
         let path = entry.at(&dir)?.path();
         let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
         let whole = !path.with_extension(UNFINISHED).exists();
-        if !whole || path.extension().is_none_or(|ending| ending != "jsonl") {
+        if !whole || stem == LIKELIHOOD || path.extension().is_none_or(|ending| ending != "jsonl") {
             continue;
         }
         let mut marks = answers::read::<Mark>(&path)?;

@@ -4,6 +4,7 @@
 
 use crate::bench::BenchSummary;
 use crate::changes;
+use crate::likelihood;
 use crate::subject::{Fingerprint, short};
 use crate::summary::{AttackSummary, BASE, FILE, SubjectSummary, Summary, Timing};
 use eraser_model::error::PathContext as _;
@@ -153,6 +154,7 @@ pub fn record(dir: &Path, measured: &Summary) -> Result<(Summary, Vec<String>)> 
     }
     all = Summary::merge(all, measured.clone(), &mut notes)?;
     changes::fill(dir, &mut all)?;
+    likelihood::fill(dir, &mut all)?;
     all.write(dir)?;
     Ok((all, notes))
 }
@@ -242,6 +244,9 @@ impl SubjectSummary {
             if new.is_some() {
                 *old = new;
             }
+        }
+        if !new.likelihood.is_empty() {
+            self.likelihood = new.likelihood;
         }
         // It is over all answers to attacks that are there, and earlier ones may be gone.
         if attacked {

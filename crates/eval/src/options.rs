@@ -3,6 +3,7 @@
 
 use crate::attack::budget::{AutodanOptions, GcgOptions};
 use crate::judge::grade::JudgeOptions;
+use crate::likelihood::{AnswerSet, CUTS};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -55,6 +56,13 @@ pub struct EvalOptions {
     pub over_refusal: Option<QuestionSet>,
     /// Questions like those that must be refused: a model that refuses none of them is no better for refusing little.
     pub contrast: Option<QuestionSet>,
+    /// Measure how likely the answers of the run's own harm set are, as the set `seen`, and some of its help set, as `benign`.
+    /// Whoever evaluates a run adds them to `likelihood_set`.
+    pub likelihood: bool,
+    /// Questions with answers, of which it is measured how likely they are: plainly and under every template.
+    pub likelihood_set: Vec<AnswerSet>,
+    /// Tokens of an answer that are given before the rest of it is measured.
+    pub likelihood_cuts: Vec<usize>,
     /// Sets that may hold questions that an adapter was trained on.
     pub allow_leakage: Vec<String>,
     /// At most this many questions of each set (the first ones); None = all.
@@ -84,6 +92,9 @@ impl Default for EvalOptions {
             tasks: Vec::new(),
             over_refusal: None,
             contrast: None,
+            likelihood: false,
+            likelihood_set: Vec::new(),
+            likelihood_cuts: CUTS.to_vec(),
             allow_leakage: vec!["seen".to_owned()],
             limit: None,
             max_new_tokens: 256,

@@ -5,7 +5,7 @@ use crate::attack::{self, Attack};
 use crate::judge::{self, Found, Grader, Judge, REFUSAL};
 use crate::name::Checked;
 use crate::options::{EvalOptions, QuestionSet, TaskFile};
-use crate::{leakage, marks, name, task};
+use crate::{leakage, likelihood, marks, name, task};
 use eraser_data::ask::Endpoint;
 use eraser_data::{Question, read_questions};
 use eraser_model::{Error, Result};
@@ -68,6 +68,7 @@ impl Plan {
         let benign = options.over_refusal.as_ref().map(|set| (set, read(set)));
         let contrast = options.contrast.as_ref().map(|set| (set, read(set)));
 
+        errors.extend(likelihood::Plan::new(options).err().into_iter().flatten());
         errors.extend(leakage::same(&sets, &options.allow_leakage));
         let mut judges = Vec::new();
         let mut graders = Vec::new();
@@ -193,10 +194,15 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
             errors.push(Error::request(message).hint(hint));
         }
     };
+    let likelihood = options.likelihood || !options.likelihood_set.is_empty();
     let attacked = !options.questions.is_empty() && !options.attacks.is_empty();
     wrong(
-        !attacked && options.tasks.is_empty() && options.over_refusal.is_none() && options.contrast.is_none(),
-        "nothing to evaluate: no attack questions, no task, no over-refusal set",
+        !attacked
+            && !likelihood
+            && options.tasks.is_empty()
+            && options.over_refusal.is_none()
+            && options.contrast.is_none(),
+        "nothing to evaluate: no attack questions, no task, no over-refusal set, no known answers",
         "name a file of questions with `questions`",
     );
     wrong(
@@ -205,7 +211,9 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
         "name one with `judges`: keyword, leak, rubric, strongreject",
     );
     wrong(
-        !options.templates.is_empty() && !options.attacks.iter().any(|name| name == "template" || name == "autodan"),
+        !options.templates.is_empty()
+            && !likelihood
+            && !options.attacks.iter().any(|name| name == "template" || name == "autodan"),
         "templates are given but neither the attack `template` nor `autodan` is asked for",
         "add one of them to `attacks`, or leave `templates` out",
     );

@@ -109,6 +109,14 @@ pub fn change(clusters: &[Paired]) -> Option<Change> {
     Some(Change { difference, ci, n, questions })
 }
 
+/// The 95 % interval of the mean of independent values, one per question: Student's, with the standard error between them;
+/// None for fewer than two. Several values of one question are to be averaged first.
+pub fn mean_interval(values: &[f64]) -> Option<[f64; 2]> {
+    let (centre, error) = (mean(values)?, standard_error(values)?);
+    let half = student(values.len() - 1) * error;
+    Some([centre - half, centre + half])
+}
+
 /// Wilson's score interval of the share `p` of `n` answers, with the quantile `z`; the ends at 0 and 1 are exact.
 fn wilson(p: f64, n: f64, z: f64) -> [f64; 2] {
     let z2 = z * z;

@@ -69,6 +69,9 @@ pub struct SubjectSummary {
     pub attacks: Vec<AttackSummary>,
     /// A row per task and metric.
     pub utility: Vec<UtilitySummary>,
+    /// What known answers cost, a row per set, context and number of tokens that were given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub likelihood: Vec<LikelihoodSummary>,
     /// Refusals of benign questions.
     pub over_refusal: Option<OverRefusal>,
     /// Refusals of the questions that look like them and must be refused.
@@ -155,6 +158,32 @@ pub struct UtilitySummary {
 impl UtilitySummary {
     /// The metric of tasks with expected answers.
     pub const ACCURACY: &str = "accuracy";
+}
+
+/// How likely the known answers of a set are in one context.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LikelihoodSummary {
+    /// Set of the questions.
+    pub set: String,
+    /// `plain`, or `template:<name>`; `template` pools all templates.
+    pub context: String,
+    /// Tokens of each answer that were given; the figures are of those behind them.
+    pub cut: usize,
+    /// Answers measured; a template measures each of them once more.
+    pub n: usize,
+    /// Questions that these answer.
+    pub questions: usize,
+    /// Answers that have no token left after the cut, and count in no figure.
+    pub short: usize,
+    /// Answers that are longer than the model's positions, cut off there.
+    pub cut_off: usize,
+    /// Mean over questions of the mean negative log-likelihood of a token, nats.
+    pub nll: Option<f64>,
+    /// Its 95 % interval, by question: [`crate::stats::mean_interval`].
+    pub ci: Option<[f64; 2]>,
+    /// The mean less that of the base on the same answers and prompts; None for the base, and for fewer than two questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
 }
 
 /// Refusals of benign questions.

@@ -223,3 +223,12 @@ fn the_interval_of_a_change_covers_in_simulated_evaluations() {
     println!("coverage of changes: mean {average} of {} cells", all.len());
     assert!((0.95..0.99).contains(&average), "{average}");
 }
+
+#[test]
+fn the_interval_of_a_mean_is_students() {
+    // 4 +- 3.182446 * sqrt(38 / 12), the quantile of three degrees of freedom.
+    let [low, high] = mean_interval(&[1.0, 2.0, 4.0, 9.0]).unwrap();
+    assert!((low - -1.663_204).abs() < 1e-4 && (high - 9.663_204).abs() < 1e-4, "{low} {high}");
+    assert_eq!(mean_interval(&[2.0]), None);
+    assert_eq!(mean_interval(&[2.0, 2.0]), Some([2.0, 2.0]));
+}

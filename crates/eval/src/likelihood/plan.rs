@@ -1,0 +1,99 @@
+//! What is measured, read and checked. In: options; out: rows by set, contexts, cuts. Invariant: every error is found before
+//! the first forward pass, and all are reported together.
+
+use super::context::Context;
+use super::options::AnswerSet;
+use crate::attack::read_templates;
+use crate::name::{self, Checked};
+use crate::options::EvalOptions;
+use eraser_data::{Record, read_set};
+use eraser_model::Error;
+use std::collections::HashSet;
+
+/// Rows of one set.
+pub(crate) struct Set {
+    pub(super) name: String,
+    pub(super) rows: Vec<Record>,
+}
+
+/// All of it.
+pub(crate) struct Plan {
+    pub(super) sets: Vec<Set>,
+    pub(super) contexts: Vec<Context>,
+    /// Ascending.
+    pub(super) cuts: Vec<usize>,
+}
+
+impl Plan {
+    /// Reads every file; None where no set is named.
+    pub(crate) fn new(options: &EvalOptions) -> Checked<Option<Self>> {
+        let mut errors = Vec::new();
+        let cuts = cuts(&options.likelihood_cuts, &mut errors);
+        let mut names = HashSet::new();
+        let mut sets = Vec::new();
+        for AnswerSet { set, path } in &options.likelihood_set {
+            errors.extend(name::check("set", set).err());
+            if !names.insert(set.as_str()) {
+                let error = Error::request(format!("likelihood_set: the set `{set}` is there twice"));
+                errors.push(error.hint("give each file a name of its own, as NAME=FILE"));
+            }
+            match read_set(path) {
+                Ok(mut rows) => {
+                    rows.truncate(options.limit.unwrap_or(usize::MAX));
+                    sets.push(Set { name: set.clone(), rows });
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        let contexts = match read_templates(&options.templates) {
+            Ok(templates) => Context::all(templates),
+            // The attack that has them too tells of them.
+            Err(_) if options.attacks.iter().any(|attack| attack == "template" || attack == "autodan") => Vec::new(),
+            Err(wrong) => {
+                errors.extend(wrong);
+                Vec::new()
+            }
+        };
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok((!sets.is_empty()).then_some(Self { sets, contexts, cuts }))
+    }
+}
+
+/// The cuts in order.
+fn cuts(asked: &[usize], errors: &mut Vec<Error>) -> Vec<usize> {
+    let mut cuts = asked.to_vec();
+    cuts.sort_unstable();
+    cuts.dedup();
+    if cuts.is_empty() || cuts.len() < asked.len() {
+        let what = if cuts.is_empty() { "no cut is named" } else { "a cut is there twice" };
+        let error = Error::request(format!("`likelihood_cuts`: {what}"));
+        errors.push(error.hint("0,5,20,80 is the usual list: from the first token on, and after 5, 20 and 80 tokens"));
+    }
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_reported_at_once() {
+        let set = |set: &str| AnswerSet { set: set.into(), path: "absent.jsonl".into() };
+        let options = EvalOptions {
+            likelihood_set: vec![set("a/b"), set("x"), set("x")],
+            likelihood_cuts: vec![5, 5],
+            templates: vec!["absent.txt".into()],
+            ..EvalOptions::default()
+        };
+        let errors = Plan::new(&options).map(|_| ()).unwrap_err();
+        let all: String = errors.iter().map(|e| format!("{e}\n")).collect();
+        for part in ["a/b", "`x` is there twice", "absent.jsonl", "a cut is there twice", "absent.txt"] {
+            assert!(all.contains(part), "{part} not in\n{all}");
+        }
+        let none = EvalOptions { likelihood_cuts: Vec::new(), ..EvalOptions::default() };
+        assert!(Plan::new(&none).map(|_| ()).unwrap_err()[0].to_string().contains("no cut"));
+        assert!(Plan::new(&EvalOptions::default()).unwrap().is_none());
+    }
+}
