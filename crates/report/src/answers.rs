@@ -290,8 +290,7 @@ fn directories(eval: &Path, subjects: &[String]) -> Result<Vec<(String, Vec<Path
     }
     for path in files::entries(eval)?.into_iter().filter(|p| p.is_dir()) {
         let name = decode(&path.file_name().unwrap_or_default().to_string_lossy());
-        let files: Vec<_> =
-            files::entries(&path)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+        let files: Vec<_> = files::entries(&path)?.into_iter().filter(|p| is_answers(p)).collect();
         if !files.is_empty() {
             found.push((name, files));
         }
@@ -299,6 +298,11 @@ fn directories(eval: &Path, subjects: &[String]) -> Result<Vec<(String, Vec<Path
     let rank = |name: &str| (name != "base", subjects.iter().position(|s| s == name).unwrap_or(usize::MAX));
     found.sort_by(|a, b| rank(&a.0).cmp(&rank(&b.0)).then_with(|| a.0.cmp(&b.0)));
     Ok(found)
+}
+
+/// Whether a file holds answers of the subject: what known answers cost is beside them.
+fn is_answers(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "jsonl") && path.file_stem().is_some_and(|stem| stem != "likelihood")
 }
 
 /// Undoes percent-encoding; what is not encoded stays.

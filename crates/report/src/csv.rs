@@ -3,17 +3,18 @@
 
 use crate::run::Run;
 use crate::summary::Subject;
+use std::borrow::Cow;
 
 /// One figure.
 #[derive(Default)]
 struct Row<'a> {
     subject: &'a str,
-    /// `attack`, `utility`, `over-refusal`, `contrast`, `agreement`.
+    /// `attack`, `likelihood`, `utility`, `over-refusal`, `contrast`, `agreement`.
     kind: &'a str,
     name: &'a str,
     set: &'a str,
     judge: &'a str,
-    metric: &'a str,
+    metric: Cow<'a, str>,
     n: u64,
     value: Option<f64>,
     low: Option<f64>,
@@ -34,7 +35,7 @@ pub(crate) fn render(run: &Run) -> String {
                 cell(row.name),
                 cell(row.set),
                 cell(row.judge),
-                cell(row.metric),
+                cell(&row.metric),
                 row.n.to_string(),
                 number(row.value),
                 number(row.low),
@@ -51,13 +52,13 @@ fn rows(subject: &Subject) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     let name = subject.name.as_str();
     for a in &subject.attacks {
-        let row = |metric, value| Row {
+        let row = |metric: &'static str, value| Row {
             subject: name,
             kind: "attack",
             name: &a.attack,
             set: &a.set,
             judge: &a.judge,
-            metric,
+            metric: metric.into(),
             n: a.n,
             value,
             ..Row::default()
@@ -69,12 +70,21 @@ fn rows(subject: &Subject) -> Vec<Row<'_>> {
         rows.push(row("unjudged", Some(a.unjudged as f64)));
         rows.extend(a.harmfulness.map(|grade| row("grade", Some(grade))));
     }
+    for r in &subject.likelihood {
+        let row = |metric: String, value, ci: Option<[f64; 2]>| {
+            let [low, high] = ci.map_or([None; 2], |ci| ci.map(Some));
+            let (kind, context, metric) = ("likelihood", r.context.as_str(), metric.into());
+            Row { subject: name, kind, name: context, set: &r.set, metric, n: r.n, value, low, high, ..Row::default() }
+        };
+        rows.push(row(format!("nll_after_{}", r.cut), r.nll, r.ci));
+        rows.extend(r.change.map(|c| row(format!("nll_after_{}_change", r.cut), Some(c.difference), Some(c.ci))));
+    }
     for u in &subject.utility {
         let (low, high) = match (u.value, u.stderr) {
             (Some(value), Some(stderr)) => (Some(value - 1.96 * stderr), Some(value + 1.96 * stderr)),
             _ => (None, None),
         };
-        let (kind, task, metric) = ("utility", u.task.as_str(), u.metric.as_str());
+        let (kind, task, metric) = ("utility", u.task.as_str(), u.metric.as_str().into());
         rows.push(Row { subject: name, kind, name: task, metric, n: u.n, value: u.value, low, high, ..Row::default() });
     }
     for (kind, o) in [("over-refusal", &subject.over_refusal), ("contrast", &subject.contrast)] {
@@ -87,7 +97,7 @@ fn rows(subject: &Subject) -> Vec<Row<'_>> {
                 kind,
                 set: &o.set,
                 judge,
-                metric: "refused",
+                metric: "refused".into(),
                 n: o.n,
                 value,
                 ..Row::default()
@@ -95,12 +105,12 @@ fn rows(subject: &Subject) -> Vec<Row<'_>> {
         }
     }
     for a in &subject.agreement {
-        let row = |metric, value| Row {
+        let row = |metric: &'static str, value| Row {
             subject: name,
             kind: "agreement",
             name: &a.first,
             judge: &a.second,
-            metric,
+            metric: metric.into(),
             n: a.n,
             value,
             ..Row::default()

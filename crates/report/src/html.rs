@@ -6,6 +6,7 @@ use crate::answers::Answers;
 use crate::data::{self, DataReport};
 use crate::error::Result;
 use crate::format::{NONE, interval, number, percent, timing};
+use crate::likelihood;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::plot::{self, Plot};
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
@@ -50,6 +51,12 @@ struct Page<'a> {
     /// What the attacks that search found and cost; no row when there was none.
     searches: Table,
     search_plots: Vec<Plot>,
+    /// What known answers cost; no row when it was not measured.
+    likelihood: Table,
+    /// The same under each template.
+    likelihood_parts: Table,
+    likelihood_caption: &'static str,
+    likelihood_plots: Vec<Plot>,
     utility: Vec<UtilityLine<'a>>,
     over_refusal: Vec<OverRefusalLine>,
     agreement: Table,
@@ -161,6 +168,10 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         judges: &run.judges,
         searches: search::table(searches),
         search_plots: search::plots(searches),
+        likelihood: likelihood::table(summary, false, &label),
+        likelihood_parts: likelihood::table(summary, true, &label),
+        likelihood_caption: likelihood::CAPTION,
+        likelihood_plots: likelihood::plots(summary, &label),
         utility: utility(summary, base),
         over_refusal: over_refusal(summary, &label),
         agreement: notes::agreement(summary),

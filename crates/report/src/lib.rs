@@ -16,8 +16,10 @@ mod error;
 mod files;
 mod format;
 mod html;
+mod likelihood;
 mod markdown;
 mod metrics;
+mod nll;
 mod notes;
 mod plot;
 mod provenance;
@@ -33,6 +35,7 @@ mod verdict;
 
 pub use data::data_table;
 pub use error::{Error, Result};
+pub use nll::{Nll, Rise};
 pub use study::durability_table;
 pub use summary::{Agreement, Attack, Change, OverRefusal, Subject, Summary, Timing, Utility};
 pub use terminal::terminal_table;

@@ -3,6 +3,7 @@
 
 use crate::data;
 use crate::format::{interval, percent, timing};
+use crate::likelihood;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::provenance::Provenance;
 use crate::rows::{self, utility_cell};
@@ -28,6 +29,7 @@ pub(crate) fn render(run: &Run) -> String {
             }
             words(&mut out);
             attacks(&mut out, summary, &run.provenance);
+            known_answers(&mut out, summary, &run.provenance);
             utility(&mut out, summary, &run.provenance);
             over_refusal(&mut out, summary, &run.provenance);
             agreement(&mut out, summary);
@@ -111,6 +113,14 @@ fn attacks(out: &mut String, summary: &Summary, provenance: &Provenance) {
     }
     let header = ["attack", "set", "judge", "subject", "n", "ASR", "95%", "refused", "degenerate", "unjudged"];
     table(out, &header.map(String::from), &lines);
+}
+
+fn known_answers(out: &mut String, summary: &Summary, provenance: &Provenance) {
+    let found = likelihood::table(summary, false, &|name| provenance.label(name));
+    if !found.rows.is_empty() {
+        let _ = writeln!(out, "## How likely known answers are\n\n{}\n", likelihood::CAPTION);
+        escaped(out, &found);
+    }
 }
 
 fn utility(out: &mut String, summary: &Summary, provenance: &Provenance) {

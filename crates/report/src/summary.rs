@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::nll::{self, Nll};
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::Path;
@@ -44,6 +45,9 @@ pub struct Subject {
     /// A row per task and metric.
     #[serde(default)]
     pub utility: Vec<Utility>,
+    /// What known answers cost.
+    #[serde(default)]
+    pub likelihood: Vec<Nll>,
     /// Refusals of benign questions.
     #[serde(default)]
     pub over_refusal: Option<OverRefusal>,
@@ -197,7 +201,8 @@ impl Summary {
         if self.schema != SCHEMA {
             return Err(format!("schema {} is not supported; this version reads {SCHEMA}", self.schema));
         }
-        let rows: usize = self.subjects.iter().map(|s| 1 + s.attacks.len() + s.utility.len()).sum();
+        let rows: usize =
+            self.subjects.iter().map(|s| 1 + s.attacks.len() + s.utility.len() + s.likelihood.len()).sum();
         if rows > MAX_ROWS {
             return Err(format!("{rows} rows; no evaluation has more than {MAX_ROWS}"));
         }
@@ -258,6 +263,7 @@ impl Subject {
                 return Err(format!("{name}: a figure is out of range"));
             }
         }
+        nll::check(&self.likelihood)?;
         for o in self.over_refusal.iter().chain(&self.contrast) {
             if o.n > MAX_COUNT || !o.rate.into_iter().chain(o.judged).all(is_share) {
                 return Err(format!("over_refusal on `{}`: a figure is out of range", o.set));

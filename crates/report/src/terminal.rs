@@ -2,6 +2,7 @@
 //! beside each other go into a further block.
 
 use crate::format::{NONE, percent};
+use crate::likelihood;
 use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
 use crate::summary::Summary;
 use crate::table::Table;
@@ -49,6 +50,16 @@ pub fn terminal_table(summary: &Summary) -> String {
         attacks.iter().copied().filter(|r| r.cells.iter().flatten().any(|a| a.unjudged > 0)).collect();
     let cell = |r: &&AttackRow<'_>, i: usize| r.cells[i].map_or_else(|| NONE.into(), |a| a.unjudged.to_string());
     section(&mut out, "Unjudged answers, in no rate above", &table(&header, &names, &unjudged, |r| labels(r), cell));
+
+    let known = likelihood::table(summary, false, &|name| name.to_owned());
+    let header: Vec<&str> = known.header.iter().take(4).map(String::as_str).collect();
+    let cell = |row: &Vec<String>, i: usize| row[4 + i].clone();
+    let likely = table(&header, &names, &known.rows, |row| row[..4].to_vec(), cell);
+    section(
+        &mut out,
+        "Known answers, NLL in nats per token of what follows the given tokens (difference to base)",
+        &likely,
+    );
 
     let utility = rows::utility(summary);
     let label = |r: &UtilityRow<'_>| vec![r.task.into(), r.metric.into(), r.n()];

@@ -3,6 +3,7 @@
 //! as plainly as a success; a training that unlearned nothing has no defence; nothing is said of an adapter that was not the one evaluated.
 
 use crate::format::{change, interval, list, number, percent, signed};
+use crate::likelihood;
 use crate::provenance::FigureState;
 use crate::rows::{self, AttackRow, UtilityRow};
 use crate::run::Run;
@@ -119,6 +120,7 @@ fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Known<'a>) -> Vec<Verdic
             sentences.extend(garbage_successes(&attacks, i));
             sentences.extend(plain_refusals(&attacks, base, i));
             sentences.extend(degenerate(&attacks, base, i));
+            sentences.extend(likelihood::sentences(base_subject, subject));
             let (lost, utility) = utility_change(&utility, base, i);
             sentences.extend(utility);
             let (rose, over_refusal) = over_refusal(base_subject, subject);
