@@ -103,6 +103,69 @@ fn a_sweep_does_what_is_missing() {
     assert_eq!(names(&each["study"]["rows"]), ["base", "eraser", "harm_weight-0", "harm_answers-random"]);
 }
 
+/// [`directory`] with questions that settings are chosen by.
+fn tunable(questions: &str) -> Dir {
+    let dir = directory();
+    dir.write("choose.csv", questions);
+    let tune = r#"
+[tune]
+attacks = ["direct", "template"]
+templates = ["a.txt"]
+max_new_tokens = 3
+questions = [{ set = "choose", path = "choose.csv" }]
+over_refusal = { set = "benign", path = "ask.csv" }
+allow_leakage = ["benign"]
+"#;
+    dir.write("run.toml", &format!("{RUN}{tune}"));
+    dir
+}
+
+#[test]
+fn a_search_halves_settings_and_writes_the_best_run_file() {
+    let dir = tunable("prompt\nWho are they?\nWhere are they?\n");
+    let go = "tune run.toml gamma=8,9 rank=2,4 --points 3 --set train.steps=9 --json";
+    let study = json(&dir.done(go));
+    // Three settings of one step, one of three, one of nine; the best are told first.
+    let found = names(&study["rows"]);
+    assert_eq!(found.len(), 6, "{found:?}");
+    assert!(found[0] == "base" && found[1].ends_with("-9") && found[2].ends_with("-3"), "{found:?}");
+    assert_eq!(study["keys"], serde_json::json!(["steps", "gamma", "rank"]));
+    assert_eq!(study["findings"].as_array().unwrap().len(), 1);
+    let number = &found[1][..4];
+    let chosen = study["rows"].as_array().unwrap().iter().find(|row| row["subject"] == found[1]).unwrap();
+
+    let tuned = dir.text("runs/run-tune/tuned.toml");
+    assert!(tuned.contains("name = \"tuned\"") && tuned.contains("steps = 9"), "{tuned}");
+    if number != "t000" {
+        let rank = chosen["values"][2].as_str().unwrap();
+        assert!(tuned.contains(&format!("\nrank = {rank}\n")), "{tuned}");
+    }
+    assert!(!tuned.contains("\"choose\""), "what chooses does not measure: {tuned}");
+    dir.done("run runs/run-tune/tuned.toml");
+
+    let again = dir.eraser(&go.replace(" --json", ""));
+    let (text, notes) = (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
+    assert!(text.contains("best: ") && text.contains("tuned.toml"), "{text}");
+    assert!(notes.contains(&format!("train {}: done before", found[1])), "{notes}");
+}
+
+#[test]
+fn questions_that_choose_are_not_those_that_measure() {
+    let dir = tunable("prompt\nWho are they?\n");
+    dir.write("choose.csv", &dir.text("ask.csv"));
+    insta::assert_snapshot!(dir.refused("tune run.toml gamma=8,9 --points 3"), @"
+    exit 2
+    error: [tune] and [eval] share 1 of 3 questions
+    hint: questions that choose a setting say nothing about it afterwards: give [tune] others, by `take`
+    ");
+    dir.write("run.toml", RUN);
+    insta::assert_snapshot!(dir.refused("tune run.toml gamma=8,9 --points 3"), @"
+    exit 2
+    error: run.toml: no table [tune], which says what settings are chosen by
+    hint: it has the keys of [eval], with questions of its own: those that choose are not to measure
+    ");
+}
+
 #[test]
 fn what_cannot_be_swept_is_said_at_once() {
     let dir = directory();

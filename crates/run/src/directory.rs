@@ -13,7 +13,7 @@ pub(crate) const LOCK: &str = ".lock";
 pub(crate) const DURABILITY: [&str; 2] = ["durability", "durability.json"];
 
 /// Everything that the verbs write into a run directory.
-pub(crate) const FILES: [&str; 23] = [
+pub(crate) const FILES: [&str; 25] = [
     "adapter",
     "bench",
     "bench.json",
@@ -37,6 +37,8 @@ pub(crate) const FILES: [&str; 23] = [
     "subjects.json",
     "summary.json",
     "train",
+    "tune.json",
+    "tuned.toml",
     "variants",
 ];
 

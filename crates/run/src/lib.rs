@@ -5,12 +5,14 @@ mod directory;
 mod durability;
 mod export;
 mod failure;
+mod halving;
 mod inputs;
 pub mod manifest;
 mod pipeline;
 pub mod plan;
 mod stage;
 pub mod study;
+pub mod tune;
 mod watch;
 
 pub use directory::Earlier;

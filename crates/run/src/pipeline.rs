@@ -91,6 +91,7 @@ fn verb(study: Option<Question<'_>>) -> &'static str {
         None => "run",
         Some(Question::Compare) => "compare",
         Some(Question::Sweep { .. }) => "sweep",
+        Some(Question::Tune { .. }) => "tune",
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod study;
 pub(crate) mod train;
+pub(crate) mod tune;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -65,6 +66,8 @@ pub(crate) enum Verb {
     Compare(study::CompareArgs),
     /// Train and measure one variant under several values of its settings
     Sweep(study::SweepArgs),
+    /// Search for the settings that defend best within what they may cost
+    Tune(tune::TuneArgs),
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
     /// Attack a model and measure what it tells, keeps and refuses
@@ -92,6 +95,7 @@ impl Verb {
             Self::Prepare(_) => "prepare",
             Self::Compare(_) => "compare",
             Self::Sweep(_) => "sweep",
+            Self::Tune(_) => "tune",
             Self::Train(_) => "train",
             Self::Eval(_) => "eval",
             Self::Bench(_) => "bench",

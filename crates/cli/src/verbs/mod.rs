@@ -31,6 +31,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Prepare(args) => prepare::prepare(args, json),
         Verb::Compare(args) => run::compare(args, json),
         Verb::Sweep(args) => run::sweep(args, json),
+        Verb::Tune(args) => run::tune(args, json),
         Verb::Train(args) => train::train(args, json),
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Bench(args) => bench::bench(args, json),

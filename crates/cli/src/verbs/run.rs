@@ -2,13 +2,15 @@
 
 use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
 use crate::options::study::{CompareArgs, SweepArgs};
+use crate::options::tune::TuneArgs;
 use crate::output;
 use crate::progress::Terminal;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
-use eraser_run::plan::study::Point;
+use eraser_run::plan::study::{Axis, Point};
 use eraser_run::plan::{Overrides, RunPlan};
 use eraser_run::study::{Question, compare_plan, sweep_plan};
+use eraser_run::tune::{AXES, TuneRequest};
 use eraser_run::{Earlier, Outcome, builtin, table};
 use serde_json::Value;
 use std::path::Path;
@@ -42,6 +44,34 @@ pub(crate) fn sweep(args: &SweepArgs, json: bool) -> Outcome {
     let question = Question::Sweep { axes: &args.axes, points: &points };
     whole(&plan, earlier(&args.go), Some(question), json)
         .map_err(|f| f.on_interrupt("run the same command again to go on"))
+}
+
+/// `eraser tune`.
+pub(crate) fn tune(args: &TuneArgs, json: bool) -> Outcome {
+    let own: Vec<Axis> = if args.axes.is_empty() {
+        AXES.iter().map(|axis| Axis::parse(axis).map_err(Error::failed)).collect::<Result<_>>()?
+    } else {
+        args.axes.clone()
+    };
+    let request = TuneRequest {
+        file: &args.file,
+        variant: args.variant.as_deref(),
+        axes: &own,
+        minutes: args.minutes,
+        points: args.points.map(usize::from),
+        bounds: args.bounds(),
+        seed: args.seed,
+        overrides: overrides(&args.go.how, args.go.out.as_deref()),
+    };
+    let mut watch = Terminal::default();
+    let result = eraser_run::tune::tune(&request, earlier(&args.go), &mut watch);
+    let found = watch.finish(result).map_err(|f| f.on_interrupt("run the same command again to go on"))?;
+    if json {
+        return Ok(output::json(&read_json(&found.dir.join("study.json"))?)?);
+    }
+    output::text(&table(&found.dir)?)?;
+    output::line(&format!("\nbest: {}\nrun file: {}", found.best, found.run_file.display()))?;
+    Ok(output::line(&format!("report: {}", found.written.html.display()))?)
 }
 
 fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {

@@ -119,6 +119,21 @@ impl Document {
         Ok(())
     }
 
+    /// Puts the table `from` in the place of the table `to`; false when there is none.
+    pub(crate) fn replace_table(&mut self, to: &str, from: &str) -> bool {
+        let Some(table) = self.root.remove(from) else { return false };
+        self.root.insert(to.to_owned(), table);
+        let within = |path: &str, table: &str| {
+            path.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let old = std::mem::take(&mut self.places);
+        for (path, place) in old.into_iter().filter(|(path, _)| !within(path, to)) {
+            let path = if within(&path, from) { format!("{to}{}", &path[from.len()..]) } else { path };
+            self.places.insert(path, place);
+        }
+        true
+    }
+
     /// Puts `variants` in place of the file's variants.
     pub(crate) fn replace_variants(&mut self, variants: Vec<NewVariant>) {
         let old = std::mem::take(&mut self.places);
@@ -181,6 +196,18 @@ mod tests {
         assert_eq!(document.place("variant[1].name"), "run.toml:7");
         assert_eq!(document.place("variant[1].retain"), "run.toml:6");
         assert_eq!(document.place("eval.limit"), "run.toml");
+    }
+
+    #[test]
+    fn a_table_takes_the_place_of_another_with_its_lines() {
+        let mut document = parse("[eval]\nlimit = 1\n[tune]\nbatch = 2\n[tuned]\na = 1\n").0.unwrap();
+        assert!(document.replace_table("eval", "tune"));
+        assert_eq!(document.root["eval"].as_table().unwrap().keys().collect::<Vec<_>>(), ["batch"]);
+        assert_eq!(
+            (document.place("eval.batch"), document.place("tuned.a")),
+            ("run.toml:4".into(), "run.toml:6".into())
+        );
+        assert!(document.root.get("tune").is_none() && !document.replace_table("eval", "tune"));
     }
 
     #[test]

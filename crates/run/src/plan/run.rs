@@ -77,6 +77,8 @@ pub struct Overrides<'a> {
     pub set: &'a [String],
     /// Which variants the run has.
     pub variants: Variants<'a>,
+    /// The table `[tune]` is in the place of `[eval]`.
+    pub tune: bool,
     /// Comes after the name of the directory, unless that is `out`.
     pub suffix: &'a str,
 }
@@ -115,9 +117,16 @@ impl RunPlan {
                 problems.push(e);
             }
         }
+        if overrides.tune && !document.replace_table("eval", "tune") {
+            let file = document.file.display();
+            problems
+                .push(Error::request(format!("{file}: no table [tune], which says what settings are chosen by")).hint(
+                    "it has the keys of [eval], with questions of its own: those that choose are not to measure",
+                ));
+        }
         overrides.variants.apply(&mut document, problems);
         let root = Section::root(&document);
-        root.know(&["run", "model", "prepare", "data", "train", "method", "variant", "eval"], problems);
+        root.know(&["run", "model", "prepare", "data", "train", "method", "variant", "eval", "tune"], problems);
 
         let run = root.section("run", problems);
         run.know(&["name", "dir"], problems);

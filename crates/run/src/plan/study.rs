@@ -35,8 +35,10 @@ pub struct Axis {
 }
 
 /// One setting of the keys of a sweep.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Point {
+    /// Its name as a variant, if that is not made of its values.
+    pub label: Option<String>,
     /// Each changed key with its value.
     pub values: Vec<(String, toml::Value)>,
 }
@@ -70,15 +72,15 @@ impl Point {
     pub fn all(axes: &[Axis], each: bool) -> Vec<Self> {
         if each {
             let changed = axes.iter().flat_map(|axis| {
-                axis.values.iter().map(|value| Self { values: vec![(axis.key.clone(), value.clone())] })
+                axis.values.iter().map(|value| Self { label: None, values: vec![(axis.key.clone(), value.clone())] })
             });
-            return std::iter::once(Self { values: Vec::new() }).chain(changed).collect();
+            return std::iter::once(Self::default()).chain(changed).collect();
         }
-        axes.iter().fold(vec![Self { values: Vec::new() }], |points, axis| {
+        axes.iter().fold(vec![Self::default()], |points, axis| {
             let with = |point: &Self| {
                 let add = |value: &toml::Value| {
                     let values = point.values.iter().cloned().chain([(axis.key.clone(), value.clone())]);
-                    Self { values: values.collect() }
+                    Self { label: None, values: values.collect() }
                 };
                 axis.values.iter().map(add).collect::<Vec<_>>()
             };
@@ -86,10 +88,21 @@ impl Point {
         })
     }
 
-    /// Its name as a variant: `gamma-0.5`; None when nothing is changed.
+    /// Its name as a variant: its label, or else `gamma-0.5`; None when nothing is changed.
     pub fn name(&self) -> Option<String> {
         let parts: Vec<String> = self.values.iter().map(|(key, value)| format!("{key}-{}", text(value))).collect();
-        (!parts.is_empty()).then(|| parts.join("_"))
+        self.label.clone().or_else(|| (!parts.is_empty()).then(|| parts.join("_")))
+    }
+
+    /// The value of `key` as it is shown; None where it is unchanged.
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        self.values.iter().rev().find(|(k, _)| k == key).map(|(_, v)| text(v))
+    }
+
+    /// Its values in words: `gamma 0.5, rank 8`.
+    pub fn describe(&self) -> String {
+        let parts: Vec<String> = self.values.iter().map(|(key, value)| format!("{key} {}", text(value))).collect();
+        if parts.is_empty() { "the run file as it is".to_owned() } else { parts.join(", ") }
     }
 }
 

@@ -2,11 +2,14 @@
 
 pub(crate) mod compare;
 pub(crate) mod durability;
+mod front;
 mod plan;
 mod read;
 mod results;
 pub(crate) mod sweep;
 
+pub use front::Bounds;
+pub(crate) use front::ranking;
 pub use plan::{compare_plan, sweep_plan};
 pub use read::Question;
 pub(crate) use read::{FILE, write};

@@ -2,10 +2,11 @@
 //! results. Invariant: training, evaluation and resuming are those of any run; a study only reads what they leave.
 
 use super::compare::{self, Methods};
+use super::front::{self, Bounds, Scored};
 use super::results::{StudyResults, SubjectRow};
 use super::sweep::{self, HELP, NLL};
 use crate::plan::RunPlan;
-use crate::plan::study::{Axis, Point, text};
+use crate::plan::study::{Axis, Point};
 use eraser_data::files::write_atomic;
 use eraser_eval::{Choice, Figure, Figures, Summary};
 use eraser_model::{Error, Result};
@@ -26,6 +27,15 @@ pub enum Question<'a> {
         axes: &'a [Axis],
         /// The setting of each variant, in the order of the variants.
         points: &'a [Point],
+    },
+    /// The best of many settings.
+    Tune {
+        /// The keys and their values.
+        axes: &'a [Axis],
+        /// The setting of each variant, in the order of the variants.
+        points: &'a [Point],
+        /// What a setting may cost.
+        bounds: &'a Bounds,
     },
 }
 
@@ -59,18 +69,25 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
             let findings = compare::findings(&methods);
             StudyResults { kind: "compare", rows, findings, ..StudyResults::default() }
         }
-        Question::Sweep { axes, points } => {
-            let mut keys: Vec<String> = Vec::new();
-            for axis in axes {
-                if !keys.contains(&axis.key) {
-                    keys.push(axis.key.clone());
-                }
+        Question::Tune { axes, points, bounds } => {
+            let mut keys = vec!["steps".to_owned()];
+            keys.extend(self::keys(axes));
+            let mut scored: Vec<Scored> = Vec::new();
+            for subject in &summary.subjects {
+                let Some(score) = front::score(subject, bounds) else { continue };
+                let point = plan.variants.iter().zip(points).find(|(variant, _)| variant.name == subject.name);
+                let values = keys.iter().map(|key| point.and_then(|(_, point)| point.value(key))).collect();
+                let steps = point.and_then(|(variant, _)| variant.train.steps);
+                scored.push(Scored { row: row(&subject.name, values)?, score, steps });
             }
+            front::results(keys, scored, bounds)
+        }
+        Question::Sweep { axes, points } => {
+            let keys = keys(axes);
             let base = row("base", keys.iter().map(|_| None).collect())?;
             let mut rows = Vec::new();
             for (variant, point) in plan.variants.iter().zip(points) {
-                let value = |key: &String| point.values.iter().rev().find(|(k, _)| k == key).map(|(_, v)| text(v));
-                let mut row = row(&variant.name, keys.iter().map(value).collect())?;
+                let mut row = row(&variant.name, keys.iter().map(|key| point.value(key)).collect())?;
                 let steps = metrics::read(&dir.join(&variant.dir).join("train/metrics.jsonl"))?;
                 let end = |of: &dyn Fn(&StepMetrics) -> Option<f64>| final_mean(&steps, of);
                 let first = [
@@ -88,6 +105,17 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
     };
     results.held_out = choice.held_out;
     Ok(results)
+}
+
+/// The keys of `axes`, each once.
+fn keys(axes: &[Axis]) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::new();
+    for axis in axes {
+        if !keys.contains(&axis.key) {
+            keys.push(axis.key.clone());
+        }
+    }
+    keys
 }
 
 /// The mean over the last tenth of the steps: one step's value depends on its batch.
