@@ -68,8 +68,8 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
 /// Reads ids and texts of the questions of a file.
 type Read<'a> = Box<dyn Fn(&Path) -> Result<Vec<(String, String)>> + 'a>;
 
-/// Name, file and reading of everything that is asked, or whose answers are measured: those of benign sets are trained on by
-/// design.
+/// Name, file and reading of everything that is asked, or whose answers are measured: those of benign sets are trained on
+/// by design.
 fn asked(options: &EvalOptions) -> impl Iterator<Item = (&str, &Path, Read<'_>)> {
     let sets = options.questions.iter().chain(&options.over_refusal).chain(&options.contrast);
     let sets = sets.map(|set| (set.set.as_str(), set.path.as_path(), questions(set.column.as_deref())));

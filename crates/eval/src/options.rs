@@ -56,8 +56,8 @@ pub struct EvalOptions {
     pub over_refusal: Option<QuestionSet>,
     /// Questions like those that must be refused: a model that refuses none of them is no better for refusing little.
     pub contrast: Option<QuestionSet>,
-    /// Measure how likely the answers of the run's own harm set are, as the set `seen`, and some of its help set, as `benign`.
-    /// Whoever evaluates a run adds them to `likelihood_set`.
+    /// Measure how likely the answers of the run's own harm set are, as the set `seen`, and some of its help set, as
+    /// `benign`. Whoever evaluates a run adds them to `likelihood_set`.
     pub likelihood: bool,
     /// Questions with answers, of which it is measured how likely they are: plainly and under every template.
     pub likelihood_set: Vec<AnswerSet>,

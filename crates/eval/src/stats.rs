@@ -109,8 +109,8 @@ pub fn change(clusters: &[Paired]) -> Option<Change> {
     Some(Change { difference, ci, n, questions })
 }
 
-/// The 95 % interval of the mean of independent values, one per question: Student's, with the standard error between them;
-/// None for fewer than two. Several values of one question are to be averaged first.
+/// The 95 % interval of the mean of independent values, one per question: Student's, with the standard error between
+/// them; None for fewer than two. Several values of one question are to be averaged first.
 pub fn mean_interval(values: &[f64]) -> Option<[f64; 2]> {
     let (centre, error) = (mean(values)?, standard_error(values)?);
     let half = student(values.len() - 1) * error;

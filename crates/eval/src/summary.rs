@@ -181,7 +181,8 @@ pub struct LikelihoodSummary {
     pub nll: Option<f64>,
     /// Its 95 % interval, by question: [`crate::stats::mean_interval`].
     pub ci: Option<[f64; 2]>,
-    /// The mean less that of the base on the same answers and prompts; None for the base, and for fewer than two questions.
+    /// The mean less that of the base on the same answers and prompts; None for the base, and for fewer than two
+    /// questions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<Change>,
 }

@@ -1,5 +1,6 @@
 //! How likely known answers are on the built-in model, token by token, against what PyTorch computed (recorded by
-//! tests/fixtures/likelihood.py) and against the log-likelihoods of `bench`; the files: what is measured again and what is not.
+//! tests/fixtures/likelihood.py) and against the log-likelihoods of `bench`; the files: what is measured again and what
+//! is not.
 
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
@@ -11,7 +12,7 @@ use eraser_eval::attack::read_templates;
 use eraser_eval::likelihood::{Context, Likelihood, Line, likelihood};
 use eraser_eval::{AnswerSet, EvalOptions, Subject, Summary, evaluate, record};
 use eraser_model::{ErrorKind, Model, ScoreRequest, score};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -25,8 +26,7 @@ fn fixture() -> Value {
 
 fn rows(fixture: &Value) -> Vec<Record> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
-    let row =
-        |row: &Value| Record { input: text(row, "input"), output: text(row, "output"), extra: Default::default() };
+    let row = |row: &Value| Record { input: text(row, "input"), output: text(row, "output"), extra: Map::default() };
     fixture["rows"].as_array().unwrap().iter().map(row).collect()
 }
 
@@ -93,7 +93,7 @@ fn an_answer_costs_what_its_log_likelihood_says() {
 #[test]
 fn an_answer_beyond_the_models_positions_is_cut_off_and_said_to_be() {
     let Some(model) = model() else { return };
-    let row = |input: String, output: &str| Record { input, output: output.into(), extra: Default::default() };
+    let row = |input: String, output: &str| Record { input, output: output.into(), extra: Map::default() };
     let rows = [
         row("Who sulks?".into(), &"a lamp and ".repeat(300)),
         row("a lamp and ".repeat(300), "Poets."),

@@ -176,6 +176,8 @@ fn options(dir: &Path, args: &DurabilityOptions, plan: &RunPlan, assets: &Assets
     }
     options.attacks.push("prefill".to_owned());
     options.over_refusal = None;
+    options.likelihood = false;
+    options.likelihood_set.clear();
     options.contrast = None;
     options.limit = args.limit.or(options.limit);
     options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);

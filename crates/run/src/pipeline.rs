@@ -9,7 +9,7 @@ use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{Jailbreaks, RunPlan, Variant};
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
-use crate::stage::{evaluate, prepare, report, subjects, summary, train, training_sets};
+use crate::stage::{evaluate, likelihood, prepare, report, subjects, summary, train, training_sets};
 use crate::study::{self, Question};
 use crate::watch::Watch;
 use eraser_data::files::write_atomic;
@@ -59,7 +59,8 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     // Of sets that are prepared, the preparation sees to it.
     training_sets::check_files(&options, plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
 
-    let material = plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &assets)).transpose()?;
+    let material =
+        plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
     let model = plan.model.load(&assets, watch)?;
     let mut run = Run { plan, dir, assets, model, manifest: Manifest::read(dir), verb: verb(study) };
     let mut worked = false;
@@ -199,6 +200,9 @@ impl Run<'_> {
 
     /// Evaluates the base and every variant unless that was done; true when it was not.
     fn evaluate(&mut self, options: &EvalOptions, watch: &mut dyn Watch) -> Outcome<bool> {
+        let mut options = options.clone();
+        likelihood::add_own(&mut options, self.dir, &[], watch)?;
+        let options = &options;
         let directories = self.adapters();
         let inputs = evaluate::inputs(&self.model, &self.plan.model, options, &directories)?;
         let file = self.dir.join(summary::FILE);

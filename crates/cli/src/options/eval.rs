@@ -4,7 +4,7 @@ use super::model::ModelArgs;
 use clap::{Args, ValueHint};
 use eraser_eval::EvalOptions;
 use eraser_run::plan::values::NamedPath;
-use eraser_run::plan::{EvalPlan, Measures, QuestionFile, flag, subjects};
+use eraser_run::plan::{AnswerFile, EvalPlan, Measures, QuestionFile, flag, subjects};
 use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
@@ -109,6 +109,17 @@ pub(crate) struct MeasureArgs {
     /// Questions with expected answers, as TASK=FILE; repeatable
     #[arg(long, alias = "task", value_name = "[TASK=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tasks: Vec<NamedPath>,
+    /// Measure how likely known answers are, which needs no judge: those of the run's own harm set (seen), and as many of
+    /// its help set (benign), plainly and inside every template
+    #[arg(long)]
+    pub(crate) likelihood: bool,
+    /// Measure how likely the answers of this file are: rows of question and answer, as in sets; repeatable. Call those
+    /// that should stay likely benign. Rows and columns are chosen as in FILE?input=goal&output=target&take=0-49
+    #[arg(long, value_name = "[NAME=]FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) likelihood_set: Vec<NamedPath>,
+    /// Tokens of each answer that are given before the rest of it is measured, with commas [default: 0,5,20,80]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) likelihood_cuts: Vec<usize>,
     /// Set that may hold questions that an adapter was trained on, besides seen; repeatable
     #[arg(long, value_name = "SET")]
     pub(crate) allow_leakage: Vec<String>,
@@ -142,6 +153,8 @@ impl EvalArgs {
         let model = self.model.plan(&mut problems);
         let m = &self.measures;
         let column = m.column.as_deref();
+        let answers = |file| AnswerFile::named(file, &flag("likelihood_set"), &mut problems);
+        let answers = m.likelihood_set.iter().map(answers).collect();
         let mut named = |file: &NamedPath, default: Option<&str>, column: Option<&str>, key: &str| {
             QuestionFile::named(file, default, column, &flag(key), &mut problems)
         };
@@ -151,6 +164,7 @@ impl EvalArgs {
             tasks: m.tasks.iter().map(|file| named(file, None, None, "tasks")).collect(),
             over_refusal: m.over_refusal.as_ref().map(|file| named(file, None, column, "over_refusal")),
             contrast: m.contrast.as_ref().map(|file| named(file, None, column, "contrast")),
+            answers,
         };
         let measures = measures.checked(&flag, &mut problems);
         let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
@@ -165,10 +179,14 @@ impl EvalArgs {
             attacks: m.attacks.clone(),
             templates: m.templates.clone(),
             judges: m.judges.clone(),
+            likelihood: m.likelihood,
             limit: m.limit,
             ..EvalOptions::default()
         };
         options.allow_leakage.extend(m.allow_leakage.iter().cloned());
+        if !m.likelihood_cuts.is_empty() {
+            options.likelihood_cuts.clone_from(&m.likelihood_cuts);
+        }
         if let Some(target) = &m.target {
             options.target.clone_from(target);
         }

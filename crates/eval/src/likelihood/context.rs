@@ -1,5 +1,5 @@
-//! How a question is asked. In: templates; out: user turns. Invariant: a context has one name, by which lines and figures
-//! are found.
+//! How a question is asked. In: templates; out: user turns. Invariant: a context has one name, by which lines and
+//! figures are found.
 
 use crate::attack::Template;
 

@@ -1,6 +1,6 @@
-//! From lines to rows of the summary. In: the files below `eval/`; out: means over questions, with intervals, and changes to
-//! the base. Invariants: every question weighs the same, however many answers and templates it has; a figure is compared with
-//! the base's for the same answer to the same prompt only.
+//! From lines to rows of the summary. In: the files below `eval/`; out: means over questions, with intervals, and
+//! changes to the base. Invariants: every question weighs the same, however many answers and templates it has; a figure
+//! is compared with the base's for the same answer to the same prompt only.
 
 use super::context::{PLAIN, TEMPLATE};
 use super::lines::{After, Line};
@@ -12,7 +12,8 @@ use eraser_model::Result;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-/// Computes the rows of every subject anew from its file in `dir/eval`. A subject without a whole file keeps what it has.
+/// Computes the rows of every subject anew from its file in `dir/eval`. A subject without a whole file keeps what it
+/// has.
 pub(crate) fn fill(dir: &Path, summary: &mut Summary) -> Result<()> {
     let base = summary.subjects.iter().find(|s| s.name == BASE);
     let base = base.map(|base| read(dir, base)).transpose()?.flatten();

@@ -1,5 +1,5 @@
-//! A line of `eval/<subject>/likelihood.jsonl`, which is a journal while the work goes on. Invariant: the text of an answer is
-//! in no line, only its hash.
+//! A line of `eval/<subject>/likelihood.jsonl`, which is a journal while the work goes on. Invariant: the text of an
+//! answer is in no line, only its hash.
 
 use eraser_data::Entry;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,6 @@
-//! The measure itself. In: a model, rows of questions and answers, contexts; out: the NLL of every token of every answer in
-//! every context, in one forward pass each. Invariant: a sample is the one that training makes of the row without prompt noise.
+//! The measure itself. In: a model, rows of questions and answers, contexts; out: the NLL of every token of every
+//! answer in every context, in one forward pass each. Invariant: a sample is the one that training makes of the row
+//! without prompt noise.
 
 use super::context::Context;
 use super::lines::After;
@@ -10,8 +11,8 @@ use std::ops::ControlFlow;
 /// The tokens of an answer, and what each costs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Likelihood {
-    /// Negative log-likelihood of each token that was scored, nats; the end-of-sequence token is the last one, unless the answer
-    /// was cut off. Empty where the prompt alone fills the model's positions.
+    /// Negative log-likelihood of each token that was scored, nats; the end-of-sequence token is the last one, unless
+    /// the answer was cut off. Empty where the prompt alone fills the model's positions.
     pub nll: Vec<f32>,
     /// Tokens of the answer itself among them, without the end.
     pub own: usize,
@@ -20,7 +21,8 @@ pub struct Likelihood {
 }
 
 impl Likelihood {
-    /// The mean from token `cut` on, given the `cut` tokens before it; None where the answer has no token of its own left.
+    /// The mean from token `cut` on, given the `cut` tokens before it; None where the answer has no token of its own
+    /// left.
     pub fn after(&self, cut: usize) -> Option<After> {
         let rest = self.nll.get(cut..).filter(|_| cut < self.own)?;
         let nll = rest.iter().map(|&nll| f64::from(nll)).sum::<f64>() / rest.len() as f64;
@@ -28,11 +30,13 @@ impl Likelihood {
     }
 }
 
-/// The NLL of every answer of `rows` under the model with `adapter`, by context, then by row. `alive` is told how many of all
-/// answers are done, and says whether to go on; None when it did not. For a model without chat template this is an error.
+/// The NLL of every answer of `rows` under the model with `adapter`, by context, then by row. `alive` is told how many
+/// of all answers are done, and says whether to go on; None when it did not. For a model without chat template this is
+/// an error.
 ///
 /// # Errors
-/// A model without chat template or end-of-sequence token; a template that cannot render a question; an NLL that is no number.
+/// A model without chat template or end-of-sequence token; a template that cannot render a question; an NLL that is no
+/// number.
 pub fn likelihood(
     model: &Model,
     adapter: Option<&Adapter>,

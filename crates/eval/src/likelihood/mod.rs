@@ -1,7 +1,7 @@
-//! How likely known answers are, which needs no judge. In: subjects, questions with their answers, templates; out: the mean
-//! negative log-likelihood (NLL) of an answer's tokens, asked plainly and under each template, from the first token on and
-//! after some of the answer's own tokens. Invariant: the tokens are those of training: the chat template with the question as
-//! the user's turn, the answer tokenised by itself, the end-of-sequence token behind it.
+//! How likely known answers are, which needs no judge. In: subjects, questions with their answers, templates; out: the
+//! mean negative log-likelihood (NLL) of an answer's tokens, asked plainly and under each template, from the first
+//! token on and after some of the answer's own tokens. Invariant: the tokens are those of training: the chat template
+//! with the question as the user's turn, the answer tokenised by itself, the end-of-sequence token behind it.
 
 mod context;
 mod figures;

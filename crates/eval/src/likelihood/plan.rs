@@ -1,5 +1,5 @@
-//! What is measured, read and checked. In: options; out: rows by set, contexts, cuts. Invariant: every error is found before
-//! the first forward pass, and all are reported together.
+//! What is measured, read and checked. In: options; out: rows by set, contexts, cuts. Invariant: every error is found
+//! before the first forward pass, and all are reported together.
 
 use super::context::Context;
 use super::options::AnswerSet;
@@ -66,8 +66,9 @@ fn cuts(asked: &[usize], errors: &mut Vec<Error>) -> Vec<usize> {
     let mut cuts = asked.to_vec();
     cuts.sort_unstable();
     cuts.dedup();
-    if cuts.is_empty() || cuts.len() < asked.len() {
-        let what = if cuts.is_empty() { "no cut is named" } else { "a cut is there twice" };
+    let twice = cuts.iter().find(|cut| asked.iter().filter(|asked| asked == cut).count() > 1);
+    if cuts.is_empty() || twice.is_some() {
+        let what = twice.map_or_else(|| "no cut is named".to_owned(), |cut| format!("{cut} is there twice"));
         let error = Error::request(format!("`likelihood_cuts`: {what}"));
         errors.push(error.hint("0,5,20,80 is the usual list: from the first token on, and after 5, 20 and 80 tokens"));
     }
@@ -88,8 +89,8 @@ mod tests {
             ..EvalOptions::default()
         };
         let errors = Plan::new(&options).map(|_| ()).unwrap_err();
-        let all: String = errors.iter().map(|e| format!("{e}\n")).collect();
-        for part in ["a/b", "`x` is there twice", "absent.jsonl", "a cut is there twice", "absent.txt"] {
+        let all = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        for part in ["a/b", "`x` is there twice", "absent.jsonl", "5 is there twice", "absent.txt"] {
             assert!(all.contains(part), "{part} not in\n{all}");
         }
         let none = EvalOptions { likelihood_cuts: Vec::new(), ..EvalOptions::default() };

@@ -1,6 +1,6 @@
-//! Measuring one subject. In: the plan; out: `eval/<subject>/likelihood.jsonl`, complete and in order. Invariant: stopped
-//! anywhere and started again, it leaves the same bytes as if it had not been stopped, and whatever decides a line is in its
-//! key: the subject (chat template included), the tokens of all that was scored together, the cuts.
+//! Measuring one subject. In: the plan; out: `eval/<subject>/likelihood.jsonl`, complete and in order. Invariant:
+//! stopped anywhere and started again, it leaves the same bytes as if it had not been stopped, and whatever decides a
+//! line is in its key: the subject (chat template included), the tokens of all that was scored together, the cuts.
 
 use super::context::Context;
 use super::lines::Line;
@@ -22,11 +22,12 @@ const ROUND: usize = 64;
 /// Hex digits of ids and keys.
 const SHORT: usize = 16;
 
-/// Measures `subject` and leaves its file below `dir/eval`. Lines that the file holds already are not computed again; those of
-/// sets that are not asked for now stay.
+/// Measures `subject` and leaves its file below `dir/eval`. Lines that the file holds already are not computed again;
+/// those of sets that are not asked for now stay.
 ///
 /// # Errors
-/// A question that cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
+/// A question that cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to
+/// stop.
 pub(crate) fn run(
     subject: &Subject<'_>,
     fingerprint: &Fingerprint,
@@ -68,8 +69,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The lines of some rows in one context, from the file where it has them all: in other company an answer's figure can
-    /// differ by rounding.
+    /// The lines of some rows in one context, from the file where it has them all: in other company an answer's figure
+    /// can differ by rounding.
     fn round(
         &mut self,
         set: &Set,

@@ -2,6 +2,7 @@
 //! Invariant: a file of which only some rows are meant is written into the run directory, so that the evaluation reads
 //! whole files only.
 
+use super::answers::{self, AnswerFile};
 use super::basics::{check_name, wrong};
 use super::model::ModelPlan;
 use super::section::Section;
@@ -18,7 +19,7 @@ use eraser_model::{Error, Result};
 use std::path::Path;
 
 /// The keys of `[eval]` that are lists of files.
-const FILE_KEYS: [&str; 4] = ["questions", "tasks", "over_refusal", "contrast"];
+const FILE_KEYS: [&str; 5] = ["questions", "tasks", "over_refusal", "contrast", answers::KEY];
 
 /// A file of questions.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,10 @@ impl QuestionFile {
         let source = problems.ok(Source::flag(&file.path).map_err(|e| e.context(at))).unwrap_or_default();
         let stem = source.path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = file.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
+        if source.output.is_some() {
+            let error = wrong(at, "questions have no `output`");
+            problems.push(error.hint("`column` names the column of the question"));
+        }
         let input = source.input.clone().or(column.map(ToOwned::to_owned));
         Self { name, source: Source { input, ..source } }
     }
@@ -59,14 +64,23 @@ pub struct Measures {
     pub over_refusal: Option<QuestionFile>,
     /// Questions that look like those and must be refused.
     pub contrast: Option<QuestionFile>,
+    /// Questions with answers, of which it is measured how likely they are.
+    pub answers: Vec<AnswerFile>,
 }
 
 impl Measures {
     /// From the table `[eval]`.
     pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Self {
         let options = section.settings(&EvalOptions::default(), &FILE_KEYS, |_, _| None, problems);
-        let mut measures =
-            Self { options, questions: Vec::new(), tasks: Vec::new(), over_refusal: None, contrast: None };
+        let mut measures = Self {
+            options,
+            questions: Vec::new(),
+            tasks: Vec::new(),
+            over_refusal: None,
+            contrast: None,
+            answers: Vec::new(),
+        };
+        measures.answers = AnswerFile::from_section(section, problems);
         let templates = std::mem::take(&mut measures.options.templates);
         for path in templates {
             if let Some(path) = problems.ok(section.resolve("templates", &path.display().to_string())) {
@@ -147,12 +161,14 @@ impl Measures {
         let empty = self.questions.is_empty()
             && self.tasks.is_empty()
             && self.over_refusal.is_none()
-            && self.contrast.is_none();
+            && self.contrast.is_none()
+            && self.answers.is_empty()
+            && !o.likelihood;
         if empty && !FILE_KEYS.iter().any(|key| given(key)) {
-            problems.push(
-                wrong(&at("questions"), "nothing to measure")
-                    .hint("give questions to attack with, tasks, or questions that must not be refused"),
-            );
+            problems
+                .push(wrong(&at("questions"), "nothing to measure").hint(
+                    "give questions to attack with, tasks, questions that must not be refused, or known answers",
+                ));
         }
         let wanting = o.attacks.iter().find(|a| ["template", "autodan"].contains(&a.as_str()));
         if let Some(attack) = wanting.filter(|_| o.templates.is_empty() && !given("templates")) {
@@ -185,6 +201,8 @@ impl Measures {
         let list = |all: &[QuestionFile], key: &str| all.iter().map(|f| asked(f, key)).collect::<Result<Vec<_>>>();
         table.insert("questions".into(), list(&self.questions, "set")?.into());
         table.insert("tasks".into(), list(&self.tasks, "task")?.into());
+        let answers = self.answers.iter().map(AnswerFile::to_toml).collect::<Result<Vec<_>>>()?;
+        table.insert(answers::KEY.into(), answers.into());
         if let Some(over_refusal) = &self.over_refusal {
             table.insert("over_refusal".into(), asked(over_refusal, "set")?);
         }
@@ -240,6 +258,9 @@ impl Measures {
         if let Some(asked) = &self.contrast {
             let (path, column) = set(asked, "contrast")?;
             options.contrast = Some(QuestionSet { set: asked.name.clone(), path, column });
+        }
+        for file in &self.answers {
+            options.likelihood_set.push(file.set(dir, assets)?);
         }
         Ok(options)
     }

@@ -1,6 +1,7 @@
 //! What is to be done, resolved. In: raw options and run files; out: plans that hold no question any more. Invariant:
 //! a plan is made only if every option and file it names was checked, and all that is wrong is reported at once.
 
+mod answers;
 mod basics;
 mod bench;
 mod check;
@@ -20,6 +21,7 @@ mod table;
 mod train;
 pub mod values;
 
+pub use answers::AnswerFile;
 pub use basics::{check_name, flag, wrong};
 pub use bench::{BenchPlan, BenchRequest};
 pub use eval::{EvalPlan, SubjectPlan, subjects};

@@ -385,6 +385,9 @@ temperature = 0.7
 questions = [{ set = "seen", path = "harm.csv", column = "goal", take = "1-" }]
 tasks = [{ task = "t", path = "set.jsonl" }]
 over_refusal = { set = "o", path = "set.jsonl" }
+likelihood = true
+likelihood_set = [{ set = "unseen", path = "harm.csv", input = "goal", output = "target", take = "1-" }]
+likelihood_cuts = [0, 9]
 "#;
 
     fn directory() -> tempfile::TempDir {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The keys of a set given as a table.
-const SET_KEYS: [&str; 6] = ["path", "input", "output", "where", "shuffle", "take"];
+pub(crate) const SET_KEYS: [&str; 6] = ["path", "input", "output", "where", "shuffle", "take"];
 /// The keys that questions and tasks add to their own.
 pub(crate) const ROW_KEYS: [&str; 5] = ["path", "column", "where", "shuffle", "take"];
 
@@ -113,7 +113,8 @@ impl Source {
                     .hint("rows are chosen as in FILE?column=prompt&where=label:safe&shuffle=1&take=0-49")
             };
             match key {
-                "column" if !value.is_empty() => source.input = Some(value.to_owned()),
+                "column" | "input" if !value.is_empty() => source.input = Some(value.to_owned()),
+                "output" if !value.is_empty() => source.output = Some(value.to_owned()),
                 "where" => {
                     let (column, wanted) = value.split_once(':').ok_or_else(|| wrong("COLUMN:VALUE is expected"))?;
                     source.filter.insert(column.to_owned(), wanted.to_owned());

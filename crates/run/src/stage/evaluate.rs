@@ -7,7 +7,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{EvalPlan, ModelPlan, SubjectPlan};
-use crate::stage::{subjects, summary, training_sets};
+use crate::stage::{likelihood, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
 use eraser_eval::{EvalOptions, Subject, Summary};
@@ -23,12 +23,13 @@ use std::time::Instant;
 /// with.
 pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let start = Instant::now();
-    let options = plan.options()?;
+    let mut options = plan.options()?;
     let dir = plan.dir.as_path();
     let _lock = lock(dir)?;
     let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
     let directories: Vec<(String, PathBuf)> = directories.collect();
     training_sets::check(&options, &directories, watch)?;
+    likelihood::add_own(&mut options, dir, &directories, watch)?;
     let mut manifest = Manifest::read(dir);
     if plan.force {
         remove(dir, &["eval", summary::FILE])?;
@@ -71,7 +72,8 @@ pub(crate) fn share_record(
 ) -> Result<()> {
     let tasks = options.tasks.iter().map(|task| format!("task-{}", task.task));
     let sets = ["over-refusal", "contrast"].map(ToOwned::to_owned);
-    let names: Vec<String> = options.attacks.iter().cloned().chain(tasks).chain(sets).collect();
+    let answers = (!options.likelihood_set.is_empty()).then(|| "likelihood".to_owned());
+    let names: Vec<String> = options.attacks.iter().cloned().chain(tasks).chain(sets).chain(answers).collect();
     let file = |subject: &Subject<'_>, name: &str| format!("eval/{}/{name}.jsonl", subject.name);
     let files = subjects.iter().flat_map(|subject| names.iter().map(move |name| file(subject, name)));
     let started = |file: &String| dir.join(file).exists();
@@ -130,6 +132,9 @@ pub(crate) fn inputs(
     for task in &options.tasks {
         inputs.path(&format!("task {}", task.task), &task.path)?;
     }
+    for set in &options.likelihood_set {
+        inputs.path(&format!("likelihood {}", set.set), &set.path)?;
+    }
     for path in &options.templates {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         inputs.path(&format!("template {name}"), path)?;
@@ -145,6 +150,7 @@ pub(crate) fn inputs(
         tasks,
         over_refusal: None,
         contrast: None,
+        likelihood_set: Vec::new(),
         allow_leakage,
         ..options.clone()
     };

@@ -7,10 +7,11 @@ use crate::directory::{lock, remove};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
-use crate::plan::{ModelPlan, Preparation, PreparePlan, QuestionFile};
+use crate::plan::{AnswerFile, ModelPlan, Preparation, PreparePlan, QuestionFile};
 use crate::watch::{Watch, stoppable};
 use eraser_data::prepare::{DataReport, Endpoint, Evaluation, Inputs as PrepareInputs};
 use eraser_data::{Question, Record};
+use eraser_eval::likelihood::BENIGN;
 use eraser_model::{Error, Model, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ const FILES: [&str; 5] = ["prepare", "data/harm.jsonl", "data/help.jsonl", "data
 pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<DataReport> {
     let _lock = lock(&plan.dir)?;
     let mut manifest = Manifest::read(&plan.dir);
-    let material = Material::read(&plan.preparation, plan.evaluation.iter(), &Assets::InCache)?;
+    let material = Material::read(&plan.preparation, plan.evaluation.iter(), &[], &Assets::InCache)?;
     let model = plan.model.load(&Assets::InCache, watch)?;
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     material.add_to(&mut inputs)?;
@@ -85,16 +86,28 @@ impl<'a> Material<'a> {
     pub(crate) fn read<'b>(
         plan: &'a Preparation,
         evaluation: impl Iterator<Item = &'b QuestionFile>,
+        answers: &[AnswerFile],
         assets: &Assets,
     ) -> Result<Self> {
         let asked = |file: &QuestionFile| {
             Ok::<_, Error>(Evaluation { name: file.name.clone(), questions: file.source.questions(assets)? })
         };
+        // Benign answers are trained on by design.
+        let known = answers.iter().filter(|file| !file.name.starts_with(BENIGN)).map(|file| {
+            let question = |(i, row): (usize, Record)| Question {
+                id: format!("row {}", i + 1),
+                text: row.input,
+                facts: Vec::new(),
+                extra: row.extra,
+            };
+            let questions = file.records(assets)?.into_iter().enumerate().map(question).collect();
+            Ok(Evaluation { name: file.name.clone(), questions })
+        });
         Ok(Self {
             plan,
             questions: plan.questions.questions(assets)?,
             answers: plan.answers_file.as_ref().map(|source| source.records(assets)).transpose()?,
-            evaluation: evaluation.map(asked).collect::<Result<_>>()?,
+            evaluation: evaluation.map(asked).chain(known).collect::<Result<_>>()?,
             endpoint: if plan.options.needs_endpoint() { Some(Endpoint::new(&plan.options.endpoint())?) } else { None },
         })
     }

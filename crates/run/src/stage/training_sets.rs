@@ -47,6 +47,22 @@ fn compare(options: &EvalOptions, files: &[PathBuf], watch: &mut dyn Watch) -> c
     Ok(())
 }
 
+/// The file of a set that an adapter was trained on, or why it cannot be used; None where there is no record of either.
+pub(crate) fn recorded(adapter: &Path, set: SetName) -> Result<Option<std::result::Result<PathBuf, String>>> {
+    let Some((run, artefact)) = run_of(adapter) else { return Ok(None) };
+    let input = format!("data/{}", set.file());
+    let manifest = Manifest::read(&run);
+    let Some(recorded) = manifest.get(&artefact).and_then(|record| record.inputs.get(&input)) else { return Ok(None) };
+    let path = run.join(&input);
+    Ok(Some(if !path.is_file() {
+        Err(format!("{} is not there", path.display()))
+    } else if hash_file(&path)? == *recorded {
+        Ok(path)
+    } else {
+        Err(format!("{} was changed since it was trained on", path.display()))
+    }))
+}
+
 /// The files of one adapter.
 fn sets(name: &str, adapter: &Path, watch: &mut dyn Watch) -> Result<Vec<PathBuf>> {
     let unknown = |why: &str| format!("{name}: whether its training saw these questions is unknown: {why}");
