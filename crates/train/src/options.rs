@@ -156,7 +156,8 @@ pub struct TrainOptions {
     pub harm_weight: f64,
     /// Weight of the help term.
     pub help_weight: f64,
-    /// Weight of the term that says how harmful questions are answered: align (eraser), random (gam), refuse (rsft).
+    /// Weight of the term that says how harmful questions are answered: align (eraser, sft), random (gam), refuse
+    /// (rsft).
     pub align_weight: f64,
     /// Weight of the retain term; used when a retain set is given.
     pub retain_weight: f64,

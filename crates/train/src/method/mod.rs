@@ -6,6 +6,7 @@ mod gam;
 #[cfg(test)]
 mod parity;
 mod rsft;
+mod sft;
 mod term;
 
 pub use term::{AlignLoss, Given, KlScope, Loss, Method, Term, TermSettings};
@@ -16,13 +17,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// Fine-tuning on refusals; on other records it is plain fine-tuning, since its one term is the cross-entropy of answers.
 pub const RSFT: Method = rsft::METHOD;
 
+/// Fine-tuning on refusals of plain questions, beside answers to benign ones.
+pub const SFT: Method = sft::METHOD;
+
 /// Every method.
-pub const METHODS: [Method; 3] = [eraser::METHOD, gam::METHOD, rsft::METHOD];
+pub const METHODS: [Method; 4] = [eraser::METHOD, gam::METHOD, rsft::METHOD, sft::METHOD];
 
 impl Method {
     /// The method called `name`.
     pub fn named(name: &str) -> Option<Self> {
         METHODS.into_iter().find(|m| m.name == name)
+    }
+
+    /// Whether it cannot do without the file of a set: it sees the set, or another one that is made of it.
+    pub fn needs(&self, set: SetName) -> bool {
+        (self.reads(set) && set != SetName::Retain) || (set == SetName::Align && self.reads(SetName::Wrapped))
     }
 
     /// Whether the method sees a set.
@@ -72,7 +81,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Method>(&text).unwrap(), method);
         }
         let error = serde_json::from_str::<Method>("\"npo\"").unwrap_err().to_string();
-        assert!(error.contains("eraser, gam, rsft"), "{error}");
+        assert!(error.contains("eraser, gam, rsft, sft"), "{error}");
     }
 
     #[test]
@@ -84,5 +93,19 @@ mod tests {
         assert_eq!(seen("eraser"), ["harm", "help", "align", "retain"]);
         assert_eq!(seen("gam"), ["harm", "help", "retain"]);
         assert_eq!(seen("rsft"), ["wrapped"]);
+        assert_eq!(seen("sft"), ["help", "align", "retain"]);
+    }
+
+    #[test]
+    fn methods_need_the_files_of_their_sets() {
+        let needed = |name: &str| {
+            let method = Method::named(name).unwrap();
+            SetName::PREPARED.into_iter().filter(|&s| method.needs(s)).map(SetName::name).collect::<Vec<_>>()
+        };
+        assert_eq!(needed("eraser"), ["harm", "help", "align"]);
+        assert_eq!(needed("gam"), ["harm", "help"]);
+        assert_eq!(needed("rsft"), ["align"]);
+        assert_eq!(needed("sft"), ["help", "align"]);
+        assert!(METHODS.iter().all(|m| !m.needs(SetName::Retain)));
     }
 }
