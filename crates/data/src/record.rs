@@ -43,7 +43,8 @@ pub fn write_set(path: &Path, records: &[Record]) -> Result<()> {
     write_jsonl(path, records.iter().map(row))
 }
 
-fn record(Row { place, value }: Row) -> Result<Record> {
+/// The record of a row of a set file.
+pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
     let Value::Object(mut map) = value else {
         return Err(Error::request(format!("{place}: not an object"))
             .hint("a row of a set file is {\"input\": \"..\", \"output\": \"..\"}"));
