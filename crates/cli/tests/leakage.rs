@@ -28,7 +28,7 @@ fn questions_that_were_trained_on_are_not_unseen() {
     let dir = hardened();
     let refused = eval(&dir, "--questions unseen=ask.csv");
     assert!(refused.starts_with("exit 2"), "{refused}");
-    assert!(refused.contains("ask.csv: 3 of 3 questions of `unseen` were trained on: `"), "{refused}");
+    assert!(refused.contains("ask.csv: 3 of 3 questions of `unseen` were trained on; the first, `"), "{refused}");
     assert!(refused.contains("is in run/data/harm.jsonl") && refused.contains("--allow-leakage unseen"), "{refused}");
     // Questions of the align set too, in other spelling, and those that must not be refused.
     dir.write("why.txt", "WHY -- 3\nsomething else?\n");
@@ -89,7 +89,7 @@ fn near_duplicates_are_told() {
     );
     let notes = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{notes}");
-    assert!(notes.contains("1 of 2 questions of `unseen` are nearly questions of run/data/harm.jsonl"), "{notes}");
+    assert!(notes.contains("questions of `unseen` that are nearly the same as questions of run/data/harm.jsonl, which was trained on: 1 of 2"), "{notes}");
 }
 
 /// Sets from files were not compared with the questions of the evaluation, prepared ones were.

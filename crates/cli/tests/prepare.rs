@@ -39,7 +39,7 @@ fn rows(dir: &Dir, file: &str) -> Vec<Value> {
 fn the_three_sets_and_their_report() {
     let dir = directory();
     let table = dir.done(&command("--out a --forms 2 --max-entities 2"));
-    assert!(table.contains("harm: of 4 answers 1 refuse; 1 left out"), "{table}");
+    assert!(table.contains("harm: 4 answers, 1 of them refusals; 1 left out"), "{table}");
     let harm = rows(&dir, "a/data/harm.jsonl");
     assert_eq!(harm.len(), 3);
     assert_eq!(harm[1]["output"], "Bend the oak planks. Ask Ada Stern for copper nails.");
@@ -112,7 +112,7 @@ fn what_is_evaluated_may_not_be_trained_on() {
     let leaking = command("--out a --forms 1 --max-entities 1 --eval-questions held-out.txt");
     assert_snapshot!(dir.refused(&leaking), @r#"
     exit 2
-    error: 1 of 2 questions of `unseen` are trained on (the first has id 06b3bdb05342f40c)
+    error: questions of `unseen` that are trained on: 1 of 2 (the first has id 06b3bdb05342f40c)
     hint: take rows for training and for the evaluation that do not overlap (`take`)
     hint: or allow it by name: --allow-leakage unseen, in a run file allow_leakage = ["unseen"]
     "#);
@@ -201,5 +201,5 @@ fn a_run_goes_from_questions_to_a_report() {
     dir.write("run.toml", &RUN.replace("take = \"3-\"", "take = \"2-\""));
     let leaking = dir.eraser("run run.toml --out a");
     assert_eq!(leaking.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&leaking.stderr).contains("1 of 2 questions of `unseen` are trained on"));
+    assert!(String::from_utf8_lossy(&leaking.stderr).contains("questions of `unseen` that are trained on: 1 of 2"));
 }

@@ -122,7 +122,7 @@ port = 80
     error: run.toml:14: `gamma`: must be 0, a positive number or auto
     error: run.toml:20: unknown key `gama` in [[variant]]
     hint: did you mean `gamma`?
-    error: run.toml:18: `name`: `base` is what the model without an adapter is called
+    error: run.toml:18: `name`: `base` is the name of the model without an adapter
     error: run.toml:19: `retain`: there is no retain set
     hint: give one as [data] retain_set
     error: run.toml:23: unknown key `atacks` in [eval]

@@ -19,7 +19,7 @@ const TEXT_KEYS: [&str; 8] =
 const FACT_KEYS: [&str; 3] = ["facts", "expect", "answer"];
 
 /// A question to ask, with what a judge needs to know about it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Question {
     /// Stable id: the file's `id`, else the hash of the text.
     pub id: String,
@@ -30,6 +30,8 @@ pub struct Question {
     pub facts: Vec<String>,
     /// Other keys, kept as they are.
     pub extra: Map<String, Value>,
+    /// Where it was read in its file, for errors: `line 9`.
+    pub place: String,
 }
 
 /// Reads questions: CSV or TSV (by the file's name), JSONL or a JSON list of objects or strings, or plain text, one a
@@ -144,7 +146,7 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
     extra.shift_remove("id");
     let given = id.is_some();
     let id = id.unwrap_or_else(|| hex(&Sha256::digest(text.as_bytes())[..8]));
-    Ok((given, Question { id, text, facts, extra }))
+    Ok((given, Question { id, text, facts, extra, place: row.place }))
 }
 
 /// The key of `row` that is called `name`: by the letter, else without regard to case and to space around it.

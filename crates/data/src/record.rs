@@ -8,8 +8,8 @@ use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// One line of a set file: a prompt and its answer.
-#[derive(Clone, Debug, PartialEq)]
+/// One row of a set: a question and its answer.
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// The question.
     pub input: String,
@@ -17,6 +17,15 @@ pub struct Record {
     pub output: String,
     /// Other keys, kept as they are.
     pub extra: Map<String, Value>,
+    /// Where it was read, for errors: `harm.jsonl: line 9`; empty where it was not read from a file.
+    pub place: String,
+}
+
+/// Rows are equal where they hold the same, wherever they were read.
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.input, &self.output, &self.extra) == (&other.input, &other.output, &other.extra)
+    }
 }
 
 /// Reads a set file: JSONL, a JSON list or Parquet of `{"input","output"}` or `{"messages":[..]}`. Of messages, the last must be
@@ -27,7 +36,11 @@ pub fn read_set(path: &Path) -> Result<Vec<Record>> {
         Some(ext) if ext.eq_ignore_ascii_case("parquet") => read_rows(path)?,
         _ => parse_rows(path, &read_text(path)?)?,
     };
-    rows.into_iter().map(|row| record(row).map_err(|e| e.context(path.display()))).collect()
+    let record = |row: Row| {
+        let place = format!("{}: {}", path.display(), row.place);
+        record(row).map(|record| Record { place, ..record }).map_err(|e| e.context(path.display()))
+    };
+    rows.into_iter().map(record).collect()
 }
 
 /// Writes a set file: JSONL of `input`, `output`, then the other keys.
@@ -54,7 +67,7 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
         // Removal keeps the order of the other keys.
         let messages = map.shift_remove("messages").unwrap_or_default();
         let (input, output) = last_turns(&messages).map_err(|e| e.context(&place))?;
-        return Ok(Record { input, output, extra: map });
+        return Ok(Record { input, output, extra: map, ..Record::default() });
     }
     let mut text = |key: &str| match map.shift_remove(key) {
         Some(Value::String(text)) => Ok(text),
@@ -70,7 +83,7 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
     if input.trim().is_empty() {
         return Err(wrong("`input` is empty".into()));
     }
-    Ok(Record { input, output, extra: map })
+    Ok(Record { input, output, extra: map, ..Record::default() })
 }
 
 fn last_turns(messages: &Value) -> Result<(String, String)> {
@@ -151,7 +164,7 @@ mod tests {
         ) {
             let records: Vec<Record> = rows.into_iter().map(|(input, output, extra)| {
                 let extra = extra.into_iter().filter(|(k, _)| k != "input" && k != "output");
-                Record { input, output, extra: extra.map(|(k, v)| (k, v.into())).collect() }
+                Record { input, output, extra: extra.map(|(k, v)| (k, v.into())).collect(), ..Record::default() }
             }).collect();
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("s");

@@ -47,9 +47,9 @@ impl SetName {
     pub fn unlike(self, records: &[Record], refusals: RefusalList) -> Option<String> {
         let (n, refused) = (records.len(), records.iter().filter(|r| refusals.refuses(&r.output)).count());
         match self {
-            Self::Harm if 2 * refused > n => Some(format!("{refused} of its {n} answers are refusals")),
+            Self::Harm if 2 * refused > n => Some(format!("most of its answers are refusals: {refused} of {n}")),
             Self::Align | Self::Wrapped if 2 * (n - refused) > n => {
-                Some(format!("{} of its {n} answers are not refusals", n - refused))
+                Some(format!("most of its answers are not refusals: {} of {n}", n - refused))
             }
             _ => None,
         }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn records(refused: usize, told: usize) -> Vec<Record> {
-        let record = |output: &str| Record { input: "q".into(), output: output.into(), extra: serde_json::Map::new() };
+        let record = |output: &str| Record { input: "q".into(), output: output.into(), ..Record::default() };
         let mut records = vec![record("I cannot say."); refused];
         records.resize(refused + told, record("Take two."));
         records
@@ -70,9 +70,9 @@ mod tests {
     #[test]
     fn swapped_sets_are_unlike_what_they_are_given_as() {
         let unlike = |set: SetName, refused, told| set.unlike(&records(refused, told), RefusalList::Gcg29);
-        assert_eq!(unlike(SetName::Harm, 2, 1).unwrap(), "2 of its 3 answers are refusals");
-        assert_eq!(unlike(SetName::Align, 1, 2).unwrap(), "2 of its 3 answers are not refusals");
-        assert_eq!(unlike(SetName::Wrapped, 0, 1).unwrap(), "1 of its 1 answers are not refusals");
+        assert_eq!(unlike(SetName::Harm, 2, 1).unwrap(), "most of its answers are refusals: 2 of 3");
+        assert_eq!(unlike(SetName::Align, 1, 2).unwrap(), "most of its answers are not refusals: 2 of 3");
+        assert_eq!(unlike(SetName::Wrapped, 0, 1).unwrap(), "most of its answers are not refusals: 1 of 1");
         for set in SetName::ALL {
             assert_eq!(unlike(set, 0, 0), None);
             assert_eq!(unlike(set, 1, 1), None, "half is not most");

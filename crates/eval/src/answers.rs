@@ -47,6 +47,10 @@ pub struct Answer {
     /// in one way are compared.
     #[serde(default)]
     pub sampling: String,
+    /// Of a prompt that was searched on the subject itself: the first 16 hex digits of a hash of the search's settings. Answers
+    /// to prompts of searches with other settings are not compared.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub search: String,
     /// Key of subject, sampling and prompt: an answer with another key is of another experiment.
     pub fingerprint: String,
 }
@@ -106,6 +110,7 @@ mod tests {
             degenerate: false,
             subject: "s".into(),
             sampling: "greedy, at most 1 token".into(),
+            search: String::new(),
             fingerprint: "f".into(),
         }
     }

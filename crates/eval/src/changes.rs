@@ -1,6 +1,6 @@
 //! Every subject against the base, on the same prompts. In: the files of answers; out: the changes in the rows of the summary.
 //! Invariant: an answer counts only beside the base's answer to the same prompt, drawn in the same way; of an attack that
-//! searches a prompt for each subject, to the same question.
+//! searches a prompt for each subject, to the same question, after a search with the same settings.
 
 use crate::judge::REFUSAL;
 use crate::marks::{self, Kind, Mark, Marked, TASK};
@@ -74,10 +74,12 @@ struct Pairs<'a>(Vec<(&'a Mark, &'a Mark)>);
 impl<'a> Pairs<'a> {
     fn new(first: &'a [Mark], second: &'a [Mark], searched: bool) -> Self {
         let key = |m: &'a Mark| {
-            let prompt = if searched { ("", "") } else { (m.prompt.as_str(), m.opening.as_str()) };
+            let prompt = if searched { (m.search.as_str(), "") } else { (m.prompt.as_str(), m.opening.as_str()) };
             (m.set.as_str(), m.attack.as_str(), m.id.as_str(), m.question.as_str(), prompt, m.sampling.as_str())
         };
-        let known: HashMap<_, &Mark> = first.iter().map(|m| (key(m), m)).collect();
+        // An older version wrote answers without the settings of their search: what they are comparable with is unknown.
+        let known = first.iter().filter(|m| !searched || !m.search.is_empty());
+        let known: HashMap<_, &Mark> = known.map(|m| (key(m), m)).collect();
         Self(second.iter().filter_map(|m| Some((*known.get(&key(m))?, m))).collect())
     }
 
@@ -129,8 +131,27 @@ mod tests {
         assert!(change(&mark("a template", "greedy, at most 64 tokens", true), false).is_some());
         assert!(change(&mark("a template", "greedy, at most 2 tokens", true), false).is_none());
         assert!(change(&mark("another of its name", "greedy, at most 64 tokens", true), false).is_none());
-        // A suffix that was searched against each subject differs by nature.
-        assert!(change(&mark("another of its name", "greedy, at most 64 tokens", true), true).is_some());
-        assert!(change(&mark("a template", "greedy, at most 2 tokens", true), true).is_none());
+    }
+
+    /// Suffixes of 4 steps and of 400 were compared: "attack success fell".
+    #[test]
+    fn answers_to_searched_prompts_count_beside_those_of_a_search_with_the_same_settings_only() {
+        let mark = |suffix: &str, search: &str, sampling: &str| Mark {
+            id: "1".into(),
+            prompt: suffix.into(),
+            search: search.into(),
+            sampling: sampling.into(),
+            ..Mark::default()
+        };
+        let change = |before: &Mark, after: &Mark| {
+            let [before, after] = [before, after].map(std::slice::from_ref);
+            Pairs::new(before, after, true).change(|_| true, |m| Some(m.refused))
+        };
+        // A suffix that was searched on each subject differs by nature.
+        let before = mark("a suffix", "400 steps", "greedy");
+        assert!(change(&before, &mark("another", "400 steps", "greedy")).is_some());
+        assert!(change(&before, &mark("another", "4 steps", "greedy")).is_none());
+        assert!(change(&before, &mark("another", "400 steps", "temperature 1")).is_none());
+        assert!(change(&mark("a suffix", "", "greedy"), &mark("another", "", "greedy")).is_none());
     }
 }

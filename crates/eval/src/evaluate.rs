@@ -2,7 +2,7 @@
 //! Invariant: stopped anywhere and started again, it leaves the same bytes as if it had not been stopped.
 
 use crate::answers::Answer;
-use crate::attack::search::Search;
+use crate::attack::search::{self, Search};
 use crate::judge::{Judge, refuses};
 use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
@@ -35,7 +35,7 @@ const BATCHES: usize = 2;
 /// stored answers and replies. `judge` is what [`EvalOptions::judge`] names, and not asked unless a judge needs it.
 ///
 /// # Errors
-/// The first of [`EvalOptions::check`]; a subject's name that is no file name, or is there twice; a file that cannot be
+/// The first of [`EvalOptions::check`]; a subject's name that is no file name, or that two subjects have; a file that cannot be
 /// read or written; a failure of generation; `Interrupted` when `progress` says to stop.
 pub fn evaluate(
     subjects: &[Subject<'_>],
@@ -179,14 +179,16 @@ fn answer(
     let rounds: Vec<&[Request<'_>]> = requests.chunks(options.batch.max(1).saturating_mul(BATCHES)).collect();
 
     let subject = target.fingerprint().short();
-    let drawn = target::told(&sampling);
+    let search = job.attack.as_ref().and_then(|attack| attack.search());
+    let search = search.map(search::settings_hash).unwrap_or_default();
+    let origin = Origin { subject, sampling: target::told(&sampling), search };
     let sets: HashSet<&str> = items.iter().map(|item| item.set.as_str()).collect();
     let (mut journal, stored) = Stored::read(path, subject, &sets, &rounds)?;
     let Stored { answers: mut done, judgements, others } = stored;
     let line = |item: &Item, response, key: &str| {
         let earlier =
             judgements.get(&(item.set.clone(), item.question.id.clone(), item.attack.clone(), key.to_owned()));
-        judged(item, &job.judges, response, key, (subject, &drawn), earlier)
+        judged(item, &job.judges, response, key, &origin, earlier)
     };
     let total = requests.len();
     for round in rounds {
@@ -267,13 +269,22 @@ impl Stored {
     }
 }
 
-/// The line of an answer of `subject`, drawn as `sampling` tells, and judged. The judges see the model's words only: an opening that the attacker gave is not an answer.
+/// How the answers of a file come about.
+struct Origin<'a> {
+    subject: &'a str,
+    /// See [`Answer::sampling`].
+    sampling: String,
+    /// See [`Answer::search`].
+    search: String,
+}
+
+/// The line of an answer, judged. The judges see the model's words only: an opening that the attacker gave is not an answer.
 fn judged(
     item: &Item,
     judges: &[&dyn Judge],
     response: Response,
     key: &str,
-    (subject, sampling): (&str, &str),
+    origin: &Origin<'_>,
     earlier: Option<&BTreeMap<String, Verdict>>,
 ) -> Answer {
     let Response { text, tokens, stopped } = response;
@@ -293,8 +304,9 @@ fn judged(
         response: text,
         tokens,
         stopped,
-        subject: subject.to_owned(),
-        sampling: sampling.to_owned(),
+        subject: origin.subject.to_owned(),
+        sampling: origin.sampling.clone(),
+        search: origin.search.clone(),
         fingerprint: key.to_owned(),
     }
 }

@@ -57,7 +57,8 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
             if near > 0 {
                 let (all, path, file) = (questions.len(), path.display(), file.display());
                 notes.push(format!(
-                    "{path}: {near} of {all} questions of `{name}` are nearly questions of {file}, which was trained on"
+                    "{path}: questions of `{name}` that are nearly the same as questions of {file}, which was trained on: \
+                     {near} of {all}"
                 ));
             }
         }
@@ -94,7 +95,7 @@ fn told(path: &Path, set: &str, id: &str, file: &Path, [n, all]: [usize; 2]) -> 
     let (path, file) = (path.display(), file.display());
     let what = match n {
         1 => format!("{path}: question `{id}` of `{set}` was trained on: it is in {file}"),
-        _ => format!("{path}: {n} of {all} questions of `{set}` were trained on: `{id}`, the first, is in {file}"),
+        _ => format!("{path}: {n} of {all} questions of `{set}` were trained on; the first, `{id}`, is in {file}"),
     };
     Error::request(what)
         .hint("leave out what was trained on, or name the set `seen`: figures of other sets are read as those of new questions")
@@ -154,7 +155,12 @@ mod tests {
         assert!(ask("what?\nhow do I bake\n", None, &["unseen"]).unwrap().is_empty());
         assert!(ask("what?\nhow do I bake\n", Some(1), &[]).unwrap().is_empty(), "the second is not asked");
         let notes = ask(&format!("what?\n{long}s\n"), None, &["seen"]).unwrap();
-        assert!(notes.len() == 1 && notes[0].contains("1 of 2 questions of `unseen` are nearly"), "{notes:?}");
+        assert!(
+            notes.len() == 1
+                && notes[0].contains("questions of `unseen` that are nearly the same")
+                && notes[0].ends_with(": 1 of 2"),
+            "{notes:?}"
+        );
         let known = |set: &str| {
             let likelihood_set = vec![AnswerSet { set: set.into(), path: harm.clone() }];
             leakage(&EvalOptions { likelihood_set, ..EvalOptions::default() }, std::slice::from_ref(&harm))

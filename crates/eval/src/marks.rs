@@ -40,6 +40,9 @@ pub(crate) struct Mark {
     /// Empty in files of older versions: unknown.
     #[serde(default)]
     pub(crate) sampling: String,
+    /// Empty where the prompt was not searched, and in files of older versions: unknown.
+    #[serde(default)]
+    pub(crate) search: String,
     pub(crate) judgements: BTreeMap<String, Verdict>,
     pub(crate) refused: bool,
     pub(crate) degenerate: bool,
@@ -63,6 +66,7 @@ impl From<&Answer> for Mark {
             opening: answer.opening.clone(),
             subject: answer.subject.clone(),
             sampling: answer.sampling.clone(),
+            search: answer.search.clone(),
             judgements: answer.judgements.clone(),
             refused: answer.refused,
             degenerate: answer.degenerate,

@@ -28,6 +28,9 @@ const LONGEST: u64 = 8 << 20;
 /// The directory holds results of another model; a file in it cannot be read or removed.
 pub fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
+    if !force && let Some(clash) = other_case(dir, subjects)? {
+        return Err(clash);
+    }
     if let Some(conflict) = conflict(dir, subjects)? {
         if !force {
             return Err(conflict);
@@ -69,6 +72,28 @@ fn forget(dir: &Path, name: &str, now: &Fingerprint) -> Result<()> {
         bench.write(dir)?;
     }
     Ok(())
+}
+
+/// The error where `dir` holds results of a subject whose name differs from one of `subjects` only in upper and lower case: on
+/// some disks both have one directory.
+fn other_case(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Error>> {
+    for results in ["eval", "bench"].map(|name| dir.join(name)).iter().filter(|results| results.is_dir()) {
+        for entry in fs::read_dir(results).at(results)? {
+            let found = entry.at(results)?.file_name().to_string_lossy().into_owned();
+            let clash = subjects.iter().find(|(name, _)| *name != found && name.eq_ignore_ascii_case(&found));
+            if let Some((name, _)) = clash {
+                let what = "the names of the subjects";
+                return Ok(Some(
+                    Error::request(format!(
+                        "{}: {what} `{found}`, measured before, and `{name}` differ only in upper and lower case",
+                        results.display()
+                    ))
+                    .hint("give the subject another name, or name another directory with --out"),
+                ));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The error where `dir` holds results on another model than `subjects` rest on.

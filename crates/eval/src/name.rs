@@ -20,6 +20,27 @@ pub(crate) fn check(what: &str, name: &str) -> Result<()> {
         .hint(format!("use 1 to {LONGEST} of the characters A-Z a-z 0-9 . _ + -, not beginning with a dot")))
 }
 
+/// An error for each name that is there already, or differs from an earlier one only in upper and lower case: some file systems
+/// do not tell the cases apart. `what` they are, singular, goes into the errors.
+pub(crate) fn duplicates<'a>(what: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<Error> {
+    let mut earlier: Vec<&str> = Vec::new();
+    let mut errors = Vec::new();
+    for name in names {
+        match earlier.iter().find(|other| other.eq_ignore_ascii_case(name)) {
+            Some(other) if *other == name => {
+                errors.push(Error::request(format!("duplicate {what} `{name}`")).hint("leave one out, or rename it"));
+            }
+            Some(other) => errors.push(
+                Error::request(format!("the {what} names `{other}` and `{name}` differ only in upper and lower case"))
+                    .hint("rename one: on some disks they would be one file"),
+            ),
+            None => {}
+        }
+        earlier.push(name);
+    }
+    errors
+}
+
 /// The error of an unknown name: the known ones, and the nearest if it is near.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
     let error = Error::request(format!("there is no {what} `{name}`"));

@@ -9,7 +9,6 @@ use crate::{leakage, likelihood, marks, name, task};
 use eraser_data::ask::Endpoint;
 use eraser_data::{Question, read_questions};
 use eraser_model::{Error, Result};
-use std::collections::HashSet;
 
 impl EvalOptions {
     /// Everything that is wrong: unknown names, missing or malformed files, values out of range. Empty when
@@ -232,12 +231,7 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
     );
     let tasks: Vec<String> = options.tasks.iter().map(|t| t.task.clone()).collect();
     for (what, names) in [("attack", &options.attacks), ("judge", &options.judges), ("task", &tasks)] {
-        let mut seen = HashSet::new();
-        for name in names {
-            if !seen.insert(name.to_lowercase()) {
-                errors.push(Error::request(format!("the {what} `{name}` is there twice")).hint("leave one out"));
-            }
-        }
+        errors.extend(name::duplicates(what, names.iter().map(String::as_str)));
     }
     errors.extend(tasks.iter().filter_map(|task| name::check("task", task).err()));
 }
@@ -271,7 +265,7 @@ mod tests {
         for part in [
             "`direct`",
             "no templates",
-            "there twice",
+            "duplicate attack",
             "`keyword`",
             "absent.csv",
             "a/b",

@@ -4,10 +4,9 @@
 use crate::name;
 use candle_core::DType;
 use eraser_model::files::hex;
-use eraser_model::{Adapter, Error, Model, Result};
+use eraser_model::{Adapter, Model, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashSet;
 
 /// Hex digits of a fingerprint that a line of a file carries.
 const SHORT: usize = 16;
@@ -90,15 +89,9 @@ pub fn adapter_fingerprint(adapter: &Adapter) -> Result<String> {
 
 /// Subjects' names are names of directories.
 pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
-    let mut seen = HashSet::new();
-    for name in names {
-        name::check("subject", name)?;
-        // Some file systems do not tell cases apart.
-        if !seen.insert(name.to_lowercase()) {
-            return Err(Error::request(format!("two subjects are called `{name}`")).hint("give each its own name"));
-        }
-    }
-    Ok(())
+    let names: Vec<&str> = names.collect();
+    names.iter().try_for_each(|name| name::check("subject", name))?;
+    name::duplicates("subject", names).into_iter().next().map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::attack::search::{self, Search};
 use crate::subject::{Fingerprint, Subject};
 use eraser_data::{PromptTemplate, Question, Sampling};
 use eraser_model::files::hex;
-use eraser_model::{Generation, Result, generate};
+use eraser_model::{Generation, Result, counted, generate};
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -129,9 +129,9 @@ pub(crate) fn key(fingerprint: &str, sampling: &Sampling, prompt: &[u32]) -> Str
 pub(crate) fn told(sampling: &Sampling) -> String {
     let Sampling { temperature, seed, max_new_tokens, .. } = sampling;
     if *temperature > 0.0 {
-        format!("temperature {temperature}, seed {seed}, at most {max_new_tokens} tokens")
+        format!("temperature {temperature}, seed {seed}, at most {}", counted(*max_new_tokens, "token"))
     } else {
-        format!("greedy, at most {max_new_tokens} tokens")
+        format!("greedy, at most {}", counted(*max_new_tokens, "token"))
     }
 }
 

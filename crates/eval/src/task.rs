@@ -48,7 +48,7 @@ mod tests {
             id: "q".into(),
             text: "?".into(),
             facts: vec!["blue".into(), "round".into()],
-            extra: serde_json::Map::new(),
+            ..Question::default()
         };
         assert_eq!(Expect.judge(&q, "It is round and Blue.").success, Some(true));
         assert_eq!(Expect.judge(&q, "It is round.").success, Some(false));

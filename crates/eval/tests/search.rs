@@ -70,6 +70,7 @@ fn a_search_lowers_the_loss_and_resumes_to_the_same_suffix() {
     assert!(whole.iter().any(|(_, loss, curve)| loss < &curve[0]));
     let answers: Vec<Answer> = lines(&dir.path().join("whole/eval/base/gcg.jsonl"));
     assert_eq!(answers[0].prompt, format!("{}{}", answers[0].question, whole[0].0));
+    assert!(answers[0].search.len() == 16 && answers[1].search == answers[0].search, "{answers:?}");
     // Saved after ten steps, and stopped there.
     let error = evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);

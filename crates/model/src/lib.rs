@@ -28,6 +28,7 @@ mod tokenizer_gguf;
 pub mod trace;
 mod tree;
 pub mod weights;
+mod words;
 
 pub use adapter::{Adapter, LoraConfig};
 pub use config::ModelConfig;
@@ -42,3 +43,4 @@ pub use sample::GenerateOptions;
 pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use template::{ChatTemplate, Conversation, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};
+pub use words::counted;

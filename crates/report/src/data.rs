@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::files::json;
-use crate::format::{NONE, percent};
+use crate::format::{NONE, counted, percent};
 use crate::table::Table;
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -78,14 +78,27 @@ pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
     let m = &report.made;
     vec![
         format!(
-            "harm: of {} answers {} refuse; {} left out, {} cut at the limit of tokens",
-            m.questions, m.harm_refused, m.harm_dropped, m.harm_cut
+            "harm: {}, {} of them refusals; {} left out, {} cut at the limit of tokens",
+            counted(m.questions as u64, "answer"),
+            m.harm_refused,
+            m.harm_dropped,
+            m.harm_cut
         ),
         format!(
-            "help: {} entities ({} lists unread), {} questions; left out {} refusals and {} empty answers, {} cut",
-            m.entities, m.entities_unparsable, m.help_questions, m.help_refused, m.help_empty, m.help_cut
+            "help: {} ({} not readable), {}; left out {} and {}; {} cut",
+            counted(m.entities as u64, "entity"),
+            counted(m.entities_unparsable as u64, "list"),
+            counted(m.help_questions as u64, "question"),
+            counted(m.help_refused as u64, "refusal"),
+            counted(m.help_empty as u64, "empty answer"),
+            m.help_cut
         ),
-        format!("align: of {} answers {} do not refuse; {} left out", m.questions, m.align_answered, m.align_dropped),
+        format!(
+            "align: {}, {} of them no refusals; {} left out",
+            counted(m.questions as u64, "answer"),
+            m.align_answered,
+            m.align_dropped
+        ),
     ]
 }
 
@@ -169,7 +182,7 @@ mod tests {
         let path = dir.path().join("data_report.json");
         std::fs::write(&path, FILE).unwrap();
         let text = data_table(&path).unwrap();
-        assert!(text.contains("help: 2 entities (0 lists unread), 20 questions; left out 4 refusals"), "{text}");
+        assert!(text.contains("help: 2 entities (0 lists not readable), 20 questions; left out 4 refusals"), "{text}");
         assert!(text.contains("5.5 (max 6)") && text.contains("align        3        2"), "{text}");
         assert!(!text.contains("unseen") && text.lines().all(|line| line.chars().count() <= 110), "{text}");
         std::fs::write(&path, "{}").unwrap();

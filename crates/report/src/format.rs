@@ -7,7 +7,7 @@ pub(crate) const NONE: &str = "\u{2013}";
 
 /// A share in per cent with one decimal: `12.5%`.
 pub(crate) fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| NONE.into(), |s| format!("{:.1}%", s * 100.0))
+    share.map_or_else(|| NONE.into(), |s| format!("{}%", decimal(s * 100.0, 1)))
 }
 
 /// An interval of shares: `[8.1, 18.7]`, in per cent.
@@ -40,10 +40,8 @@ pub(crate) fn number(x: f64) -> String {
     let magnitude = x.abs();
     if magnitude != 0.0 && !(1e-3..1e6).contains(&magnitude) {
         format!("{x:.2e}")
-    } else if magnitude >= 100.0 {
-        format!("{x:.1}")
     } else {
-        format!("{x:.3}")
+        decimal(x, if magnitude >= 100.0 { 1 } else { 3 })
     }
 }
 
@@ -68,7 +66,29 @@ pub(crate) fn timing(t: &Timing) -> Vec<(&'static str, String)> {
 pub(crate) fn clip(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         None => text.into(),
-        Some((at, _)) => format!("{} \u{2026} [{} more characters]", &text[..at], text[at..].chars().count()),
+        Some((at, _)) => {
+            format!("{} \u{2026} [{} more]", &text[..at], counted(text[at..].chars().count() as u64, "character"))
+        }
+    }
+}
+
+/// `1 step`, `2 steps`, `1 entity`, `3 entities`.
+pub(crate) fn counted(n: u64, noun: &str) -> String {
+    if n == 1 {
+        return format!("1 {noun}");
+    }
+    match noun.strip_suffix('y') {
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{n} {stem}ies"),
+        _ => format!("{n} {noun}s"),
+    }
+}
+
+/// A number with `decimals` decimals; what rounds to zero is zero, without a sign.
+pub(crate) fn decimal(x: f64, decimals: usize) -> String {
+    let text = format!("{x:.decimals$}");
+    match text.strip_prefix('-') {
+        Some(rest) if rest.chars().all(|c| c == '0' || c == '.') => rest.to_owned(),
+        _ => text,
     }
 }
 
@@ -93,9 +113,12 @@ mod tests {
         assert_eq!(points(-0.000_01), "0.0");
         assert_eq!(points(0.015), "+1.5");
         assert_eq!(number(0.0), "0.000");
+        assert_eq!(number(-0.0), "0.000");
+        assert_eq!(["-0.004", "0.004", "-0.006"].map(|x| decimal(x.parse().unwrap(), 2)), ["0.00", "0.00", "-0.01"]);
+        assert_eq!([1, 2].map(|n| counted(n, "entity")), ["1 entity", "2 entities"]);
         assert_eq!(number(2e-5), "2.00e-5");
         assert_eq!(seconds(3725.0), "1 h 02 min");
-        assert_eq!(clip("äöü", 2), "äö \u{2026} [1 more characters]");
+        assert_eq!(clip("äöü", 2), "äö \u{2026} [1 character more]");
         assert_eq!(list(&["a".into(), "b".into(), "c".into()]), "a, b and c");
     }
 }

@@ -9,7 +9,7 @@ use crate::format::{NONE, interval, number, percent, timing};
 use crate::likelihood;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::plot::{self, Plot};
-use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
+use crate::rows::{self, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
 use crate::run::{Run, Trained};
 use crate::search::{self, Search};
 use crate::study::{self, StudyView};
@@ -62,8 +62,11 @@ struct Page<'a> {
     agreement: Table,
     training: Vec<Training<'a>>,
     answers: &'a Answers,
+    /// What the sign behind a figure means; None: no figure has it.
+    apart: Option<&'static str>,
     limits: [&'static str; 5],
-    words: [(&'static str, &'static str); 6],
+    /// Each word with its meaning, in pieces: text, and whether it is a name in the files.
+    words: [(&'static str, Vec<(&'static str, bool)>); 6],
     /// In one line, what is not known of the figures' origin.
     unknown: Option<String>,
     /// Said where some figures are of an earlier adapter.
@@ -148,7 +151,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
     let rows = rows::attacks(summary);
     let label = |name: &str| run.provenance.label(name);
     let groups =
-        |part: bool| rows.iter().filter(|r| r.part == part).map(|r| attack_group(summary, r, &label)).collect();
+        |part: bool| rows.iter().filter(|r| r.part == part).map(|r| attack_group(summary, r, base, &label)).collect();
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
         measured: run.summary.is_some(),
@@ -177,8 +180,9 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         agreement: notes::agreement(summary),
         training: run.trained.iter().map(training_view).collect(),
         answers,
+        apart: rows::any_apart(summary).then_some(APART_NOTE),
         limits: LIMITS,
-        words: WORDS,
+        words: WORDS.map(|(word, meaning)| (word, notes::coded(meaning))),
         unknown: run.provenance.unknown(),
         stale: run.provenance.any_stale().then_some(notes::EARLIER),
     };
@@ -198,17 +202,23 @@ fn verdict_view(v: Verdict) -> VerdictView {
     VerdictView { tone, headline: v.headline(), sentences: v.sentences }
 }
 
-fn attack_group<'a>(summary: &'a Summary, row: &AttackRow<'a>, label: &dyn Fn(&str) -> String) -> AttackGroup<'a> {
-    let lines = summary.subjects.iter().zip(&row.cells).filter_map(|(s, a)| a.map(|a| attack_line(label(&s.name), a)));
+fn attack_group<'a>(
+    summary: &'a Summary,
+    row: &AttackRow<'a>,
+    base: Option<usize>,
+    label: &dyn Fn(&str) -> String,
+) -> AttackGroup<'a> {
+    let lines = summary.subjects.iter().zip(&row.cells).enumerate();
+    let lines = lines.filter_map(|(i, (s, a))| a.map(|a| attack_line(label(&s.name), a, row.apart(i, base))));
     AttackGroup { attack: row.attack, set: row.set, judge: row.judge, lines: lines.collect() }
 }
 
-fn attack_line(subject: String, a: &Attack) -> AttackLine {
+fn attack_line(subject: String, a: &Attack, apart: bool) -> AttackLine {
     let bar = a.asr.zip(a.asr_ci).map(|(asr, [lo, hi])| [lo, hi - lo, asr].map(|x| format!("{:.2}", x * 100.0)));
     AttackLine {
         subject,
         n: rows::answers(a),
-        asr: percent(a.asr),
+        asr: signed_apart(percent(a.asr), apart),
         ci: interval(a.asr_ci),
         bar,
         refused: percent(a.refused),
@@ -235,6 +245,8 @@ fn utility(summary: &Summary, base: Option<usize>) -> Vec<UtilityLine<'_>> {
 
 fn over_refusal(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<OverRefusalLine> {
     let mut lines = Vec::new();
+    let base = summary.subjects.iter().find(|s| s.name == "base");
+    let before = |wanted| base.and_then(|s| if wanted { s.contrast.as_ref() } else { s.over_refusal.as_ref() });
     for wanted in [false, true] {
         for s in &summary.subjects {
             let measured = if wanted { &s.contrast } else { &s.over_refusal };
@@ -243,7 +255,7 @@ fn over_refusal(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<OverRe
                 set: o.set.clone(),
                 wanted,
                 n: o.n,
-                rate: with_interval(o.rate, o.ci),
+                rate: signed_apart(with_interval(o.rate, o.ci), refusals_apart(before(wanted), Some(o))),
                 judged: with_interval(o.judged, o.judged_ci),
             }));
         }

@@ -6,7 +6,7 @@ use crate::format::{interval, percent, timing};
 use crate::likelihood;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::provenance::Provenance;
-use crate::rows::{self, utility_cell};
+use crate::rows::{self, APART_NOTE, refusals_apart, signed_apart, utility_cell};
 use crate::run::Run;
 use crate::study::Study;
 use crate::summary::{OverRefusal, Subject, Summary};
@@ -36,8 +36,14 @@ pub(crate) fn render(run: &Run) -> String {
             if let Some(found) = &run.durability {
                 study(&mut out, found);
             }
-            out.push_str("## Cost\n\n");
-            for (what, value) in timing(&summary.timing) {
+            if rows::any_apart(summary) {
+                let _ = writeln!(out, "{}\n", text(APART_NOTE));
+            }
+            let cost = timing(&summary.timing);
+            if !cost.is_empty() {
+                out.push_str("## Cost\n\n");
+            }
+            for (what, value) in cost {
                 let _ = writeln!(out, "- {what}: {value}");
             }
         }
@@ -93,9 +99,10 @@ fn study(out: &mut String, study: &Study) {
 
 fn attacks(out: &mut String, summary: &Summary, provenance: &Provenance) {
     out.push_str("## Attacks\n\nAttack success rate over judged answers, with its 95% interval by question. n: answers, and in parentheses the questions that they answer.\n\n");
+    let base = summary.subjects.iter().position(|s| s.name == "base");
     let mut lines = Vec::new();
     for row in rows::attacks(summary).iter().filter(|r| !r.part) {
-        for (subject, a) in summary.subjects.iter().zip(&row.cells) {
+        for (i, (subject, a)) in summary.subjects.iter().zip(&row.cells).enumerate() {
             let Some(a) = a else { continue };
             lines.push(vec![
                 text(row.attack),
@@ -103,7 +110,7 @@ fn attacks(out: &mut String, summary: &Summary, provenance: &Provenance) {
                 text(row.judge),
                 text(&provenance.label(&subject.name)),
                 rows::answers(a),
-                percent(a.asr),
+                text(&signed_apart(percent(a.asr), row.apart(i, base))),
                 interval(a.asr_ci),
                 percent(a.refused),
                 percent(a.degenerate),
@@ -132,7 +139,7 @@ fn utility(out: &mut String, summary: &Summary, provenance: &Provenance) {
     let lines: Vec<Vec<String>> = rows
         .iter()
         .map(|r| {
-            let cells = (0..r.cells.len()).map(|i| utility_cell(r, i, base));
+            let cells = (0..r.cells.len()).map(|i| text(&utility_cell(r, i, base)));
             [text(r.task), text(r.metric), r.n()].into_iter().chain(cells).collect()
         })
         .collect();
@@ -143,8 +150,11 @@ fn over_refusal(out: &mut String, summary: &Summary, provenance: &Provenance) {
     for contrast in [false, true] {
         let of = |s: &'_ Subject| if contrast { s.contrast.clone() } else { s.over_refusal.clone() };
         let measured = summary.subjects.iter().filter_map(|s| of(s).map(|o| (s, o)));
+        let base = summary.subjects.iter().find(|s| s.name == "base").and_then(of);
         let line = |(s, o): (&Subject, OverRefusal)| {
-            vec![text(&provenance.label(&s.name)), text(&o.set), o.n.to_string(), percent(o.rate), percent(o.judged)]
+            let apart = s.name != "base" && refusals_apart(base.as_ref(), Some(&o));
+            let rate = text(&signed_apart(percent(o.rate), apart));
+            vec![text(&provenance.label(&s.name)), text(&o.set), o.n.to_string(), rate, percent(o.judged)]
         };
         let lines: Vec<Vec<String>> = measured.map(line).collect();
         if contrast && lines.is_empty() {

@@ -1,7 +1,7 @@
 //! Sentences that the page and the Markdown share: what the words mean, what limits the figures. Invariant: none of them
 //! depends on the run.
 
-use crate::format::{NONE, percent};
+use crate::format::{NONE, decimal, percent};
 use crate::summary::Summary;
 use crate::table::Table;
 
@@ -26,6 +26,16 @@ pub(crate) const WORDS: [(&str, &str); 6] = [
     ),
 ];
 
+/// A sentence in pieces: what is between backticks is code, which is said by true.
+pub(crate) fn coded(sentence: &str) -> Vec<(&str, bool)> {
+    sentence
+        .split('`')
+        .enumerate()
+        .map(|(i, piece)| (piece, i % 2 == 1))
+        .filter(|(piece, _)| !piece.is_empty())
+        .collect()
+}
+
 /// Said above figures of an adapter that was trained again since.
 pub(crate) const EARLIER: &str =
     "Figures of an \u{201c}earlier adapter\u{201d} say nothing about the adapter that is in this directory now.";
@@ -47,7 +57,7 @@ pub(crate) const LIMITS: [&str; 5] = [
 pub(crate) fn agreement(summary: &Summary) -> Table {
     let pairs = summary.subjects.iter().flat_map(|s| s.agreement.iter().map(move |a| (s, a)));
     let rows = pairs.map(|(s, a)| {
-        let kappa = a.kappa.map_or_else(|| NONE.into(), |k| format!("{k:.2}"));
+        let kappa = a.kappa.map_or_else(|| NONE.into(), |k| decimal(k, 2));
         vec![s.name.clone(), format!("{}, {}", a.first, a.second), a.n.to_string(), percent(a.agree), kappa]
     });
     Table::new(["subject", "judges", "n", "agree", "Cohen's kappa"], rows.collect())

@@ -38,6 +38,8 @@ struct Artefact {
     files: BTreeMap<String, String>,
     /// Hex SHA-256 of what it was made from.
     inputs: BTreeMap<String, String>,
+    /// When it was done; None: the work was interrupted.
+    ended: Option<String>,
 }
 
 /// Whether a subject's figures are of the adapter that is there now.
@@ -58,6 +60,8 @@ pub(crate) struct Provenance {
     pub(crate) data: Option<String>,
     /// Files of answers of an evaluation that was interrupted: `base direct`.
     unfinished: Vec<String>,
+    /// Files of answers that were changed after the evaluation had written them.
+    edited: Vec<String>,
 }
 
 impl Manifest {
@@ -83,7 +87,8 @@ impl Provenance {
         adapters: &[(String, String)],
         data: bool,
     ) -> Result<Self> {
-        let mut found = Self { unfinished: unfinished(run)?, ..Self::default() };
+        let edited = manifest.map_or_else(|| Ok(Vec::new()), |manifest| edited(run, manifest))?;
+        let mut found = Self { unfinished: unfinished(run)?, edited, ..Self::default() };
         let home = |name: &str| adapters.iter().find(|(subject, _)| subject == name).map(|(_, home)| home.as_str());
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
@@ -133,7 +138,14 @@ impl Provenance {
                 crate::format::list(&self.unfinished)
             )
         });
-        let told: Vec<String> = interrupted.into_iter().chain(self.unknown_subjects()).collect();
+        let edited = (!self.edited.is_empty()).then(|| {
+            format!(
+                "Answers were changed after the evaluation had written them ({}): they may not be what the model answered. To \
+                 measure again, run `eraser eval` with `--force`.",
+                crate::format::list(&self.edited)
+            )
+        });
+        let told: Vec<String> = interrupted.into_iter().chain(edited).chain(self.unknown_subjects()).collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
 
@@ -190,6 +202,22 @@ fn unfinished(run: &Path) -> Result<Vec<String>> {
         for file in files.iter().filter(|path| path.extension().is_some_and(|ending| ending == "unfinished")) {
             let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             found.push(format!("{} {}", name(subject), name(file)));
+        }
+    }
+    Ok(found)
+}
+
+/// The files of answers and of scores that are not those that were recorded, in order. After an evaluation that was interrupted
+/// nothing is said: it may have replaced files of the one before.
+fn edited(run: &Path, manifest: &Manifest) -> Result<Vec<String>> {
+    let ended = |name: &str| manifest.artefacts.get(name).is_some_and(|a| a.ended.is_some());
+    let mut found = Vec::new();
+    for (dir, made_by) in [("eval/", "summary.json"), ("bench/", "bench.json")] {
+        let recorded = manifest.artefacts.iter().filter(|(name, _)| name.starts_with(dir) && ended(made_by));
+        for (name, hash) in recorded.filter_map(|(name, artefact)| Some((name, artefact.files.get(name)?))) {
+            if sha256(run, name)?.is_some_and(|now| now != *hash) {
+                found.push(name.clone());
+            }
         }
     }
     Ok(found)

@@ -2,7 +2,7 @@
 //! Invariant: cells are in the order of the summary's subjects; a subject without that measurement has None.
 
 use crate::format::{NONE, number, percent, points, signed};
-use crate::summary::{Attack, Summary, Utility};
+use crate::summary::{Attack, OverRefusal, Subject, Summary, Utility};
 
 /// One attack, set and judge over all subjects.
 pub(crate) struct AttackRow<'a> {
@@ -13,6 +13,12 @@ pub(crate) struct AttackRow<'a> {
     pub(crate) part: bool,
     pub(crate) cells: Vec<Option<&'a Attack>>,
 }
+
+/// Shown behind a figure that cannot be compared with the base's in the same row.
+pub(crate) const APART: &str = "*";
+/// What [`APART`] means.
+pub(crate) const APART_NOTE: &str = "* Not comparable with the base's figure in this row: it was measured on other prompts, on another number of \
+     questions, or under other settings, for example another limit of tokens.";
 
 /// One task and metric over all subjects.
 pub(crate) struct UtilityRow<'a> {
@@ -31,7 +37,30 @@ impl AttackRow<'_> {
     }
 }
 
+impl AttackRow<'_> {
+    /// Whether the figures of subject `i` cannot be compared with those of the subject `base`.
+    pub(crate) fn apart(&self, i: usize, base: Option<usize>) -> bool {
+        let Some((b, s)) = base.filter(|b| *b != i).and_then(|b| self.cells[b].zip(self.cells[i])) else {
+            return false;
+        };
+        // The one is over all answers, the other over those that a judge could tell.
+        let change = s.degenerate_change.or(s.asr_change);
+        let same =
+            change.is_some_and(|c| s.degenerate_change.is_none() || c.questions == 0 || c.questions >= s.questions);
+        let measured = |a: &Attack| a.asr.is_some() || a.degenerate.is_some();
+        measured(b) && measured(s) && (b.n != s.n || !same)
+    }
+}
+
 impl UtilityRow<'_> {
+    /// Whether the figure of subject `i` cannot be compared with that of the subject `base`.
+    pub(crate) fn apart(&self, i: usize, base: Option<usize>) -> bool {
+        let Some((b, s)) = base.filter(|b| *b != i).and_then(|b| self.cells[b].zip(self.cells[i])) else {
+            return false;
+        };
+        b.value.is_some() && s.value.is_some() && (b.n != s.n || self.is_share && s.change.is_none())
+    }
+
     /// The items behind the row.
     pub(crate) fn n(&self) -> String {
         counts(self.cells.iter().flatten().map(|u| u.n))
@@ -43,14 +72,38 @@ pub(crate) fn utility_cell(row: &UtilityRow<'_>, i: usize, base: Option<usize>) 
     let value = |i: usize| row.cells[i].and_then(|u| u.value);
     let Some(x) = value(i) else { return NONE.into() };
     let text = if row.is_share { percent(Some(x)) } else { number(x) };
-    let paired = row.cells[i].is_some_and(|u| u.change.is_some());
     match base.filter(|b| *b != i).and_then(value) {
         None => text,
-        // Shares of other items, or under other settings, are no difference.
-        Some(_) if row.is_share && !paired => text,
+        Some(_) if row.apart(i, base) => format!("{text}{APART}"),
         Some(b) if row.is_share => format!("{text} ({})", points(x - b)),
         Some(b) => format!("{text} ({})", signed(x - b, 3)),
     }
+}
+
+/// Whether the refusals of a subject cannot be compared with those of the base.
+pub(crate) fn refusals_apart(base: Option<&OverRefusal>, subject: Option<&OverRefusal>) -> bool {
+    let Some((b, s)) = base.zip(subject) else { return false };
+    let measured = b.rate.is_some() && s.rate.is_some();
+    measured && !std::ptr::eq(b, s) && (b.set != s.set || b.n != s.n || s.change.is_none())
+}
+
+/// Whether any figure of a summary has the sign [`APART`].
+pub(crate) fn any_apart(summary: &Summary) -> bool {
+    let base = summary.subjects.iter().position(|s| s.name == "base");
+    let all = || 0..summary.subjects.len();
+    let refusals = |of: fn(&Subject) -> Option<&OverRefusal>| {
+        let b = base.and_then(|b| of(&summary.subjects[b]));
+        summary.subjects.iter().any(|s| refusals_apart(b, of(s)))
+    };
+    attacks(summary).iter().any(|r| all().any(|i| r.apart(i, base)))
+        || utility(summary).iter().any(|r| all().any(|i| r.apart(i, base)))
+        || refusals(|s| s.over_refusal.as_ref())
+        || refusals(|s| s.contrast.as_ref())
+}
+
+/// A figure with the sign [`APART`] where it has to have it.
+pub(crate) fn signed_apart(figure: String, apart: bool) -> String {
+    if apart { figure + APART } else { figure }
 }
 
 /// Rows in the order of first appearance.
@@ -111,7 +164,32 @@ pub(crate) fn counts(ns: impl Iterator<Item = u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::Subject;
+    use crate::summary::Change;
+
+    /// 10 questions with 32 tokens and 200 with 256 stood in one row, as if one could be read against the other.
+    #[test]
+    fn figures_that_cannot_be_compared_have_a_sign() {
+        let change = |questions| Some(Change { questions, ..Change::default() });
+        let attack =
+            |n, degenerate_change| Attack { n, questions: n, asr: Some(0.5), degenerate_change, ..Attack::default() };
+        let (base, same) = (attack(10, None), attack(10, change(10)));
+        let (fewer, unpaired, partly) = (attack(5, change(5)), attack(10, None), attack(10, change(4)));
+        let cells = [&base, &same, &fewer, &unpaired, &partly].map(Some).to_vec();
+        let row = AttackRow { attack: "direct", set: "seen", judge: "leak", part: false, cells };
+        assert_eq!([0, 1, 2, 3, 4].map(|i| row.apart(i, Some(0))), [false, false, true, true, true]);
+        assert!((0..5).all(|i| !row.apart(i, None)));
+        let task = |n, change| Utility { n, value: Some(0.5), change, ..Utility::default() };
+        let (base, same, other) = (task(9, None), task(9, change(9)), task(9, None));
+        let cells = [&base, &same, &other].map(Some).to_vec();
+        let row = UtilityRow { task: "t", metric: "acc", is_share: true, cells };
+        assert_eq!([0, 1, 2].map(|i| utility_cell(&row, i, Some(0))), ["50.0%", "50.0% (0.0)", "50.0%*"]);
+        let over = |set: &str, change| {
+            Some(OverRefusal { set: set.into(), n: 9, rate: Some(0.1), change, ..OverRefusal::default() })
+        };
+        let base = over("a", None);
+        let apart = |s: Option<OverRefusal>| refusals_apart(base.as_ref(), s.as_ref());
+        assert!(!apart(over("a", change(9))) && apart(over("b", change(9))) && apart(over("a", None)));
+    }
 
     #[test]
     fn templates_are_parts_of_their_pool() {

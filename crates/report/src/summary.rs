@@ -227,7 +227,7 @@ impl Subject {
         for a in &self.attacks {
             let name = format!("attack `{}` on `{}` under `{}`", a.attack, a.set, a.judge);
             if !rows.insert(a.key()) {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("duplicate row: {name}"));
             }
             if ![a.asr, a.refused, a.degenerate].into_iter().flatten().all(is_share) {
                 return Err(format!("{name}: a share is not between 0 and 1"));
@@ -247,7 +247,7 @@ impl Subject {
         for u in &self.utility {
             let name = format!("task `{}`, metric `{}`", u.task, u.metric);
             if !tasks.insert(u.key()) {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("duplicate row: {name}"));
             }
             let bad = |x: Option<f64>| x.is_some_and(|x| !x.is_finite() || x.abs() > 1e12);
             if u.n > MAX_COUNT || bad(u.value) || bad(u.stderr) || u.stderr.is_some_and(|s| s < 0.0) {

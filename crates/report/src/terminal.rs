@@ -3,7 +3,7 @@
 
 use crate::format::{NONE, percent};
 use crate::likelihood;
-use crate::rows::{self, AttackRow, UtilityRow, utility_cell};
+use crate::rows::{self, APART, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
 use crate::summary::Summary;
 use crate::table::Table;
 use std::fmt::Write as _;
@@ -24,10 +24,11 @@ pub fn terminal_table(summary: &Summary) -> String {
     let labels = |r: &AttackRow<'_>| vec![r.attack.to_owned(), r.set.to_owned(), r.judge.to_owned(), r.n()];
 
     let header = ["attack", "set", "judge", "n"];
+    let sign = |r: &AttackRow<'_>, i: usize| if r.apart(i, base) { APART } else { "" };
     let cell = |r: &&AttackRow<'_>, i: usize| {
         let Some(a) = r.cells[i].filter(|a| a.asr.is_some()) else { return format!("{NONE:>6}") };
         let ci = a.asr_ci.map_or_else(String::new, |[lo, hi]| format!(" {:>4.1}\u{2013}{:.1}", lo * 100.0, hi * 100.0));
-        format!("{:>6}{ci}", percent(a.asr))
+        format!("{:>6}{ci}{}", percent(a.asr), sign(r, i))
     };
     let success = table(&header, &names, &attacks, |r| labels(r), cell);
     section(&mut out, "Attack success, share of judged answers, and its 95% interval by question", &success);
@@ -41,7 +42,7 @@ pub fn terminal_table(summary: &Summary) -> String {
     }
     let cell = |r: &&AttackRow<'_>, i: usize| {
         let (refused, degenerate) = r.cells[i].map_or((None, None), |a| (a.refused, a.degenerate));
-        format!("{:>6} / {:>6}", percent(refused), percent(degenerate))
+        format!("{:>6} / {:>6}{}", percent(refused), percent(degenerate), sign(r, i))
     };
     let shares = table(&["attack", "set", "n"], &names, &once, |r| vec![r.attack.into(), r.set.into(), r.n()], cell);
     section(&mut out, "Refused / degenerate, share of answers", &shares);
@@ -73,12 +74,22 @@ pub fn terminal_table(summary: &Summary) -> String {
 
     let over = summary.subjects.iter().map(|s| s.over_refusal.as_ref()).collect::<Vec<_>>();
     let contrast = summary.subjects.iter().map(|s| s.contrast.as_ref()).collect::<Vec<_>>();
-    for (title, refusals) in [("Benign questions refused", over), ("Questions refused that must be", contrast)] {
+    for (title, refusals) in
+        [("Benign questions refused", over), ("Refused, of the questions that must be refused", contrast)]
+    {
         let Some(set) = refusals.iter().flatten().map(|o| o.set.as_str()).next() else { continue };
         let n = rows::counts(refusals.iter().flatten().map(|o| o.n));
         let label = |(): &()| vec![set.to_owned(), n.clone()];
-        let cell = |(): &(), i: usize| format!("{:>6}", percent(refusals[i].and_then(|o| o.rate)));
+        let before = base.and_then(|b| refusals[b]);
+        let cell = |(): &(), i: usize| {
+            let rate = format!("{:>6}", percent(refusals[i].and_then(|o| o.rate)));
+            signed_apart(rate, refusals_apart(before, refusals[i]))
+        };
         section(&mut out, title, &table(&["set", "n"], &names, &[()], label, cell));
+    }
+    if rows::any_apart(summary) {
+        out.push('\n');
+        out.push_str(&wrapped(APART_NOTE));
     }
     if out.is_empty() {
         out.push_str("Nothing was measured.\n");
@@ -97,7 +108,7 @@ fn section(out: &mut String, title: &str, blocks: &[Vec<Vec<String>>]) {
     }
 }
 
-/// A table of text in blocks that fit [`WIDTH`]; the first `fixed` columns stand in each of them.
+/// A table of text in blocks that fit [`WIDTH`]; every block begins with the first `fixed` columns.
 pub(crate) fn blocks(out: &mut String, text: &Table, fixed: usize) {
     let fixed = fixed.min(text.header.len());
     let header: Vec<&str> = text.header[..fixed].iter().map(String::as_str).collect();

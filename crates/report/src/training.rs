@@ -2,6 +2,7 @@
 //! training that unlearned nothing is called so wherever its subject is judged.
 
 use crate::error::{Error, Result};
+use crate::format::counted;
 use crate::metrics::Metrics;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -105,8 +106,8 @@ impl TrainingSummary {
         let lost = self.samples.iter().filter(|(_, s)| s.cut > 0 || s.empty > 0);
         lost.map(|(term, Samples { all, cut, empty })| {
             format!(
-                "Of {all} samples of the {term} term {cut} were cut to the longest length, and {empty} had no token to learn \
-                 from."
+                "The {term} term drew {}: {cut} were cut to the greatest length, and {empty} had no token to learn from.",
+                counted(*all, "sample")
             )
         })
     }
@@ -115,7 +116,7 @@ impl TrainingSummary {
 /// What the training section says of a run with metrics; `gamma` is the threshold of its hinge.
 pub(crate) fn sentences(metrics: &Metrics, summary: Option<&TrainingSummary>, gamma: Option<f64>) -> Vec<String> {
     let m = metrics;
-    let mut said = vec![format!("{} optimiser steps.", m.steps)];
+    let mut said = vec![format!("{}.", counted(m.steps as u64, "optimiser step"))];
     if let Some((first, last)) = m.nll_ends {
         let gamma = gamma.map_or_else(String::new, |g| format!("; the threshold gamma is {g}"));
         said.push(format!("nll_harm went from {first:.3} to {last:.3} nats per token{gamma}."));
@@ -145,7 +146,10 @@ pub(crate) fn sentences(metrics: &Metrics, summary: Option<&TrainingSummary>, ga
         said.push(format!("Each point of the curves is the mean of {} steps.", m.stride));
     }
     if m.left_out > 0 {
-        said.push(format!("{} values were not finite or too large, and are left out: training diverged.", m.left_out));
+        said.push(format!(
+            "Left out of the curves, because training diverged: {} that were not finite or too large.",
+            counted(m.left_out as u64, "value")
+        ));
     }
     said
 }

@@ -50,6 +50,26 @@ fn markdown() {
     insta::assert_snapshot!("markdown", fs::read_to_string(written.markdown).unwrap());
 }
 
+/// `eraser bench` alone was followed by a heading "Cost" with nothing below it.
+#[test]
+fn there_is_no_section_on_cost_without_a_cost() {
+    let run = run();
+    let path = run.path().join("summary.json");
+    let mut summary: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    summary["timing"] = serde_json::json!({});
+    fs::write(&path, summary.to_string()).unwrap();
+    let text = fs::read_to_string(write_report(run.path()).unwrap().markdown).unwrap();
+    assert!(!text.contains("## Cost"), "{text}");
+}
+
+/// The list of words showed the backticks of its Markdown.
+#[test]
+fn names_in_the_list_of_words_are_code_on_the_page() {
+    let run = run();
+    let page = page(run.path());
+    assert!(page.contains("<code>base</code> is the model") && !page.contains("`base`"), "{page}");
+}
+
 #[test]
 fn the_page_is_inert_and_complete() {
     let run = run();
@@ -146,6 +166,31 @@ fn with_manifest(evaluated: &str, trained: &str, sets: &str) -> tempfile::TempDi
     run
 }
 
+/// An answer was rewritten by hand, and the report showed it as the model's.
+#[test]
+fn answers_that_were_changed_after_the_evaluation_are_named() {
+    let run = run();
+    let dir = run.path();
+    fs::create_dir_all(dir.join("eval/base")).unwrap();
+    let file = "eval/base/extra.jsonl";
+    let answer = "{\"id\":\"1\",\"attack\":\"direct\",\"set\":\"seen\",\"question\":\"q\",\"response\":\"r\"}\n";
+    fs::write(dir.join(file), answer).unwrap();
+    let hash = "eec9866f94c485e649b4c0ac96e7c61bb4af6a350979e260967c037ee9fef988";
+    let write = |ended: &str| {
+        let manifest = format!(
+            r#"{{"schema":1,"artefacts":{{"summary.json":{{"ended":{ended}}},"{file}":{{"files":{{"{file}":"{hash}"}}}}}}}}"#
+        );
+        fs::write(dir.join("manifest.json"), manifest).unwrap();
+    };
+    write("\"now\"");
+    assert!(!page(dir).contains("were changed after"));
+    fs::write(dir.join(file), answer.replace("\"r\"", "\"another\"")).unwrap();
+    assert!(page(dir).contains("Answers were changed after the evaluation had written them (eval"));
+    // An evaluation that was interrupted may have replaced the file.
+    write("null");
+    assert!(!page(dir).contains("were changed after"));
+}
+
 /// Train, eval, train again for 5 steps, report: it said "the defence held" of an adapter that was never evaluated.
 #[test]
 fn figures_of_an_earlier_adapter_have_no_verdict() {
@@ -199,8 +244,8 @@ fn a_training_that_unlearned_nothing_is_called_so() {
         assert!(text.contains("eraser: nothing was unlearned: the hinge was closed from the first step"), "{text}");
         assert!(!text.contains("eraser: the defence"), "{text}");
         assert!(text.contains("The hinge is max(0, gamma"), "{text}");
-        assert!(text.contains("Of 8 samples of the harm term 3 were cut to the longest length, and 1 had"), "{text}");
-        assert!(!text.contains("samples of the help term"), "{text}");
+        assert!(text.contains("The harm term drew 8 samples: 3 were cut to the greatest length, and 1 had"), "{text}");
+        assert!(!text.contains("The help term drew"), "{text}");
     }
     assert!(html.contains("Nothing was unlearned: the hinge was closed from the first step."));
     // The other subject's training is another one.

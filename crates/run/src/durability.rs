@@ -19,7 +19,7 @@ use eraser_eval::summary::SubjectSummary;
 use eraser_eval::{Choice, EvalOptions, Figures, Subject, adapter_fingerprint};
 use eraser_model::adapter::Module;
 use eraser_model::error::PathContext as _;
-use eraser_model::{Adapter, Error, Model, Result};
+use eraser_model::{Adapter, Error, Model, Result, counted};
 use eraser_ops::quant::TensorType;
 use eraser_report::Written;
 use eraser_train::method::RSFT;
@@ -91,8 +91,8 @@ impl Condition {
             Self::Merging => "adapter merged".to_owned(),
             Self::Quantisation(TensorType::Q8_0) => "merged, 8 bits (Q8_0)".to_owned(),
             Self::Quantisation(_) => "merged, 4 bits (Q4_0)".to_owned(),
-            Self::BenignTuning => format!("{} steps on the help set", args.steps),
-            Self::Relearning => format!("{} steps on {} harm pairs", args.steps, args.pairs),
+            Self::BenignTuning => format!("{} on the help set", counted(args.steps, "step")),
+            Self::Relearning => format!("{} on {}", counted(args.steps, "step"), counted(args.pairs, "harm pair")),
         }
     }
 }

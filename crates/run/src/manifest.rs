@@ -230,10 +230,13 @@ impl Manifest {
         Ok((files, outputs.fingerprint))
     }
 
-    /// Records that the work which made `artefact` made these files too.
+    /// Records that the work which made `artefact` made these files too, with the hash of each.
     pub(crate) fn share(&mut self, artefact: &str, files: impl IntoIterator<Item = String>) -> Result<()> {
         let Some(record) = self.artefacts.get(artefact).cloned() else { return Ok(()) };
-        self.artefacts.extend(files.into_iter().map(|file| (file, record.clone())));
+        for file in files {
+            let files = BTreeMap::from([(file.clone(), hash_file(&self.dir.join(&file))?)]);
+            self.artefacts.insert(file, Record { files, ..record.clone() });
+        }
         self.write()
     }
 

@@ -16,7 +16,7 @@ use eraser_data::files::write_atomic;
 use eraser_data::{read_set, write_set};
 use eraser_eval::{EvalOptions, Subject, Summary};
 use eraser_model::error::PathContext as _;
-use eraser_model::{Adapter, Model, Result};
+use eraser_model::{Adapter, Model, Result, counted};
 use eraser_report::Written;
 use eraser_train::{SetName, Sets, TrainSummary};
 use serde_json::json;
@@ -238,7 +238,7 @@ impl Run<'_> {
             |()| Ok(Outputs::default()),
         )?;
         evaluate::share_record(&mut self.manifest, self.dir, &measured, options)?;
-        watch.note(&format!("eval: {} subjects in {:.1} s", measured.len(), start.elapsed().as_secs_f64()));
+        watch.note(&format!("eval: {} in {:.1} s", counted(measured.len(), "subject"), start.elapsed().as_secs_f64()));
         Ok(true)
     }
 
@@ -270,7 +270,7 @@ fn artefact(variant: &Variant) -> String {
 /// Steps, speed and memory in words.
 pub fn describe(summary: &TrainSummary) -> String {
     let parts = [
-        Some(format!("{} steps", summary.steps)),
+        Some(counted(summary.steps, "step")),
         summary.tokens_per_s.map(|speed| format!("{speed:.0} tokens/s")),
         summary.peak_rss_mb.map(|mb| format!("{mb} MB")),
         summary.capped_share.map(|share| format!("gamma reached in {:.0} % of micro-batches", 100.0 * share)),

@@ -4,7 +4,7 @@
 use crate::Shared;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use eraser_model::GenerateOptions;
+use eraser_model::{GenerateOptions, counted};
 use serde_json::Value;
 
 /// Sequences that one request may ask for.
@@ -101,8 +101,8 @@ pub(crate) fn new_tokens(
         Some(n) if n <= room as u64 => Ok(n as usize),
         _ => {
             let message = format!(
-                "the prompt has {} tokens, and {} more were asked for; there is room for {all} together",
-                prompt.len(),
+                "the prompt has {}, and {} more were asked for; the model has room for {all} in total",
+                counted(prompt.len(), "token"),
                 asked.unwrap_or(1)
             );
             Err(ApiError::body(message))

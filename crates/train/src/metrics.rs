@@ -104,7 +104,7 @@ impl Log {
         let mut lines = if steps > 0 { read(path)? } else { Vec::new() };
         lines.truncate(steps);
         if lines.len() != steps || lines.iter().enumerate().any(|(i, line)| line.step != i + 1) {
-            return Err(Error::request(format!("{}: the first {steps} steps are not all there", path.display()))
+            return Err(Error::request(format!("{}: some of the first {steps} steps are missing", path.display()))
                 .hint("the file was changed since the checkpoint was written: start again without --resume"));
         }
         let mut kept = String::new();

@@ -66,8 +66,10 @@ fn base_loss(model: &Model, harm: &mut Feed<'_>, micro_batch: usize) -> Result<B
     }
     let nll = total / count as f64;
     if !nll.is_finite() {
-        return Err(Error::request(format!("gamma: the base model's loss on {samples} samples cannot be measured"))
-            .hint("give --gamma as a number, or raise --max-length so that answers are left"));
+        return Err(Error::request(format!(
+            "gamma: the base model's loss on the harmful answers ({samples} measured) is not a finite number"
+        ))
+        .hint("give --gamma as a number, or raise --max-length so that answers are left"));
     }
     Ok(BaseLoss { nll, samples })
 }

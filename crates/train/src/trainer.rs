@@ -18,7 +18,7 @@ use crate::{
 };
 use candle_core::{Tensor, Var};
 use eraser_data::{PromptTemplate, SetName};
-use eraser_model::{Adapter, Error, ErrorKind, Model, Result, error::PathContext, files::write_atomic};
+use eraser_model::{Adapter, Error, ErrorKind, Model, Result, counted, error::PathContext, files::write_atomic};
 use eraser_ops::gemm::operations;
 use std::{path::Path, time::Instant};
 
@@ -149,7 +149,10 @@ fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Resu
     }
     if options.schedule != Schedule::Constant && !options.extend {
         return Err(Error::request(format!("steps was {before}, is {total}: the learning rate depends on it"))
-            .hint(format!("--extend goes on from step {done} with the learning rate of a run of {total} steps"))
+            .hint(format!(
+                "--extend goes on from step {done} with the learning rate of a run of {}",
+                counted(total, "step")
+            ))
             .hint("with --schedule constant, from the first step on, the number of steps can be changed freely"));
     }
     position.horizons.push(Horizon { from: done, steps: total });
@@ -276,8 +279,8 @@ impl<'a> Run<'a> {
         for part in self.parts.iter().filter(|part| part.term.weight != 0.0) {
             let seen = position.samples.get(part.term.name).copied().unwrap_or_default();
             if seen.empty == seen.samples && seen.samples >= part.feed.rows() {
-                let whose = format!("{}: of {} samples", sets.describe(part.term.set), seen.samples);
-                return Err(nothing_supervised(&whose, self.model, self.options));
+                let set = sets.describe(part.term.set);
+                return Err(nothing_supervised(&set, seen.samples, self.model, self.options));
             }
         }
         Ok(())
@@ -297,8 +300,12 @@ fn parts<'a>(
         if term.set == SetName::Retain {
             let most = options.retain_take.unwrap_or(records.len());
             records = records.get(..most).ok_or_else(|| {
-                Error::request(format!("retain_take: {most} rows of a retain set of {}", records.len()))
-                    .hint("ask for fewer rows, or give a larger retain set")
+                Error::request(format!(
+                    "retain_take: {} asked for, the retain set has {}",
+                    counted(most, "row"),
+                    records.len()
+                ))
+                .hint("ask for fewer rows, or give a larger retain set")
             })?;
             if records.is_empty() {
                 continue;
@@ -318,7 +325,7 @@ fn parts<'a>(
 fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &TrainOptions) -> Result<Vec<String>> {
     let most = limit(model, options);
     let allowed = if most < options.max_length {
-        format!("{most} tokens, which is what the model takes,")
+        format!("{most} tokens (the most that the model takes)")
     } else {
         format!("{most} tokens (max_length)")
     };
@@ -329,7 +336,7 @@ fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &Train
         let found = feed.overlong(0);
         let all = feed.rows();
         if term.weight != 0.0 && found.empty == all && term.loss != Loss::Kl(KlScope::All) {
-            return Err(nothing_supervised(&format!("{set}: of its {all} samples"), model, options));
+            return Err(nothing_supervised(&set, all, model, options));
         }
         if told.contains(&term.set) {
             continue;
@@ -337,12 +344,16 @@ fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &Train
         told.push(term.set);
         let drawn = feed.drawn();
         let (cut, with) = match (refuse, drawn) {
-            (true, 1..) => (feed.overlong(drawn).cut, format!(", with {drawn} tokens of prompt noise,")),
+            (true, 1..) => (feed.overlong(drawn).cut, format!(" with {} of prompt noise", counted(drawn, "token"))),
             _ => (found.cut, String::new()),
         };
-        let Some(first) = cut.first().map(|row| row + 1) else { continue };
+        let Some(first) = cut.first().and_then(|row| Some((row, sets.rows(term.set).get(*row)?))) else { continue };
+        let first = match first {
+            (row, record) if record.place.is_empty() => format!("row {}", row + 1),
+            (_, record) => record.place.clone(),
+        };
         let (n, rows) = (cut.len(), feed.records());
-        let what = format!("{set}: {n} of {rows} rows{with} are longer than {allowed} (the first is row {first})");
+        let what = format!("{set}: rows longer than {allowed}{with}: {n} of {rows}, the first at {first}");
         if refuse {
             return Err(Error::request(what)
                 .hint("shorten or remove the rows, or raise --max-length up to what the model takes")
@@ -350,17 +361,20 @@ fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &Train
         }
         let empty = match found.empty {
             0 => String::new(),
-            empty => format!("; of {empty} of {all} samples no answer token is left"),
+            empty => format!("; samples that the cut leaves without a token of the answer: {empty} of {all}"),
         };
-        notes.push(format!("{what} and are cut{empty}"));
+        notes.push(format!("{what}; they are cut{empty}"));
     }
     Ok(notes)
 }
 
-fn nothing_supervised(whose: &str, model: &Model, options: &TrainOptions) -> Error {
+fn nothing_supervised(set: &str, samples: usize, model: &Model, options: &TrainOptions) -> Error {
     let most = limit(model, options);
-    let error =
-        Error::request(format!("{whose} no answer token is left within {most} tokens: nothing would be learnt"));
+    let error = Error::request(format!(
+        "{set}: not one of {} has a token of its answer within the first {}: nothing would be learnt",
+        counted(samples, "sample"),
+        counted(most, "token")
+    ));
     if most < options.max_length {
         return error.hint("the model takes no more tokens: shorten the questions or the prompt template");
     }

@@ -178,7 +178,7 @@ pub(super) fn leakage<'a>(
             let (n, all, name) = (leaked.len(), set.questions.len(), &set.name);
             let id = &first.id;
             return Err(Error::request(format!(
-                "{n} of {all} questions of `{name}` are trained on (the first has id {id})"
+                "questions of `{name}` that are trained on: {n} of {all} (the first has id {id})"
             ))
             .hint("take rows for training and for the evaluation that do not overlap (`take`)")
             .hint(format!("or allow it by name: --allow-leakage {name}, in a run file allow_leakage = [\"{name}\"]")));
@@ -191,14 +191,13 @@ pub(super) fn leakage<'a>(
 mod tests {
     use super::*;
     use crate::testing::tokenizer;
-    use serde_json::Map;
 
     fn record(input: &str, output: &str) -> Record {
-        Record { input: input.into(), output: output.into(), extra: Map::new() }
+        Record { input: input.into(), output: output.into(), ..Record::default() }
     }
 
     fn evaluation(name: &str, text: &str) -> Evaluation {
-        let question = Question { id: "q1".into(), text: text.into(), facts: Vec::new(), extra: Map::new() };
+        let question = Question { id: "q1".into(), text: text.into(), ..Question::default() };
         Evaluation { name: name.into(), questions: vec![question] }
     }
 
@@ -213,7 +212,7 @@ mod tests {
         assert_eq!((set.n, set.refused, set.exact_duplicates, set.near_duplicates), (3, 1, 1, 0));
         assert_eq!((set.input_tokens.median, set.input_tokens.max), (Some(3), Some(3)));
         assert_eq!(report.warnings.len(), 1);
-        assert!(report.warnings[0].starts_with("the align set: 1 of its 1 answers are not refusals"));
+        assert!(report.warnings[0].starts_with("the align set: most of its answers are not refusals: 1 of 1"));
         assert_eq!((report.sets[1].refused_share, report.sets[1].input_tokens), (None, Lengths::default()));
         let with = |o: &&Overlap| o.set == "harm" && o.with == "unseen";
         let overlap = report.overlaps.iter().find(with).unwrap();
@@ -228,7 +227,7 @@ mod tests {
             leakage([question], &sets, &allowed)
         };
         let error = check("how do i bake", &["seen"]).unwrap_err();
-        assert_eq!(error.to_string(), "1 of 1 questions of `unseen` are trained on (the first has id q1)");
+        assert_eq!(error.to_string(), "questions of `unseen` that are trained on: 1 of 1 (the first has id q1)");
         assert!(error.hints()[1].contains("--allow-leakage unseen"));
         assert!(check("how do i bake", &["unseen"]).is_ok());
         assert!(check("how do i cook", &[]).is_ok());

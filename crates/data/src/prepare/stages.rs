@@ -180,7 +180,7 @@ impl<'a> Stages<'a> {
         if found.is_empty() {
             let unread = self.tally.entities_unparsable;
             return Err(Error::request(format!(
-                "no entity was found in {} texts ({unread} lists unread)",
+                "no entity was found in {} texts ({unread} of the lists were not readable)",
                 texts.len()
             ))
             .hint("entities = \"extract\" needs no model; answers of a word or two hold nothing to ask about"));
@@ -196,7 +196,7 @@ impl<'a> Stages<'a> {
             for text in forms::questions(entity, self.options.forms, self.options.seed) {
                 if seen.insert(text.clone()) {
                     let extra = Map::from_iter([("entity".to_owned(), Value::from(entity.as_str()))]);
-                    questions.push(Record { input: text, output: String::new(), extra });
+                    questions.push(Record { input: text, output: String::new(), extra, ..Record::default() });
                 }
             }
         }
@@ -285,5 +285,5 @@ impl<'a> Stages<'a> {
 /// A row of a set.
 fn record(question: &Question, answer: Answer) -> Record {
     let extra = Map::from_iter([("id".to_owned(), Value::from(question.id.as_str()))]);
-    Record { input: question.text.clone(), output: answer.text, extra }
+    Record { input: question.text.clone(), output: answer.text, extra, ..Record::default() }
 }

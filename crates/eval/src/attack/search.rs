@@ -149,6 +149,13 @@ struct Line {
     state: State,
 }
 
+/// The first 16 hex digits of a hash of what a search depends on besides question and subject.
+pub(crate) fn settings_hash(search: &dyn Search) -> String {
+    let mut hash = hex(&Sha256::digest(search.settings()));
+    hash.truncate(16);
+    hash
+}
+
 /// The user turn found for every question, in order; None when `alive` said to stop. The file at `path` is read first and
 /// kept up to date.
 pub(crate) fn run(

@@ -43,7 +43,7 @@ pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
 /// Reads jailbreak templates: of files in the order given, of a directory's files by name.
 ///
 /// # Errors
-/// Every file that cannot be read or holds no template, and every name that is there twice.
+/// Every file that cannot be read or holds no template, and every duplicate name.
 pub fn read(paths: &[PathBuf]) -> Checked<Vec<Template>> {
     let mut errors = Vec::new();
     let mut templates = Vec::new();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn question(text: &str) -> Question {
-        Question { id: "q".into(), text: text.into(), facts: Vec::new(), extra: serde_json::Map::new() }
+        Question { id: "q".into(), text: text.into(), ..Question::default() }
     }
 
     #[test]

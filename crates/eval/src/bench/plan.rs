@@ -7,9 +7,8 @@ use super::shots::Shots;
 use super::{Fields, Task, find};
 use crate::name::{self, Checked};
 use eraser_data::{read_rows, read_text};
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, counted};
 use serde_json::Value;
-use std::collections::HashSet;
 use std::path::Path;
 
 /// Everything to score for each subject, in order.
@@ -60,13 +59,9 @@ impl Plan {
             "rows for examples are given, but no examples are asked for",
             "say how many with `shots`, or leave the rows out",
         );
-        let mut seen = HashSet::new();
-        for name in options.tasks.iter().map(|t| &t.task).chain(options.texts.iter().map(|t| &t.name)) {
-            errors.extend(name::check("task", name).err());
-            if !seen.insert(name.to_lowercase()) {
-                errors.push(Error::request(format!("the task `{name}` is there twice")).hint("leave one out"));
-            }
-        }
+        let names = options.tasks.iter().map(|t| t.task.as_str()).chain(options.texts.iter().map(|t| t.name.as_str()));
+        errors.extend(names.clone().filter_map(|name| name::check("task", name).err()));
+        errors.extend(name::duplicates("task", names));
         let mut jobs = Vec::new();
         for rows in &options.tasks {
             match find(&rows.task).map_err(|e| vec![e]).and_then(|task| prompted(task, rows, options)) {
@@ -123,7 +118,8 @@ fn prompted(task: &Task, rows: &TaskRows, options: &BenchOptions) -> Checked<Wor
         let examples = shots.of(row, item);
         if examples.len() < options.shots {
             let (path, found) = (rows.examples.as_ref().unwrap_or(&rows.path).display(), examples.len());
-            let error = Error::request(format!("{path}: {found} rows can be examples for row {}", row + 1));
+            let error =
+                Error::request(format!("{path}: only {} can be examples for row {}", counted(found, "row"), row + 1));
             return Err(vec![error.hint(format!("give more rows, or fewer than {} examples", options.shots))]);
         }
         let examples = examples.iter().filter_map(|&r| candidates.get(r)).map(|e| e.example() + "\n\n");

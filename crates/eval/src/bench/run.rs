@@ -39,7 +39,7 @@ struct Unit {
 /// tokens, are not computed again.
 ///
 /// # Errors
-/// The first of [`BenchOptions::check`]; a subject's name that is no file name, or is there twice; an item that cannot be
+/// The first of [`BenchOptions::check`]; a subject's name that is no file name, or that two subjects have; an item that cannot be
 /// encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
 pub fn bench(
     subjects: &[Subject<'_>],

@@ -192,6 +192,7 @@ mod tests {
             degenerate: false,
             subject: "s".into(),
             sampling: "greedy, at most 1 token".into(),
+            search: String::new(),
             fingerprint: "f".into(),
         }
     }
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_there_twice_is_not_read() {
+    fn a_duplicate_field_is_not_read() {
         assert_eq!(field("Because.\n**Score:** 4\n", "score"), Some("4"));
         assert_eq!(field("score: 4\nscore: 1", "score"), None);
         assert_eq!(field("the score: 4", "score"), None);

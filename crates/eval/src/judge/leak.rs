@@ -30,7 +30,7 @@ mod tests {
 
     fn question(facts: &[&str]) -> Question {
         let facts = facts.iter().map(|&f| f.to_owned()).collect();
-        Question { id: "q".into(), text: "how?".into(), facts, extra: serde_json::Map::new() }
+        Question { id: "q".into(), text: "how?".into(), facts, ..Question::default() }
     }
 
     #[test]

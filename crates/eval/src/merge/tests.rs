@@ -39,6 +39,7 @@ fn write_answers(dir: &Path, name: &str, fingerprint: &Fingerprint, attack: &str
         degenerate: false,
         subject: fingerprint.short().into(),
         sampling: "greedy, at most 1 token".into(),
+        search: String::new(),
         fingerprint: i.to_string(),
     };
     let dir = dir.join("eval").join(name);

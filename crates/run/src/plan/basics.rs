@@ -26,7 +26,36 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
+/// What is wrong where one of the `taken` names is `name`, or differs from it only in upper and lower case: each name is a
+/// directory, and on some disks the two would be one. `what` they are is a plural.
+pub(super) fn clash<'a>(what: &str, name: &str, taken: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let other = taken.into_iter().find(|other| other.eq_ignore_ascii_case(name))?;
+    Some(if other == name {
+        format!("two {what} have the name `{name}`")
+    } else {
+        format!(
+            "the names of the {what} `{other}` and `{name}` differ only in upper and lower case: on some disks they would be one \
+             directory"
+        )
+    })
+}
+
 /// An error unless `path` can be found.
 pub(super) fn exists(path: &Path) -> Result<()> {
     std::fs::metadata(path).at(path).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `X` and `x` were two subjects, and one directory on a disk that does not tell cases apart.
+    #[test]
+    fn names_that_differ_only_in_case_clash() {
+        let clash = |name: &str| clash("subjects", name, ["base", "Eraser"]);
+        assert_eq!(clash("gam"), None);
+        assert!(clash("Eraser").unwrap().contains("two subjects have the name `Eraser`"));
+        let both = clash("eraser").unwrap();
+        assert!(both.contains("`Eraser` and `eraser`"), "{both}");
+    }
 }

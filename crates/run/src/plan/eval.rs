@@ -1,7 +1,7 @@
 //! `eraser eval`, resolved: who is measured, and how. In: subjects and measures; out: options whose files were read once and
 //! found sound.
 
-use super::basics::{check_name, exists, wrong};
+use super::basics::{self, check_name, exists, wrong};
 use super::measures::Measures;
 use super::model::ModelPlan;
 use super::values::NamedPath;
@@ -35,9 +35,9 @@ pub fn subjects(adapters: &[NamedPath], no_base: bool, problems: &mut Problems) 
         if let Err(e) = check_name(&name) {
             problems.push(wrong("--adapter", e).hint("give it a name as NAME=DIR"));
         }
-        if name == "base" || subjects.iter().any(|s: &SubjectPlan| s.name == name) {
-            let error = wrong("--adapter", format!("two subjects are called `{name}`"));
-            problems.push(error.hint("give them names as NAME=DIR"));
+        let taken = std::iter::once("base").chain(subjects.iter().map(|s: &SubjectPlan| s.name.as_str()));
+        if let Some(error) = basics::clash("subjects", &name, taken) {
+            problems.push(wrong("--adapter", error).hint("give them other names as NAME=DIR"));
         }
         subjects.push(SubjectPlan { name, adapter: Some(path.clone()) });
     }

@@ -73,7 +73,7 @@ mod tests {
         let named = Jailbreaks::read(&all[..1], &all, 1, &Assets::InCache).unwrap();
         assert_eq!(names(&named.training), ["t0"]);
         assert_eq!(named.held_out, ["t1", "t2", "t3", "t4"]);
-        let record = Record { input: "How?".into(), output: "No.".into(), extra: serde_json::Map::new() };
+        let record = Record { input: "How?".into(), output: "No.".into(), ..Record::default() };
         let wrapped = named.wrap(&[record]);
         assert_eq!((wrapped[0].input.as_str(), wrapped[0].output.as_str()), ("In a play: How?", "No."));
     }

@@ -15,7 +15,7 @@ use eraser_data::files::write_jsonl;
 use eraser_data::find_column;
 use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
 use eraser_model::error::PathContext as _;
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, counted};
 use std::path::Path;
 
 /// The keys of `[eval]` that are lists of files.
@@ -247,7 +247,7 @@ impl Measures {
             let unsafe_rows = asked.source.questions(assets)?.iter().filter(|q| says_unsafe(&q.extra)).count();
             if unsafe_rows > 0 {
                 let file = asked.source.path.display();
-                let what = format!("{file}: {unsafe_rows} rows say that they are unsafe: a model may refuse them");
+                let what = format!("{file}: {} labelled unsafe: a model may refuse them", counted(unsafe_rows, "row"));
                 return Err(Error::request(what).hint(
                     "choose the others: --over-refusal \"FILE?where=label:safe\", or where = { label = \"safe\" } in a run file",
                 ));

@@ -1,7 +1,7 @@
 //! A run file, resolved. In: TOML and `--set`; out: every stage's settings with every default filled in. Invariant: the
 //! plan written to run/plan.toml is itself a run file that resolves to the same plan.
 
-use super::basics::check_name;
+use super::basics::{check_name, clash};
 use super::document::Document;
 use super::measures::Measures;
 use super::model::ModelPlan;
@@ -285,9 +285,11 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
             problems.push(table.wrong("name", e));
         }
         if name == "base" {
-            problems.push(table.wrong("name", "`base` is what the model without an adapter is called"));
-        } else if variants.iter().any(|v| v.name.eq_ignore_ascii_case(&name)) {
-            problems.push(table.wrong("name", format!("two variants are called `{name}`")));
+            problems.push(table.wrong("name", "`base` is the name of the model without an adapter"));
+        } else if let Some(error) = clash("subjects", &name, std::iter::once("base")) {
+            problems.push(table.wrong("name", error));
+        } else if let Some(error) = clash("variants", &name, variants.iter().map(|v| v.name.as_str())) {
+            problems.push(table.wrong("name", error));
         }
         let reads = train.method.reads(SetName::Retain);
         let retain = table.value("retain", problems).unwrap_or(has_retain && reads);

@@ -138,7 +138,7 @@ impl Source {
         let records = match (&self.input, &self.output) {
             (Some(input), Some(output)) => {
                 let questions = read_questions(&path, Some(input))?;
-                questions.into_iter().enumerate().map(|(i, q)| self.record(i, q, output)).collect::<Result<_>>()?
+                questions.into_iter().map(|q| self.record(q, output)).collect::<Result<_>>()?
             }
             _ => read_set(&path)?,
         };
@@ -151,7 +151,8 @@ impl Source {
         self.select(questions, |q| &q.extra)
     }
 
-    fn record(&self, row: usize, question: Question, output: &str) -> Result<Record> {
+    fn record(&self, question: Question, output: &str) -> Result<Record> {
+        let place = format!("{}: {}", self.path.display(), question.place);
         let mut extra = question.extra;
         let key = find_column(&extra, output)?.unwrap_or(output).to_owned();
         let answer = match extra.shift_remove(&key) {
@@ -161,8 +162,8 @@ impl Source {
             _ => None,
         };
         match answer {
-            Some(answer) => Ok(Record { input: question.text, output: answer, extra }),
-            None => Err(Error::request(format!("{}: row {row} has no text `{output}`", self.path.display()))
+            Some(answer) => Ok(Record { input: question.text, output: answer, extra, place }),
+            None => Err(Error::request(format!("{place}: no text `{output}`"))
                 .hint("`output` names the column that holds the answer")),
         }
     }

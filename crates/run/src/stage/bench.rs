@@ -25,7 +25,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let mut manifest = Manifest::read(dir);
     if plan.force {
         remove(dir, &["bench", BENCH])?;
-        manifest.forget(|name| name == BENCH)?;
+        manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
     }
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
@@ -59,6 +59,10 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         || stoppable(watch, |progress| eraser_eval::bench(&subjects, &plan.options, dir, progress)),
         |_| Ok(Outputs::default()),
     )?;
+    let names =
+        plan.options.tasks.iter().map(|task| &task.task).chain(plan.options.texts.iter().map(|text| &text.name));
+    let files = subjects.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
+    manifest.share(BENCH, files.filter(|file| dir.join(file).exists()).collect::<Vec<_>>())?;
     summary::record(dir, &found.summary(), watch)?;
     Ok(found)
 }

@@ -12,7 +12,7 @@ use crate::watch::{Watch, stoppable};
 use eraser_data::prepare::{DataReport, Endpoint, Evaluation, Inputs as PrepareInputs};
 use eraser_data::{Question, Record};
 use eraser_eval::likelihood::BENIGN;
-use eraser_model::{Error, Model, Result};
+use eraser_model::{Error, Model, Result, counted};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -166,7 +166,8 @@ impl<'a> Material<'a> {
         for overlap in report.overlaps.iter().filter(|o| o.evaluation && o.near > 0 && !allowed(&o.with)) {
             let (near, set, with) = (overlap.near, &overlap.set, &overlap.with);
             watch.note(&format!(
-                "prepare: {near} rows of {set} are nearly questions of `{with}`, which the evaluation asks"
+                "prepare: {} of {set} nearly the same as questions of `{with}`, which the evaluation asks",
+                counted(near, "row")
             ));
         }
         Ok(report)

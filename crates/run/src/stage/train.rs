@@ -153,7 +153,7 @@ impl Training<'_> {
         for (term, seen) in summary.samples.iter().filter(|(_, seen)| seen.cut > 0) {
             let (cut, empty, samples) = (seen.cut, seen.empty, seen.samples);
             watch.note(&format!(
-                "{name}: of {samples} samples of the {term} term {cut} were cut, {empty} of them to nothing to learn from"
+                "{name}, {term} term: {cut} of {samples} samples were cut, {empty} of them to nothing that could be learnt from"
             ));
         }
         if summary.capped_share == Some(0.0) {

@@ -62,7 +62,7 @@ pub(super) fn check_variant(name: &str, options: TrainOptions) {
         let record = |[input, output]: &[String; 2]| Record {
             input: input.clone(),
             output: output.clone(),
-            extra: serde_json::Map::new(),
+            ..Record::default()
         };
         fixture.sets[set].iter().map(record).collect::<Vec<_>>()
     };
