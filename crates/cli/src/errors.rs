@@ -75,7 +75,8 @@ pub(crate) fn push_line(out: &mut String, label: Label, text: &str) {
     }
 }
 
-/// Turns a panic, on whichever thread, into one error line. The first one speaks; what follows from it is silent.
+/// Turns a panic, on whichever thread, into one error line. Only the first one is printed; panics that follow from it
+/// are not.
 pub(crate) fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         static SPOKEN: AtomicBool = AtomicBool::new(false);

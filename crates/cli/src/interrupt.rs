@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 static SAVING: AtomicBool = AtomicBool::new(false);
 
-/// Installs the handler; once per process. `on_first` tells of a signal that lets the stage save its state.
+/// Installs the handler; once per process. `on_first` is called for a signal that lets the stage save its state.
 pub(crate) fn install(on_first: fn()) -> Result<()> {
     ctrlc::set_handler(move || {
         let earlier = SIGNALS.fetch_add(1, Ordering::SeqCst);

@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     errors::install_panic_hook();
-    // The hook has spoken; what is left is the code.
+    // The hook has printed the error; only the exit code is left.
     std::panic::catch_unwind(start).unwrap_or(ExitCode::from(1))
 }
 

@@ -78,7 +78,10 @@ fn one_training_at_a_time_writes_into_a_directory() {
     assert!(held, "the first training never began");
     for flag in ["--force", "--resume"] {
         let refused = dir.refused(&format!("{TRAIN} --steps 2000 --out run {flag}"));
-        assert!(refused.starts_with("exit 2") && refused.contains("another eraser is at work in it"), "{refused}");
+        assert!(
+            refused.starts_with("exit 2") && refused.contains("another eraser process is working in it"),
+            "{refused}"
+        );
     }
     first.kill().unwrap();
     first.wait().unwrap();

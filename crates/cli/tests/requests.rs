@@ -47,7 +47,7 @@ fn all_of_a_train_request_is_checked_at_once() {
     error: --help-set: none.jsonl: No such file or directory (os error 2)
     hint: check the path; it is taken relative to the current directory
     error: --out: out holds a finished training run
-    hint: go on with it by --resume, begin again by --force, or name another directory
+    hint: continue it with --resume, start again with --force, or name another directory
     "#
     );
 }
@@ -176,7 +176,7 @@ fn a_directory_of_something_else_is_left_alone() {
     dir.write("out/thesis.txt", "precious");
     assert_snapshot!(dir.refused("quickstart --out out"), @r#"
     exit 2
-    error: out: the directory holds other files than a run's
+    error: out: the directory holds files that do not belong to a run
     hint: name an empty or a new directory with --out
     "#);
     assert_snapshot!(dir.refused("report out"), @r#"

@@ -67,7 +67,7 @@ fn a_finished_run_is_not_overwritten() {
     insta::assert_snapshot!(dir.refused(&train("--steps 2 --out a --seed 1")), @r#"
     exit 2
     error: --out: a holds a finished training run
-    hint: go on with it by --resume, begin again by --force, or name another directory
+    hint: continue it with --resume, start again with --force, or name another directory
     "#);
     assert_eq!(before, dir.read(&format!("a/{ADAPTER}")));
     dir.done(&train("--steps 2 --out a --resume"));
@@ -206,7 +206,7 @@ fn a_run_is_not_resumed_with_another_template_or_base_dtype_or_set() {
     let resume = |more: &str| {
         let refused = dir.refused(&train(&format!("{start} --resume {more}")));
         let (error, hint) = refused.split_once("hint: ").unwrap();
-        assert!(hint.starts_with("go on with the settings that the run began with"), "{refused}");
+        assert!(hint.starts_with("continue with the settings that the run began with"), "{refused}");
         let (_, changes) = error.split_once("the run began with other settings: ").unwrap();
         changes.trim().to_owned()
     };
@@ -245,14 +245,14 @@ fn more_steps_are_taken_up_where_the_learning_rate_allows_it() {
     insta::assert_snapshot!(dir.refused(&constant("--steps 3 --out a --resume")), @r"
     exit 2
     error: steps: 3 are fewer than the 4 that are done
-    hint: ask for at least 4, or begin again in another directory or with --force
+    hint: ask for at least 4, or start again in another directory or with --force
     ");
 
     dir.done(&train("--steps 2 --out b"));
     insta::assert_snapshot!(dir.refused(&train("--steps 4 --out b --resume")), @r"
     exit 2
     error: steps was 2, is 4: the learning rate depends on it
-    hint: --extend goes on from step 2 with the learning rate of a run of 4 steps
+    hint: --extend continues from step 2 with the learning rate of a run of 4 steps
     hint: with --schedule constant, from the first step on, the number of steps can be changed freely
     ");
     dir.done(&train("--steps 4 --out b --resume --extend"));
@@ -338,8 +338,8 @@ fn swapped_sets_are_refused_unless_allowed() {
     exit 2
     error: the harm set (--harm align.jsonl): most of its answers are refusals: 8 of 8
     error: the align set (--align harm.jsonl): most of its answers are not refusals: 8 of 8
-    hint: check that the sets are not swapped: harm is to hold answers that tell, align refusals
-    hint: --allow-swapped (in a run file allow_swapped = true) trains on them as they are
+    hint: check that the sets are not swapped: the harm set should hold answers that help, the align set refusals
+    hint: to train on them as they are, give --allow-swapped (in a run file allow_swapped = true)
     ");
     dir.done(&go("--out a --allow-swapped"));
     // GAM does not read the align set; random answers are not those of the harm set.

@@ -56,7 +56,7 @@ fn split(source: &str) -> Result<(&str, &str)> {
     let parts = source.split_once("{}").filter(|(_, after)| !after.contains("{}"));
     parts.ok_or_else(|| {
         let count = source.matches("{}").count();
-        Error::request(format!("the prompt template holds {count} times `{{}}`"))
+        Error::request(format!("the prompt template holds `{{}}` {count} times"))
             .hint("put `{}` where the question goes, once")
     })
 }
@@ -81,7 +81,7 @@ impl Sample {
 /// The first tokens of a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beginning {
-    /// The tokens, no more than were asked for.
+    /// The tokens, at most as many as were asked for.
     pub ids: Vec<u32>,
     /// The text has more of them.
     pub cut: bool,
@@ -121,7 +121,7 @@ impl Beginning {
 /// The token that ends every answer.
 ///
 /// # Errors
-/// The tokenizer names none.
+/// The tokenizer names no such token.
 pub fn end_of_answer(tokenizer: &Tokenizer) -> Result<u32> {
     tokenizer.eos().ok_or_else(|| {
         Error::request("the tokenizer names no end-of-sequence token, which every answer ends with")

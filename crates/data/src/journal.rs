@@ -1,6 +1,6 @@
-//! Resumable work on disk: a file of JSON lines, appended while results come. In: entries, each with a key of all that it
-//! depends on; out: the entries of earlier invocations. Invariant: what was appended is found again, whatever stops the
-//! work: a last line that was cut short is removed before anything is appended.
+//! Resumable work on disk: a file of JSON lines, to which results are appended while they come. In: entries, each with
+//! a key of all that it depends on; out: the entries of earlier invocations. Invariant: what was appended is found
+//! again, whatever stops the work: a last line that was cut short is removed before anything is appended.
 //!
 //! Work that is done in rounds (a batch whose results depend, by rounding, on what is computed beside them) asks
 //! [`Journal::open_rounds`] which rounds lack an entry, computes those in full and stores each by [`Journal::append`].
@@ -23,7 +23,7 @@ const SYNC_AFTER: Duration = Duration::from_secs(2);
 
 /// What a line of a journal holds. A line that does not deserialise to an entry is left out, with a warning.
 pub trait Entry: Serialize + DeserializeOwned {
-    /// What the entry is found by.
+    /// The type of the key under which an entry is found.
     type Key: Eq + Hash;
 
     /// The key of this entry: of everything that its value depends on.
@@ -34,7 +34,7 @@ pub trait Entry: Serialize + DeserializeOwned {
 pub struct Journal<E: Entry> {
     path: PathBuf,
     file: File,
-    /// In the order of the file; an entry that was replaced is where its first one was.
+    /// In the order of the file; an entry that was replaced keeps its place.
     entries: Vec<E>,
     index: HashMap<E::Key, usize>,
     cut_short: bool,
@@ -84,7 +84,7 @@ impl<E: Entry> Journal<E> {
         &self.entries
     }
 
-    /// True when the last line was cut short as the file was opened: of what was being appended then, lines may be missing.
+    /// True when the last line was cut short as the file was opened: lines of the same write may be missing.
     pub fn cut_short(&self) -> bool {
         self.cut_short
     }

@@ -5,7 +5,7 @@ use eraser_model::{Error, Result, Tokenizer};
 use rand::RngExt;
 
 /// The prompt noise T of Eraser (arXiv 2404.05880): random vocabulary tokens before and after the question, decoded to
-/// text. It takes the place of the wrapping of a jailbreak.
+/// text. It stands for the text that a jailbreak puts around a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noise {
     /// Most tokens before the question (uniform in 0..=before).
@@ -29,7 +29,9 @@ fn draw(most: usize, tokenizer: &Tokenizer, rng: &mut impl rand::Rng) -> Result<
     let plain = tokenizer.plain_ids();
     let count = rng.random_range(0..=most);
     if count > 0 && plain.is_empty() {
-        return Err(Error::request("the tokenizer has no token but special ones, so there is no prompt noise to draw"));
+        return Err(Error::request(
+            "the tokenizer has special tokens only, so there are no tokens to draw prompt noise from",
+        ));
     }
     let ids: Vec<u32> = (0..count).map(|_| plain[rng.random_range(0..plain.len())]).collect();
     tokenizer.decode(&ids, true)

@@ -30,7 +30,7 @@ struct Place {
     own: Range<usize>,
 }
 
-/// Rows of a pack that a loss looks at.
+/// Rows of a pack that a loss is computed on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scored {
     /// The rows, each once.
@@ -56,8 +56,8 @@ impl Batch {
         Self::packed(samples, |_| Vec::new())
     }
 
-    /// Packs `samples`; what several of them begin with (a system prompt, the head of a template) is in the pack once.
-    /// Supervised rows are never shared.
+    /// Packs `samples`; a beginning that several of them share (a system prompt, the first part of a template) is in
+    /// the pack once. Supervised rows are never shared.
     pub fn shared(samples: &[&Sample]) -> Self {
         Self::packed(samples, groups)
     }
@@ -190,7 +190,7 @@ fn groups(samples: &[&Sample]) -> Vec<Group> {
     members.into_iter().filter_map(group).collect()
 }
 
-/// What of a sample may be shared: up to its first supervised row.
+/// The part of a sample that may be shared: up to its first supervised row.
 fn sharable(sample: &Sample) -> &[u32] {
     &sample.ids[..sample.scored().start]
 }

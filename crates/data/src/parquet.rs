@@ -11,7 +11,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
     let file = std::fs::File::open(path).at(path)?;
     // Some damage makes the reader panic instead of failing.
     let read = std::panic::catch_unwind(|| read_all(file));
-    let rows = read.unwrap_or_else(|_| Err("not a sound Parquet file".into()));
+    let rows = read.unwrap_or_else(|_| Err("not a valid Parquet file".into()));
     rows.map_err(|e| Error::request(format!("{}: {e}", path.display())))
 }
 

@@ -85,7 +85,7 @@ fn questions(rows: Vec<Row>, column: Option<&str>) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
-/// Tells which column is read, where that is not what was asked for by the letter.
+/// Logs which column is read, where its name is not exactly the one that was asked for.
 fn told(rows: &[Row], column: Option<&str>) -> Result<()> {
     let Some(Value::Object(first)) = rows.first().map(|row| &row.value) else { return Ok(()) };
     let wanted = column.map_or_else(|| TEXT_KEYS.to_vec(), |name| vec![name]);
@@ -130,7 +130,7 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
                 facts.extend(found);
                 extra.shift_remove(key);
             }
-            // An answer may be a number or an index, which is nothing to look for in a text.
+            // An answer may be a number or an index, which cannot be looked for in a text.
             Some(None) if key != "answer" => {
                 return Err(Error::request(format!("`{key}` is neither a string nor a list of strings")));
             }
@@ -149,10 +149,10 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
     Ok((given, Question { id, text, facts, extra, place: row.place }))
 }
 
-/// The key of `row` that is called `name`: by the letter, else without regard to case and to space around it.
+/// The key of `row` with this `name`: exactly, or else but for case and space around it.
 ///
 /// # Errors
-/// Several keys differ from `name` in nothing else.
+/// Several keys differ from `name` only in case and space.
 pub fn find_column<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>> {
     if let Some((key, _)) = row.get_key_value(name) {
         return Ok(Some(key));
@@ -160,8 +160,8 @@ pub fn find_column<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option
     let mut alike = row.keys().filter(|key| key.trim().eq_ignore_ascii_case(name.trim()));
     match (alike.next(), alike.next()) {
         (Some(one), Some(other)) => {
-            Err(Error::request(format!("columns {one:?} and {other:?} may both be meant by `{name}`"))
-                .hint("name it as the file does"))
+            Err(Error::request(format!("`{name}` can mean both the column {one:?} and the column {other:?}"))
+                .hint("write the name exactly as in the file"))
         }
         (found, _) => Ok(found.map(String::as_str)),
     }

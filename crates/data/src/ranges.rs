@@ -1,7 +1,8 @@
-//! Ranges of options. In: the values of fields; out: those that cannot be, by the name of the field. Invariant: whoever asks
-//! knows where a field was given (a flag, a key of a run file) and says so; here it is the name of the field.
+//! Ranges of options. In: the values of fields; out: the values out of range, by the name of the field. Invariant:
+//! whoever asks knows where a field was given (a flag, a key of a run file) and says so; here it is the name of the
+//! field.
 
-/// A field whose value cannot be.
+/// A field whose value is out of range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongValue {
     /// The name of the field.
@@ -42,7 +43,7 @@ impl Ranges {
         self.need(field, x.is_finite() && x >= 0.0, "0 or a positive number");
     }
 
-    /// `field` is a share that is not all: at least 0 and below 1.
+    /// `field` is a share below 1: at least 0 and below 1.
     pub fn below_one(&mut self, field: &'static str, x: f64) {
         self.need(field, (0.0..1.0).contains(&x), "at least 0 and below 1");
     }

@@ -21,7 +21,7 @@ pub struct Record {
     pub place: String,
 }
 
-/// Rows are equal where they hold the same, wherever they were read.
+/// Rows are equal where their contents are, wherever they were read.
 impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
         (&self.input, &self.output, &self.extra) == (&other.input, &other.output, &other.extra)
@@ -77,8 +77,10 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
     let (input, output) = (text("input")?, text("output")?);
     if map.contains_key("instruction") {
         // Alpaca rows: `input` is only what the instruction is about, or empty.
-        return Err(wrong("`instruction` beside `input`: it would be left out of the question".into())
-            .hint("put the whole question into `input`"));
+        return Err(wrong(
+            "the row has both `instruction` and `input`: the instruction would be left out of the question".into(),
+        )
+        .hint("put the whole question into `input`"));
     }
     if input.trim().is_empty() {
         return Err(wrong("`input` is empty".into()));
@@ -115,6 +117,14 @@ mod tests {
         let path = dir.path().join("s");
         std::fs::write(&path, text).unwrap();
         read_set(&path)
+    }
+
+    /// A row too long was named by its number among the rows, which is no line of the file where lines are blank.
+    #[test]
+    fn a_row_knows_its_line() {
+        let records = read("{\"input\":\"a\",\"output\":\"b\"}\n\n{\"input\":\"c\",\"output\":\"d\"}\n").unwrap();
+        assert!(records[1].place.ends_with("/s: line 3"), "{}", records[1].place);
+        assert_eq!(records[1], Record { input: "c".into(), output: "d".into(), ..Record::default() });
     }
 
     fn message(text: &str) -> String {

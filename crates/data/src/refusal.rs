@@ -1,5 +1,6 @@
 //! Refusals by phrase. In: an answer; out: the phrase that makes it a refusal. Invariant: a list is the published one,
-//! phrase for phrase; a changed list is another list under another name, since shares under different lists do not compare.
+//! phrase for phrase; a changed list is another list under another name, since shares under different lists cannot be
+//! compared.
 
 use serde::{Deserialize, Serialize};
 

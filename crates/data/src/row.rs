@@ -7,6 +7,6 @@ use serde_json::Value;
 pub struct Row {
     /// Where it is in its file: `line 3`, or `item 3` of a list.
     pub place: String,
-    /// What it holds: of a CSV file an object of strings.
+    /// What it holds; for a CSV file an object of strings.
     pub value: Value,
 }

@@ -1,5 +1,6 @@
-//! A line of the file of answers, `eval/<subject>/<attack>.jsonl`, which is a journal while answers come. In: such files; out:
-//! their lines. Invariant: an answer is kept under the key of what made it, its judgements under that of its question too.
+//! The lines of a file of answers, `eval/<subject>/<attack>.jsonl`. While an evaluation runs, the file is its journal.
+//! In: such files; out: their lines. Invariant: the key of an answer covers all that the answer depends on, that of its
+//! judgements the question too.
 
 use crate::verdict::Verdict;
 use eraser_data::Entry;
@@ -12,12 +13,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// One line.
+/// One line: an answer with its judgements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Id of the question.
     pub id: String,
-    /// Set of the question; of a task its name.
+    /// The question's set; for a task, the name of the task.
     pub set: String,
     /// `direct`, `template:<name>`.
     pub attack: String,
@@ -32,31 +33,31 @@ pub struct Answer {
     pub response: String,
     /// New tokens.
     pub tokens: usize,
-    /// Ended by itself, not at the limit.
+    /// The model ended it by itself, before the limit of tokens.
     pub stopped: bool,
-    /// Verdicts by judge; of a task the judge is `expect`.
+    /// Verdicts by judge; for a task the judge is `expect`.
     pub judgements: BTreeMap<String, Verdict>,
-    /// Holds a refusal phrase of `gcg29`.
+    /// It holds a refusal phrase of the list `gcg29`.
     pub refused: bool,
-    /// Empty, repetitive or not language.
+    /// It is empty, repetitive or not language.
     pub degenerate: bool,
     /// What answered: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
     #[serde(default)]
     pub subject: String,
     /// How it was drawn: `greedy, at most 64 tokens`. Empty in files of older versions: unknown. Only answers that were drawn
-    /// in one way are compared.
+    /// in the same way are compared.
     #[serde(default)]
     pub sampling: String,
-    /// Of a prompt that was searched on the subject itself: the first 16 hex digits of a hash of the search's settings. Answers
-    /// to prompts of searches with other settings are not compared.
+    /// Where the prompt was searched on the subject itself: the first 16 hex digits of a hash of the search's settings.
+    /// Answers to prompts of searches with other settings are not compared.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub search: String,
-    /// Key of subject, sampling and prompt: an answer with another key is of another experiment.
+    /// Key of subject, sampling and prompt: an answer with another key belongs to another experiment.
     pub fingerprint: String,
 }
 
 impl Entry for Answer {
-    /// Set, question, attack and key: questions with one prompt share the answer, not the judgements.
+    /// Set, question, attack and key: questions with the same prompt share the answer, but not the judgements.
     type Key = (String, String, String, String);
 
     fn key(&self) -> Self::Key {
@@ -64,15 +65,15 @@ impl Entry for Answer {
     }
 }
 
-/// Reads a file of answers, or of other results that are appended a line at a time, and leaves it as it is. What is not a whole
-/// one, such as a last line cut short, is left out.
+/// Reads a file of answers, or of other results that are appended a line at a time, and leaves it as it is. A line
+/// that is not complete, such as a last line cut short, is left out.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         bytes => bytes.at(path)?,
     };
     let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-    // The piece after the last line break: empty, or a line that a kill cut short.
+    // What follows the last line break: nothing, or a line that was cut short when the process was killed.
     lines.pop();
     let parse = |(number, line): (usize, &&[u8])| match serde_json::from_slice(line) {
         Ok(answer) => Some(answer),

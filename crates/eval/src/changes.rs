@@ -1,6 +1,7 @@
-//! Every subject against the base, on the same prompts. In: the files of answers; out: the changes in the rows of the summary.
-//! Invariant: an answer counts only beside the base's answer to the same prompt, drawn in the same way; of an attack that
-//! searches a prompt for each subject, to the same question, after a search with the same settings.
+//! Every subject against the base, on the same prompts. In: the files of answers; out: the changes in the rows of the
+//! summary. Invariant: an answer is compared only with the base's answer to the same prompt, drawn in the same way. An
+//! attack that searches for prompts finds others on each subject: there the question and the settings of the search
+//! must be the same.
 
 use crate::judge::REFUSAL;
 use crate::marks::{self, Kind, Mark, Marked, TASK};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Computes the changes to the base anew from the answers in `dir/eval`. Rows without answers there, such as those of
-/// benchmarks, keep what they have; without a base, nothing is a change.
+/// benchmarks, keep what they have; without a base there are no changes.
 pub(crate) fn fill(dir: &Path, summary: &mut Summary) -> Result<()> {
     let Some(base) = summary.subjects.iter().find(|s| s.name == BASE) else { return Ok(()) };
     let base_files = read(dir, base)?;
@@ -77,7 +78,8 @@ impl<'a> Pairs<'a> {
             let prompt = if searched { (m.search.as_str(), "") } else { (m.prompt.as_str(), m.opening.as_str()) };
             (m.set.as_str(), m.attack.as_str(), m.id.as_str(), m.question.as_str(), prompt, m.sampling.as_str())
         };
-        // An older version wrote answers without the settings of their search: what they are comparable with is unknown.
+        // An older version wrote answers without the settings of their search: what they are comparable with is
+        // unknown.
         let known = first.iter().filter(|m| !searched || !m.search.is_empty());
         let known: HashMap<_, &Mark> = known.map(|m| (key(m), m)).collect();
         Self(second.iter().filter_map(|m| Some((*known.get(&key(m))?, m))).collect())

@@ -15,7 +15,7 @@ pub enum Defect {
 
 /// Characters, or words, looked at: more than any answer that is generated, and a bound on the work.
 const MOST: usize = 8192;
-/// Repetitions of a passage that are a loop.
+/// How often a passage must be repeated to count as a loop.
 const LOOP_TIMES: usize = 4;
 /// Least words that a loop of words covers.
 const LOOP_WORDS: usize = 12;

@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Batches generated before their answers are stored. A finished sequence makes room for the next one only within
-/// them, so more of them keep the batch full; fewer lose less when the process is killed.
+/// Batches generated before their answers are stored. A finished sequence is replaced by the next one only within
+/// them: with more of them the batch stays full, with fewer less is lost when the process is killed.
 const BATCHES: usize = 2;
 
 /// Evaluates every subject and writes `dir/eval/<subject>/<attack>.jsonl` (one [`Answer`] a line, appended as they come;
@@ -35,8 +35,8 @@ const BATCHES: usize = 2;
 /// stored answers and replies. `judge` is what [`EvalOptions::judge`] names, and not asked unless a judge needs it.
 ///
 /// # Errors
-/// The first of [`EvalOptions::check`]; a subject's name that is no file name, or that two subjects have; a file that cannot be
-/// read or written; a failure of generation; `Interrupted` when `progress` says to stop.
+/// The first of [`EvalOptions::check`]; a subject's name that is no file name, or that two subjects have; a file that
+/// cannot be read or written; a failure of generation; `Interrupted` when `progress` says to stop.
 pub fn evaluate(
     subjects: &[Subject<'_>],
     options: &EvalOptions,
@@ -73,7 +73,7 @@ fn found(dir: &Path, name: &str, fingerprint: &Fingerprint) -> Result<SubjectSum
     Ok(SubjectSummary { name, fingerprint, ..tally::subject(&files) })
 }
 
-/// The first error, which is as many as one result can carry.
+/// The first error: a result carries one.
 pub(crate) fn first(errors: Vec<Error>) -> Error {
     errors.into_iter().next().unwrap_or_else(|| Error::failed("the evaluation could not be planned"))
 }
@@ -104,10 +104,10 @@ fn evaluate_one(
         let items = searched.as_ref().unwrap_or(&job.items);
         let mut answers =
             answer(job, items, target, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
-        // Those of sets that are not asked now follow.
+        // Behind them are the answers to sets that are not asked now.
         let (asked, _) = answers.split_at_mut(items.len());
         for grader in &job.graders {
-            let judge = judge.ok_or_else(|| Error::failed("no model judges"))?;
+            let judge = judge.ok_or_else(|| Error::failed("no model was given to the judges"))?;
             let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.name));
             let mut tick = |of: &str, done: usize, total: usize| progress.tick(&format!("{what}, {of}"), done, total);
             grader.grade(asked, judge, &options.judge, &replies, &mut tick)?;
@@ -150,7 +150,7 @@ struct Request<'a> {
     item: &'a Item,
 }
 
-/// Answers the items of a job, from the file where it can, and leaves the file complete and in order.
+/// Answers the items of a job, takes from the file what it holds already, and leaves it complete and in order.
 fn answer(
     job: &Job,
     items: &[Item],
@@ -225,7 +225,7 @@ fn answer(
 struct Stored {
     /// Those that are asked for now, by key.
     answers: HashMap<String, Answer>,
-    /// What was said of them, by judges that may not be asked now.
+    /// Earlier judgements of them, also of judges that are not asked now.
     judgements: HashMap<<Answer as Entry>::Key, BTreeMap<String, Verdict>>,
     /// The same subject's answers to sets that are not asked now.
     others: Vec<Answer>,
@@ -252,8 +252,8 @@ impl Stored {
         for round in rounds {
             let whole = round.iter().all(|r| found.contains_key(r.key.as_str()));
             let present = round.iter().filter_map(|r| found.remove(r.key.as_str())).flatten();
-            // A round that was cut short while it was stored is generated whole again: in other company an answer can
-            // differ by rounding, and an interrupted evaluation must not.
+            // A round that was cut short while it was stored is generated again as a whole: beside other prompts an
+            // answer can differ by rounding, and an interrupted evaluation must give the same answers.
             if whole || !journal.cut_short() {
                 kept.extend(present.cloned());
             }
@@ -269,7 +269,7 @@ impl Stored {
     }
 }
 
-/// How the answers of a file come about.
+/// What all answers of a file have in common.
 struct Origin<'a> {
     subject: &'a str,
     /// See [`Answer::sampling`].
@@ -278,7 +278,8 @@ struct Origin<'a> {
     search: String,
 }
 
-/// The line of an answer, judged. The judges see the model's words only: an opening that the attacker gave is not an answer.
+/// The line of an answer, judged. The judges see the model's words only: an opening that the attacker gave is not an
+/// answer.
 fn judged(
     item: &Item,
     judges: &[&dyn Judge],

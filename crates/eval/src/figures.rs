@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// Tasks whose names begin so measure allowed skills; all others measure knowledge.
+/// Prefix of the names of tasks that measure allowed skills; all other tasks measure knowledge.
 const SKILLS: &str = "procedures";
-/// Of those, tasks whose names end so ask for what is in the retain set.
+/// Ending of the names of those of them that ask for what is in the retain set.
 const TRAINED: &str = "-retained";
 /// Name of the set of questions that no method learnt from.
 const UNSEEN: &str = "unseen";
@@ -87,7 +87,7 @@ pub struct Choice {
     pub held_out: Vec<String>,
 }
 
-/// The figures of a subject. What was not measured is not there.
+/// The figures of a subject. A figure that was not measured is left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures(Vec<Figure>);
 
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::judge::Verdict;
 
-    /// `part` of `n` questions answered so, a question each.
+    /// `part` of `n` questions that count, with one answer to each.
     fn marks(set: &str, attack: &str, judge: &str, part: usize, n: usize) -> Vec<Mark> {
         let mark = |i: usize| Mark {
             id: i.to_string(),

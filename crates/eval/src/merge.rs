@@ -17,7 +17,7 @@ use std::path::Path;
 /// Most bytes of the first line of a file that are read to see whose it is.
 const LONGEST: u64 = 8 << 20;
 
-/// Prepares `dir` for results of `subjects` (names and fingerprints), and says in a line each what was removed.
+/// Prepares `dir` for results of `subjects` (names and fingerprints), and gives a line for each thing that was removed.
 ///
 /// Results of a hardened subject that has another fingerprint under the same name were measured before it was trained again:
 /// they are removed. Results of another base model, or of adapters on another model, are an error unless `force`, which
@@ -74,8 +74,8 @@ fn forget(dir: &Path, name: &str, now: &Fingerprint) -> Result<()> {
     Ok(())
 }
 
-/// The error where `dir` holds results of a subject whose name differs from one of `subjects` only in upper and lower case: on
-/// some disks both have one directory.
+/// The error where `dir` holds results of a subject whose name differs from one of `subjects` only in upper and lower
+/// case: on some disks both have one directory.
 fn other_case(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Error>> {
     for results in ["eval", "bench"].map(|name| dir.join(name)).iter().filter(|results| results.is_dir()) {
         for entry in fs::read_dir(results).at(results)? {
@@ -96,7 +96,7 @@ fn other_case(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Er
     Ok(None)
 }
 
-/// The error where `dir` holds results on another model than `subjects` rest on.
+/// The error where `dir` holds results on another model than that of `subjects`.
 fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Error>> {
     let Some((_, now)) = subjects.first() else { return Ok(None) };
     let summary = if dir.join(FILE).exists() { Summary::read(dir)?.subjects } else { Vec::new() };
@@ -119,7 +119,7 @@ fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Erro
         Error::request(format!("{}: `{name}` in {file} was measured on another model", dir.display()))
             .hint("name another directory with --out")
             .hint("or give --force: it removes what was measured in this one")
-            .hint("the chat template, --base-dtype and --compute are part of what makes a model another one")
+            .hint("with another chat template, --base-dtype or --compute a model counts as another one")
     }))
 }
 
@@ -191,7 +191,7 @@ impl Summary {
     /// dropped. Both add a line to `notes`. Changes to the base are those of the inputs: see [`record`].
     ///
     /// # Errors
-    /// The subjects rest on different models.
+    /// The subjects have different base models.
     pub fn merge(old: Self, new: Self, notes: &mut Vec<String>) -> Result<Self> {
         let mut subjects = old.subjects;
         let known = subjects.iter().chain(&new.subjects).any(|s| s.fingerprint.is_some());

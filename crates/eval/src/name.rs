@@ -1,4 +1,4 @@
-//! Names: which may stand in a path, and which known one a wrong one was meant to be.
+//! Names: whether they may be part of a path, and which known name a wrong one is nearest to.
 //! Invariant: a name that passes [`check`] is one path component on every platform.
 
 use eraser_model::{Error, Result};
@@ -6,11 +6,11 @@ use eraser_model::{Error, Result};
 /// A value, or everything that is wrong.
 pub type Checked<T> = std::result::Result<T, Vec<Error>>;
 
-/// Longest name that may stand in a path.
+/// Longest name that may be part of a path.
 const LONGEST: usize = 100;
 
-/// Accepts `name` as part of a file name: letters, digits, `.`, `_`, `+`, `-`; not first a dot. `what` it is goes into
-/// the error.
+/// Accepts `name` as part of a file name: letters, digits, `.`, `_`, `+`, `-`; the first is not a dot. `what` it is the
+/// name of goes into the error.
 pub(crate) fn check(what: &str, name: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-');
     if !name.is_empty() && name.len() <= LONGEST && !name.starts_with('.') && name.chars().all(allowed) {
@@ -20,8 +20,8 @@ pub(crate) fn check(what: &str, name: &str) -> Result<()> {
         .hint(format!("use 1 to {LONGEST} of the characters A-Z a-z 0-9 . _ + -, not beginning with a dot")))
 }
 
-/// An error for each name that is there already, or differs from an earlier one only in upper and lower case: some file systems
-/// do not tell the cases apart. `what` they are, singular, goes into the errors.
+/// An error for each name that is there already, or differs from an earlier one only in upper and lower case: some file
+/// systems do not tell the cases apart. `what` they are, singular, goes into the errors.
 pub(crate) fn duplicates<'a>(what: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<Error> {
     let mut earlier: Vec<&str> = Vec::new();
     let mut errors = Vec::new();
@@ -75,6 +75,12 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn duplicates_and_names_that_differ_only_in_case_are_errors() {
+        let told: Vec<String> = duplicates("task", ["a", "b", "A", "b"]).iter().map(ToString::to_string).collect();
+        assert!(told[0].contains("`a` and `A`") && told[1] == "duplicate task `b`" && told.len() == 2, "{told:?}");
+    }
 
     #[test]
     fn names_of_methods_pass() {

@@ -30,7 +30,7 @@ pub struct TaskFile {
     pub path: PathBuf,
 }
 
-/// What to measure. Keys of `[eval]` in a run file; flags of `eraser eval`.
+/// What is measured. Keys of `[eval]` in a run file; flags of `eraser eval`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct EvalOptions {
@@ -54,7 +54,8 @@ pub struct EvalOptions {
     pub tasks: Vec<TaskFile>,
     /// Benign questions that must not be refused.
     pub over_refusal: Option<QuestionSet>,
-    /// Questions like those that must be refused: a model that refuses none of them is no better for refusing little.
+    /// Questions that look like the benign ones and must be refused: they show whether a model that refuses few benign
+    /// questions still refuses what it must.
     pub contrast: Option<QuestionSet>,
     /// Measure how likely the answers of the run's own harm set are, as the set `seen`, and some of its help set, as
     /// `benign`. Whoever evaluates a run adds them to `likelihood_set`.

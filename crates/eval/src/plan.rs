@@ -40,7 +40,7 @@ pub(crate) struct Job {
     pub(crate) judges: Vec<&'static dyn Judge>,
     /// Judges that ask a model.
     pub(crate) graders: Vec<&'static Grader>,
-    /// Whatever the temperature.
+    /// Answered greedily, whatever the temperature.
     pub(crate) greedy: bool,
     /// The attack that made the items.
     pub(crate) attack: Option<Box<dyn Attack>>,
@@ -171,12 +171,12 @@ fn check_judge(options: &EvalOptions, needed: bool, errors: &mut Vec<Error>) {
     }
     if named && !needed {
         errors.push(
-            Error::request("a model is to judge, and no judge needs one")
+            Error::request("a model is given for judging, and no judge uses one")
                 .hint("add `rubric` or `strongreject` to `judges`, or leave the model out"),
         );
     }
     if judge.model.is_some() && judge.endpoint.is_some() {
-        errors.push(Error::request("both a local model and an endpoint are to judge").hint("leave one out"));
+        errors.push(Error::request("both a local model and an endpoint are given for judging").hint("leave one out"));
     }
     if judge.max_new_tokens == 0 || judge.batch == 0 || judge.concurrency == 0 {
         errors.push(Error::request("`judge`: `max_new_tokens`, `batch` and `concurrency` must be at least 1"));
@@ -201,12 +201,12 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
             && options.tasks.is_empty()
             && options.over_refusal.is_none()
             && options.contrast.is_none(),
-        "nothing to evaluate: no attack questions, no task, no over-refusal set, no known answers",
+        "nothing to evaluate: there are no attack questions, no tasks, no over-refusal set and no known answers",
         "name a file of questions with `questions`",
     );
     wrong(
         attacked && options.judges.is_empty(),
-        "attack questions but no judge",
+        "there are attack questions but no judge",
         "name one with `judges`: keyword, leak, rubric, strongreject",
     );
     wrong(

@@ -67,7 +67,7 @@ fn model_identity(model: &Model) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    // A model without a template is not one whose template is empty.
+    // No template and an empty template are different.
     hash.update([u8::from(template.is_some())]);
     hex(&hash.finalize())
 }

@@ -93,7 +93,7 @@ pub struct Agreement {
     pub n: usize,
     /// Share on which they agree.
     pub agree: Option<f64>,
-    /// Cohen's kappa: agreement beyond chance; None where one of them said always the same.
+    /// Cohen's kappa: agreement beyond chance; None where one of them gave the same verdict on every answer.
     pub kappa: Option<f64>,
 }
 

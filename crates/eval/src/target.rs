@@ -59,7 +59,7 @@ impl<'a> Loaded<'a> {
     /// The subject under its own chat template.
     ///
     /// # Errors
-    /// It brings none.
+    /// The model has none.
     pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
         let template = PromptTemplate::Chat(subject.model.chat_template()?.clone());
         Ok(Self { subject, template, fingerprint: subject.fingerprint()? })

@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Question>> {
     let questions = read_questions(path, None)?;
     match questions.iter().find(|q| q.facts.is_empty()) {
         None => Ok(questions),
-        Some(q) => Err(Error::request(format!("{}: question `{}` expects nothing", path.display(), q.id))
+        Some(q) => Err(Error::request(format!("{}: question `{}` has no `expect`", path.display(), q.id))
             .hint("each question of a task has `expect`: the strings that a right answer holds")),
     }
 }

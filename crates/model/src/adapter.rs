@@ -92,7 +92,11 @@ impl Adapter {
         let path = dir.join(WEIGHTS_FILE);
         let pickle = dir.join("adapter_model.bin");
         if !path.exists() && pickle.exists() {
-            return Err(Error::request(format!("{}: a pickle is not read, it can run code", pickle.display())).hint(
+            return Err(Error::request(format!(
+                "{}: pickle files are not read, because they can run code",
+                pickle.display()
+            ))
+            .hint(
                 "convert it in Python: from safetensors.torch import save_file; import torch; \
                  save_file(torch.load('adapter_model.bin', weights_only=True), 'adapter_model.safetensors')",
             ));

@@ -94,7 +94,7 @@ pub(crate) fn read(text: &str) -> Result<LoraConfig> {
             return Err(refuse(key, value));
         }
         return Err(Error::request(format!("key '{key}' is {}: it is not known what it does", short(value))).hint(
-            "known are the keys that PEFT 0.21 writes; remove it if it does not change what the adapter computes",
+            "only keys that PEFT 0.21 writes are known; remove it if it does not change what the adapter computes",
         ));
     }
     let number = |key: &str, default: Option<f64>| match get(key) {

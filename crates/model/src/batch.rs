@@ -1,4 +1,4 @@
-//! Continuous batching. In: sequences as they come; out: their tokens, one pass of the model at a time. Invariant: a
+//! Continuous batching. In: sequences as they come; out: their tokens, one forward pass at a time. Invariant: a
 //! sequence yields the same tokens whenever it is admitted and whatever runs beside it, up to rounding.
 //!
 //! A finished sequence's place can be taken at once by the next. A beginning that neighbours share is computed once and
@@ -18,11 +18,11 @@ use std::ops::ControlFlow;
 const MIN_SHARED: usize = 16;
 /// New tokens that a copied beginning has room for from the start; a longer answer is copied once more.
 const ROOM: usize = 256;
-/// Most tokens of new prompts that one pass takes: bounds its activations.
+/// Most tokens of new prompts in one forward pass: bounds its activations.
 const PREFILL_TOKENS: usize = 2048;
-/// Tokens of a share of a small model's pass. Shares run beside each other, each on one core from end to end, which beats
-/// dividing operations that take microseconds. Whole vectors of every processor; not by the number of cores, on which no
-/// result may depend.
+/// Tokens of a share of a small model's forward pass. Shares run in parallel, each on one core, which is faster than
+/// dividing operations that take microseconds. It is a multiple of every processor's vectors, and does not follow the
+/// number of cores, since no result may depend on that.
 const SHARE_TOKENS: usize = 16;
 
 /// A sequence to be generated.
@@ -89,7 +89,7 @@ impl Active {
         Self { key, prompt, known, options, new: Vec::new(), rng }
     }
 
-    /// What the next pass runs: the rest of the prompt, then the token drawn last.
+    /// What the next forward pass runs: the rest of the prompt, then the token drawn last.
     fn due(&self) -> &[u32] {
         self.new.last().map_or_else(|| &self.prompt[self.known..], std::slice::from_ref)
     }
@@ -101,7 +101,7 @@ impl Active {
         id
     }
 
-    /// Tells of a token; true if the sequence goes on.
+    /// Reports a token; true if the sequence continues.
     fn tell(&self, id: u32, logits: &[f32], on_token: OnToken<'_>) -> bool {
         let end = if self.options.stops.contains(&id) {
             Some(End::Stopped)
@@ -148,7 +148,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// A prompt without tokens or with an id outside the vocabulary, and a sequence that is longer than the model's
-    /// positions. What becomes of the other sequences is then undefined.
+    /// positions. The state of the other sequences is then undefined.
     pub fn step(&mut self, mut wave: Vec<Sequence>, after: Option<&[u32]>, on_token: OnToken<'_>) -> Result<()> {
         wave.sort_by(|a, b| b.prompt.cmp(&a.prompt));
         loop {
@@ -192,7 +192,7 @@ impl<'a> Batch<'a> {
         if start < MIN_SHARED { 0 } else { start }
     }
 
-    /// Runs what is due of every sequence and draws its next token. With `renew`, the last one's prompt is kept.
+    /// Runs the pending tokens of every sequence and draws its next token. With `renew`, the last one's prompt is kept.
     fn pass(&mut self, renew: bool, on_token: OnToken<'_>) -> Result<()> {
         let mut shares = Vec::new();
         let (mut active, mut caches) = (self.active.as_mut_slice(), self.caches.as_mut_slice());
@@ -229,7 +229,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// How many of the sequences make a share of a pass.
+/// How many of the sequences make a share of a forward pass.
 fn share(active: &[Active]) -> usize {
     let mut tokens = 0;
     let full = active.iter().position(|sequence| {

@@ -11,7 +11,7 @@ pub enum ErrorKind {
     Request,
     /// The work itself failed: out of disk, a numeric failure, a device error. Exit code 1.
     Failed,
-    /// Stopped by the user; state was saved and the work can go on. Exit code 130.
+    /// Stopped by the user; state was saved and the work can be continued. Exit code 130.
     Interrupted,
 }
 

@@ -19,7 +19,7 @@ const FULL: usize = 1 << 30;
 const SAMPLE: usize = 4096;
 const SAMPLES: usize = 64;
 
-/// A fingerprint in the making.
+/// A fingerprint that is being computed.
 pub(crate) struct Fingerprint(Sha256);
 
 impl Fingerprint {

@@ -1,4 +1,4 @@
-//! Conversation forms known by name, for models that bring no chat template. In: a name; out: the form as a Jinja template.
+//! Conversation forms known by name, for models without a chat template. In: a name; out: the form as a Jinja template.
 //! Invariant: every form keeps the whole history, or refuses what it has no place for.
 
 /// The names, for messages.

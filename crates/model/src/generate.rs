@@ -75,7 +75,7 @@ pub fn generate_each(
     collect.ended.unwrap_or(Ok(())).map(|()| collect.done)
 }
 
-/// What came so far, and who is told.
+/// What was generated so far, and the callbacks.
 struct Collect<'a> {
     done: Vec<Generation>,
     on_token: &'a mut dyn FnMut(usize, u32) -> ControlFlow<()>,

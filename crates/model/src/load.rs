@@ -135,7 +135,7 @@ pub struct Model {
     pub decoder: Decoder,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// The chat template; None when the model brings none.
+    /// The chat template; None when the model has none.
     pub template: Option<ChatTemplate>,
     /// Hex SHA-256 over configuration, tokenizer, and every tensor's name, type, shape and stored bytes; of more than
     /// 1 GiB of tensors, a sample that covers every tensor. Not over the chat template: it does not change the network.
@@ -155,7 +155,7 @@ impl Model {
     /// The chat template.
     ///
     /// # Errors
-    /// The model brings none.
+    /// The model has none.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
         self.template.as_ref().ok_or_else(|| {
             let error = Error::request(format!("{}: the model has no chat template", self.name));
@@ -191,7 +191,7 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
     let (config, decoder, tokenizer, own_template, mut fingerprint) = if path.is_dir() {
         from_hf_dir(&path, held, &options.device, options.chat_template.is_none())?
     } else if path.extension().is_some_and(|ext| ext == "safetensors") {
-        return Err(Error::request(format!("{spec}: a model is more than its safetensors"))
+        return Err(Error::request(format!("{spec}: a safetensors file alone is not a model"))
             .hint("pass the directory that holds it, with config.json and tokenizer.json"));
     } else {
         from_gguf(&path, held, &options.device, options.chat_template.is_none())?
@@ -223,7 +223,7 @@ fn from_hf_dir(dir: &Path, held: WeightStorage, device: &Device, own_template: b
         return Err(match gguf {
             Some(file) => error.hint(format!("pass the GGUF file itself: {}", file.display())),
             None if dir.join("adapter_config.json").exists() => {
-                error.hint("this is an adapter: pass its base model here and the adapter as the adapter")
+                error.hint("this is an adapter: pass its base model as the model, and this directory as the adapter")
             }
             None => error.hint("a model directory holds config.json, tokenizer.json and model.safetensors"),
         });
@@ -277,7 +277,7 @@ fn held(options: &LoadOptions) -> Result<WeightStorage> {
     }
     Ok(match options.base_dtype {
         BaseDtype::AsStored if !cpu => {
-            return Err(Error::request("weights as stored are computed with on the CPU only")
+            return Err(Error::request("weights as stored are supported on the CPU only")
                 .hint("use --base-dtype bf16 on this device"));
         }
         BaseDtype::F32 => WeightStorage::Dense(DType::F32),

@@ -56,7 +56,8 @@ impl GenerateOptions {
     }
 }
 
-/// The next token: no stop too early, penalty, temperature, min-p, top-k, top-p, then a draw; the likeliest when greedy (ties: the lowest id).
+/// The next token: no stop too early, penalty, temperature, min-p, top-k, top-p, then a draw; when greedy the likeliest
+/// (of equals the lowest id).
 pub(crate) fn sample(
     logits: &[f32],
     prompt: &[u32],
@@ -128,7 +129,8 @@ pub(crate) fn sample(
     ranked.last().map_or(0, |r| r.0)
 }
 
-/// The first id at which the weights so far come to `draw`; the last that weighs anything, should rounding leave them short.
+/// The first id at which the sum of the weights reaches `draw`; the last with a weight, where rounding leaves the sum
+/// short.
 fn pick(weights: &[f32], mut draw: f64) -> u32 {
     /// Weights that are passed over together.
     const STRIDE: usize = 64;

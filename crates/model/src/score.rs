@@ -36,7 +36,7 @@ impl ScoreRequest {
     }
 }
 
-/// A scored token, and what the model would rather have said.
+/// A scored token, and the likeliest tokens in its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenScore {
     /// The token.
@@ -102,7 +102,7 @@ pub fn score_top(
     Ok(score_rows(decoder, adapter, requests, &rows, &mut |_| ControlFlow::Continue(()))?.unwrap_or_default())
 }
 
-/// What becomes of the final hidden states of scored rows and of the tokens that follow them.
+/// What is computed from the final hidden states of scored rows and the tokens that follow them.
 type Rows<'f, T> = &'f dyn Fn(&Tensor, &[u32]) -> Result<Vec<T>>;
 
 fn score_rows<T: Clone>(

@@ -74,7 +74,7 @@ impl std::fmt::Debug for ChatTemplate {
     }
 }
 
-/// What error messages call the text.
+/// The name of the text in error messages.
 const WHAT: &str = "chat template";
 
 /// Names of a message's reasoning; transformers fills the first two from whichever is there.
@@ -190,7 +190,7 @@ impl ChatTemplate {
         let at = text.rfind(CONTINUE.trim()).filter(|_| text.contains(last.trim()));
         let Some(at) = at else {
             let name = &self.inner.name;
-            return Err(Error::request(format!("{name}: {WHAT}: it does not show the last message whole"))
+            return Err(Error::request(format!("{name}: {WHAT}: it does not show the whole text of the last message"))
                 .hint("continue_final_message needs a template that does"));
         };
         let kept = &text[..at];

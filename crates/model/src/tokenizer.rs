@@ -36,7 +36,7 @@ struct Inner {
     byte_level: bool,
 }
 
-/// Which ids play which part; what the vocabulary itself does not say.
+/// The special ids, which the vocabulary itself does not tell.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Roles {
     pub(crate) bos: Option<u32>,

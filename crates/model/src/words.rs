@@ -1,5 +1,5 @@
-//! Counts in sentences. In: a number and a noun; out: both, with the noun in the singular or the plural. Invariant: no message
-//! says `1 steps`.
+//! Counts in sentences. In: a number and a noun; out: both, with the noun in the singular or the plural. Invariant: no
+//! message says `1 steps`.
 
 /// `1 step`, `2 steps`, `1 entity`, `3 entities`.
 pub fn counted(n: usize, noun: &str) -> String {

@@ -2,9 +2,10 @@
 //! as its file has it; out: f32. Invariant: a weight is kept once, row by row, at two bytes an element; the order that the
 //! kernel reads is made for one panel at a time, in the cache.
 //!
-//! Both products of a linear layer run on one kernel: 6 rows of `x` against 64 columns, in registers. Its panel holds, for two
-//! steps of the inner dimension at a time, the 64 columns' pairs beside each other. Of `x W^T` the columns are rows of the
-//! weight, so pairs lie in memory and are turned; of `g W` they are columns, so pairs are made of two rows.
+//! Both products of a linear layer run on one kernel: 6 rows of `x` against 64 columns, in registers. Its panel holds,
+//! for two steps of the inner dimension at a time, the 64 columns' pairs beside each other. For `x W^T` the columns are
+//! rows of the weight, so pairs are next to each other in memory and are transposed; for `g W` they are columns, so a
+//! pair is made of two rows.
 
 mod dots;
 mod kernel;
@@ -29,7 +30,7 @@ const DEPTH: usize = 320;
 /// Most rows of `x` of one task; packing a panel costs as much as the products of about a dozen rows.
 const TASK_ROWS: usize = 42 * ROWS;
 
-/// True when this processor multiplies bf16 numbers: without, the same results come slowly.
+/// True when this processor multiplies bf16 numbers; other processors compute the same results, slowly.
 pub fn is_fast() -> bool {
     kernel::arch() != Arch::Portable
 }

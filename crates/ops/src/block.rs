@@ -1,9 +1,9 @@
 //! A whole decoder block as one operation with its analytic backward: what training and inference run on the CPU when
-//! nothing but an adapter is trained. In: the residual stream `[T, d]` and the block's weights; out: the residual stream
-//! after the block, and in backward the gradients of its input and of every low-rank pair. Invariant: equal to the same
-//! block composed of this crate's single operations. It is faster than those by many small savings: no tape, no zero-filled
-//! gradients that are added to, one product for weights that share an input, and what is cheap to compute again (norms, the
-//! gated activation, attention's probabilities) is not kept.
+//! nothing but an adapter is trained. In: the residual stream `[T, d]` and the block's weights; out: the residual
+//! stream after the block, and in backward the gradients of its input and of every low-rank pair. Invariant: equal to
+//! the same block composed of this crate's single operations. It is faster than those for several reasons: there is no
+//! tape, no gradient is filled with zeros and added to, weights that share an input take one product, and what is cheap
+//! to compute again (norms, the gated activation, attention's probabilities) is not kept.
 //!
 //! `x2 = x + O a`, `a = attention(rope(Q n), rope(K n), V n)`, `n = rms_norm(x)`; then `y = x2 + Down h`,
 //! `h = silu(Gate m) * Up m`, `m = rms_norm(x2)`; each of the seven linear layers with a low-rank pair if it has one.
@@ -144,7 +144,7 @@ impl Block<'_> {
         let (kv, f) = (self.linears.k.weight.dims()?.0, self.linears.gate.weight.dims()?.0);
         let attended = if self.linears.o.lora.is_some() { q } else { 0 };
         let activations = if self.rounds() { size_of::<bf16>() } else { size_of::<f32>() };
-        // The input is the caller's to keep.
+        // The caller keeps the input.
         Ok(activations * (q + 2 * kv + attended + 2 * f) + size_of::<f32>() * (2 * d + self.shape.heads))
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The forward streams the head once, tile by tile, with a running maximum as in `FlashAttention` (Dao et al. 2022): the
 //! gradient of the hidden states, `sum_v p_v W_v - W_target`, is attention with the head as keys and values, so it
-//! falls out of the same pass, at two matrix products in all.
+//! is computed along with the loss, with two matrix products in all.
 
 use crate::gemm::Mat;
 use crate::head::{Head, Rows, log_softmax, parallel_ranges, scale_rows, tiles};

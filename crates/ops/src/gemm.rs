@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Operations of all products so far.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Floating-point operations of all matrix products of this process so far, a multiply and an add counted as two: what an
-/// arithmetic rate is taken from.
+/// Floating-point operations of all matrix products of this process so far, a multiply and an add counted as two:
+/// arithmetic rates are computed from it.
 pub fn operations() -> u64 {
     OPERATIONS.load(Ordering::Relaxed)
 }
@@ -55,7 +55,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// What becomes of what a destination held.
+/// What is done with the numbers that the destination holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Update {
     /// It is overwritten.
@@ -175,7 +175,7 @@ impl Product<'_> {
         let (m, k, n) = (a.rows, a.cols, b.cols);
         count(m, k, n);
         // SAFETY: `Mat` proves that every element of `a` and `b` addressed by (rows, cols, strides) lies inside its slice;
-        // the caller vouches for `dst`, which gemm reads only with `add`, and writes whole, also when `k` is 0.
+        // the caller guarantees `dst`, which gemm reads only with `add`, and writes as a whole, also when `k` is 0.
         unsafe {
             gemm::gemm(
                 m,

@@ -131,7 +131,8 @@ pub(crate) fn tiles(range: Range<usize>, size: usize) -> impl Iterator<Item = Ra
     range.step_by(size).map(move |start| start..end.min(start + size))
 }
 
-/// Into how many ranges of the vocabulary work is cut: some for each thread, so that none waits long for the last.
+/// The number of ranges of the vocabulary that the work is cut into: several for each thread, so that none waits long
+/// for the last.
 pub(crate) fn parallel_ranges() -> usize {
     4 * rayon::current_num_threads()
 }

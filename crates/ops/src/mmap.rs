@@ -21,8 +21,8 @@ pub fn map(path: &Path) -> io::Result<Mmap> {
     }
 }
 
-/// Gives the pages of a file's map back: they count against this process no more, and are read again when they are touched.
-/// Without effect where the system has no such call.
+/// Gives the pages of a file's map back: they no longer count against this process, and are read again when they are
+/// used. Without effect where the system has no such call.
 pub fn release(map: &Mmap) {
     #[cfg(unix)]
     {

@@ -1,5 +1,5 @@
-//! Process-wide settings of speed: one thread pool, and an allocator that keeps its pages. In: the number of threads;
-//! out: pools and allocator set. Invariant: after `init`, rayon's global pool is the only one that runs work.
+//! Settings of speed for the whole process: one thread pool, and an allocator that keeps its pages. In: the number of
+//! threads; out: pools and allocator set. Invariant: after `init`, rayon's global pool is the only one that runs work.
 
 use libmimalloc_sys::{mi_option_set, mi_option_t};
 use std::thread::available_parallelism;

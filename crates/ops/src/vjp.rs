@@ -26,7 +26,7 @@ pub fn backward_from(output: &Tensor, grad: &Tensor) -> Result<GradStore> {
     }
 }
 
-/// Stands for a loss whose gradient is known: its value is never looked at.
+/// Stands for a loss whose gradient is known: its value is never used.
 struct Seed {
     grad: Tensor,
 }

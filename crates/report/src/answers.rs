@@ -30,7 +30,7 @@ enum Kind {
     Contrast,
 }
 
-/// A judge's word on one answer. `success` is null when the judge could not tell.
+/// A judge's verdict on one answer. `success` is null when the judge could not tell.
 #[derive(Clone, Debug, Deserialize)]
 struct Judgement {
     success: Option<bool>,
@@ -103,7 +103,7 @@ pub(crate) struct Answer {
     /// How the answer begins, where the attacker gave that.
     pub(crate) opening: Option<String>,
     pub(crate) response: String,
-    /// `refused`, `degenerate` and each judge's word.
+    /// `refused`, `degenerate` and each judge's verdict.
     pub(crate) labels: Vec<String>,
     /// A judge called it harmful, or neither judges nor a refusal phrase cleared it.
     pub(crate) masked: bool,

@@ -51,7 +51,7 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Read { .. } => Some("check the path and its permissions"),
-            Self::Content { .. } => Some("the file is written by the stage before; delete it and run that stage again"),
+            Self::Content { .. } => Some("delete the file, and run the command that writes it again"),
             Self::NotARun(_) => {
                 Some("give the directory that `eraser run`, `eraser quickstart` or `eraser eval` wrote")
             }

@@ -207,8 +207,8 @@ fn unfinished(run: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The files of answers and of scores that are not those that were recorded, in order. After an evaluation that was interrupted
-/// nothing is said: it may have replaced files of the one before.
+/// The files of answers and of scores that are not those that were recorded, in order. After an evaluation that was
+/// interrupted nothing is said: it may have replaced files of the one before.
 fn edited(run: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     let ended = |name: &str| manifest.artefacts.get(name).is_some_and(|a| a.ended.is_some());
     let mut found = Vec::new();

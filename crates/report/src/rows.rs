@@ -17,8 +17,8 @@ pub(crate) struct AttackRow<'a> {
 /// Shown behind a figure that cannot be compared with the base's in the same row.
 pub(crate) const APART: &str = "*";
 /// What [`APART`] means.
-pub(crate) const APART_NOTE: &str = "* Not comparable with the base's figure in this row: it was measured on other prompts, on another number of \
-     questions, or under other settings, for example another limit of tokens.";
+pub(crate) const APART_NOTE: &str = "* Not comparable with the base's figure in this row: it was measured on other prompts, on \
+     another number of questions, or under other settings, for example another limit of tokens.";
 
 /// One task and metric over all subjects.
 pub(crate) struct UtilityRow<'a> {
@@ -43,7 +43,7 @@ impl AttackRow<'_> {
         let Some((b, s)) = base.filter(|b| *b != i).and_then(|b| self.cells[b].zip(self.cells[i])) else {
             return false;
         };
-        // The one is over all answers, the other over those that a judge could tell.
+        // The first is over all answers, the second over those that the judge could judge.
         let change = s.degenerate_change.or(s.asr_change);
         let same =
             change.is_some_and(|c| s.degenerate_change.is_none() || c.questions == 0 || c.questions >= s.questions);
@@ -101,7 +101,7 @@ pub(crate) fn any_apart(summary: &Summary) -> bool {
         || refusals(|s| s.contrast.as_ref())
 }
 
-/// A figure with the sign [`APART`] where it has to have it.
+/// A figure, with the sign [`APART`] where it cannot be compared.
 pub(crate) fn signed_apart(figure: String, apart: bool) -> String {
     if apart { figure + APART } else { figure }
 }

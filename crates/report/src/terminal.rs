@@ -50,7 +50,11 @@ pub fn terminal_table(summary: &Summary) -> String {
     let unjudged: Vec<&AttackRow<'_>> =
         attacks.iter().copied().filter(|r| r.cells.iter().flatten().any(|a| a.unjudged > 0)).collect();
     let cell = |r: &&AttackRow<'_>, i: usize| r.cells[i].map_or_else(|| NONE.into(), |a| a.unjudged.to_string());
-    section(&mut out, "Unjudged answers, in no rate above", &table(&header, &names, &unjudged, |r| labels(r), cell));
+    section(
+        &mut out,
+        "Unjudged answers, which count in no rate above",
+        &table(&header, &names, &unjudged, |r| labels(r), cell),
+    );
 
     let known = likelihood::table(summary, false, &|name| name.to_owned());
     let header: Vec<&str> = known.header.iter().take(4).map(String::as_str).collect();

@@ -11,8 +11,8 @@ use std::path::Path;
 /// More terms than any method has.
 const MAX_TERMS: usize = 64;
 /// What the word means, said where a report first uses it.
-const HINGE: &str = "The hinge is max(0, gamma - nll_harm): it closes once the harmful answers cost the model gamma nats per token, \
-                     and a closed hinge drives nothing.";
+const HINGE: &str = "The hinge is max(0, gamma - nll_harm). It is closed, that is 0, once the harmful answers cost the model \
+                     gamma nats per token; a closed hinge changes nothing.";
 
 /// The part of train/summary.json that a reader must know.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -7,7 +7,7 @@ use eraser_run::study::Question;
 use eraser_run::{Earlier, Failure, Watch, builtin, run, table};
 use std::path::Path;
 
-/// Tells what the stages say, and lets them work.
+/// Prints the notes of the stages, and lets them work.
 struct Lines;
 
 impl Watch for Lines {

@@ -12,7 +12,7 @@ use eraser_run::{Failure, Problems};
 use eraser_train::method::{Loss, Term, TermSettings};
 use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, TrainOptions, train};
 
-/// The terms of the loss: which set each sees, what is taken of its samples, and its weight.
+/// The terms of the loss: which set each sees, what is computed from its samples, and its weight.
 fn terms(settings: &TermSettings) -> Vec<Term> {
     let term = |set: SetName, loss, weight| Term::new(set.name(), set, loss, weight);
     vec![

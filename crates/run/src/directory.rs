@@ -45,9 +45,9 @@ pub(crate) const FILES: [&str; 25] = [
 /// What the directory of a run may hold already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Earlier {
-    /// Nothing, or a run to go on with.
+    /// Nothing, or a run to continue.
     GoOn,
-    /// A run to go on with; an error if there is none.
+    /// A run to continue; an error if there is none.
     Expected,
     /// A run to remove.
     Removed,
@@ -63,10 +63,10 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
     let file = File::options().create(true).append(true).open(&path).at(&path)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(Error::request(format!("{}: another eraser is at work in it", dir.display()))
+            Err(Error::request(format!("{}: another eraser process is working in it", dir.display()))
                 .hint("wait for it, or name another directory"))
         }
-        // A file system without locks is no reason not to work.
+        // A file system without locks does not stop the work.
         Err(TryLockError::Error(_)) | Ok(()) => Ok(file),
     }
 }
@@ -83,8 +83,11 @@ pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<File> {
             .hint("leave --resume out to begin one"));
     }
     if !is_run && entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)) {
-        return Err(Error::request(format!("{}: the directory holds other files than a run's", dir.display()))
-            .hint("name an empty or a new directory with --out"));
+        return Err(Error::request(format!(
+            "{}: the directory holds files that do not belong to a run",
+            dir.display()
+        ))
+        .hint("name an empty or a new directory with --out"));
     }
     let lock = lock(dir)?;
     if earlier == Earlier::Removed {

@@ -28,7 +28,7 @@ impl Failure {
         &self.0
     }
 
-    /// The gravest kind among the errors: failed work before an interruption before a wrong request.
+    /// The most serious kind among the errors: failed work before an interruption before a wrong request.
     pub fn kind(&self) -> ErrorKind {
         let has = |kind| self.0.iter().any(|e| e.kind() == kind);
         if has(ErrorKind::Failed) {

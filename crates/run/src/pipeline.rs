@@ -56,7 +56,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     if !problems.is_empty() {
         return Err(problems.into());
     }
-    // Of sets that are prepared, the preparation sees to it.
+    // For sets that are prepared, the preparation checks it.
     training_sets::check_files(&options, plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
 
     let material =
@@ -86,7 +86,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     Ok(report::report(dir)?)
 }
 
-/// How the manifest calls the verb.
+/// The name of the verb in the manifest.
 fn verb(study: Option<Question<'_>>) -> &'static str {
     match study {
         None => "run",
@@ -188,7 +188,7 @@ impl Run<'_> {
     fn tell_changes(&self, artefact: &str, inputs: &Inputs, watch: &mut dyn Watch) {
         let changed = self.manifest.changed(artefact, inputs);
         if !changed.is_empty() {
-            watch.note(&format!("{artefact} is made again: changed are {}", changed.join(", ")));
+            watch.note(&format!("{artefact} is made again, because these changed: {}", changed.join(", ")));
         }
     }
 

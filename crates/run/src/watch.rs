@@ -27,7 +27,7 @@ pub trait Watch {
         true
     }
 
-    /// What [`Self::progress`] told of has ended, finished or not.
+    /// The work that [`Self::progress`] reported has ended, finished or not.
     fn progress_end(&mut self) {}
 
     /// A training run called `name` begins, with `done` of `total` steps behind it.
@@ -45,7 +45,7 @@ pub trait Watch {
     fn training_end(&mut self) {}
 }
 
-/// Lets everything go on and tells nobody.
+/// Lets everything go on and shows nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
@@ -80,7 +80,7 @@ impl eraser_data::Progress for Answers<'_> {
     }
 }
 
-/// Does `work`, whose progress can be told and which can be stopped.
+/// Does `work`, whose progress is reported and which can be stopped.
 pub(crate) fn stoppable<T>(watch: &mut dyn Watch, work: impl FnOnce(&mut Answers<'_>) -> T) -> T {
     watch.can_save(true);
     let result = work(&mut Answers(watch));

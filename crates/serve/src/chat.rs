@@ -96,7 +96,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     fields.refuse_rest()?;
     let tokenizer = &shared.model.tokenizer;
     let model = Arc::clone(&shared.model);
-    // A template is foreign code that may take its time.
+    // A template is foreign code and may run for long.
     let rendering = tokio::task::spawn_blocking(move || model.chat_template()?.render_chat(&conversation));
     let text = rendering.await.map_err(ApiError::internal)??;
     let ids = if special { tokenizer.encode_with_special(&text)? } else { tokenizer.encode(&text)? };
@@ -142,7 +142,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     Ok(json_response(StatusCode::OK, &response))
 }
 
-/// What tells the tokens of `n` answers as text.
+/// What writes the tokens of `n` answers as text.
 fn said(shared: &Shared, n: usize) -> Vec<TokenTexts> {
     (0..n).map(|_| TokenTexts::new(&shared.model.tokenizer, &[])).collect()
 }

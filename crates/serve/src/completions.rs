@@ -98,9 +98,9 @@ fn read_prompts(shared: &Shared, prompt: Value, special: bool) -> Result<Vec<Vec
 #[derive(Clone, Debug)]
 struct Echo {
     text: String,
-    /// The first token, which has no log-probability; None when scores are not told.
+    /// The first token, which has no log-probability; None when no log-probabilities are sent.
     first: Option<u32>,
-    /// What the tokens that are told follow.
+    /// The text before the tokens that are sent.
     context: Vec<u32>,
 }
 
@@ -201,7 +201,7 @@ struct Choices {
     created: u64,
     asked: Asked,
     echoes: Vec<Echo>,
-    /// Of each answer; empty when scores are not told.
+    /// Of each answer; empty when no log-probabilities are sent.
     lists: Vec<Lists>,
 }
 

@@ -1,5 +1,5 @@
 //! The engine: one thread that runs the model for every request. In: jobs; out: their tokens, as they come. Invariant: a
-//! job whose client has left holds no slot after the next pass of the model, and no job waits behind a later one.
+//! job whose client has left holds no slot after the next forward pass, and no job waits behind a later one.
 //!
 //! Every turn takes new jobs into free slots, scores prompts that were to be echoed, and gives every running sequence one
 //! token. Base and adapters share the weights; each has its own batch.
@@ -28,13 +28,13 @@ pub(crate) struct Job {
     pub(crate) options: GenerateOptions,
     /// Whether the prompt's tokens are scored too.
     pub(crate) echo: bool,
-    /// How many of the likeliest tokens are told beside each token; None tells no log-probability.
+    /// How many of the likeliest tokens are sent beside each token; None: no log-probabilities are sent.
     pub(crate) top: Option<usize>,
-    /// Its place in the request.
+    /// Its index in the request.
     pub(crate) index: usize,
     /// Where its tokens go; never more than `max_new_tokens`, so no slow reader can fill the memory.
     pub(crate) updates: UnboundedSender<(usize, Update)>,
-    /// Told when nothing more comes, for readers that wait for several tokens.
+    /// Notified when nothing more comes, for readers that wait for several tokens.
     pub(crate) ended: Arc<Notify>,
     /// Set when the rest is not wanted.
     pub(crate) gone: Arc<AtomicBool>,
@@ -60,7 +60,7 @@ impl Job {
     }
 }
 
-/// What becomes of a job.
+/// What a job sends.
 #[derive(Debug)]
 pub(crate) enum Update {
     /// The scores of the prompt's tokens, its first one left out.
@@ -173,7 +173,7 @@ impl Engine {
         }
         let request = |job: &Job| {
             let mut ids = job.prompt.clone();
-            // Stands for the token that follows the prompt; what is likeliest there comes with its score.
+            // A placeholder for the token that follows the prompt; the likeliest tokens there come with its score.
             ids.push(0);
             ScoreRequest { scored: job.prompt.len(), ids }
         };
@@ -275,7 +275,8 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// After a failure no cache can be relied on: every sequence of the lane is told, and the batch begins anew.
+    /// After a failure no cache can be relied on: every sequence of the lane ends with an error, and the batch starts
+    /// empty.
     fn settle<'a>(&'a self, lane: &mut Lane<'a>, done: Result<()>) {
         if let Err(e) = done {
             tracing::error!("the model failed: {e}");

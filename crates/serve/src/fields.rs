@@ -24,7 +24,7 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// A field that is not taken.
+    /// A field that is not accepted.
     pub(crate) fn peek(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }

@@ -42,7 +42,7 @@ pub struct PageTemplate {
     pub text: String,
 }
 
-/// What a server takes at most.
+/// The limits of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Sequences that run at once.
@@ -132,7 +132,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the port.
+    /// Binds the port.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -156,7 +156,7 @@ impl Server {
     /// Serves until `stop` says so and what runs then has ended, or its time is up.
     ///
     /// # Errors
-    /// No thread or runtime can be had.
+    /// No thread or runtime can be started.
     pub fn run(self, stop: impl Fn() -> bool) -> Result<()> {
         let failed = |e: std::io::Error| Error::failed(format!("cannot start the server: {e}"));
         let address = self.address()?;
@@ -207,7 +207,7 @@ impl Server {
         // Ends tasks whose time was up; with them goes the last sender, and the engine ends.
         runtime.shutdown_timeout(Duration::from_secs(1));
         if thread.join().is_err() {
-            return Err(Error::failed("the engine ended by a bug"));
+            return Err(Error::failed("a bug ended the engine"));
         }
         served.map_err(failed)
     }

@@ -1,5 +1,5 @@
 //! Connections. In: a listening socket; out: served connections. Invariant: a connection that sends its headers slowly, does
-//! not take its answer, or is one too many, costs one task and ends by itself; while it lasts, others are served.
+//! not read its answer, or is one too many, costs one task and ends by itself; meanwhile others are served.
 
 use crate::peers::Peers;
 use crate::socket::{Tagged, Watched};
@@ -34,7 +34,7 @@ pub(crate) async fn serve(
     let peers = Arc::new(Peers::default());
     let mut number = 0;
     while !stop() {
-        // One too many waits in the operating system's queue, until an idle one has given way.
+        // A connection too many waits in the operating system's queue until an idle one was closed.
         let Ok(Ok(place)) = tokio::time::timeout(POLL, Arc::clone(&places).acquire_owned()).await else {
             peers.make_room();
             continue;
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
         };
         number += 1;
         let Some(entry) = peers.enter(number, address.ip(), shared.limits.max_per_peer) else {
-            // Whoever opens so many can come again later.
+            // A client that opens so many can try again later.
             let _ = stream.try_write(TOO_MANY);
             continue;
         };
@@ -69,7 +69,7 @@ pub(crate) async fn serve(
                 ended = connection => if let Err(e) = ended {
                     tracing::debug!("a connection ended: {e}");
                 },
-                () = entry.conduct.end.notified() => tracing::debug!("an idle connection gives way to another"),
+                () = entry.conduct.end.notified() => tracing::debug!("an idle connection is closed to make room for another"),
             }
             drop((open, place, entry));
         });

@@ -1,5 +1,6 @@
-//! Who is connected. In: connections as they come and go, and whether they take what is sent to them; out: who may stay.
-//! Invariant: where all places are taken, a client that does not read, or asks for nothing, gives way to one that comes.
+//! Who is connected. In: connections as they come and go, and whether they take what is sent to them; out: who may
+//! stay. Invariant: where all places are taken, a client that does not read, or sends no request, is closed to make
+//! room for a new one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,17 +12,17 @@ use tokio::sync::Notify;
 /// How long a client may do nothing before another one may take its place.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What one connection is doing; its socket and the router tell.
+/// What one connection is doing, as its socket and the router report it.
 #[derive(Debug)]
 pub(crate) struct Conduct {
     start: Instant,
     /// Milliseconds after `start` at which the client last took or sent something.
     last: AtomicU64,
-    /// Whether the client is being waited for to take what is sent.
+    /// Whether the server waits for the client to read what is sent.
     stalled: AtomicBool,
     /// Requests that are being answered.
     busy: AtomicUsize,
-    /// Told when the connection is to end.
+    /// Notified when the connection is to end.
     pub(crate) end: Notify,
 }
 
@@ -53,7 +54,7 @@ impl Conduct {
         Busy(Arc::clone(self))
     }
 
-    /// How long nothing has moved, where it is the client's turn.
+    /// How long nothing has happened, where the server waits for the client.
     fn idle(&self) -> Option<Duration> {
         let waits = self.stalled.load(Ordering::Relaxed) || self.busy.load(Ordering::Relaxed) == 0;
         let last = Duration::from_millis(self.last.load(Ordering::Relaxed));

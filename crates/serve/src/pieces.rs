@@ -29,7 +29,7 @@ pub(crate) struct Ask {
     pub(crate) echo: bool,
     /// Whether the text goes on from the prompt's, as a leading space shows.
     pub(crate) in_context: bool,
-    /// Likeliest tokens told beside each; None tells no log-probability.
+    /// Likeliest tokens sent beside each; None: no log-probabilities are sent.
     pub(crate) top: Option<usize>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Usage {
     pub(crate) new: usize,
 }
 
-/// One answer on its way.
+/// One answer that is being generated.
 struct Answer<'a> {
     text: Text<'a>,
     open: bool,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// Sequences that one request may ask for.
 const MOST_SEQUENCES: usize = 128;
-/// Likeliest tokens that can be told beside each token.
+/// Likeliest tokens that can be sent beside each token.
 pub(crate) const MOST_TOP: usize = 20;
 /// Stop strings of one request, and bytes of each.
 const MOST_STOPS: (usize, usize) = (16, 256);

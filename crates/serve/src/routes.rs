@@ -36,7 +36,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .merge(open)
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not take this method")
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not allow this method")
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_origin))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), count))
@@ -93,7 +93,7 @@ async fn read(shared: &Shared, request: Request) -> Result<Bytes, ApiError> {
     if length.is_some_and(|n| n > most as u64) {
         return Err(too_large());
     }
-    // A page of another origin can send anything but this type without asking first.
+    // A page of another origin can send every type but this one without a preflight request.
     let json = |v: &str| v.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json"));
     if !request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).is_some_and(json) {
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json"));
@@ -189,7 +189,7 @@ fn is_loopback_name(host: &str) -> bool {
 
 async fn check_key(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let Some(expected) = &shared.key else { return next.run(request).await };
-    // Digests are compared, so that the time taken tells nothing about the key.
+    // Digests are compared, so that the time they take reveals nothing about the key.
     if bearer(request.headers()).is_some_and(|key| key_digest(key) == *expected) {
         return next.run(request).await;
     }

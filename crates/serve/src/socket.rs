@@ -28,7 +28,7 @@ impl<S> Watched<S> {
         Self { socket, conduct, limit, timer: Box::pin(sleep(limit)), waiting: false }
     }
 
-    /// What becomes of a write: an error when it has waited too long.
+    /// The result of a write: an error when it has waited too long.
     fn watch<T>(&mut self, cx: &mut Context<'_>, write: Poll<Result<T>>) -> Poll<Result<T>> {
         if write.is_ready() {
             self.waiting = false;

@@ -1,5 +1,5 @@
 //! Answers as server-sent events. In: pieces; out: `data:` lines with JSON, the last one `[DONE]`. Invariant: a reader that
-//! is slow or gone never holds the engine up: at most a few events wait for it, then its task does.
+//! is slow or gone never delays the engine: at most a few events wait for it, then its task waits.
 
 use crate::Shared;
 use crate::error::ApiError;
@@ -32,7 +32,7 @@ pub(crate) trait Events: Send + 'static {
     }
     /// The event of a piece.
     fn piece(&mut self, shared: &Shared, piece: Piece) -> Value;
-    /// The event that tells the tokens used; None if nobody asked.
+    /// The event with the number of tokens used; None if it was not asked for.
     fn usage(&mut self, usage: Usage) -> Option<Value>;
 }
 

@@ -47,14 +47,14 @@ impl AdamW {
         (&self.moments, self.steps)
     }
 
-    /// Goes on from a checkpoint.
+    /// Continues from a checkpoint.
     ///
     /// # Errors
     /// Moments of another number or size than the parameters.
     pub fn restore(&mut self, moments: Vec<Moments>, steps: u32) -> Result<()> {
         let fits = |v: &Var, m: &Moments| m.first.len() == v.elem_count() && m.second.len() == v.elem_count();
         if moments.len() != self.moments.len() || !self.variables.iter().zip(&moments).all(|(v, m)| fits(v, m)) {
-            return Err(Error::request("the optimiser state is of another adapter"));
+            return Err(Error::request("the optimiser state belongs to another adapter"));
         }
         (self.moments, self.steps) = (moments, steps);
         Ok(())

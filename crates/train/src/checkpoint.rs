@@ -1,5 +1,5 @@
 //! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint is
-//! whole or absent, and only a run with the settings of the one that wrote it goes on from it.
+//! complete or absent, and only a run with the settings of the one that wrote it continues from it.
 
 use crate::{adamw::Moments, settings::Settings, step::Seen, threshold::Threshold};
 use candle_core::{Device, Tensor, Var};
@@ -15,7 +15,7 @@ use std::{
 const KEEP: usize = 2;
 const STATE_KEY: &str = "eraser";
 
-/// How far a run is, tensors aside.
+/// How far a run is, without its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Optimiser steps done.
@@ -24,7 +24,8 @@ pub struct Position {
     pub capped: (usize, usize),
     /// Steps the optimiser counts, for its bias correction.
     pub optimiser_steps: u32,
-    /// The lengths that the run was given: one, and one more for every time that a resumed run was given another.
+    /// The lengths that were asked for: the first, and one more for each time that the run was resumed with another
+    /// length.
     pub horizons: Vec<Horizon>,
     /// The threshold of the hinge; None before it is known, and for methods without one.
     pub threshold: Option<Threshold>,
@@ -91,13 +92,13 @@ pub fn newest(dir: &Path, settings: &Settings, names: &[String]) -> Result<Optio
     let bytes = std::fs::read(&path).at(&path)?;
     let state = read(&bytes, names).map_err(|e| {
         e.context(path.display())
-            .hint("delete the file to go on from the checkpoint before it, or start again without --resume")
+            .hint("delete the file to continue from the checkpoint before it, or start again without --resume")
     })?;
     let changes = state.position.settings.changes(settings);
     if !changes.is_empty() {
         let what = changes.join("; ");
         return Err(Error::request(format!("{}: the run began with other settings: {what}", path.display())).hint(
-            "go on with the settings that the run began with, or begin again in another directory or with --force",
+            "continue with the settings that the run began with, or start again in another directory or with --force",
         ));
     }
     Ok(Some(state))

@@ -136,7 +136,7 @@ impl<'a> Feed<'a> {
         })
     }
 
-    /// Whether a row is the same each time it is drawn.
+    /// Whether a row is the same every time that it is drawn.
     pub fn repeats(&self) -> bool {
         self.noise.is_none() && !self.unrelated && self.given == Given::Nothing
     }
@@ -162,7 +162,7 @@ impl<'a> Feed<'a> {
         let mut found = Overlong::default();
         let n = self.records.len();
         for (row, prompt) in self.prompts.iter().enumerate() {
-            // A drawn answer is another each time.
+            // A drawn answer is a different one each time.
             let answer = if self.unrelated { 0 } else { self.answers[row % n].ids.len() };
             let cut = prompt.cut || (!self.unrelated && self.answers[row % n].cut);
             if cut || prompt.ids.len() + drawn + answer + 1 > self.limit {
@@ -191,7 +191,7 @@ impl<'a> Feed<'a> {
         };
         let (record, template) = (row % self.records.len(), row / self.records.len());
         let known = &self.prompts[row];
-        // Noise can only make a prompt longer that is too long already.
+        // A prompt that is too long already only gets longer by noise.
         let noisy = match self.noise.as_ref().filter(|_| !known.cut) {
             None => None,
             Some(noise) => {

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use std::{fmt, str::FromStr};
 
-/// Until when the harmful answers are unlearned.
+/// How far the harmful answers are unlearned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gamma {
     /// Until they cost this much, in nats per token.
     Nats(f64),
-    /// Until they cost `gamma_margin` more than they cost the base model.
+    /// Until they cost `gamma_margin` more than they cost the base model at the start.
     Auto,
 }
 

@@ -1,5 +1,5 @@
-//! metrics.jsonl and what is read off it. In: a line a step; out: the summary and the early-stop decision. Invariant: the
-//! file holds exactly the steps that a resumed run builds on, each once.
+//! metrics.jsonl and what is computed from it. In: one line per step; out: the summary and the early-stop decision.
+//! Invariant: the file holds exactly the steps that a resumed run builds on, each once.
 
 use crate::{
     checkpoint::{Horizon, Position},
@@ -20,7 +20,7 @@ use std::{
 pub struct StepMetrics {
     /// Steps done, this one included.
     pub step: usize,
-    /// Epochs so far: passes over the help set.
+    /// Epochs so far: an epoch is once through the help set.
     pub epoch: f64,
     /// Learning rate of the step.
     pub lr: f64,
@@ -62,7 +62,8 @@ pub struct TrainSummary {
     pub steps: usize,
     /// Share of hinges (one per harm micro-batch, sample or step, by `gamma_scope`) that were closed.
     pub capped_share: Option<f64>,
-    /// The lengths that the run was given: one, and one more for every time that it was resumed with another.
+    /// The lengths that were asked for: the first, and one more for each time that the run was resumed with another
+    /// length.
     #[serde(default)]
     pub horizons: Vec<Horizon>,
     /// The threshold of the hinge that was used; None for methods without one.
@@ -77,7 +78,7 @@ pub struct TrainSummary {
     pub samples: BTreeMap<String, Seen>,
 }
 
-/// Reads the metrics of a run; a line that was cut short is passed over.
+/// Reads the metrics of a run; a line that was cut short is left out.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -125,8 +126,9 @@ impl Log {
         Ok(())
     }
 
-    /// True when the hinge was closed throughout the last `window` steps and the other terms moved less than 5 % between
-    /// the two halves of that window; of a window of one step, from the step before it. Without a hinge nothing settles.
+    /// True when the hinge was closed throughout the last `window` steps and the other terms moved less than 5 %
+    /// between the two halves of that window; a window of one step is compared with the step before it. Without a hinge
+    /// a run never settles.
     pub(crate) fn settled(&self, window: Option<usize>) -> bool {
         let (Some(window), Some(hinge)) = (window, &self.hinge) else { return false };
         let compared = window.max(2);

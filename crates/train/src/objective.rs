@@ -1,8 +1,8 @@
-//! The values of terms and what each token's loss is worth. In: per-token negative log-likelihoods or KLs;
+//! The values of terms, and how much each token's loss changes them. In: per-token negative log-likelihoods or KLs;
 //! out: the value of the term and its derivative by each of them. Invariant: derivatives are exact, and zero where a
 //! hinge is closed.
 //!
-//! Which terms there are, the method decides.
+//! The method decides which terms there are.
 
 use eraser_ops::Segments;
 
@@ -86,7 +86,7 @@ impl StepHinge {
         Value { value: 0.0, weights: vec![-1.0; nll.len()], capped: (0, 0) }
     }
 
-    /// The value over all that was taken in.
+    /// The value over all micro-batches so far.
     pub fn finish(&self, gamma: f64) -> StepValue {
         if self.count == 0 {
             return StepValue { value: 0.0, mean: 0.0, divisor: None, capped: (0, 0) };
@@ -113,7 +113,7 @@ pub fn signed(nll: &[f32], sign: f32) -> Value {
     Value { value: f64::from(sign) * mean(nll).unwrap_or(0.0), weights, capped: (0, 0) }
 }
 
-/// The mean; None of nothing.
+/// The mean; None where there are no values.
 pub fn mean(values: &[f32]) -> Option<f64> {
     let sum: f64 = values.iter().map(|&x| f64::from(x)).sum();
     (!values.is_empty()).then(|| sum / values.len() as f64)

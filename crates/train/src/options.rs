@@ -69,7 +69,7 @@ pub enum CheckpointActivations {
     Off,
 }
 
-/// What becomes of a row that is longer than `max_length`, or than what the model takes.
+/// What is done with a row that is longer than `max_length`, or than the longest sequence of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Overlong {
@@ -130,7 +130,7 @@ pub struct TrainOptions {
     pub adam_epsilon: f64,
     /// Clip the gradient to this norm; None = no clipping.
     pub max_grad_norm: Option<f64>,
-    /// Epochs: passes over the help set; ignored when `steps` is given.
+    /// Epochs, each once through the help set; ignored when `steps` is given.
     pub epochs: f64,
     /// Optimiser steps; None = from `epochs`.
     pub steps: Option<usize>,
@@ -140,7 +140,7 @@ pub struct TrainOptions {
     pub grad_accum: usize,
     /// Longest sample, in tokens.
     pub max_length: usize,
-    /// What becomes of longer ones.
+    /// What is done with longer ones.
     pub overlong: Overlong,
     /// Threshold of the hinge, in nats per token.
     pub gamma: Gamma,

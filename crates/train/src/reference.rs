@@ -1,9 +1,10 @@
-//! What the frozen model computes for samples that are seen again and again: its final hidden states at scored positions,
+//! What the frozen model computes for samples that are seen several times: its final hidden states at scored positions,
 //! and the input of the first adapted block. In: a batch of samples; out: states by rows of its pack. Invariant: states that
 //! are kept are those that were computed, so a run that finds them takes the same steps as the one that kept them.
 //!
-//! The head is frozen, so final hidden states fix the reference distribution exactly, at `d` numbers a position instead of
-//! a vocabulary. The blocks below the first adapted one compute the same with and without the adapter: once for both.
+//! The head is frozen, so final hidden states fix the reference distribution exactly, at `d` numbers a position instead
+//! of a vocabulary. The blocks below the first adapted one compute the same with and without the adapter, so they run
+//! once for both.
 
 use crate::{
     feed::Drawn,
@@ -50,7 +51,7 @@ impl<'a> Reference<'a> {
         Ok(Self { model, first, store: Store::open(path, &model.identity(), model.config.hidden_size)? })
     }
 
-    /// The input of the first adapted block, `[T, d]`. Kept for samples that come again (`again`).
+    /// The input of the first adapted block, `[T, d]`. It is kept where the samples will be seen again (`again`).
     pub fn lower(&mut self, drawn: &[Drawn], batch: &Batch, again: bool) -> Result<Tensor> {
         let (decoder, first) = (&self.model.decoder, self.first);
         let compute = || decoder.run(decoder.embed(&batch.ids, false)?, 0..first, &batch.segments, None);

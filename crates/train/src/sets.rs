@@ -1,5 +1,5 @@
 //! The sets that a run learns from. In: records and where they came from, by set; out: those of a set, and checks that they
-//! are what they are given as. Invariant: a set that is not there has no records.
+//! look like what that set should hold. Invariant: a set that is not there has no records.
 
 use crate::options::{HarmAnswers, TrainOptions};
 use eraser_data::{Record, SetName, refusal::RefusalList};
@@ -54,8 +54,8 @@ impl Sets {
             let what = set.unlike(self.rows(set), RefusalList::Gcg29)?;
             Some(
                 Error::request(format!("{}: {what}", self.describe(set)))
-                    .hint("check that the sets are not swapped: harm is to hold answers that tell, align refusals")
-                    .hint("--allow-swapped (in a run file allow_swapped = true) trains on them as they are"),
+                    .hint("check that the sets are not swapped: the harm set should hold answers that help, the align set refusals")
+                    .hint("to train on them as they are, give --allow-swapped (in a run file allow_swapped = true)"),
             )
         };
         sets.filter_map(error).collect()

@@ -1,5 +1,6 @@
-//! What decides a run, by name. In: the model, the sets and the options; out: a value for each, written into checkpoints.
-//! Invariant: two runs with the same settings take the same steps; of two that differ, the list of changes says in what.
+//! What decides a run, by name. In: the model, the sets and the options; out: a value for each, written into
+//! checkpoints. Invariant: two runs with the same settings take the same steps; of two that differ, the list of changes
+//! says where they differ.
 
 use crate::{options::TrainOptions, sets::Sets};
 use eraser_data::{PromptTemplate, SetName, files::hex};
@@ -8,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// Options that change no step: how often state is written, what is kept in memory, what is checked. How long a run is, is
-/// compared apart, see [`crate::checkpoint::Horizon`].
+/// Options that change no step: how often state is written, what is kept in memory, what is checked. The length of a
+/// run is compared separately, see [`crate::checkpoint::Horizon`].
 const NOT_DECIDING: [&str; 8] = [
     "checkpoint_every",
     "dump_grads",
@@ -81,7 +82,7 @@ impl Settings {
         });
         let mut changes: Vec<String> = changes.collect();
         if changes.is_empty() && self.0.get(IDENTITY) != now.0.get(IDENTITY) {
-            changes.push("the model is loaded in another way".to_owned());
+            changes.push("the model is loaded with other options".to_owned());
         }
         changes
     }
@@ -126,7 +127,7 @@ mod tests {
             ]
         );
         let other = settings(&json!({"rank": 8, "gamma": 1.8, "layers": null, "order": "file", "identity": "b"}));
-        assert_eq!(before.changes(&other), ["the model is loaded in another way"]);
+        assert_eq!(before.changes(&other), ["the model is loaded with other options"]);
     }
 
     #[test]

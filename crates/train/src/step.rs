@@ -46,7 +46,7 @@ pub(crate) struct Part<'a> {
     pub(crate) feed: Feed<'a>,
 }
 
-/// What a term came to in a step.
+/// The result of a term in a step.
 #[derive(Clone, Default)]
 pub(crate) struct Sum {
     /// Means over the micro-batches that have a supervised token: of the term, and of its tokens' losses.
@@ -80,7 +80,7 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Runs the step: what each of `parts` came to, and the gradient of their weighted sum.
+    /// Runs the step; gives the result of each of `parts`, and the gradient of their weighted sum.
     pub(crate) fn run(&self, parts: &mut [Part<'_>], reference: &mut Reference<'_>) -> Result<(Vec<Sum>, Gradients)> {
         let (accumulate, rows) = (self.options.grad_accum, self.options.micro_batch);
         let mut sums = vec![Sum::default(); parts.len()];

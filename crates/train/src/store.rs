@@ -1,6 +1,6 @@
 //! States of the frozen model on disk, for later epochs and later runs. In: rows of f32 under a key; out: the same rows.
 //! Invariant: what is read back is what was written under the same fingerprint, or nothing: a file of another model, a
-//! record cut short by a kill and a record damaged on the disk are all as if they had never been.
+//! record that was cut short when the process was killed and a record damaged on the disk count as absent.
 //!
 //! A header (magic, fingerprint, width) and records one after the other: key, number of rows, digest of both and of the
 //! values, values. Values are read when they are asked for; only keys and places are held in memory.
@@ -53,7 +53,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens `path`, or begins it anew when it is not the store of `fingerprint` and `width`.
+    /// Opens `path`; a file that is not the store of `fingerprint` and `width` is replaced by an empty one.
     pub(crate) fn open(path: &Path, fingerprint: &str, width: usize) -> Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).writing(dir)?;
@@ -72,12 +72,12 @@ impl Store {
             this.file.seek(SeekFrom::Start(0)).at(path)?;
             this.file.write_all(&header).writing(path)?;
         }
-        // What a kill left behind the last whole record.
+        // What is behind the last complete record: a record that was cut short when the process was killed.
         this.file.set_len(this.end).writing(path)?;
         Ok(this)
     }
 
-    /// Finds the records; stops at the first that is not whole.
+    /// Finds the records; stops at the first that is not complete.
     fn scan(&mut self) -> Result<()> {
         let length = self.file.metadata().at(&self.path)?.len();
         let mut head = [0; RECORD as usize];

@@ -22,10 +22,10 @@ use eraser_model::{Adapter, Error, ErrorKind, Model, Result, counted, error::Pat
 use eraser_ops::gemm::operations;
 use std::{path::Path, time::Instant};
 
-/// What the observer wants.
+/// What the observer decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Go on.
+    /// Continue.
     Continue,
     /// Save a checkpoint and return an `Interrupted` error.
     Stop,
@@ -42,9 +42,9 @@ pub trait Observer {
 }
 
 /// Trains an adapter on `model` and writes `dir/adapter/`, `dir/train/metrics.jsonl`, `dir/train/summary.json` and
-/// `dir/train/checkpoints/`. With `resume`, goes on from the newest checkpoint in `dir`, bit for bit; without one it starts
-/// at the beginning. What the frozen model computes is kept in the file `states`, which several runs on one model may
-/// share, one after the other.
+/// `dir/train/checkpoints/`. With `resume`, continues from the newest checkpoint in `dir`, bit for bit; without one it
+/// starts at the beginning. What the frozen model computes is kept in the file `states`, which several runs on one
+/// model may share, one after the other.
 ///
 /// # Errors
 /// [`ErrorKind::Request`] for options, sets or checkpoints that do not fit; [`ErrorKind::Failed`] when the loss is not
@@ -115,7 +115,7 @@ pub fn train(
         }
         if stop {
             return Err(Error::new(ErrorKind::Interrupted, format!("stopped after step {} of {total}", position.step))
-                .hint("the run was saved: go on with the same command and --resume"));
+                .hint("the run was saved: continue with the same command and --resume"));
         }
     }
     run.save(&checkpoints, &mut position)?;
@@ -126,7 +126,7 @@ pub fn train(
     Ok(summary)
 }
 
-/// Whether `dir` holds a training run that a resumed one goes on from.
+/// Whether `dir` holds a training run that can be resumed.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -137,7 +137,7 @@ pub fn resumable(dir: &Path) -> Result<bool> {
     Ok(checkpoint::exists(&home.join("checkpoints"))? || (home.join("metrics.jsonl").exists() && !finished))
 }
 
-/// Gives a resumed run its length, where it is not the one that it had.
+/// Gives a resumed run another length, where that is allowed.
 fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Result<()> {
     let Some(before) = position.horizons.last().map(|horizon| horizon.steps).filter(|&before| before != total) else {
         return Ok(());
@@ -145,12 +145,12 @@ fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Resu
     let done = position.step;
     if total < done {
         return Err(Error::request(format!("steps: {total} are fewer than the {done} that are done"))
-            .hint(format!("ask for at least {done}, or begin again in another directory or with --force")));
+            .hint(format!("ask for at least {done}, or start again in another directory or with --force")));
     }
     if options.schedule != Schedule::Constant && !options.extend {
         return Err(Error::request(format!("steps was {before}, is {total}: the learning rate depends on it"))
             .hint(format!(
-                "--extend goes on from step {done} with the learning rate of a run of {}",
+                "--extend continues from step {done} with the learning rate of a run of {}",
                 counted(total, "step")
             ))
             .hint("with --schedule constant, from the first step on, the number of steps can be changed freely"));
@@ -222,7 +222,7 @@ impl<'a> Run<'a> {
         checkpoint::save(checkpoints, position, &self.parameters, moments)
     }
 
-    /// One optimiser step; its metrics, and what each term came to.
+    /// One optimiser step; its metrics, and the result of each term.
     fn step(&mut self, number: usize, total: usize, threshold: Option<Threshold>) -> Result<(StepMetrics, Vec<Sum>)> {
         let (started, before) = (Instant::now(), operations());
         let options = self.options;
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
         let lr = learning_rate(options.schedule, options.lr, number, options.warmup_steps, total);
         self.optimiser.step(&grads, lr)?;
         let seen = (number + 1) * options.grad_accum * options.micro_batch;
-        // A mean over no token is no value: a step that supervised nothing says nothing of the term.
+        // A mean over no token is no value: a step without a supervised token has no value of the term.
         let measured = || terms().filter(|(_, sum)| sum.counted > 0);
         let metrics = StepMetrics {
             step: number + 1,
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An error when a term that weighs something saw no token in a whole epoch of its set.
+    /// An error when a term with a weight saw no token in a whole epoch of its set.
     fn check_supervised(&self, position: &Position, sets: &Sets) -> Result<()> {
         for part in self.parts.iter().filter(|part| part.term.weight != 0.0) {
             let seen = position.samples.get(part.term.name).copied().unwrap_or_default();

@@ -5,7 +5,7 @@ use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;
 use eraser_data::question::read_questions;
 use eraser_eval::{EvalOptions, attack::build};
-use eraser_model::{BaseDtype, Compute, Error, GenerateOptions, LoadOptions, Message, Result, generate, load};
+use eraser_model::{BaseDtype, Compute, Error, GenerateOptions, LoadOptions, Message, Result, counted, generate, load};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
 
@@ -55,13 +55,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     let mut entry = format!(
-        "{}. {} questions under one template, {} greedy new tokens each, prefill included; {} runs in turn. Answers that are \
+        "{}. {} questions under one template, {} greedy new tokens each, prefill included; {} of each side in turn. Answers that are \
          the same text up to our first stop token, which the peer suppresses: {same} of {}.\n\n    cargo xtask peer-generate --n {} --new {} --own-batch {}\n\n| | new tokens/s | ratio \
          |\n| --- | --- | --- |\n| ours, batch {} | {} | |\n",
         machine::describe(),
         options.n,
         options.new,
-        options.sides.repeats,
+        counted(options.sides.repeats, "run"),
         options.n,
         options.n,
         options.new,

@@ -4,7 +4,7 @@
 
 use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, counted};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -51,11 +51,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     let entry = format!(
-        "{}. ARC-Easy, the first {} items, {} runs in turn; acc and acc_norm equal in every run.\n\n    cargo xtask peer-score \
+        "{}. ARC-Easy, the first {} items, {} of each side in turn; acc and acc_norm equal in every run.\n\n    cargo xtask peer-score \
          --n {} --batch {}\n\n| | items/s | ratio |\n| --- | --- | --- |\n| ours | {} | |\n| Hugging Face, batch {} | {} | {} |\n\n",
         machine::describe(),
         options.n,
-        options.sides.repeats,
+        counted(options.sides.repeats, "run"),
         options.n,
         options.batch,
         ours.show(2),

@@ -4,7 +4,7 @@
 
 use super::{Figures, Sides, machine, process::number, record};
 use clap::{Args, ValueEnum};
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, counted};
 use serde_json::Value;
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -74,13 +74,13 @@ struct Side {
 pub(crate) fn run(options: &Options) -> Result<()> {
     options.sides.check()?;
     let mut entry = format!(
-        "{}. {} runs of each side in turn, {} steps timed. SmolLM2-135M-Instruct in f32, micro-batch 4, one step per \
+        "{}. {} of each side in turn, {} timed. SmolLM2-135M-Instruct in f32, micro-batch 4, one step per \
          micro-batch, tokens counted without padding.\n\n    cargo xtask peer --cases {} --steps {} --repeats {} \
          --extra '{}'\n\n| case | ours, tokens/s | PyTorch + PEFT | ratio | ours, peak MB | PyTorch + PEFT | share of sgemm |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
         machine::describe(),
-        options.sides.repeats,
-        options.steps,
+        counted(options.sides.repeats, "run"),
+        counted(options.steps, "step"),
         options
             .cases
             .iter()

@@ -41,7 +41,7 @@ pub(crate) struct BenchArgs {
     /// come from there, else its own items]
     #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
     pub(crate) examples: Vec<NamedPath>,
-    /// Text before everything else of a task, as TASK=FILE; repeatable
+    /// Text that is put before all other text of a task, as TASK=FILE; repeatable
     #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
     pub(crate) preamble: Vec<NamedPath>,
     /// Beginning-of-sequence token before every text: auto is the tokenizer's own default

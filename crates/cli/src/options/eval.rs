@@ -32,13 +32,13 @@ pub(crate) struct SubjectArgs {
     /// Measure the model with this PEFT adapter too; repeatable [default name: the directory's]
     #[arg(long, value_name = "[NAME=]DIR", value_hint = ValueHint::DirPath)]
     pub(crate) adapter: Vec<NamedPath>,
-    /// Leave the model without adapter out
+    /// Do not measure the model without an adapter
     #[arg(long, requires = "adapter")]
     pub(crate) no_base: bool,
     /// Directory for answers and figures
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Begin again: remove the answers that DIR holds
+    /// Start again: remove the answers that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -93,8 +93,9 @@ pub(crate) struct MeasureArgs {
     /// Environment variable that holds the server's key [default: no key is sent]
     #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
     pub(crate) judge_key_env: Option<String>,
-    /// Questions to attack with, as seen=FILE or unseen=FILE; repeatable [default name: seen]. Of every file of questions, rows
-    /// can be chosen: FILE?column=prompt&where=label:safe&shuffle=1&take=0-49
+    /// Questions to attack with, as seen=FILE (questions that were trained on) or unseen=FILE (others); repeatable
+    /// [default name: seen]. Rows of every file of questions can be chosen:
+    /// FILE?column=prompt&where=label:safe&shuffle=1&take=0-49
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) questions: Vec<NamedPath>,
     /// Benign questions that must not be refused; rows as in FILE?where=label:safe&take=0-49

@@ -70,7 +70,7 @@ pub(crate) enum Verb {
     Tune(tune::TuneArgs),
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
-    /// Attack a model and measure what it tells, keeps and refuses
+    /// Attack a model, and measure what it gives away, what it still knows and what it refuses
     Eval(Box<eval::EvalArgs>),
     /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
     Bench(Box<bench::BenchArgs>),

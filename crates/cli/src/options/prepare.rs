@@ -54,7 +54,7 @@ pub(crate) struct QuestionArgs {
     /// Directory to write
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Begin again: remove the answers that DIR holds
+    /// Start again: remove the answers that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -79,10 +79,10 @@ pub(crate) struct AnswerArgs {
     /// Local model that answers [default: --model]
     #[arg(long, value_name = "MODEL")]
     pub(crate) answers_model: Option<String>,
-    /// What becomes of harmful answers that refuse
+    /// What to do with harmful answers that are refusals
     #[arg(long, value_name = "WHAT", default_value = "drop", value_parser = named::<Unfit>(&["drop", "keep"]))]
     pub(crate) harm_refusals: Unfit,
-    /// What becomes of align answers that do not refuse
+    /// What to do with align answers that are not refusals
     #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = named::<Unfit>(&["keep", "drop"]))]
     pub(crate) align_answered: Unfit,
     /// Phrases that make an answer a refusal: the 29 of GCG, or the 6 of Eraser
@@ -143,7 +143,7 @@ pub(crate) struct GenerationArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Endpoint (an OpenAI-compatible server)")]
 pub(crate) struct EndpointArgs {
-    /// Base URL, mostly ending with /v1
+    /// Base URL, usually ending with /v1
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) endpoint: Option<String>,
     /// Model to ask for

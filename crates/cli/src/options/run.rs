@@ -25,10 +25,10 @@ pub(crate) struct GoArgs {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) how: HowArgs,
-    /// Go on with the run in the directory; an error if there is none (without this flag, it is begun)
+    /// Continue the run in the directory; an error if there is none (without this flag, one is started)
     #[arg(long, conflicts_with = "force")]
     pub(crate) resume: bool,
-    /// Begin again: do every stage anew
+    /// Start again: do every stage once more
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -41,7 +41,7 @@ pub(crate) struct QuickstartArgs {
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) how: HowArgs,
-    /// Keep what an earlier quickstart left in the directory and go on from there; without this flag it begins again
+    /// Keep what an earlier quickstart left in the directory and continue from there; without this flag it starts again
     #[arg(long)]
     pub(crate) keep: bool,
 }

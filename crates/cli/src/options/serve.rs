@@ -71,7 +71,7 @@ pub(crate) struct LimitArgs {
     /// Most new tokens of one answer
     #[arg(long, value_name = "N", default_value = "1024")]
     pub(crate) max_tokens: usize,
-    /// Sequences that may wait for a slot; the next gets 429
+    /// Sequences that may wait for a slot; further requests are answered with status 429
     #[arg(long, value_name = "N", default_value = "256")]
     pub(crate) max_waiting: usize,
     /// Largest body, MB
@@ -102,7 +102,7 @@ impl ServeArgs {
         let mut names = vec![name.as_str()];
         for (name, dir) in adapters {
             if names.contains(&name) {
-                let error = Error::request(format!("--adapter: two models would be called `{name}`"));
+                let error = Error::request(format!("--adapter: two models would have the name `{name}`"));
                 problems.push(error.hint("give each a name: --adapter NAME=DIR"));
             }
             names.push(name);

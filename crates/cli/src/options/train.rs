@@ -51,7 +51,7 @@ pub(crate) struct SetArgs {
     /// Questions about the entities in the harmful answers, with the model's own answers: what is to be kept
     #[arg(long = "help-set", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) help_set: PathBuf,
-    /// The harmful questions with the model's own refusals: how it is to refuse
+    /// The harmful questions with the model's own refusals: how it should refuse
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) align: PathBuf,
     /// Benign skills next to the harmful ones, with the model's own answers; goes beyond the paper
@@ -87,14 +87,14 @@ pub(crate) struct OutArgs {
     /// Run directory: DIR/adapter, DIR/train
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Go on from the newest checkpoint in DIR, bit for bit
+    /// Continue from the newest checkpoint in DIR, bit for bit
     #[arg(long, conflicts_with = "force")]
     pub(crate) resume: bool,
-    /// With --resume: --steps or --epochs may be others than the run began with; the learning rate follows the schedule of
-    /// the new length from there on
+    /// With --resume: --steps or --epochs may differ from those of the run so far; from there on the learning rate
+    /// follows the schedule of the new length
     #[arg(long, requires = "resume")]
     pub(crate) extend: bool,
-    /// Begin again: remove the adapter and the training state that DIR holds
+    /// Start again: remove the adapter and the training state that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
     /// Write a checkpoint every N steps; 0 = only at the end and on interruption
@@ -119,7 +119,8 @@ pub(crate) struct ObjectiveArgs {
     /// What --gamma auto adds to the base model's cost, in nats per token
     #[arg(long, value_name = "X", default_value = "2")]
     pub(crate) gamma_margin: f64,
-    /// Over what the hinge of gamma is taken
+    /// Over what the hinge, max(0, gamma - NLL), is taken; it is closed (0) where the harmful answers cost gamma or
+    /// more
     #[arg(long, value_name = "SCOPE", default_value = "micro-batch",
           value_parser = named::<GammaScope>(&["micro-batch", "sample", "token", "batch"]))]
     pub(crate) gamma_scope: GammaScope,
@@ -187,7 +188,7 @@ pub(crate) struct OptimiserArgs {
     /// Optimiser steps [default: from --epochs]
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// Epochs: passes over the help set; ignored with --steps
+    /// Epochs, each once through the help set; ignored with --steps
     #[arg(long, value_name = "X", default_value = "5")]
     pub(crate) epochs: f64,
     /// Rows of each set per micro-batch
@@ -240,10 +241,10 @@ pub(crate) struct SampleArgs {
     /// Longest sample, in tokens
     #[arg(long, value_name = "N", default_value = "1536")]
     pub(crate) max_length: usize,
-    /// Rows longer than --max-length, or than what the model takes: cut them, or refuse to start
+    /// Rows longer than --max-length, or than the model's longest sequence: cut them, or refuse to start
     #[arg(long, value_name = "WHAT", default_value = "cut", value_parser = named::<Overlong>(&["cut", "refuse"]))]
     pub(crate) overlong: Overlong,
-    /// Random tokens around the harmful questions, in place of the wrapping of a jailbreak
+    /// Random tokens around the harmful questions, in place of the text that a jailbreak puts there
     #[arg(long, value_name = "SWITCH", default_value = "on", action = ArgAction::Set, value_parser = switch())]
     pub(crate) noise: bool,
     /// Most noise tokens before the question

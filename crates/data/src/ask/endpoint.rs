@@ -1,9 +1,9 @@
 //! A server that speaks the chat completions of OpenAI. In: user turns; out: answers, as they come. Invariant: the key goes
 //! into the header of requests to the one host, and nowhere else: not into errors, logs or files.
 //!
-//! A failure that may not last is retried: refused and lost connections, timeouts, 408, 409, 425, 429, 5xx, and replies that
-//! cannot be read. Before an attempt all workers wait for what the server asks (`Retry-After`, or the reset time of an
-//! exhausted `x-ratelimit-*`), and the one that failed for the back-off, which doubles each time and has jitter.
+//! A failure that may pass is retried: refused and lost connections, timeouts, 408, 409, 425, 429, 5xx, and replies
+//! that cannot be read. Before an attempt all workers wait for what the server asks (`Retry-After`, or the reset time
+//! of an exhausted `x-ratelimit-*`), and the one that failed for the back-off, which doubles each time and has jitter.
 
 use super::reply::{self, Trouble};
 use super::respond::{Answer, Respond, Sink, interrupted};
@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 
 /// The longest pause between attempts that comes from the back-off.
 const MOST_BACKOFF: f64 = 60.0;
-/// A server that asks for a longer pause is not waited for.
+/// The longest pause that a server may ask for; a longer one ends the work.
 const MOST_WAIT: Duration = Duration::from_mins(10);
 /// Largest reply, in bytes.
 const MOST_BYTES: u64 = 8 << 20;
-/// How often a wait looks whether it is to end.
+/// A wait checks this often whether the work is to stop.
 const NAP: Duration = Duration::from_millis(50);
 
 /// The secret of an endpoint. It has no `Display`, and its `Debug` does not show it.
@@ -70,12 +70,12 @@ pub struct Endpoint {
     concurrency: usize,
     attempts: usize,
     backoff: f64,
-    /// No request leaves before this.
+    /// No request is sent before this time.
     not_before: Mutex<Option<Instant>>,
 }
 
 impl Endpoint {
-    /// As the options say; the key is read from the environment.
+    /// Makes the endpoint that the options describe; the key is read from the environment.
     pub fn new(options: &EndpointOptions) -> Result<Self> {
         let missing = |what: &str| Error::request(format!("the endpoint needs {what}"));
         let base = options.url.as_deref().ok_or_else(|| missing("a base URL"))?;
@@ -134,15 +134,18 @@ impl Endpoint {
                 let error = Error::failed(format!("endpoint {}: {what}{tries}", self.url));
                 return Err(match trouble.hint {
                     Some(hint) => error.hint(hint),
-                    None => error.hint("answers so far are kept: the same command again goes on from there"),
+                    None => error.hint("answers so far are kept: run the same command again to continue"),
                 });
             }
             tracing::info!("endpoint: {what}; attempt {attempt} of {}", self.attempts);
             if let Some(wait) = trouble.wait {
                 if wait > MOST_WAIT {
                     let seconds = wait.as_secs();
-                    return Err(Error::failed(format!("endpoint {}: {what}; asks to wait {seconds} s", self.url))
-                        .hint("answers so far are kept: run the same command again later"));
+                    return Err(Error::failed(format!(
+                        "endpoint {}: {what}; the server asks to wait {seconds} s",
+                        self.url
+                    ))
+                    .hint("answers so far are kept: run the same command again later"));
                 }
                 self.hold(wait);
             }
@@ -173,7 +176,7 @@ impl Endpoint {
         if status == 200
             && let Some(wait) = wait.filter(|wait| *wait <= MOST_WAIT)
         {
-            // This one was answered; the next would not be.
+            // This request was answered; the next would be refused.
             self.hold(wait);
         }
         let text = text.map_err(|e| Trouble::temporary(e.to_string()));
@@ -190,19 +193,19 @@ impl Endpoint {
         }
     }
 
-    /// Keeps every worker from asking for this long.
+    /// Makes every worker wait this long before its next request.
     fn hold(&self, wait: Duration) {
         let until = Instant::now() + wait;
         let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         *not_before = Some(not_before.map_or(until, |earlier| earlier.max(until)));
     }
 
-    /// Waits until a request may leave; false when the work is to stop.
+    /// Waits until a request may be sent; false when the work is to stop.
     fn wait(&self, stop: &AtomicBool) -> bool {
         loop {
             let until = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
             match until.filter(|until| *until > Instant::now()) {
-                // The hold may have been extended meanwhile.
+                // The pause may have been made longer meanwhile.
                 Some(until) if nap_until(until, stop) => {}
                 Some(_) => return false,
                 None => return !stop.load(Ordering::Relaxed),
@@ -221,7 +224,7 @@ fn read_key(name: &str) -> Result<Key> {
     }
 }
 
-/// Sleeps until then; false when the work is to stop.
+/// Sleeps until that time; false when the work is to stop.
 fn nap_until(until: Instant, stop: &AtomicBool) -> bool {
     while !stop.load(Ordering::Relaxed) {
         let left = until.saturating_duration_since(Instant::now());
@@ -270,7 +273,7 @@ impl Respond for Endpoint {
                             result = Err(e);
                         }
                     }
-                    // The first error is the one to tell; answers that are under way are still taken.
+                    // The first error is reported; answers that are under way are still stored.
                     Ok(Err(e)) => result = result.and(Err(e)),
                     Err(mpsc::RecvTimeoutError::Disconnected) => return result,
                     Err(mpsc::RecvTimeoutError::Timeout) => {}

@@ -1,6 +1,6 @@
-//! A local model that answers. In: user turns; out: answers, each as soon as it has ended. Invariant: prompts are answered in
-//! rounds that the list of prompts fixes, and a round that was interrupted is generated whole again, since in other company
-//! an answer can differ by rounding; so resuming gives the same bytes.
+//! A local model that answers. In: user turns; out: answers, each as soon as it has ended. Invariant: prompts are
+//! answered in rounds that the list of prompts fixes, and a round that was interrupted is generated again as a whole,
+//! since beside other prompts an answer can differ by rounding; so resuming gives the same bytes.
 
 use super::respond::{Answer, Respond, Sink, interrupted};
 use crate::Sampling;
@@ -8,7 +8,7 @@ use eraser_model::{Error, Generation, Message, Model, Result, generate_each};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
-/// Batches in a round: finished places are taken by the next prompt of the same round.
+/// Batches in a round: a finished sequence is replaced by the next prompt of the same round.
 const BATCHES: usize = 4;
 
 /// A model under its own chat template.
@@ -26,7 +26,7 @@ impl<'a> Local<'a> {
     /// An error for a prompt that leaves no room for an answer.
     ///
     /// # Errors
-    /// It is as long as what the model takes; the chat template cannot render it.
+    /// The prompt is as long as the longest sequence of the model; the chat template cannot render it.
     pub fn check(&self, prompt: &str) -> Result<()> {
         self.encode(prompt).map(|_| ())
     }
@@ -39,7 +39,7 @@ impl<'a> Local<'a> {
             let name = &self.model.name;
             let start: String = prompt.chars().take(40).collect();
             return Err(Error::request(format!(
-                "{name}: a prompt of {n} tokens is too long, it takes {most}: {start} .."
+                "{name}: a prompt of {n} tokens is too long, the model takes at most {most}: {start} .."
             ))
             .hint("shorten the question, or leave it out"));
         }

@@ -35,7 +35,7 @@ impl Entry for Line {
     }
 }
 
-/// Answers to all prompts, from the file where it has them. `what` is shown while it goes on.
+/// Answers to all prompts; those in the file are not asked for again. `what` is shown as the name of the work.
 pub fn ask(
     path: &Path,
     what: &str,

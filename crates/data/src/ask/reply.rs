@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Of what a server says, so many characters are repeated.
+/// Most characters of a server's message that are repeated in an error.
 const MOST_SAID: usize = 200;
 
 /// Why there is no answer.
@@ -86,9 +86,9 @@ pub(super) fn read(status: u16, text: Result<String, Trouble>, wait: Option<Dura
                 return Ok(Answer { refused: true, stopped: true, ..Answer::default() });
             }
             let hint = match status {
-                300..=399 => Some("redirects are not followed: give the URL that it leads to"),
+                300..=399 => Some("redirects are not followed: give the URL that this one leads to"),
                 401 | 403 => Some("check the key, and the name of the environment variable that holds it"),
-                404 => Some("check the base URL (it mostly ends with /v1) and the name of the model"),
+                404 => Some("check the base URL (it usually ends with /v1) and the name of the model"),
                 _ => None,
             };
             Err(Trouble { hint, ..Trouble::permanent(format!("status {status}{}", said(&text))) })
@@ -109,7 +109,8 @@ fn completion(completion: Completion) -> Result<Answer, Trouble> {
             stopped: finish_reason.as_deref() != Some("length"),
             refused: filtered || message.refusal.is_some(),
         }),
-        // Filtered, or without a text for a reason that is not told: one question without answer, which is left out and counted.
+        // The answer was filtered, or has no text for a reason that the server does not give: this question is left out
+        // and counted.
         None => Ok(Answer { tokens, stopped: true, refused: true, ..Answer::default() }),
     }
 }

@@ -12,7 +12,7 @@ pub struct Answer {
     pub text: String,
     /// New tokens; None when a server does not say.
     pub tokens: Option<usize>,
-    /// Ended by itself, not at the limit.
+    /// The model ended it by itself, before the limit of tokens.
     pub stopped: bool,
     /// A server's filter kept the answer back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -31,12 +31,13 @@ pub trait Sink {
 pub trait Respond {
     /// Identifies whatever answers depend on besides prompt and sampling.
     fn fingerprint(&self) -> String;
-    /// Gives `sink` an answer for every prompt that is `wanted`. What the others are answered may matter for rounding.
+    /// Gives `sink` an answer for every prompt that is `wanted`. The other prompts may still be answered, where they
+    /// change the rounding of the wanted answers.
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()>;
 }
 
 /// The stage was stopped from outside.
 pub fn interrupted() -> Error {
     Error::new(ErrorKind::Interrupted, "the work was stopped; answers so far are kept")
-        .hint("the same command again goes on from there")
+        .hint("run the same command again to continue")
 }

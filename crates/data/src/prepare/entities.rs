@@ -28,7 +28,7 @@ pub(super) fn prompt(answer: &str) -> String {
 }
 
 /// The names in a model's answer: every line that is not blank is `- name`, `* name` or `1. name`, or the whole is a JSON
-/// list of strings. Anything else is None: an answer that was not asked for is not guessed at.
+/// list of strings. Anything else is None: an answer in another form is not guessed at.
 pub(super) fn parse(answer: &str) -> Option<Vec<String>> {
     let answer = answer.trim();
     let names: Vec<String> = if answer.starts_with('[') {

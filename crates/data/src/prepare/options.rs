@@ -34,11 +34,11 @@ pub enum EntitySource {
     Endpoint,
 }
 
-/// What becomes of an answer that is not of the kind its set is for.
+/// What is done with an answer that is not of the kind that its set is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unfit {
-    /// It stays, and is counted.
+    /// It is kept, and counted.
     Keep,
     /// It is left out, and counted.
     Drop,
@@ -52,9 +52,9 @@ pub struct PrepareOptions {
     pub answers: Answers,
     /// Local model that gives the harmful answers; None: the one that is to be hardened.
     pub answers_model: Option<String>,
-    /// Harmful answers that are refusals.
+    /// What is done with harmful answers that are refusals.
     pub harm_refusals: Unfit,
-    /// Align answers that are no refusals.
+    /// What is done with align answers that are no refusals.
     pub align_answered: Unfit,
     /// What counts as a refusal.
     pub refusal_list: RefusalList,
@@ -143,7 +143,8 @@ impl PrepareOptions {
         }
     }
 
-    /// What is out of range, or lacks what it needs, by field. Whether a file of answers is named, the caller knows.
+    /// What is out of range, or lacks what it needs, by field. Whether a file of answers is named is checked by the
+    /// caller.
     pub fn check(&self) -> Vec<WrongValue> {
         let mut ranges = Ranges::default();
         for (field, n) in [
@@ -165,12 +166,8 @@ impl PrepareOptions {
         ranges.need("endpoint_timeout", timeout > 0.0 && timeout <= 86_400.0, "above 0 and at most 86400");
         ranges.need("endpoint_backoff", (0.0..=3600.0).contains(&self.endpoint_backoff), "from 0 to 3600");
         if self.needs_endpoint() {
-            ranges.need("endpoint", self.endpoint.is_some(), "the base URL that is to be asked");
-            ranges.need(
-                "endpoint_model",
-                self.endpoint_model.is_some(),
-                "the name of the model that is to be asked for",
-            );
+            ranges.need("endpoint", self.endpoint.is_some(), "the base URL of the server");
+            ranges.need("endpoint_model", self.endpoint_model.is_some(), "the name of the model on that server");
         }
         ranges.finish()
     }

@@ -24,7 +24,7 @@ pub struct Evaluation {
 pub struct DataReport {
     /// Format of the file.
     pub schema: u32,
-    /// How the sets came to be; None of sets that were made elsewhere.
+    /// How the sets were made; None for sets that were made elsewhere.
     pub made: Tally,
     /// The sets.
     pub sets: Vec<SetReport>,

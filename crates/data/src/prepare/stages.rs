@@ -43,7 +43,7 @@ pub fn prepare(
 ) -> Result<DataReport> {
     let texts = inputs.questions.iter().map(|q| q.text.as_str());
     report::leakage(texts, inputs.evaluation, &options.allow_leakage)?;
-    // The model is asked every question in the last stage: one that it cannot take is found now.
+    // The last stage asks the model every question: a question that is too long for it is found now.
     let local = Local::new(inputs.model, options.batch);
     for question in inputs.questions {
         local.check(&question.text).map_err(|e| e.context(format_args!("question {}", question.id)))?;
@@ -114,7 +114,7 @@ impl<'a> Stages<'a> {
                 if missing > 0 {
                     let all = prompts.len();
                     return Err(Error::request(format!("the file of answers lacks {missing} of the {all} questions"))
-                        .hint("the text of a question must be in the file letter by letter"));
+                        .hint("the file must hold the text of every question unchanged"));
                 }
                 Ok(found.into_iter().flatten().collect())
             }
@@ -165,7 +165,7 @@ impl<'a> Stages<'a> {
                     self.ask("entities", self.endpoint()?, &prompts, &sampling)?
                 } else {
                     let local = Local::new(self.inputs.model, self.options.batch);
-                    // A long answer gives no list, and costs the others nothing.
+                    // An answer that is too long gives no list; the others are not affected.
                     prompts.retain(|prompt| local.check(prompt).is_ok());
                     self.ask("entities", &local, &prompts, &sampling)?
                 };
@@ -183,7 +183,7 @@ impl<'a> Stages<'a> {
                 "no entity was found in {} texts ({unread} of the lists were not readable)",
                 texts.len()
             ))
-            .hint("entities = \"extract\" needs no model; answers of a word or two hold nothing to ask about"));
+            .hint("entities = \"extract\" needs no model; very short answers name nothing that could be asked about"));
         }
         Ok(found)
     }

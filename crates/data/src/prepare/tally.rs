@@ -1,8 +1,8 @@
-//! What came of each stage of a preparation, in numbers.
+//! The results of each stage of a preparation, as counts.
 
 use serde::Serialize;
 
-/// What came of each stage.
+/// The results of each stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Questions.
@@ -27,6 +27,6 @@ pub struct Tally {
     pub help_cut: usize,
     /// Align answers that do not refuse.
     pub align_answered: usize,
-    /// Align answers left out: those, if they are dropped, and empty ones.
+    /// Align answers left out: those that do not refuse, if they are dropped, and empty ones.
     pub align_dropped: usize,
 }

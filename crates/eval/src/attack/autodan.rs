@@ -3,9 +3,10 @@
 //! prompt under which the answer's opening is likeliest. Invariant: every candidate holds the question exactly once, and the
 //! same seed gives the same prompt, interrupted or not (unless a budget in seconds ends the search).
 //!
-//! A generation: the best are kept; the others are children of parents drawn by their loss. Above, children exchange whole
-//! sentences and take some from the pool of all templates; below, words are exchanged for others of like meaning, those more
-//! often that stand in better candidates.
+//! In each generation the best candidates are kept, and the others are replaced by children of parents that are drawn
+//! by their loss. On the upper level children exchange whole sentences, and take some from the pool of all templates.
+//! On the lower level words are exchanged for others with a similar meaning; words of better candidates are drawn more
+//! often.
 
 use super::budget::AutodanOptions;
 use super::parse::Template;
@@ -23,10 +24,10 @@ use std::ops::ControlFlow;
 
 /// Stands for the question in a candidate.
 const PLACE: &str = "\u{e000}";
-/// Draws of a child before a generation is left smaller.
+/// How often a child is drawn before the generation is left smaller.
 const DRAWS: usize = 20;
 
-/// Words of like meaning in the prose of instructions; each line is a group.
+/// Words with a similar meaning, as instructions use them; each line is a group.
 const LIKE: [&[&str]; 24] = [
     &["answer", "reply", "response"],
     &["always", "without exception", "every time"],
@@ -58,9 +59,9 @@ struct Autodan {
     options: AutodanOptions,
     target: String,
     seed: u64,
-    /// The first generation: the templates, with the question's place.
+    /// The first generation: the templates, with a mark where the question goes.
     seeds: Vec<String>,
-    /// Every sentence of theirs without the question.
+    /// All their sentences that do not hold the question.
     pool: Vec<String>,
 }
 
@@ -97,7 +98,7 @@ pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
     Ok(Box::new(Autodan { options, target, seed, seeds, pool }))
 }
 
-/// A template with the question's place, cut to its first question where it asks several times.
+/// A template with a mark where the question goes; only the first mark, where it has several.
 fn with_place(template: &Template) -> Option<String> {
     let text = template.fill(PLACE);
     let (before, after) = text.split_once(PLACE)?;
@@ -166,7 +167,7 @@ impl Search for Autodan {
 }
 
 impl Autodan {
-    /// The templates, and children of them where there are fewer than candidates.
+    /// The templates; where there are fewer of them than candidates, children of them too.
     fn first(&self, rng: &mut ChaCha8Rng) -> Vec<String> {
         let mut all: Vec<String> = self.seeds.iter().take(self.options.population).cloned().collect();
         let mut seen: HashSet<String> = all.iter().map(String::as_str).chain([PLACE]).map(str::to_owned).collect();
@@ -184,7 +185,7 @@ impl Autodan {
         all
     }
 
-    /// New candidates from a generation, best first.
+    /// New candidates, bred from a generation that is sorted, best first.
     fn children(&self, parents: &[Tried], rng: &mut ChaCha8Rng) -> Vec<String> {
         let texts: Vec<String> = parents.iter().map(|p| p.text.clone()).collect();
         let best = parents.first().map_or(0.0, |p| p.loss);
@@ -258,7 +259,7 @@ fn joined(sentences: &[String]) -> String {
     text.trim_end().to_owned()
 }
 
-/// Exchanges one word of `sentence` for another of like meaning; better candidates' words are drawn more often.
+/// Exchanges one word of `sentence` for another with a similar meaning; better candidates' words are drawn more often.
 fn reworded(sentence: &str, scores: &HashMap<String, f64>, rng: &mut ChaCha8Rng) -> String {
     let lower = sentence.to_lowercase();
     // A text whose lower case has another length cannot be cut at the same places.
@@ -333,7 +334,7 @@ impl Hunt for Generations<'_> {
         Ok(())
     }
 
-    /// The best live on beside the children of all.
+    /// The best are kept beside the children of all.
     fn step(&self, state: &mut State) -> Result<()> {
         let mut rng = stream(self.autodan.seed, &format!("autodan/{}", self.question.id), &[state.step as u64]);
         let children = self.autodan.children(&state.buffer, &mut rng);

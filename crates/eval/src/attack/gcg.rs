@@ -3,9 +3,10 @@
 //! with the best suffix found. Invariant: a suffix is text that tokenises to the tokens it was optimised as, and the same
 //! seed gives the same suffix, interrupted or not (unless a budget in seconds ends the search).
 //!
-//! A step: the gradient of the opening's loss with respect to each one-hot token of a suffix from the buffer; the `top_k`
-//! steepest replacements of each place; `candidates` random ones of these, those left out that do not survive decoding
-//! and tokenising; their losses, computed as one prefix tree, since all share their beginning up to the changed place.
+//! A step computes the gradient of the opening's loss with respect to each one-hot token of a suffix from the buffer.
+//! At each place it keeps the `top_k` replacements with the steepest descent, and draws `candidates` of these at
+//! random. Candidates that decoding and tokenising would change are left out. The losses of the others are computed as
+//! one prefix tree, since all share their beginning up to the changed place.
 
 use super::budget::GcgOptions;
 use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
@@ -20,9 +21,9 @@ use std::ops::ControlFlow;
 
 /// Stands for the suffix while the template is rendered.
 const MARK: &str = "\u{1}suffix\u{1}";
-/// Draws of a first token before a suffix is left shorter.
+/// How often a token of the first suffix is drawn before the suffix is left shorter.
 const DRAWS: usize = 200;
-/// Steps between two savings.
+/// The state is saved after so many steps.
 const SAVE_EVERY: usize = 10;
 
 struct Gcg {
@@ -146,7 +147,7 @@ fn tried(suffix: Vec<u32>, logprobs: &[f32], place: &Place<'_>) -> Result<Tried>
     Ok(Tried::new(suffix, text, logprobs))
 }
 
-/// Where the suffix is.
+/// The place of the suffix in the prompt.
 struct Place<'a> {
     tokenizer: &'a Tokenizer,
     before: String,
@@ -154,7 +155,7 @@ struct Place<'a> {
     before_ids: Vec<u32>,
     after_ids: Vec<u32>,
     target: Vec<u32>,
-    /// By id: may stand in a suffix.
+    /// For each token id, whether it may be part of a suffix.
     allowed: Vec<bool>,
     /// Whether the template drops space at the end of a turn.
     trims: bool,
@@ -208,7 +209,7 @@ impl<'a> Place<'a> {
         Ok(read == [&self.before_ids, suffix, &self.after_ids].concat())
     }
 
-    /// Random tokens that survive together.
+    /// Random tokens that stay the same when they are decoded and tokenised together.
     fn first(&self, length: usize, seed: u64, id: &str) -> Result<Vec<u32>> {
         let mut rng = stream(seed, &format!("gcg/{id}/first"), &[]);
         let ids: Vec<u32> = (0..self.allowed.len()).filter(|&i| self.allowed[i]).map(|i| i as u32).collect();
@@ -223,7 +224,9 @@ impl<'a> Place<'a> {
             }
         }
         if suffix.is_empty() {
-            return Err(Error::request("no token can stand behind the question: none is read back as itself"));
+            return Err(Error::request(
+                "no suffix can be put behind the question: decoding and tokenising changes every token",
+            ));
         }
         Ok(suffix)
     }

@@ -28,11 +28,11 @@ pub struct AttackPrompt {
     pub name: String,
     /// The whole user turn.
     pub user: String,
-    /// How the answer begins, given to the model and counted as part of its answer; usually empty.
+    /// How the answer begins: text that is given to the model and not judged; usually empty.
     pub opening: String,
 }
 
-/// Wraps questions.
+/// Turns questions into prompts.
 pub trait Attack {
     /// Name of the file of its answers and of its pooled figures: `direct`, `template`.
     fn name(&self) -> &'static str;

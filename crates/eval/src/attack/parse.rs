@@ -1,5 +1,5 @@
-//! Template files: text of a format in, named templates with their placeholders found out.
-//! Invariant: filling a template puts the question in as it is; placeholders in the question are not looked at.
+//! Template files. In: text of a known format; out: named templates whose placeholders were found.
+//! Invariant: filling a template inserts the question unchanged; a placeholder inside the question is not filled.
 
 use eraser_model::{Error, Jinja, Result};
 use serde::Deserialize;
@@ -36,7 +36,7 @@ impl Format {
     }
 }
 
-/// One template: texts with the question between each two of them, so at least two texts.
+/// One template: at least two texts; the question goes between each text and the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     /// Name in files and figures.
@@ -45,9 +45,9 @@ pub struct Template {
 }
 
 impl Template {
-    /// Finds the placeholders of `source`: `{{ prompt }}` with any or no space inside, `{prompt}`, `[INSERT PROMPT HERE]`.
-    /// Line breaks at the end are dropped, as Jinja and YAML's folding leave them by accident. A source with more of Jinja in
-    /// it is rendered.
+    /// Finds the placeholders of `source`: `{{ prompt }}` with any or no space inside, `{prompt}`, `[INSERT PROMPT
+    /// HERE]`. Line breaks at the end are dropped, because Jinja and YAML's folding can leave them. A source with more
+    /// of Jinja in it is rendered.
     fn new(name: String, source: &str) -> Result<Self> {
         if is_jinja(source) {
             return Self::rendered(name, source);
@@ -90,7 +90,7 @@ impl Template {
             (around("\u{e000}Why <b> so?\u{e001}")?, around("\u{e000} a\n  Longer Question\u{e001}")?);
         if texts != others || (texts.len() < 2 && texts.concat().contains('\u{e000}')) {
             return Err(Error::request(format!("the template `{name}` changes the question or depends on it"))
-                .hint("a template puts the question in as it is: `{{ prompt }}`"));
+                .hint("a template must hold the question unchanged: write `{{ prompt }}`"));
         }
         if texts.len() < 2 {
             return Err(Error::request(format!("the template `{name}` has no place for the question"))
@@ -158,7 +158,7 @@ fn yaml(text: &str) -> Result<Vec<Source>> {
         template: Option<String>,
     }
     let document: Document = serde_saphyr::from_str(text).map_err(|e| {
-        Error::request(format!("not a YAML template: {e}")).hint("a mapping with the template under `value`")
+        Error::request(format!("not a YAML template: {e}")).hint("write a mapping with the template under `value`")
     })?;
     let source = document.value.or(document.template).ok_or_else(|| no_template("value"))?;
     Ok(vec![(None, source)])
@@ -193,12 +193,12 @@ fn plain(text: &str) -> Result<Vec<Source>> {
         |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object() || value.is_array());
     if is_json(text) || text.lines().find(|line| !line.trim().is_empty()).is_some_and(is_json) {
         return Err(Error::request("the file holds JSON")
-            .hint("let its name end in .json for a list, in .jsonl for a row a line"));
+            .hint("give it a name that ends in .json (one list) or .jsonl (one row per line)"));
     }
     Ok(vec![(None, text.to_owned())])
 }
 
-/// A template a line: strings, or objects as in a JSON list.
+/// One template per line: strings, or objects as in a JSON list.
 fn jsonl(text: &str) -> Result<Vec<Source>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let source = |(i, line): (usize, &str)| {

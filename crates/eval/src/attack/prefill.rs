@@ -1,5 +1,6 @@
-//! The attack `prefill`: the question, unchanged, with the opening of the answer given: whoever runs an open model can do so.
-//! Invariant: the opening is that of the question's file if it names one, else the option's; it counts as answered.
+//! The attack `prefill`: the question, unchanged, with the opening of the answer given, which anyone who runs an open
+//! model can do. Invariant: the opening is that of the question's file if it names one, else the option's; it is not
+//! part of the answer.
 
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;

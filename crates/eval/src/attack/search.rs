@@ -1,5 +1,6 @@
-//! Attacks that search a prompt on the subject itself. In: a question, the subject; out: the best prompt found, with what
-//! the search cost. Invariant: what was found is stored as it is found, so an interrupted search goes on where it was.
+//! Attacks that search for a prompt on the subject itself. In: a question, the subject; out: the best prompt found,
+//! with what the search cost. Invariant: the state is stored while the search runs, so an interrupted search continues
+//! from there.
 
 use crate::answers;
 use crate::subject::Subject;
@@ -47,13 +48,13 @@ pub(crate) trait Hunt {
 pub(crate) struct Budget {
     /// Most steps.
     pub(crate) steps: usize,
-    /// Most seconds, over all sittings.
+    /// Most seconds, over all processes that worked on it.
     pub(crate) seconds: Option<f64>,
-    /// Steps between two savings.
+    /// The state is saved after so many steps.
     pub(crate) save_every: usize,
 }
 
-/// Goes on until the target is what greedy decoding takes or the budget is spent; `save` stores the state and says whether
+/// Searches until greedy decoding gives the target or the budget is spent; `save` stores the state and says whether
 /// to go on. None when it said not to.
 fn exhaust(
     hunt: &dyn Hunt,
@@ -124,7 +125,7 @@ pub(crate) struct Tried {
     pub(crate) text: String,
     /// Mean negative log-likelihood of the target, nats per token.
     pub(crate) loss: f64,
-    /// The target is what greedy decoding takes.
+    /// Greedy decoding gives the target.
     pub(crate) likely: bool,
 }
 

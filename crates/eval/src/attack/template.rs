@@ -105,7 +105,7 @@ fn read_file(path: &Path) -> Result<Vec<Template>> {
         return Err(Error::request(format!("{}: {size} bytes are too many for a template file", path.display())));
     }
     if Format::of(path).is_none() && path.extension().is_some() {
-        return Err(Error::request(format!("{}: it is not known what templates such a file holds", path.display()))
+        return Err(Error::request(format!("{}: files with this ending are not read as templates", path.display()))
             .hint(format!("template files end in {}", Format::EXTENSIONS.join(", "))));
     }
     let text = fs::read_to_string(path).at(path)?;

@@ -20,7 +20,7 @@ fn item(row: &Fields<'_>) -> Result<Item> {
         query.strip_prefix("Passage: ").unwrap_or(&query).to_owned()
     };
     let gold = match row.0.get("answer") {
-        // As its authors publish it.
+        // As its authors published it.
         Some(Value::Bool(yes)) => usize::from(*yes),
         _ => row.gold(&["label", "answer", "gold"], &["false", "true"].map(str::to_owned))?,
     };

@@ -88,7 +88,7 @@ impl<'a> Encoder<'a> {
         if ids.len() > most {
             if scored >= most {
                 return Err(Error::request(format!(
-                    "an answer of {scored} tokens, where the model takes {}",
+                    "an answer has {scored} tokens, and the model takes at most {}",
                     self.longest
                 )));
             }

@@ -1,6 +1,5 @@
-//! `HellaSwag`: how a description goes on.
-//! Columns: `activity_label`, `ctx_a`, `ctx_b`, `endings` and `label` as on the Hub; or `query`, `choices`, `gold`, as they
-//! stand.
+//! `HellaSwag`: how a description goes on. Columns: `activity_label`, `ctx_a`, `ctx_b`, `endings` and `label` as on the
+//! Hub; or `query`, `choices`, `gold`, which are taken unchanged.
 
 use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;
@@ -31,7 +30,7 @@ fn capitalised(text: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Without the marks that the collection of the texts left: ` [title]` ends a sentence, other brackets go.
+/// The text without the marks that its collection left in it: ` [title]` ends a sentence, other brackets go.
 fn clean(text: &str) -> String {
     let text = text.trim().replace(" [title]", ". ");
     let mut out = String::with_capacity(text.len());

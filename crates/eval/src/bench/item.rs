@@ -6,7 +6,7 @@ use eraser_model::{Error, Result};
 /// One question with the answers offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// Stands once, before the examples: MMLU's sentence about the subject. Usually empty.
+    /// Put once, before the examples: MMLU's sentence about the subject. Usually empty.
     pub(crate) head: String,
     /// The answers, in the order of the row.
     pub(crate) choices: Vec<Choice>,

@@ -1,4 +1,4 @@
-//! What a benchmark run is to measure. Invariant: nothing is read here; see the plan.
+//! Options of a benchmark. Invariant: no file is read here; that is done when the plan is made.
 
 use super::Bos;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub struct TextFile {
     pub path: PathBuf,
 }
 
-/// What to measure.
+/// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BenchOptions {

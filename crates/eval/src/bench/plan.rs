@@ -1,5 +1,5 @@
-//! Options as prompts: files read, tasks looked up, examples put before each question. Invariant: a plan is made only if
-//! every file is sound, and all that is wrong is reported at once.
+//! From options to prompts: files are read, tasks looked up, examples put before each question. Invariant: a plan is
+//! made only if every file is sound, and all that is wrong is reported at once.
 
 use super::item::{Item, Metric};
 use super::options::{BenchOptions, TaskRows};
@@ -33,7 +33,7 @@ pub(crate) enum Work {
 
 /// An item after its examples.
 pub(crate) struct Prompted {
-    /// Stands before the context of every choice.
+    /// Put before the context of every choice.
     pub(crate) before: String,
     pub(crate) item: Item,
 }

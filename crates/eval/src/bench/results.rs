@@ -17,7 +17,7 @@ use std::path::Path;
 pub struct ItemScore {
     /// Number of the row, from 0.
     pub id: usize,
-    /// Natural log-likelihood of every choice; of a window, of its tokens.
+    /// Natural log-likelihood of every choice; for a window, of its tokens.
     pub loglikelihoods: Vec<f64>,
     /// Scored tokens of every choice.
     pub tokens: Vec<usize>,
@@ -30,7 +30,7 @@ pub struct ItemScore {
     /// What was scored: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
     #[serde(default)]
     pub subject: String,
-    /// Key of subject and tokens: a score with another key is of another experiment.
+    /// Key of subject and tokens: a score with another key belongs to another experiment.
     pub fingerprint: String,
 }
 
@@ -49,7 +49,7 @@ pub struct BenchSummary {
     pub schema: u32,
     /// The model, as it was named.
     pub model: String,
-    /// What was asked for.
+    /// The options.
     pub options: BenchOptions,
     /// One entry per subject, base first.
     pub subjects: Vec<BenchSubject>,

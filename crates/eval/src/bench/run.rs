@@ -22,7 +22,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-/// Items scored before they are stored. Packs are filled within them only.
+/// Items that are scored before they are stored; a pack holds items of one such group only.
 const ROUND: usize = 256;
 /// The metric of a text.
 const PERPLEXITY: &str = "perplexity";
@@ -39,8 +39,8 @@ struct Unit {
 /// tokens, are not computed again.
 ///
 /// # Errors
-/// The first of [`BenchOptions::check`]; a subject's name that is no file name, or that two subjects have; an item that cannot be
-/// encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
+/// The first of [`BenchOptions::check`]; a subject's name that is no file name, or that two subjects have; an item that
+/// cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
 pub fn bench(
     subjects: &[Subject<'_>],
     options: &BenchOptions,
@@ -151,7 +151,8 @@ fn score_job(
             .clone()
             .filter_map(|id| journal.get(&(id, keys[id].clone())).filter(|s| fits(s, &units[id])).cloned())
             .collect();
-        // In other company an item's score can differ by rounding, so a round that is not whole is computed whole.
+        // Beside other items an item's score can differ by rounding: a round that is not complete is computed again as
+        // a whole.
         if stored.len() == part.len() {
             scores.extend(stored);
             continue;

@@ -1,12 +1,12 @@
-//! Few-shot examples. In: the rows that may serve; out: those of an item. Invariant: an item is never its own example,
-//! and items with the same candidates have the same examples, so that they are computed once.
+//! Few-shot examples. In: the rows that may be examples; out: the examples of an item. Invariant: an item is never its
+//! own example, and items with the same candidates have the same examples, so that they are computed once.
 
 use super::item::Item;
 use eraser_data::stream;
 use rand::RngExt as _;
 use std::collections::HashMap;
 
-/// Examples of one task, by the head under which they stand.
+/// Examples of one task, by the head that they share.
 pub(crate) struct Shots {
     /// Row numbers: those drawn, and one more in case an item is among them; in the order of the draw.
     drawn: HashMap<String, Vec<usize>>,

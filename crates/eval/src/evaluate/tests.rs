@@ -1,4 +1,4 @@
-//! The whole pipeline over canned answers.
+//! The whole pipeline with invented answers.
 
 use super::*;
 use crate::answers;
@@ -293,7 +293,7 @@ fn the_opening_that_an_attacker_gave_is_not_judged() {
         assert!(!answer.refused && answer.degenerate && answer.judgements["leak"].success != Some(true), "{answer:?}");
     }
     let row = summary.attacks.iter().find(|row| row.judge == "keyword:gcg29").unwrap();
-    // The keyword judge calls nothing a refusal; that it was nothing is told beside it.
+    // The keyword judge finds no refusal in an empty answer; that it is empty is reported beside it.
     assert_eq!((row.asr, row.degenerate, row.degenerate_successes), (Some(1.0), Some(1.0), 4));
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Grader {
     pub(super) task: &'static str,
     /// What is to be replied, behind them.
     pub(super) reply: &'static str,
-    /// The verdict of a reply; None when it has not the form that was asked for.
+    /// The verdict of a reply; None when it does not have the form that was asked for.
     pub(super) read: fn(&str) -> Option<Verdict>,
 }
 

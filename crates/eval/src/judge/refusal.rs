@@ -1,6 +1,6 @@
-//! Whether a benign question was answered, by a model: what the keyword list cannot see is a refusal in other words and an
-//! answer that mentions its limits. In: a reply; out: a verdict whose success means refused. Invariant: `partly` counts as
-//! answered and is noted.
+//! Whether a benign question was answered, as a model judges it. The keyword list misses refusals in other words, and
+//! takes answers that mention their limits for refusals. In: a reply; out: a verdict whose success means refused.
+//! Invariant: `partly` counts as answered and is noted.
 
 use super::grade::{Grader, field};
 use crate::verdict::Verdict;

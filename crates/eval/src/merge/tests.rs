@@ -170,3 +170,14 @@ fn benchmarks_join_the_figures_of_the_same_model_and_the_changes_are_of_the_answ
     assert_eq!(merged.subjects[0].attacks[0].asr_change, None);
     assert_eq!(Summary::read(dir.path()).unwrap(), merged);
 }
+
+/// `X` was evaluated, then `x`: on a disk that does not tell cases apart the answers of both were in one file.
+#[test]
+fn subjects_whose_names_differ_only_in_case_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, adapter) = (fingerprint("m", None), fingerprint("m", Some("a")));
+    std::fs::create_dir_all(dir.path().join("eval/Eraser")).unwrap();
+    let error = admit(dir.path(), &[("base", &base), ("eraser", &adapter)], false).unwrap_err().to_string();
+    assert!(error.contains("`Eraser`") && error.contains("`eraser`"), "{error}");
+    assert!(admit(dir.path(), &[("base", &base), ("Eraser", &adapter)], false).is_ok());
+}

@@ -1,5 +1,5 @@
 //! The `tojson` filter of chat templates. In: a value of the template; out: JSON as transformers' filter writes it, that is
-//! Python's `json.dumps` without escapes for HTML. Invariant: the work is paid for from the render's fuel.
+//! Python's `json.dumps` without escapes for HTML. Invariant: the work counts against the render's fuel.
 
 use super::bind::Call;
 use super::python::{MAX_DEPTH, Outcome, charge, fail, float, integer, items, kind, number, string};
@@ -48,7 +48,7 @@ impl Json<'_, '_, '_> {
         if depth > MAX_DEPTH {
             return fail("tojson: nested too deeply");
         }
-        // A value may stand in itself many times over, so its size is paid for while it is written.
+        // A value may hold another many times, so its size is counted while it is written.
         charge(self.state, value.as_str().map_or(0, str::len))?;
         match kind(value) {
             "None" => self.out.push_str("null"),

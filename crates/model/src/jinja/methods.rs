@@ -188,7 +188,7 @@ pub(super) fn call(state: &mut State, value: &Value, name: &str, args: &[Value],
     let keywords = named.args().next().is_some().then(|| Value::from(named.clone()));
     let args: Vec<Value> = args.iter().cloned().chain(keywords).collect();
     match kind(value) {
-        // The library's own, which charges for what it makes.
+        // The library's own method, which counts what it makes.
         "str" if name == "format" => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args),
         "str" | "dict" | "list" | "tuple" if has(value, name) => {
             fail(format!("{}.{name}: not available in a template", kind(value)))

@@ -2,9 +2,9 @@
 //! (`ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls). Invariant: a template is foreign code,
 //! so rendering ends within a bounded amount of work, output and stack, and what would render differently from Jinja2 is an error.
 //!
-//! minijinja parses and runs. Where the two differ, [`source`] settles it in the text, [`lower`] in the syntax tree, and
-//! `filters`, `tests`, `methods` and `operators` at run time, with Python's rules (`python`). docs/templates.md lists what is
-//! refused; `tests/jinja.rs` compares with what Jinja2 gives.
+//! minijinja parses and runs. Where the two differ, [`source`] changes the text, [`lower`] the syntax tree, and
+//! `filters`, `tests`, `methods` and `operators` follow Python's rules (`python`) at run time. docs/templates.md lists
+//! what is refused; `tests/jinja.rs` compares with what Jinja2 gives.
 //!
 //! The files are layers, and each imports from lower ones only:
 //! - `objects`: types of values; `python`: what any value means; `bind`, `strings`, `sort`, `percent`: arguments, text, order, `%`;
@@ -157,7 +157,7 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
     });
     match ended {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(_)) => Err(Error::failed("the template's engine ended by a bug")),
+        Ok(Err(_)) => Err(Error::failed("a bug in the template engine ended the rendering")),
         Err(e) => Err(Error::failed(format!("cannot start a thread: {e}"))),
     }
 }

@@ -1,5 +1,5 @@
-//! `'%s' % value`. In: a format and its arguments; out: what Python's operator gives. minijinja's `format` filter does the
-//! numbers; texts of values, and how many arguments there must be, are settled here.
+//! `'%s' % value`. In: a format and its arguments; out: what Python's operator gives. minijinja's `format` filter
+//! writes the numbers; the texts of values, and how many arguments there must be, are decided here.
 
 use super::python::{Number, Outcome, fail, items, kind, number, printable, push_escape, repr, text};
 use minijinja::value::{Rest, ValueOrKwargs};

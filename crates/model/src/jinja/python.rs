@@ -268,7 +268,7 @@ pub(super) fn string(value: &Value) -> Outcome<&str> {
     value.as_str().map_or_else(|| fail(format!("a string is expected, not {}", kind(value))), Ok)
 }
 
-/// Pays for `bytes` of output before they are made.
+/// Counts `bytes` of output against the fuel before they are made.
 pub(super) fn charge(state: &minijinja::State, bytes: usize) -> Outcome<()> {
     state.consume_fuel(1 + (bytes / 64) as u64)
 }

@@ -144,7 +144,7 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     out
 }
 
-/// `text.replace(old, new, count)`, paid for before it is made.
+/// `text.replace(old, new, count)`; its size is counted before it is made.
 pub(super) fn replace(state: &State, text: &str, old: &str, new: &str, count: i64) -> Outcome<String> {
     let places = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
     let times = if count < 0 { places } else { places.min(count as usize) };

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::ops::Range;
 
-/// Up to this many query rows, passes over the keys with dot products beat the matrix product, which would pack them.
+/// Up to this many query rows, dot products with the keys are faster than the matrix product, which would pack the
+/// keys.
 const FEW_ROWS: usize = 4;
 
 /// One sequence's view for inference: `out` (`[n, heads * head_dim]`) from its `n` new queries at positions
@@ -106,7 +107,7 @@ mod tests {
         x.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Sequences of `total` rows fed in steps of `step` give what one pass of `attention` gives.
+    /// Sequences of `total` rows, fed in steps of `step`, give what one call of `attention` gives.
     fn equals_attention(total: &[usize], step: usize, shape: AttentionShape) {
         let segments = Segments::from_lengths(total.iter().copied());
         let (t, width, kv_width) = (segments.tokens(), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);

@@ -1,11 +1,11 @@
-//! Dot products of the rows of a weight in bf16 and a few rounded rows: the product of so few tokens that reading the weight
-//! is what costs. In: rows of the weight as they lie in memory; out: a row of sums for each. Invariant: the weight is read
-//! once, and neither packed nor moved.
+//! Dot products of the rows of a weight in bf16 and a few rounded rows: for products of so few tokens that reading the
+//! weight takes most of the time. In: rows of the weight as they lie in memory; out: a row of sums for each. Invariant:
+//! the weight is read once, and neither packed nor moved.
 
 use super::kernel::{self, Arch};
 use super::{Half, Rounded};
 
-/// Rows that meet at a time: a vector that is loaded is used four times.
+/// Rows that are multiplied at a time: a vector that is loaded is used four times.
 const TILE: usize = 4;
 
 /// `out[r * tokens + t] = w[r] . x[t]`.

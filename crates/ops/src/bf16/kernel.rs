@@ -135,7 +135,7 @@ pub(super) unsafe fn tile(arch: Arch, x: &[&[u32]], panel: &[u32], vectors: usiz
                     }
                 }
                 for (column, sum) in sums.iter().enumerate().take(place.columns) {
-                    // SAFETY: row and column are in the tile that the caller vouches for.
+                    // SAFETY: row and column are in the tile that the caller guarantees.
                     unsafe {
                         let to = place.at.add(r * place.stride + column);
                         to.write(if add { to.read() + sum } else { *sum });

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// Rows of the weight whose sums are held in registers together. More of them would meet in one set of the first-level
 /// cache where rows are a multiple of 4 kB apart.
 pub(super) const ROWS: usize = 6;
-/// Columns of the weight that are gone through at a time: panels of so many stay in the second-level cache.
+/// Columns of the weight in one block: panels of so many stay in the second-level cache.
 const COLUMNS: usize = 1024;
 
 /// Tokens laid out for [`Panels::product`]: blocks of columns, in each the panels, in each for every column the tokens of

@@ -21,13 +21,13 @@ const DOT_TOKENS: usize = 10;
 /// Up to this many tokens packing the weight, as a large product does, costs more than it saves (measured on two cores: even
 /// at 130 to 260 tokens, by shape).
 const PANEL_TOKENS: usize = 256;
-/// Up to this many tokens dot products are the faster ones with a weight in bf16: reading it is what costs.
+/// Up to this many tokens dot products are faster with a weight in bf16: reading the weight takes most of the time.
 const HALF_DOT_TOKENS: usize = 8;
 /// Most weight elements of one parallel task of the product for few tokens: half of a second-level cache.
 const TASK_ELEMENTS: usize = 1 << 16;
 /// Multiply-adds that are worth a task: some tens of microseconds.
 const TASK_WORK: usize = 1 << 20;
-/// Rows and columns that are turned at a time: a cache line of each.
+/// Rows and columns that are transposed at a time: a cache line of each.
 const SQUARE: usize = 16;
 /// Elements of a stored weight that are expanded at a time for the product of many tokens: 16 MB.
 const TILE_ELEMENTS: usize = 1 << 22;
@@ -163,7 +163,7 @@ impl Products {
     }
 
     /// Writes or adds columns `i * SQUARE ..` as `rows` into `columns` of the result. By squares, so that rows which are a
-    /// multiple of 4 kB apart do not drive each other from the first-level cache.
+    /// multiple of 4 kB apart do not evict each other from the first-level cache.
     fn turn(&self, i: usize, rows: &mut [f32], columns: Columns, update: Update) {
         let (first, stride) = (i * SQUARE, self.stride);
         for (j, products) in self.values.chunks(SQUARE * stride).enumerate() {

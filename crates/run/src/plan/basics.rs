@@ -26,8 +26,8 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// What is wrong where one of the `taken` names is `name`, or differs from it only in upper and lower case: each name is a
-/// directory, and on some disks the two would be one. `what` they are is a plural.
+/// What is wrong where one of the `taken` names is `name`, or differs from it only in upper and lower case: each name
+/// is a directory, and on some disks the two would be one. `what` they are is a plural.
 pub(super) fn clash<'a>(what: &str, name: &str, taken: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let other = taken.into_iter().find(|other| other.eq_ignore_ascii_case(name))?;
     Some(if other == name {

@@ -1,11 +1,11 @@
-//! Ranges of training settings. In: settings and where each was given; out: one error for each that cannot be.
+//! Ranges of training settings. In: settings and where each was given; out: one error for each that is out of range.
 
 use super::basics::{exists, wrong};
 use crate::failure::Problems;
 use eraser_data::WrongValue;
 use eraser_train::{Templates, TrainOptions};
 
-/// Notes what is wrong; `at` gives the flag or place of a field, or None for a field that somebody else answers for.
+/// Notes what is wrong; `at` gives the flag or place of a field, or None for a field that is checked elsewhere.
 pub(crate) fn train_options(o: &TrainOptions, at: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) {
     for WrongValue { field, what } in o.check() {
         if let Some(at) = at(field) {

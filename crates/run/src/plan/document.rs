@@ -1,6 +1,6 @@
 //! A run file as a tree of values that knows on which line each one is. In: TOML text and `--set` assignments; out: values
 //! by path (`train.lr`, `variant[1].retain`) and the place to name in an error. Invariant: every syntax error is
-//! reported, and a file that has one is looked at no further, since what seems to be missing may be what was not read.
+//! reported, and a file that has one is not checked further, since what seems to be missing may be what was not read.
 
 use eraser_model::Error;
 use eraser_model::error::PathContext as _;
@@ -56,7 +56,7 @@ impl Document {
     /// Takes `text` as the content of `file`.
     pub(crate) fn parse(file: &Path, text: &str, problems: &mut Problems) -> Option<Self> {
         let (tree, errors) = DeTable::parse_recoverable(text);
-        // One error of a line: what follows it is mostly its echo.
+        // One error per line: further ones on it usually follow from the first.
         let place = |e: &toml::de::Error| e.span().map_or(1, |span| line_of(text, span.start));
         let lines: BTreeMap<usize, &toml::de::Error> = errors.iter().rev().map(|e| (place(e), e)).collect();
         for (line, error) in &lines {

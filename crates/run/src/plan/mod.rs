@@ -1,4 +1,4 @@
-//! What is to be done, resolved. In: raw options and run files; out: plans that hold no question any more. Invariant:
+//! What is to be done, resolved. In: raw options and run files; out: plans in which nothing is left open. Invariant:
 //! a plan is made only if every option and file it names was checked, and all that is wrong is reported at once.
 
 mod answers;

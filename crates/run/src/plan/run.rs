@@ -345,7 +345,7 @@ fn train_options(
         })
     };
     let options = table.settings(defaults, special, convert, problems);
-    // A table that builds on others answers for its own keys; the shared ones were checked once.
+    // Of a table that builds on others only its own keys are checked here; the shared ones were checked once.
     let own = |field: &str| shared || table.get(field).is_some();
     let at = |field: &str| own(field).then(|| format!("{}: `{field}`", table.place(field)));
     check::train_options(&options, &at, problems);

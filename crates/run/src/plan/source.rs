@@ -121,7 +121,7 @@ impl Source {
                 }
                 "shuffle" => source.shuffle = Some(value.parse().map_err(|_| wrong("a seed is expected"))?),
                 "take" => source.take = Some(RowRange::parse(value).map_err(|e| wrong(&e))?),
-                _ => return Err(wrong("it is not known what this chooses")),
+                _ => return Err(wrong("this is not a known choice of rows")),
             }
         }
         Ok(source)
@@ -192,7 +192,7 @@ impl Source {
             })?;
         }
         if rows.is_empty() {
-            return Err(Error::request(format!("{}: no row is left of it", self.path.display()))
+            return Err(Error::request(format!("{}: no row of it is chosen", self.path.display()))
                 .hint("`where` and `take` choose among the rows of the file"));
         }
         Ok(rows)

@@ -60,7 +60,7 @@ impl Axis {
             return Err("an empty key or value".to_owned());
         }
         if ["name", "init_adapter", "dump_grads"].contains(&key) {
-            return Err(format!("`{key}` is nothing to sweep over"));
+            return Err(format!("`{key}` cannot be swept"));
         }
         Ok(Self { key: key.to_owned(), values })
     }

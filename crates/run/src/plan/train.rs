@@ -83,7 +83,7 @@ impl TrainPlan {
         if let Some(what) = state.filter(|_| !request.resume && !request.force) {
             problems.push(
                 Error::request(format!("{}: {} holds {what}", at("out"), dir.display()))
-                    .hint("go on with it by --resume, begin again by --force, or name another directory"),
+                    .hint("continue it with --resume, start again with --force, or name another directory"),
             );
         }
         if request.resume && problems.ok(crate::stage::rounds::resumable(dir)) == Some(false) {

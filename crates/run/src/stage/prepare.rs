@@ -1,6 +1,6 @@
 //! Preparation. In: questions and whatever answers them; out: the three sets, a report on them, and their record. Invariant:
-//! every file is read before the first answer is asked for, and sets that an adapter was trained on are not replaced
-//! unasked.
+//! every file is read before the first answer is asked for, and sets that an adapter was trained on are replaced
+//! only with --force.
 
 use crate::builtin::Assets;
 use crate::directory::{lock, remove};
@@ -56,7 +56,7 @@ pub(crate) fn keep_trained_sets(manifest: &Manifest, inputs: &Inputs, dir: &Path
     let Some((adapter, _)) = trained else { return Ok(()) };
     let what =
         format!("{}: {adapter} was trained on the sets that are in it, and others would replace them", dir.display());
-    Err(Error::request(what).hint("name another --out, or replace them by --force"))
+    Err(Error::request(what).hint("name another --out, or replace them with --force"))
 }
 
 /// The files that count.
@@ -146,7 +146,7 @@ impl<'a> Material<'a> {
             || {
                 let sources = PrepareInputs {
                     model: with.model,
-                    // The judge and the answering model are told of by the bars of what they do.
+                    // The progress bars of their work show the judge and the answering model.
                     answers_model: &|spec| with.plan.beside(spec).load(with.assets, &mut crate::watch::Silent),
                     endpoint: self.endpoint.as_ref(),
                     questions: &self.questions,

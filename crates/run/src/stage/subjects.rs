@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const FILE: &str = "subjects.json";
 
 /// Writes both files for the subjects that have an adapter: name and directory of each. Of an adapter that the manifest does
-/// not know, the settings are not told.
+/// not know, the settings are left out.
 pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manifest) -> Result<()> {
     let earlier = earlier(dir, adapters)?;
     let subjects = adapters.iter().chain(&earlier).map(|(name, adapter)| {

@@ -44,7 +44,7 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
     // Looked at again: before the lock was held, another process may have left something.
     if !request.resume && !request.force && ["adapter", "train"].iter().any(|name| dir.join(name).exists()) {
         return Err(Error::request(format!("{}: another training run was begun in it", dir.display()))
-            .hint("go on with it by --resume, begin again by --force, or name another directory")
+            .hint("continue it with --resume, start again with --force, or name another directory")
             .into());
     }
     place_sets(request, &plan.sets, &manifest)?;
@@ -75,7 +75,7 @@ pub(crate) struct Training<'a> {
     /// Its name in the manifest.
     pub(crate) artefact: &'a str,
     pub(crate) verb: &'a str,
-    /// What a person is told.
+    /// What is shown to the user.
     pub(crate) name: &'a str,
     /// The name of the subject with its adapter.
     pub(crate) variant: &'a str,

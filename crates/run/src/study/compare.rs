@@ -28,7 +28,7 @@ pub(crate) fn findings(methods: &Methods<'_>) -> Vec<Finding> {
         let claim = format!("{name} leaks less than {} there", rsft.subject);
         let held = rsft.get(&Figures::ASR_HELD_OUT).and_then(|f| f.value).is_some_and(|asr| asr <= LEAK);
         let why = if held {
-            "the refusals that it learnt carried over to templates it had not seen, so there is nothing to be below"
+            "the refusals that it learnt carried over to templates it had not seen, so it leaks nothing either"
         } else {
             "refusals learnt under some templates carried over to others as well as forgetting did"
         };
@@ -36,7 +36,7 @@ pub(crate) fn findings(methods: &Methods<'_>) -> Vec<Finding> {
     }
     findings.push(knowledge(base, eraser).explained("more steps or a heavier help term (help_weight) keep more"));
     if let Some(gam) = gam {
-        let why = "nothing caps the ascent, so what it costs depends on the rate and the number of steps";
+        let why = "nothing limits the ascent, so what it costs depends on the rate and the number of steps";
         findings.push(collateral(eraser, gam).explained(why));
     }
     if let Some(rsft) = rsft {

@@ -17,7 +17,7 @@ pub struct StudyResults {
     pub held_out: Vec<String>,
     /// A row per subject.
     pub rows: Vec<SubjectRow>,
-    /// The claims and what became of them.
+    /// The claims, and whether they hold.
     pub findings: Vec<Finding>,
     /// The plots.
     pub plots: Vec<Plot>,
@@ -51,7 +51,7 @@ pub enum ClaimOutcome {
 pub struct Finding {
     /// The claim, in words.
     pub claim: String,
-    /// What became of it.
+    /// Whether it holds.
     pub outcome: ClaimOutcome,
     /// False when the 95 % interval reaches over the claim's bound, so that another sample could say the opposite.
     pub settled: bool,
@@ -94,7 +94,7 @@ impl Finding {
         Self { claim, outcome: ClaimOutcome::Unmeasured, settled: false, evidence: String::new() }
     }
 
-    /// With a reason, which is told where the claim does not hold.
+    /// With a reason, which is shown where the claim does not hold.
     pub(super) fn explained(mut self, why: &str) -> Self {
         if self.outcome == ClaimOutcome::Fails {
             self.evidence.push_str(". Why: ");

@@ -1,5 +1,5 @@
-//! GAM, gradient ascent with mismatch (Yao et al. 2023, arXiv 2310.10683), in its sound form: answers are supervised from
-//! their first token on, and a run ends with its steps.
+//! GAM, gradient ascent with mismatch (Yao et al. 2023, arXiv 2310.10683), in a corrected form: answers are supervised
+//! from their first token on, and a run ends after its steps.
 //!
 //! With CE the mean cross-entropy of answer tokens, `x` a harmful question, `y` its harmful answer, `y'` an answer to
 //! something else, `f` the base and `h` the adapted model:
@@ -9,7 +9,7 @@
 //! `L_bad = -CE(y | x)`, `L_random = CE(y' | x)`, `L_normal = KL(f || h)` over every position of normal text
 //!
 //! `y'` is drawn from the answers of the help set anew each time, and normal text is the help set with its prompts (and
-//! the retain set, where there is one). Nothing caps the ascent; a run whose loss overflows fails, and says so.
+//! the retain set, where there is one). Nothing limits the ascent; a run whose loss overflows ends with an error.
 
 use super::term::{KlScope, Loss, Method, Term, TermSettings};
 use eraser_data::SetName;

@@ -1,4 +1,4 @@
-//! RSFT, refusal fine-tuning: what a lab does that has seen some jailbreaks. Harmful questions wrapped in training
+//! RSFT, refusal fine-tuning: the defence of those who know some jailbreaks. Harmful questions wrapped in training
 //! jailbreak templates are answered with refusals.
 //!
 //! With `W(x)` a harmful question under a template and `r` the model's own refusal of it:

@@ -1,5 +1,6 @@
-//! What a loss is made of. In: the settings that a loss can have; out: terms, each of which says which set it sees, what it
-//! takes of the samples and what it weighs. Invariant: a method holds no code of training; the trainer executes terms.
+//! What a loss is made of. In: the settings that a loss can have; out: terms, each of which says which set it sees,
+//! what it computes from the samples, and its weight. Invariant: a method holds no code of training; the trainer
+//! executes terms.
 
 use eraser_data::SetName;
 use serde::{Deserialize, Serialize};
@@ -28,9 +29,9 @@ pub struct Term {
     pub unrelated: bool,
     /// What of an answer is given before the supervised tokens.
     pub given: Given,
-    /// What is taken of the samples.
+    /// The value that is computed from the samples.
     pub loss: Loss,
-    /// What the value counts in the sum.
+    /// The weight of the value in the sum.
     pub weight: f64,
 }
 
@@ -104,7 +105,7 @@ pub enum KlScope {
     All,
 }
 
-/// What of the options the terms of a method depend on.
+/// The options that the terms of a method depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TermSettings {
     /// Prompt noise T on the harm set.

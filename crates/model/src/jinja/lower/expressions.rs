@@ -1,5 +1,5 @@
-//! Expressions. In: an expression of the syntax tree; out: its text, with a filter in place of every operator that differs.
-//! Invariant: a filter can follow the text that is written.
+//! Expressions. In: an expression of the syntax tree; out: its text, with a filter in place of every operator that
+//! differs. Invariant: a filter can follow the text that is written.
 
 use super::super::{methods, python, tests};
 use super::{Done, Lower, name_of, push_string, refuse, refuse_private};
@@ -176,7 +176,8 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
-    /// An operator that is the same in both. A chain of one operator is written without brackets, which the parser counts.
+    /// An operator that is the same in both. A chain of one operator is written without brackets, which the parser
+    /// counts.
     fn native(&mut self, op: BinOpKind, text: &str, left: &Expr<'a>, right: &Expr<'a>) -> Done {
         self.out.push('(');
         let mut operands = vec![right];
