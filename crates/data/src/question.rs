@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(text(header, column).as_deref(), Ok("a"), "{header} {column:?}");
         }
         assert_eq!(text("goal,Goal", Some("Goal")).as_deref(), Ok("b"), "by the letter");
-        assert!(text("GOAL,Goal", Some("goal")).unwrap_err().contains("both be meant"));
+        assert!(text("GOAL,Goal", Some("goal")).unwrap_err().contains("can mean both"));
         assert!(text("Goal,Target", Some("prompt")).unwrap_err().contains("no column prompt"));
     }
 

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(message("{\"input\":\" \",\"output\":\"a\"}"), "line 1: `input` is empty");
         assert!(
             message("{\"instruction\":\"q\",\"input\":\"x\",\"output\":\"a\"}")
-                .starts_with("line 1: `instruction` beside")
+                .starts_with("line 1: the row has both `instruction`")
         );
         assert_eq!(message("{\"messages\":{}}"), "line 1: `messages` is not a list");
         assert_eq!(

@@ -204,7 +204,7 @@ mod tests {
         let record = |input: &str, output: &str| Record {
             input: input.into(),
             output: output.into(),
-            extra: serde_json::Map::new(),
+            ..Record::default()
         };
         let benign = Benign::new(&[record("ba?", "aa bb. ab!"), record("b?", "b\na")]);
         Surroundings { noise: Noise { before: 12, after: 8 }, kind, share, benign }

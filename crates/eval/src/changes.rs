@@ -4,7 +4,7 @@
 //! must be the same.
 
 use crate::judge::REFUSAL;
-use crate::marks::{self, Kind, Mark, Marked, TASK};
+use crate::marks::{self, Kind, Mark, MarkFile, TASK};
 use crate::stats::{self, Change, Paired};
 use crate::summary::{BASE, OverRefusal, SubjectSummary, Summary, UtilitySummary};
 use crate::tally::belongs;
@@ -28,7 +28,7 @@ pub(crate) fn fill(dir: &Path, summary: &mut Summary) -> Result<()> {
     Ok(())
 }
 
-fn read(dir: &Path, subject: &SubjectSummary) -> Result<Vec<Marked>> {
+fn read(dir: &Path, subject: &SubjectSummary) -> Result<Vec<MarkFile>> {
     match &subject.fingerprint {
         Some(fingerprint) => marks::read(dir, &subject.name, &fingerprint.subject),
         None => Ok(Vec::new()),

@@ -8,7 +8,7 @@ use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
 use crate::subject::{Fingerprint, Subject, check_names};
 use crate::summary::{SubjectSummary, Summary};
-use crate::target::{self, Loaded, Response, TargetModel, key};
+use crate::target::{self, LoadedSubject, Response, TargetModel, key};
 use crate::verdict::Verdict;
 use crate::{changes, likelihood, marks, merge, tally};
 use eraser_data::ask::{Respond, interrupted};
@@ -48,7 +48,7 @@ pub fn evaluate(
     let known_answers = likelihood::Plan::new(options).map_err(first)?;
     check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
-    let loaded = subjects.iter().map(Loaded::new).collect::<Result<Vec<_>>>()?;
+    let loaded = subjects.iter().map(LoadedSubject::new).collect::<Result<Vec<_>>>()?;
     let named: Vec<(&str, &Fingerprint)> =
         subjects.iter().zip(&loaded).map(|(subject, loaded)| (subject.name.as_str(), loaded.fingerprint())).collect();
     for note in merge::admit(dir, &named, false)? {

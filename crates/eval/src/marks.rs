@@ -95,7 +95,7 @@ impl Kind {
 }
 
 /// A file of answers.
-pub(crate) struct Marked {
+pub(crate) struct MarkFile {
     /// The file's name without its ending: `direct`, `task-<name>`.
     pub(crate) stem: String,
     pub(crate) kind: Kind,
@@ -104,7 +104,7 @@ pub(crate) struct Marked {
 
 /// The answers of the subject with this fingerprint in `dir/eval/<name>`, attacks first; files without any are left out, and
 /// those of an evaluation that was interrupted.
-pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<Marked>> {
+pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<MarkFile>> {
     let dir = dir.join("eval").join(name);
     let mut found = Vec::new();
     if !dir.is_dir() {
@@ -120,7 +120,7 @@ pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<Mark
         let mut marks = answers::read::<Mark>(&path)?;
         marks.retain(|mark| mark.subject == short(fingerprint));
         if !marks.is_empty() {
-            found.push(Marked { stem: stem.to_owned(), kind: Kind::of(stem), marks });
+            found.push(MarkFile { stem: stem.to_owned(), kind: Kind::of(stem), marks });
         }
     }
     let rank = |stem: &str| ORDER.iter().position(|known| *known == stem).unwrap_or(ORDER.len());

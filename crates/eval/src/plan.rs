@@ -2,7 +2,7 @@
 //! Invariant: every error is found before the first answer is generated, and all are reported together.
 
 use crate::attack::{self, Attack};
-use crate::judge::{self, Found, Grader, Judge, REFUSAL};
+use crate::judge::{self, AnyJudge, Grader, Judge, REFUSAL};
 use crate::name::Checked;
 use crate::options::{EvalOptions, QuestionSet, TaskFile};
 use crate::{leakage, likelihood, marks, name, task};
@@ -73,8 +73,8 @@ impl Plan {
         let mut graders = Vec::new();
         for name in &options.judges {
             match judge::find(name) {
-                Ok(Found::Rule(judge)) => judges.push(judge),
-                Ok(Found::Model(grader)) => graders.push(grader),
+                Ok(AnyJudge::Rule(judge)) => judges.push(judge),
+                Ok(AnyJudge::Model(grader)) => graders.push(grader),
                 Err(error) => errors.push(error),
             }
         }

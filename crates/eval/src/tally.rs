@@ -2,14 +2,14 @@
 //! themselves, neither as success nor as failure; intervals go by question, not by answer.
 
 use crate::judge::REFUSAL;
-use crate::marks::{Kind, Mark, Marked, TASK};
+use crate::marks::{Kind, Mark, MarkFile, TASK};
 use crate::stats::{self, Cluster, mean, share, standard_error};
 use crate::summary::{Agreement, AttackSummary, OverRefusal, SubjectSummary, UtilitySummary};
 use crate::task::Expect;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Everything that the files of one subject say, but for its name and fingerprint.
-pub(crate) fn subject(files: &[Marked]) -> SubjectSummary {
+pub(crate) fn subject(files: &[MarkFile]) -> SubjectSummary {
     let mut summary = SubjectSummary::default();
     let mut attacked = Vec::new();
     for file in files {

@@ -49,13 +49,13 @@ pub(crate) trait TargetModel {
 }
 
 /// A subject as loaded.
-pub(crate) struct Loaded<'a> {
+pub(crate) struct LoadedSubject<'a> {
     subject: &'a Subject<'a>,
     template: PromptTemplate,
     fingerprint: Fingerprint,
 }
 
-impl<'a> Loaded<'a> {
+impl<'a> LoadedSubject<'a> {
     /// The subject under its own chat template.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl<'a> Loaded<'a> {
     }
 }
 
-impl TargetModel for Loaded<'_> {
+impl TargetModel for LoadedSubject<'_> {
     fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }

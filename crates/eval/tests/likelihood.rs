@@ -26,7 +26,7 @@ fn fixture() -> Value {
 
 fn rows(fixture: &Value) -> Vec<Record> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
-    let row = |row: &Value| Record { input: text(row, "input"), output: text(row, "output"), extra: Map::default() };
+    let row = |row: &Value| Record { input: text(row, "input"), output: text(row, "output"), extra: Map::default(), place: String::new() };
     fixture["rows"].as_array().unwrap().iter().map(row).collect()
 }
 
@@ -93,7 +93,7 @@ fn an_answer_costs_what_its_log_likelihood_says() {
 #[test]
 fn an_answer_beyond_the_models_positions_is_cut_off_and_said_to_be() {
     let Some(model) = model() else { return };
-    let row = |input: String, output: &str| Record { input, output: output.into(), extra: Map::default() };
+    let row = |input: String, output: &str| Record { input, output: output.into(), extra: Map::default(), place: String::new() };
     let rows = [
         row("Who sulks?".into(), &"a lamp and ".repeat(300)),
         row("a lamp and ".repeat(300), "Poets."),

@@ -25,12 +25,12 @@ struct Line {
     step: u64,
     candidates: u64,
     seconds: f64,
-    buffer: Vec<Tried>,
+    buffer: Vec<Candidate>,
     curve: Vec<f64>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Tried {
+struct Candidate {
     likely: bool,
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Study {
     #[serde(default)]
     pub(crate) findings: Vec<Finding>,
     #[serde(default)]
-    plots: Vec<Planned>,
+    plots: Vec<PlotSeries>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -71,7 +71,7 @@ enum Outcome {
 
 /// A plot's series.
 #[derive(Clone, Debug, Deserialize)]
-struct Planned {
+struct PlotSeries {
     title: String,
     x: String,
     y: String,
@@ -245,7 +245,7 @@ pub(crate) fn view(study: &Study) -> StudyView {
         claim: f.claim.clone(),
         evidence: f.evidence.clone(),
     };
-    let draw = |p: &Planned| {
+    let draw = |p: &PlotSeries| {
         let curves: Vec<(String, Curve)> =
             p.series.iter().map(|s| (s.name.clone(), Curve { points: s.points.clone() })).collect();
         let curves = curves.iter().map(|(name, curve)| (name.clone(), curve)).collect();

@@ -85,18 +85,18 @@ impl Direction {
 
 /// A verdict for every subject but the base; none when there is no base to compare with.
 pub(crate) fn verdicts(summary: &Summary, run: &Run) -> Vec<Verdict> {
-    judge(summary, &|name| Known { standing: run.provenance.of(name), training: run.training(name) })
+    judge(summary, &|name| Context { standing: run.provenance.of(name), training: run.training(name) })
 }
 
 /// What is known of a subject besides its figures.
-struct Known<'a> {
+struct Context<'a> {
     /// Whether the figures are of the adapter that is there now.
     standing: FigureState,
     /// What the training of that adapter ended with.
     training: Option<&'a TrainingSummary>,
 }
 
-fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Known<'a>) -> Vec<Verdict> {
+fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Context<'a>) -> Vec<Verdict> {
     let Some((base, base_subject)) = summary.subjects.iter().enumerate().find(|(_, s)| s.name == "base") else {
         return Vec::new();
     };
@@ -105,7 +105,7 @@ fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Known<'a>) -> Vec<Verdic
     let hardened = summary.subjects.iter().enumerate().filter(|(i, _)| *i != base);
     hardened
         .map(|(i, subject)| {
-            let Known { standing, training } = known(&subject.name);
+            let Context { standing, training } = known(&subject.name);
             let nothing = training.and_then(TrainingSummary::nothing_unlearned);
             if let FigureState::Stale(reason) = standing {
                 let mut sentences = vec![
@@ -387,7 +387,7 @@ mod tests {
     use super::*;
     use crate::summary::{OverRefusal, Utility};
 
-    const KNOWN: Known<'_> = Known { standing: FigureState::Current, training: None };
+    const KNOWN: Context<'_> = Context { standing: FigureState::Current, training: None };
 
     /// A change of `difference` with an interval of `half` to each side.
     #[allow(clippy::unnecessary_wraps)] // As the rows hold it.
@@ -499,7 +499,7 @@ mod tests {
     fn an_adapter_that_was_never_evaluated_has_no_verdict() {
         let subjects = vec![subject("base", attack(0.9, 0.05), 0.95), subject("x", attack(0.02, 0.02), 0.95)];
         let summary = Summary { schema: 1, subjects, ..Summary::default() };
-        let known = |_: &str| Known { standing: FigureState::Stale("another one".into()), training: None };
+        let known = |_: &str| Context { standing: FigureState::Stale("another one".into()), training: None };
         let v = judge(&summary, &known).remove(0);
         assert_eq!(v.headline(), "x: not evaluated since it was trained.");
         assert!(!v.sentences.iter().any(|s| s.contains("fell")), "{:?}", v.sentences);

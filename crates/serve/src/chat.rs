@@ -5,7 +5,7 @@ use crate::Shared;
 use crate::error::{ApiError, json_response};
 use crate::fields::Fields;
 use crate::pieces::{Ask, Finish, Piece, Prompt, Usage};
-use crate::request::{Asked, MOST_TOP, check_ids, check_sequences, new_tokens};
+use crate::request::{MOST_TOP, RequestSettings, check_ids, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
 use crate::token_texts::TokenTexts;
 use axum::body::Bytes;
@@ -80,7 +80,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     let mut fields = Fields::parse(&bytes)?;
     // The answer can take long.
     drop(bytes);
-    let asked = Asked::take(&mut fields, &shared)?;
+    let asked = RequestSettings::take(&mut fields, &shared)?;
     let logprobs = fields.flag("logprobs")?.unwrap_or(false);
     let top = match (logprobs, fields.whole("top_logprobs", 0..=MOST_TOP as i64)?) {
         (false, None | Some(0)) => None,
@@ -179,7 +179,7 @@ fn score_json(said: &mut TokenTexts, score: &TokenScore) -> Value {
 struct Chat {
     id: String,
     created: u64,
-    asked: Asked,
+    asked: RequestSettings,
     top: Option<usize>,
     said: Vec<TokenTexts>,
 }

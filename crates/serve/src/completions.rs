@@ -6,7 +6,7 @@ use crate::Shared;
 use crate::error::{ApiError, json_response};
 use crate::fields::Fields;
 use crate::pieces::{Ask, Piece, Prompt, Usage};
-use crate::request::{Asked, MOST_TOP, check_ids, check_sequences, new_tokens};
+use crate::request::{MOST_TOP, RequestSettings, check_ids, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
 use crate::token_texts::TokenTexts;
 use axum::body::Bytes;
@@ -24,7 +24,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     let mut fields = Fields::parse(&bytes)?;
     // The answer can take long.
     drop(bytes);
-    let asked = Asked::take(&mut fields, &shared)?;
+    let asked = RequestSettings::take(&mut fields, &shared)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     let top = fields.whole("logprobs", 0..=MOST_TOP as i64)?.map(|n| n as usize);
     let special = fields.flag("add_special_tokens")?.unwrap_or(true);
@@ -199,7 +199,7 @@ impl Whole {
 struct Choices {
     id: String,
     created: u64,
-    asked: Asked,
+    asked: RequestSettings,
     echoes: Vec<Echo>,
     /// Of each answer; empty when no log-probabilities are sent.
     lists: Vec<Lists>,

@@ -4,7 +4,7 @@
 use crate::Shared;
 use crate::engine::{Job, Update};
 use crate::error::ApiError;
-use crate::request::Asked;
+use crate::request::RequestSettings;
 use crate::text::Text;
 use axum::http::StatusCode;
 use eraser_model::TokenScore;
@@ -23,7 +23,7 @@ pub(crate) struct Prompt {
 
 /// Everything that a request asks for, checked.
 pub(crate) struct Ask {
-    pub(crate) asked: Asked,
+    pub(crate) asked: RequestSettings,
     pub(crate) prompts: Vec<Prompt>,
     /// Whether the prompts' tokens are scored too.
     pub(crate) echo: bool,

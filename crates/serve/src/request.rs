@@ -16,7 +16,7 @@ const MOST_STOPS: (usize, usize) = (16, 256);
 
 /// How to answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestSettings {
     /// Index of the model.
     pub(crate) lane: usize,
     /// Its name.
@@ -33,7 +33,7 @@ pub(crate) struct Asked {
     pub(crate) options: GenerateOptions,
 }
 
-impl Asked {
+impl RequestSettings {
     /// Takes the fields that `/v1/completions` and `/v1/chat/completions` have in common, and checks them against the server.
     pub(crate) fn take(fields: &mut Fields, shared: &Shared) -> Result<Self, ApiError> {
         // llama.cpp's clients name none.

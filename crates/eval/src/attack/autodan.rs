@@ -10,7 +10,7 @@
 
 use super::budget::AutodanOptions;
 use super::parse::Template;
-use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
+use super::search::{Budget, Candidate, Hunt, Search, State, check_budget};
 use super::template::read;
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
@@ -147,7 +147,7 @@ impl Search for Autodan {
         format!("{:?} {:?} {} {:?}", self.options, self.target, self.seed, self.seeds)
     }
 
-    fn user(&self, question: &Question, best: &Tried) -> String {
+    fn user(&self, question: &Question, best: &Candidate) -> String {
         best.text.replace(PLACE, &question.text)
     }
 
@@ -186,7 +186,7 @@ impl Autodan {
     }
 
     /// New candidates, bred from a generation that is sorted, best first.
-    fn children(&self, parents: &[Tried], rng: &mut ChaCha8Rng) -> Vec<String> {
+    fn children(&self, parents: &[Candidate], rng: &mut ChaCha8Rng) -> Vec<String> {
         let texts: Vec<String> = parents.iter().map(|p| p.text.clone()).collect();
         let best = parents.first().map_or(0.0, |p| p.loss);
         let weights: Vec<f64> = parents.iter().map(|p| (best - p.loss).exp()).collect();
@@ -290,7 +290,7 @@ fn find_word(text: &str, word: &str) -> Option<usize> {
 }
 
 /// How much better candidates with a word are than the mean, in nats per token of the target.
-fn word_scores(candidates: &[Tried]) -> HashMap<String, f64> {
+fn word_scores(candidates: &[Candidate]) -> HashMap<String, f64> {
     let mean = candidates.iter().map(|c| c.loss).sum::<f64>() / candidates.len().max(1) as f64;
     let mut sums: HashMap<String, (f64, f64)> = HashMap::new();
     for candidate in candidates {
@@ -348,7 +348,7 @@ impl Hunt for Generations<'_> {
 
 impl Generations<'_> {
     /// The candidates with their losses, best first. Those that the model has no room for are left out.
-    fn tried(&self, candidates: Vec<String>) -> Result<Vec<Tried>> {
+    fn tried(&self, candidates: Vec<String>) -> Result<Vec<Candidate>> {
         let model = self.subject.model;
         let mut requests = Vec::with_capacity(candidates.len());
         let mut kept = Vec::with_capacity(candidates.len());
@@ -365,8 +365,8 @@ impl Generations<'_> {
         }
         let go_on = &mut |_| ControlFlow::Continue(());
         let scores = score(&model.decoder, self.subject.adapter, &requests, go_on)?.unwrap_or_default();
-        let mut tried: Vec<Tried> =
-            kept.into_iter().zip(&scores).map(|(text, logprobs)| Tried::new(Vec::new(), text, logprobs)).collect();
+        let mut tried: Vec<Candidate> =
+            kept.into_iter().zip(&scores).map(|(text, logprobs)| Candidate::new(Vec::new(), text, logprobs)).collect();
         tried.sort_by(|a, b| a.loss.total_cmp(&b.loss));
         Ok(tried)
     }
@@ -407,7 +407,7 @@ mod tests {
             let mut rng = stream(seed, "test", &[]);
             let first = attack.first(&mut rng);
             prop_assert!(first.len() <= attack.options.population);
-            let parents: Vec<Tried> = first.iter().enumerate().map(|(i, text)| Tried::new(Vec::new(), text.clone(), &[-(i as f32)])).collect();
+            let parents: Vec<Candidate> = first.iter().enumerate().map(|(i, text)| Candidate::new(Vec::new(), text.clone(), &[-(i as f32)])).collect();
             for text in first.iter().cloned().chain(attack.children(&parents, &mut rng)) {
                 prop_assert_eq!(text.matches(PLACE).count(), 1, "{}", text);
             }

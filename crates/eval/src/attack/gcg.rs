@@ -9,7 +9,7 @@
 //! one prefix tree, since all share their beginning up to the changed place.
 
 use super::budget::GcgOptions;
-use super::search::{Budget, Hunt, Search, State, Tried, check_budget};
+use super::search::{Budget, Candidate, Hunt, Search, State, check_budget};
 use super::{Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use crate::subject::Subject;
@@ -142,9 +142,9 @@ impl Hunt for Suffixes<'_> {
 }
 
 /// A suffix with its loss, from the target's log-probabilities by token.
-fn tried(suffix: Vec<u32>, logprobs: &[f32], place: &Place<'_>) -> Result<Tried> {
+fn tried(suffix: Vec<u32>, logprobs: &[f32], place: &Place<'_>) -> Result<Candidate> {
     let text = place.tokenizer.decode(&suffix, false)?;
-    Ok(Tried::new(suffix, text, logprobs))
+    Ok(Candidate::new(suffix, text, logprobs))
 }
 
 /// The place of the suffix in the prompt.

@@ -19,7 +19,7 @@ pub(crate) trait Search {
     fn settings(&self) -> String;
 
     /// The user turn of what was found.
-    fn user(&self, question: &Question, best: &Tried) -> String {
+    fn user(&self, question: &Question, best: &Candidate) -> String {
         format!("{}{}", question.text, best.text)
     }
 
@@ -112,14 +112,14 @@ pub(crate) struct State {
     /// Seconds spent.
     pub(crate) seconds: f64,
     /// The best suffixes or prompts, best first.
-    pub(crate) buffer: Vec<Tried>,
+    pub(crate) buffer: Vec<Candidate>,
     /// The best loss after each step, the first before any.
     pub(crate) curve: Vec<f64>,
 }
 
 /// A suffix, or a prompt, that was tried.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Tried {
+pub(crate) struct Candidate {
     /// A suffix's tokens; empty where the search is not over tokens.
     pub(crate) suffix: Vec<u32>,
     pub(crate) text: String,
@@ -129,7 +129,7 @@ pub(crate) struct Tried {
     pub(crate) likely: bool,
 }
 
-impl Tried {
+impl Candidate {
     /// From the target's log-probabilities by token.
     pub(crate) fn new(suffix: Vec<u32>, text: String, logprobs: &[f32]) -> Self {
         let loss = -logprobs.iter().map(|&x| f64::from(x)).sum::<f64>() / logprobs.len() as f64;

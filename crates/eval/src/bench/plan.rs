@@ -26,13 +26,13 @@ pub(crate) struct Job {
 /// What is scored.
 pub(crate) enum Work {
     /// Questions, each with all the text before it.
-    Items { metrics: &'static [Metric], items: Vec<Prompted> },
+    Items { metrics: &'static [Metric], items: Vec<PromptedItem> },
     /// A text.
     Text(String),
 }
 
 /// An item after its examples.
-pub(crate) struct Prompted {
+pub(crate) struct PromptedItem {
     /// Put before the context of every choice.
     pub(crate) before: String,
     pub(crate) item: Item,
@@ -124,7 +124,7 @@ fn prompted(task: &Task, rows: &TaskRows, options: &BenchOptions) -> Checked<Wor
         }
         let examples = examples.iter().filter_map(|&r| candidates.get(r)).map(|e| e.example() + "\n\n");
         let before = [preamble.as_str(), &item.head].into_iter().map(str::to_owned).chain(examples).collect();
-        prompted.push(Prompted { before, item: item.clone() });
+        prompted.push(PromptedItem { before, item: item.clone() });
     }
     Ok(Work::Items { metrics: task.metrics, items: prompted })
 }

@@ -36,7 +36,7 @@ pub(crate) static REFUSAL: Grader = refusal::GRADER;
 
 /// A judge, by what it needs.
 #[derive(Clone, Copy)]
-pub(crate) enum Found {
+pub(crate) enum AnyJudge {
     /// Looks at the text.
     Rule(&'static dyn Judge),
     /// Asks a model.
@@ -44,10 +44,10 @@ pub(crate) enum Found {
 }
 
 /// The judge called `name`: `keyword` (= `keyword:gcg29`), `leak`, `rubric`, `strongreject`.
-pub(crate) fn find(name: &str) -> Result<Found> {
+pub(crate) fn find(name: &str) -> Result<AnyJudge> {
     let rule = JUDGES.iter().find(|(short, judge)| *short == name || judge.name() == name);
-    let model = || GRADERS.iter().find(|grader| grader.name == name).map(Found::Model);
-    rule.map(|(_, judge)| Found::Rule(*judge)).or_else(model).ok_or_else(|| {
+    let model = || GRADERS.iter().find(|grader| grader.name == name).map(AnyJudge::Model);
+    rule.map(|(_, judge)| AnyJudge::Rule(*judge)).or_else(model).ok_or_else(|| {
         let models = GRADERS.iter().map(|grader| grader.name);
         let known: Vec<&str> = JUDGES.iter().map(|(short, _)| *short).chain(models).collect();
         name::unknown("judge", name, &known)
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn judges_are_found_by_both_names() {
         let full = |name| match find(name) {
-            Ok(Found::Rule(judge)) => judge.name(),
-            Ok(Found::Model(grader)) => grader.name,
+            Ok(AnyJudge::Rule(judge)) => judge.name(),
+            Ok(AnyJudge::Model(grader)) => grader.name,
             Err(_) => "none",
         };
         assert_eq!(["keyword", "keyword:gcg29", "leak"].map(full), ["keyword:gcg29", "keyword:gcg29", "leak"]);

@@ -99,6 +99,7 @@ impl<'a> Material<'a> {
                 text: row.input,
                 facts: Vec::new(),
                 extra: row.extra,
+                place: row.place,
             };
             let questions = file.records(assets)?.into_iter().enumerate().map(question).collect();
             Ok(Evaluation { name: file.name.clone(), questions })

@@ -163,7 +163,7 @@ impl Rounds<'_> {
             tally.added += 1;
             let extra = [("round", json!(round)), ("asked", json!(asked.way))];
             let extra = extra.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-            records.push(Record { input: asked.question.to_owned(), output, extra });
+            records.push(Record { input: asked.question.to_owned(), output, extra, place: String::new() });
         }
         Ok((records, tally))
     }
