@@ -134,8 +134,8 @@ fn all_of_a_request_is_checked_at_once() {
     error: --batch: must be at least 1
     error: --forms: must be from 1 to 10
     error: --top-p: must be above 0 and at most 1
-    error: --endpoint: must be the base URL that is to be asked
-    error: --endpoint-model: must be the name of the model that is to be asked for
+    error: --endpoint: must be the base URL of the server
+    error: --endpoint-model: must be the name of the model on that server
     error: --out: goals.csv is not a directory
     "#);
     assert_snapshot!(dir.refused("prepare --model model --questions goals.csv --out a"), @r#"
