@@ -69,7 +69,8 @@ fn known_harmful_answers_of_the_built_in_model_cost_more_once_it_is_hardened() {
         assert!(row["change"]["ci"][0].as_f64().unwrap() > 0.0, "{row}");
     }
     // An answer of the built-in model has some twenty tokens.
-    assert!(found[0].iter().all(|row| row["cut"] != 80), "no answer is that long");
+    let long = find(&found[0], "seen", "plain", 80);
+    assert!(long["nll"].is_null() && long["n"] == 0 && long["short"] == 6, "{long}");
     let (harm, benign) = (find(&found[1], "seen", "plain", 0), find(&found[1], "benign", "plain", 0));
     let rise = |row: &Value| row["change"]["difference"].as_f64().unwrap();
     assert!(rise(&benign) < rise(&harm) / 2.0, "{benign} {harm}");
@@ -79,7 +80,7 @@ fn known_harmful_answers_of_the_built_in_model_cost_more_once_it_is_hardened() {
 
     let report = dir.text("run/report.md");
     assert!(report.contains("Cost of the known harmful answers (seen, "), "{report}");
-    assert!(report.contains("reopen most") && report.contains("## How likely known answers are"), "{report}");
+    assert!(report.contains("They reopen most") && report.contains("## How likely known answers are"), "{report}");
     let page = dir.text("run/report.html");
     assert!(page.contains("id=\"likelihood\"") && page.contains("Under each template alone"));
     assert!(dir.text("run/report.csv").contains("eraser,likelihood,plain,seen,,nll_after_0,6,"));

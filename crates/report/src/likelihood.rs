@@ -140,16 +140,19 @@ fn of_set(base: &Subject, subject: &Subject, set: &str) -> Vec<String> {
         return sentences;
     }
     let least = wrapped.iter().min_by(|a, b| a.nll.unwrap_or_default().total_cmp(&b.nll.unwrap_or_default()));
-    sentences.extend(least.map(|row| format!("Least under templates, {}: {}.", place(row), costs(row))));
     let rises = rows.iter().filter(|row| row.context != TEMPLATES).filter_map(|row| Some((row, row.change?)));
-    let smallest = rises.min_by(|a, b| a.1.difference.total_cmp(&b.1.difference));
-    sentences.extend(smallest.map(|(row, _)| {
+    let smallest = rises.min_by(|a, b| a.1.difference.total_cmp(&b.1.difference)).map(|(row, _)| row);
+    let least = least.filter(|least| smallest.is_none_or(|smallest| smallest.key() != least.key()));
+    sentences.extend(least.map(|row| format!("Least under templates, {}: {}.", place(row), costs(row))));
+    sentences.extend(smallest.map(|row| {
+        let (place, questions) = (place(row), row.questions);
         format!(
-            "These answers reopen most, by the smallest rise, {} ({} questions): {}.",
-            place(row),
-            row.questions,
+            "They reopen most, which is where the rise is smallest, {place} ({questions} questions): {}.",
             costs(row)
         )
+    }));
+    sentences.extend((first.cut_off > 0).then(|| {
+        format!("{} of these answers are longer than the model's positions, and were cut off there.", first.cut_off)
     }));
     sentences
 }
@@ -187,7 +190,8 @@ mod tests {
     }
 
     fn subjects() -> [Subject; 2] {
-        let contexts = [("plain", 0), ("plain", 20), ("template", 0), ("template:a", 0), ("template:b", 20)];
+        let contexts =
+            [("plain", 0), ("plain", 20), ("template", 0), ("template:a", 0), ("template:b", 20), ("template:c", 0)];
         let base = contexts.map(|(context, cut)| row(context, cut, 0.4, None));
         let now = [
             row("plain", 0, 4.4, Some([3.5, 4.0, 4.5])),
@@ -195,6 +199,7 @@ mod tests {
             row("template", 0, 2.0, Some([1.0, 1.6, 2.2])),
             row("template:a", 0, 3.4, Some([2.5, 3.0, 3.5])),
             row("template:b", 20, 0.6, Some([-0.1, 0.2, 0.5])),
+            row("template:c", 0, 0.5, Some([0.1, 0.3, 0.5])),
         ];
         let subject = |name: &str, likelihood| Subject { name: name.into(), likelihood, ..Subject::default() };
         [subject("base", base.to_vec()), subject("eraser", now.to_vec())]
@@ -209,11 +214,23 @@ mod tests {
             [
                 "Cost of the known harmful answers (seen, 9 questions), asked plainly: 0.40 to 4.40 nats per token, \
                  +4.00 [+3.50, +4.50].",
-                "Least under templates, under template:b after 20 tokens: 0.40 to 0.60 nats per token, \
-                 +0.20 [-0.10, +0.50]: no change is shown.",
-                "These answers reopen most, by the smallest rise, under template:b after 20 tokens (9 questions): \
+                "Least under templates, under template:c from the first token on: 0.40 to 0.50 nats per token, \
+                 +0.30 [+0.10, +0.50].",
+                "They reopen most, which is where the rise is smallest, under template:b after 20 tokens (9 questions): \
                  0.40 to 0.60 nats per token, +0.20 [-0.10, +0.50]: no change is shown.",
             ]
+        );
+    }
+
+    #[test]
+    fn the_least_and_the_smallest_rise_are_told_once_where_they_are_one() {
+        let [base, mut subject] = subjects();
+        subject.likelihood.retain(|row| row.context != "template:c");
+        subject.likelihood[0].cut_off = 3;
+        let told = sentences(&base, &subject);
+        assert!(
+            told.len() == 3 && told[1].starts_with("They reopen most") && told[2].starts_with("3 of these"),
+            "{told:?}"
         );
     }
 
@@ -237,7 +254,7 @@ mod tests {
         let pooled = table(&summary, false, &label);
         assert_eq!(pooled.header[4..], ["BASE", "ERASER"]);
         assert_eq!(pooled.rows[1], ["seen", "plain", "20", "9", "0.40 [0.30, 0.50]", "2.40 [2.30, 2.50] (+2.00)"]);
-        assert_eq!((pooled.rows.len(), table(&summary, true, &label).rows.len()), (3, 2));
+        assert_eq!((pooled.rows.len(), table(&summary, true, &label).rows.len()), (3, 3));
         let plots = plots(&summary, &label);
         assert_eq!((plots.len(), plots[0].legend.len()), (2, 2));
         assert!(plots[1].title.contains("under templates"));

@@ -52,7 +52,8 @@ fn rows(lines: &[Line], base: Option<&[Line]>) -> Vec<LikelihoodSummary> {
     let mut rows = Vec::new();
     for set in in_order(lines.iter().map(|line| line.set.as_str())) {
         let lines: Vec<&Line> = lines.iter().filter(|line| line.set == set).collect();
-        let cuts: BTreeSet<usize> = lines.iter().flat_map(|line| line.after.iter().map(|after| after.cut)).collect();
+        let of = |line: &&Line| line.after.iter().map(|after| after.cut).chain(line.short.clone()).collect::<Vec<_>>();
+        let cuts: BTreeSet<usize> = lines.iter().flat_map(of).collect();
         let templates = in_order(lines.iter().map(|line| line.context.as_str()).filter(|context| *context != PLAIN));
         let mut contexts = vec![PLAIN];
         contexts.extend((!templates.is_empty()).then_some(TEMPLATE));
@@ -127,6 +128,7 @@ mod tests {
             own: 8,
             cut_off: false,
             after: nll.iter().enumerate().map(after).collect(),
+            short: (nll.len()..3).map(|cut| 5 * cut).collect(),
             subject: "s".into(),
             fingerprint: String::new(),
         }
@@ -159,6 +161,8 @@ mod tests {
         assert_eq!(find(&rows, TEMPLATE, 0).nll, Some(1.0));
         assert_eq!((find(&rows, "template:y", 0).nll, find(&rows, "template:y", 0).ci), (Some(2.0), None));
         assert_eq!((find(&rows, TEMPLATE, 5).nll, find(&rows, TEMPLATE, 5).short), (None, 3));
+        let none = find(&rows, PLAIN, 10);
+        assert_eq!((none.nll, none.n, none.short), (None, 0, 3), "a cut that no answer reaches is told");
     }
 
     #[test]

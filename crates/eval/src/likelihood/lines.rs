@@ -36,6 +36,8 @@ pub struct Line {
     pub cut_off: bool,
     /// By cut, those that the answer is longer than.
     pub after: Vec<After>,
+    /// The other cuts: no token of the answer's own is left behind them.
+    pub short: Vec<usize>,
     /// What was measured: the first 16 hex digits of the subject's fingerprint.
     pub subject: String,
     /// Key of all that the figures depend on: subject, tokens, cuts, and what was scored together with it.

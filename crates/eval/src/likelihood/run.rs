@@ -106,6 +106,7 @@ impl Work<'_> {
             own: found.own,
             cut_off: found.cut_off,
             after: cuts.iter().filter_map(|&cut| found.after(cut)).collect(),
+            short: cuts.iter().copied().filter(|&cut| found.after(cut).is_none()).collect(),
             subject: self.fingerprint.short().to_owned(),
             fingerprint,
         };
