@@ -1,6 +1,6 @@
-//! LoRA adapters and their PEFT directories. In: a configuration or a directory; out: low-rank pairs by layer and module.
-//! Invariant: every tensor of a directory belongs to a module and has the shape that the model asks for, or loading fails: PEFT
-//! itself ignores a misnamed tensor, and the adapter then silently does nothing.
+//! LoRA adapters and their PEFT directories. In: a configuration or a directory; out: low-rank pairs by layer and
+//! module. Invariant: every tensor of a directory belongs to a module and has the shape that the model asks for, or
+//! loading fails: PEFT itself ignores a misnamed tensor, and the adapter then silently does nothing.
 
 pub use crate::lora_config::{LoraConfig, Module};
 use crate::{Error, ModelConfig, Result, error::PathContext};
@@ -14,6 +14,9 @@ use std::path::Path;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// Paths of the decoder in classes of transformers: of one that is nothing else, and as the text part of a larger
+/// model, as version 5 and earlier ones have it.
+const PATHS: [&str; 3] = ["model", "model.language_model", "language_model.model"];
 
 /// A block's low-rank pairs, where it has them.
 pub type Pairs = Linears<Option<Lora>>;
@@ -36,6 +39,8 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// Pairs by layer.
     pub layers: Vec<Pairs>,
+    /// Path of the decoder in the checkpoint's class: what tensors' names begin with.
+    path: &'static str,
 }
 
 impl Adapter {
@@ -44,6 +49,8 @@ impl Adapter {
     /// # Errors
     /// No target, rank 0, or a layer that the model does not have.
     pub fn new(mut config: LoraConfig, model: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        // A projection that the model has in one with others is adapted as that.
+        config.targets = config.targets.iter().flat_map(|target| target.within(model)).collect();
         config.targets.sort_unstable();
         config.targets.dedup();
         if config.targets.is_empty() {
@@ -65,7 +72,7 @@ impl Adapter {
             for &module in config.targets.iter().filter(|_| adapted) {
                 let (out, input) = module.shape(model);
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream((layer * Module::ALL.len() + module as usize) as u64);
+                rng.set_stream((layer * Module::SINGLE.len() + module.place()) as u64);
                 let bound = 1.0 / (input as f32).sqrt();
                 let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
                 pairs[module] = Some(Lora {
@@ -76,7 +83,7 @@ impl Adapter {
             }
             layers.push(pairs);
         }
-        Ok(Self { config, layers })
+        Ok(Self { config, layers, path: model.path() })
     }
 
     /// Reads a PEFT directory.
@@ -103,7 +110,7 @@ impl Adapter {
         }
         let bytes = std::fs::read(&path).at(&path)?;
         let layers = read_pairs(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
-        let adapter = Self { config, layers };
+        let adapter = Self { config, layers, path: model.path() };
         if adapter.is_noop()? {
             tracing::warn!("{}: every lora_B is zero: the adapter changes nothing", dir.display());
         }
@@ -128,7 +135,9 @@ impl Adapter {
         for (layer, pairs) in self.layers.iter().enumerate() {
             for module in Module::ALL {
                 if let Some(lora) = &pairs[module] {
-                    let name = format!("base_model.model.{}", module.hf_name(layer));
+                    let name = module.hf_name(layer);
+                    let rest = name.strip_prefix(PATHS[0]).unwrap_or(&name);
+                    let name = format!("base_model.model.{}{rest}", self.path);
                     all.push((format!("{name}.lora_A.weight"), lora.a.clone()));
                     all.push((format!("{name}.lora_B.weight"), lora.b.clone()));
                 }
@@ -195,11 +204,14 @@ fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         Error::request(format!("not a safetensors file: {e}")).hint("the file may be truncated: copy it again")
     })?;
+    let modules = Module::of(model);
+    let example = modules.first().map(|module| module.hf_name(0)).unwrap_or_default();
     let mut halves: Vec<Linears<[Option<Var>; 2]>> = (0..model.num_layers).map(|_| Linears::default()).collect();
     for (name, view) in file.tensors() {
-        let (layer, module, half) = parse_name(&name).ok_or_else(|| {
+        let own = |(_, module, _): &(usize, Module, usize)| modules.contains(module);
+        let (layer, module, half) = parse_name(&name).filter(own).ok_or_else(|| {
             Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
-                .hint("expected names like base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
+                .hint(format!("expected names like base_model.model.{example}.lora_A.weight"))
         })?;
         let slot = halves.get_mut(layer).ok_or_else(|| {
             Error::request(format!(
@@ -248,15 +260,18 @@ fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device
     Ok(pairs)
 }
 
-/// `base_model.model.model.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts; A is half 0.
+/// `base_model.model.{path}.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts; A is half 0.
 fn parse_name(name: &str) -> Option<(usize, Module, usize)> {
     let rest = name.strip_prefix("base_model.model.")?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, 0),
         None => (rest.strip_suffix(".lora_B.weight")?, 1),
     };
-    let layer = path.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()?;
-    let module = Module::ALL.into_iter().find(|m| path == m.hf_name(layer))?;
+    // The longest first: one begins with another.
+    let path = PATHS.iter().rev().find_map(|prefix| path.strip_prefix(prefix)?.strip_prefix(".layers."))?;
+    let (layer, module) = path.split_once('.')?;
+    let layer = layer.parse().ok()?;
+    let module = Module::ALL.into_iter().find(|m| m.hf_name(0).strip_prefix("model.layers.0.") == Some(module))?;
     Some((layer, module, half))
 }
 
@@ -295,6 +310,7 @@ mod tests {
             qkv_bias: false,
             sliding_window: None,
             max_position_embeddings: 32,
+            layer: crate::config::Layer::default(),
         }
     }
 

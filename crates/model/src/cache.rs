@@ -1,5 +1,5 @@
-//! Inference with keys and values kept. In: each sequence's new tokens and its cache; out: the final hidden state of each
-//! sequence's last token. Invariant: what a sequence yields does not depend on which others are in the call.
+//! Inference with keys and values kept. In: each sequence's new tokens and its cache; out: the final hidden state of
+//! each sequence's last token. Invariant: what a sequence yields does not depend on which others are in the call.
 
 use crate::{
     Adapter, Decoder, Result,
@@ -27,7 +27,7 @@ impl KvCache {
     pub fn new(decoder: &Decoder) -> Self {
         let host = decoder.computes_on_host();
         let layer = || if host { Layer::Host { k: Vec::new(), v: Vec::new() } } else { Layer::Device(None) };
-        Self { layers: (0..decoder.blocks.len()).map(|_| layer()).collect(), len: 0 }
+        Self { layers: (0..decoder.block_count()).map(|_| layer()).collect(), len: 0 }
     }
 
     /// Tokens cached.
@@ -40,8 +40,8 @@ impl KvCache {
         self.len == 0
     }
 
-    /// A copy of the first `len` tokens, for another sequence with the same beginning, with room for `room` more: a cache
-    /// that outgrows its memory is copied.
+    /// A copy of the first `len` tokens, for another sequence with the same beginning, with room for `room` more: a
+    /// cache that outgrows its memory is copied.
     pub fn prefix(&self, len: usize, room: usize) -> Result<Self> {
         let len = len.min(self.len);
         let layers = self
@@ -90,8 +90,9 @@ impl KvCache {
 }
 
 impl Decoder {
-    /// Runs each sequence's new tokens (`ids[segments[i]]`) after what `caches[i]` holds, extends the caches, and returns
-    /// the final hidden state of each sequence's last new token, `[sequences, d]`. Every sequence has at least one new token.
+    /// Runs each sequence's new tokens (`ids[segments[i]]`) after what `caches[i]` holds, extends the caches, and
+    /// returns the final hidden state of each sequence's last new token, `[sequences, d]`. Every sequence has at least
+    /// one new token.
     pub fn extend(
         &self,
         ids: &[u32],
@@ -105,8 +106,8 @@ impl Decoder {
             positions.extend(cache.len as u32..(cache.len + range.len()) as u32);
         }
         let pack = Pack { segments, positions: &positions, adapter };
-        let mut cached = Cached { segments, caches, shape: self.shape() };
-        let x = self.carry(self.embed(ids, false)?, 0..self.blocks.len(), pack, Some(&mut cached))?;
+        let mut cached = Cached { segments, caches, shapes: self.shapes() };
+        let x = self.carry(self.embed(ids, false)?, 0..self.block_count(), pack, Some(&mut cached))?;
         for (range, cache) in segments.iter().zip(caches.iter_mut()) {
             cache.len += range.len();
         }
@@ -119,7 +120,8 @@ impl Decoder {
 struct Cached<'a> {
     segments: &'a Segments,
     caches: &'a mut [KvCache],
-    shape: AttentionShape,
+    /// Of each layer.
+    shapes: &'a [AttentionShape],
 }
 
 impl Attend for Cached<'_> {
@@ -128,7 +130,7 @@ impl Attend for Cached<'_> {
     }
 
     fn rows(&mut self, layer: usize, [q_rows, k_rows, v_rows]: [&[f32]; 3]) -> Vec<f32> {
-        let shape = self.shape;
+        let shape = self.shapes[layer];
         let (qw, kw) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         let mut out = vec![0f32; q_rows.len()];
         let mut rest = out.as_mut_slice();
@@ -164,7 +166,7 @@ impl Attend for Cached<'_> {
                 }
                 *slot = Some((k.clone(), v.clone()));
             }
-            outs.push(attend_device(&rows(q)?, &k, &v, self.shape)?);
+            outs.push(attend_device(&rows(q)?, &k, &v, self.shapes[layer])?);
         }
         Ok(Tensor::cat(&outs, 0)?)
     }
@@ -179,7 +181,7 @@ pub(crate) fn attend_device(q: &Tensor, k: &Tensor, v: &Tensor, shape: Attention
     let q = q.reshape((n, kv, group, hd))?.permute((1, 2, 0, 3))?.contiguous()?.reshape((kv, group * n, hd))?;
     let per_head = |t: &Tensor| t.reshape((total, kv, hd))?.transpose(0, 1)?.contiguous();
     let (k, v) = (per_head(k)?, per_head(v)?);
-    let scores = q.matmul(&k.t()?)?.to_dtype(DType::F32)?.affine(1.0 / (hd as f64).sqrt(), 0.0)?;
+    let scores = shape.finish(&q.matmul(&k.t()?)?.to_dtype(DType::F32)?)?;
     let scores = scores.reshape((kv, group, n, total))?.broadcast_add(&mask(n, total, shape.window, q.device())?)?;
     let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;

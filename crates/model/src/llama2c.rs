@@ -5,7 +5,7 @@
 
 use crate::{
     Error, ModelConfig, Result,
-    config::Family,
+    config::{Family, Layer},
     error::PathContext,
     weights::{TensorSource, check_shape, decode, from_f32, half_split_rows, missing},
 };
@@ -81,6 +81,7 @@ fn header(bytes: &[u8]) -> Result<ModelConfig> {
         qkv_bias: false,
         sliding_window: None,
         max_position_embeddings: size("seq_len", length)?,
+        layer: Layer::default(),
     };
     config.validate()?;
     Ok(config)

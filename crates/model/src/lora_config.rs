@@ -1,6 +1,6 @@
-//! What a LoRA adapter changes. In: names of modules, as a user or PEFT writes them; out: the settings of an adapter, and the
-//! shape and Hugging Face name of each module. Invariant: no tensor and no file is touched here, so that the adapter and the
-//! reader of `adapter_config.json` can both use it.
+//! What a LoRA adapter changes. In: names of modules, as a user or PEFT writes them; out: the settings of an adapter,
+//! and the shape and Hugging Face name of each module. Invariant: no tensor and no file is touched here, so that the
+//! adapter and the reader of `adapter_config.json` can both use it.
 
 use crate::{Error, ModelConfig, Result};
 use eraser_ops::block::Linears;
@@ -35,11 +35,82 @@ pub enum Module {
     /// Down projection of the MLP.
     #[serde(rename = "down_proj", alias = "down")]
     Down,
+    /// Query, key and value projections in one.
+    #[serde(rename = "qkv_proj", alias = "qkv")]
+    Qkv,
+    /// Gate and up projections in one.
+    #[serde(rename = "gate_up_proj", alias = "gate_up")]
+    GateUp,
 }
 
 impl Module {
-    /// All modules, in the order of their numbers.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    /// All modules, in the order of their numbers. No model has all of them.
+    pub const ALL: [Self; 9] =
+        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down, Self::Qkv, Self::GateUp];
+
+    /// All projections, each by itself: what `all-linear` stands for in every model, because a module that holds
+    /// several stands for each of them.
+    pub const SINGLE: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The modules that a model has.
+    pub fn of(config: &ModelConfig) -> Vec<Self> {
+        let fused = config.layer.fused;
+        let has = |module: &Self| match module {
+            Self::Q | Self::K | Self::V => !fused.qkv,
+            Self::Qkv => fused.qkv,
+            Self::Gate => !fused.gate_up && config.layer.mlp.activation().is_gated(),
+            Self::Up => !fused.gate_up,
+            Self::GateUp => fused.gate_up,
+            Self::O | Self::Down => true,
+        };
+        Self::ALL.into_iter().filter(has).collect()
+    }
+
+    /// The modules of a model that compute what this one stands for: itself, the one that holds it, or those that it
+    /// holds. None where the model has no such projection.
+    pub fn within(self, config: &ModelConfig) -> Vec<Self> {
+        let related =
+            |module: &Self| *module == self || self.parts().contains(module) || module.parts().contains(&self);
+        Self::of(config).into_iter().filter(related).collect()
+    }
+
+    /// The projections that the module holds besides itself.
+    fn parts(self) -> &'static [Self] {
+        match self {
+            Self::Qkv => &[Self::Q, Self::K, Self::V],
+            Self::GateUp => &[Self::Gate, Self::Up],
+            _ => &[],
+        }
+    }
+
+    /// A number below that of [`Self::SINGLE`]'s, different for the modules of a model.
+    pub(crate) fn place(self) -> usize {
+        *self.parts().first().unwrap_or(&self) as usize
+    }
+
+    /// What `f` gives for each module.
+    pub fn each<T>(mut f: impl FnMut(Self) -> T) -> Linears<T> {
+        Linears {
+            q: f(Self::Q),
+            k: f(Self::K),
+            v: f(Self::V),
+            o: f(Self::O),
+            gate: f(Self::Gate),
+            up: f(Self::Up),
+            down: f(Self::Down),
+            qkv: f(Self::Qkv),
+            gate_up: f(Self::GateUp),
+        }
+    }
+
+    /// Whether the module has a bias.
+    pub(crate) fn is_biased(self, config: &ModelConfig) -> bool {
+        match self {
+            Self::Q | Self::K | Self::V | Self::Qkv => config.qkv_bias,
+            Self::O => config.layer.biases.output,
+            Self::Gate | Self::Up | Self::Down | Self::GateUp => config.layer.biases.mlp,
+        }
+    }
 
     /// Last part of the Hugging Face name, as PEFT's `target_modules` has it.
     pub fn name(self) -> &'static str {
@@ -51,12 +122,15 @@ impl Module {
             Self::Gate => "gate_proj",
             Self::Up => "up_proj",
             Self::Down => "down_proj",
+            Self::Qkv => "qkv_proj",
+            Self::GateUp => "gate_up_proj",
         }
     }
 
     /// Hugging Face path of the module in block `layer`.
     pub fn hf_name(self, layer: usize) -> String {
-        let part = if matches!(self, Self::Gate | Self::Up | Self::Down) { "mlp" } else { "self_attn" };
+        let of_mlp = matches!(self, Self::Gate | Self::Up | Self::Down | Self::GateUp);
+        let part = if of_mlp { "mlp" } else { "self_attn" };
         format!("model.layers.{layer}.{part}.{}", self.name())
     }
 
@@ -70,6 +144,8 @@ impl Module {
             Self::O => (d, q),
             Self::Gate | Self::Up => (f, d),
             Self::Down => (d, f),
+            Self::Qkv => (q + 2 * kv, d),
+            Self::GateUp => (2 * f, d),
         }
     }
 }
@@ -86,6 +162,8 @@ impl<T> Index<Module> for Linears<T> {
             Module::Gate => &self.gate,
             Module::Up => &self.up,
             Module::Down => &self.down,
+            Module::Qkv => &self.qkv,
+            Module::GateUp => &self.gate_up,
         }
     }
 }
@@ -100,6 +178,8 @@ impl<T> IndexMut<Module> for Linears<T> {
             Module::Gate => &mut self.gate,
             Module::Up => &mut self.up,
             Module::Down => &mut self.down,
+            Module::Qkv => &mut self.qkv,
+            Module::GateUp => &mut self.gate_up,
         }
     }
 }
@@ -117,7 +197,7 @@ impl FromStr for Module {
         let short = s.trim().trim_end_matches("_proj");
         Self::ALL.into_iter().find(|m| m.name().trim_end_matches("_proj") == short).ok_or_else(|| {
             Error::request(format!("unknown module '{s}'"))
-                .hint("known modules: q, k, v, o, gate, up, down, with or without _proj; or all-linear")
+                .hint("known modules: q, k, v, o, gate, up, down, qkv, gate_up, with or without _proj; or all-linear")
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::cache::KvCache;
 use crate::tree::{Base, Tree, common};
 use crate::{Adapter, Decoder, Error, Result};
 use candle_core::Tensor;
-use eraser_ops::{Segments, cross_entropy, gather_rows};
+use eraser_ops::{Segments, gather_rows};
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 
@@ -78,7 +78,7 @@ pub fn score(
     on_pack: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Vec<f32>>>> {
     let rows = |hidden: &Tensor, targets: &[u32]| -> Result<Vec<f32>> {
-        let nll = cross_entropy(hidden, &decoder.head().detach(), targets)?.to_vec1::<f32>()?;
+        let nll = decoder.cross_entropy(hidden, targets)?.to_vec1::<f32>()?;
         Ok(nll.iter().map(|nll| -nll).collect())
     };
     score_rows(decoder, adapter, requests, &rows, on_pack)

@@ -1,6 +1,6 @@
-//! Training passes through the decoder, one autograd tape per block. In: packed ids, then the gradient at the end of the
-//! residual stream; out: gradients of everything trainable. Invariant: no tape is made, and nothing is differentiated,
-//! below the first block that has something to train.
+//! Training passes through the decoder, one autograd tape per block. In: packed ids, then the gradient at the end of
+//! the residual stream; out: gradients of everything trainable. Invariant: no tape is made, and nothing is
+//! differentiated, below the first block that has something to train.
 //!
 //! A tape per block, not one for the whole network, frees each block's activations as soon as its backward has run, and
 //! makes activation checkpointing a matter of not keeping the tape.
@@ -141,20 +141,20 @@ impl Decoder {
             options,
             segments: segments.clone(),
             positions,
-            blocks: Vec::with_capacity(self.blocks.len()),
+            blocks: Vec::with_capacity(self.block_count()),
             output: Var::zeros(0, candle_core::DType::F32, self.device())?,
             embedded: embedded.track_op().then(|| embedded.clone()),
         };
         let mut want_input = embedded.track_op();
         let mut x = embedded.detach();
         let kept_blocks = trace.kept_blocks(&x)?;
-        let layers = from..self.blocks.len();
+        let layers = from..self.block_count();
         let first = if want_input { from } else { layers.clone().find(|&l| trace.trainable(l)).unwrap_or(layers.end) };
         let pack = Pack { segments, positions: &trace.positions, adapter };
         x = self.carry(x, from..first, pack, None)?;
         for layer in first..layers.end {
             // Those kept are the last: what they keep is gone when the first ones run again.
-            let keep = layer >= self.blocks.len().saturating_sub(kept_blocks);
+            let keep = layer >= self.block_count().saturating_sub(kept_blocks);
             // Below the first trainable block there is nothing to differentiate, so its input is not a variable.
             let (input, output, activations) = if self.is_fused(layer, &x, true) {
                 let fused = self.fused(layer, trace.context(layer, true));
@@ -236,7 +236,7 @@ impl Trace<'_> {
         let mut store = backward_from(&output, grad)?;
         let pairs = self.adapter.into_iter().flat_map(|a| a.layers[layer].iter()).flatten();
         let lora = pairs.flat_map(|pair| [pair.a.as_tensor(), pair.b.as_tensor()]);
-        gradients.collect(&mut store, lora.chain(self.decoder.blocks[layer].variables()))?;
+        gradients.collect(&mut store, lora.chain(self.decoder.block_variables(layer)))?;
         Ok(if want_input { store.remove(&input) } else { None })
     }
 
@@ -278,12 +278,12 @@ impl Trace<'_> {
 
     fn trainable(&self, layer: usize) -> bool {
         let adapted = self.adapter.is_some_and(|a| a.layers[layer].iter().any(Option::is_some));
-        adapted || self.decoder.blocks[layer].variables().next().is_some()
+        adapted || self.decoder.block_variables(layer).next().is_some()
     }
 
     fn context(&self, layer: usize, track: bool) -> BlockContext<'_> {
         let lora = self.adapter.map(|a| &a.layers[layer]);
-        // Modules add 0..7 to the seed; the odd factor keeps layers apart.
+        // Modules add 0..9 to the seed; the odd factor keeps layers apart.
         let dropout = self.options.dropout.map(|d| Dropout {
             seed: d.seed.wrapping_add((layer as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             ..d

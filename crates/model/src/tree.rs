@@ -1,9 +1,10 @@
 //! One forward pass over many sequences that share beginnings. In: sequences in lexicographic order; out: the residual
-//! stream of a prefix tree, in which every shared token is held once. Invariant: a row attends to its own ancestors only,
-//! so a sequence gets what it would get alone, up to rounding.
+//! stream of a prefix tree, in which every shared token is held once. Invariant: a row attends to its own ancestors
+//! only, so a sequence gets what it would get alone, up to rounding.
 //!
-//! The pack holds the tree's nodes one after the other. Linear layers do not see the tree at all; attention puts the keys
-//! and values of a node's ancestors before its own, one layer at a time, so no cache of a whole sequence is ever copied.
+//! The pack holds the tree's nodes one after the other. Linear layers do not see the tree at all; attention puts the
+//! keys and values of a node's ancestors before its own, one layer at a time, so no cache of a whole sequence is ever
+//! copied.
 
 use crate::cache::{KvCache, attend_device};
 use crate::{
@@ -120,8 +121,8 @@ impl Decoder {
         self.check_length(tree.positions.iter().max().map_or(0, |&p| p as usize + 1))?;
         let segments = Segments::from_lengths([tree.tokens()]);
         let pack = Pack { segments: &segments, positions: &tree.positions, adapter };
-        let mut ancestors = Ancestors { tree, base, shape: self.shape() };
-        self.carry(self.embed(&tree.ids, false)?, 0..self.blocks.len(), pack, Some(&mut ancestors))
+        let mut ancestors = Ancestors { tree, base, shapes: self.shapes() };
+        self.carry(self.embed(&tree.ids, false)?, 0..self.block_count(), pack, Some(&mut ancestors))
     }
 }
 
@@ -129,7 +130,8 @@ impl Decoder {
 struct Ancestors<'a> {
     tree: &'a Tree,
     base: Option<Base<'a>>,
-    shape: AttentionShape,
+    /// Of each layer.
+    shapes: &'a [AttentionShape],
 }
 
 impl Attend for Ancestors<'_> {
@@ -142,7 +144,8 @@ impl Attend for Ancestors<'_> {
     }
 }
 
-fn attend_host(&Ancestors { tree, base, shape }: &Ancestors<'_>, layer: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+fn attend_host(&Ancestors { tree, base, shapes }: &Ancestors<'_>, layer: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+    let shape = shapes[layer];
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let before = base.and_then(|b| b.cache.host(layer, b.len)).unwrap_or_default();
     // What a node sees, one after the other; a root without a base sees its own rows, where they are.
@@ -179,10 +182,11 @@ fn attend_host(&Ancestors { tree, base, shape }: &Ancestors<'_>, layer: usize, [
 }
 
 fn attend_on_device(
-    &Ancestors { tree, base, shape }: &Ancestors<'_>,
+    &Ancestors { tree, base, shapes }: &Ancestors<'_>,
     layer: usize,
     [q, k, v]: [&Tensor; 3],
 ) -> Result<Tensor> {
+    let shape = shapes[layer];
     let before = base.map(|b| b.cache.tensors(layer, b.len, q)).transpose()?.flatten();
     let mut outs = Vec::with_capacity(tree.nodes.len());
     for (node, Node { rows, .. }) in tree.nodes.iter().enumerate() {

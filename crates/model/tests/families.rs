@@ -12,7 +12,7 @@ use eraser_model::{
     trace::{Checkpoint, Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
-use eraser_ops::{Segments, cross_entropy, form::with_composed};
+use eraser_ops::{Segments, form::with_composed};
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -131,8 +131,8 @@ fn decoding_with_a_cache_equals_the_whole_pass() {
     }
 }
 
-/// Scores of the fixture's sequences, and of more that share their beginnings, each from token 5 on.
-/// Forty sequences that come in waves, more than a share of a small model's pass holds, some with a beginning in common.
+/// Scores of the fixture's sequences, and of more that share their beginnings, each from token 5 on. Forty sequences
+/// that come in waves, more than a share of a small model's pass holds, some with a beginning in common.
 #[test]
 fn a_sequence_yields_the_same_tokens_whatever_runs_beside_it() {
     let f = fixture("llama");
@@ -249,7 +249,7 @@ fn gradients(f: &Fixture, checkpoint: Checkpoint) -> Vec<(String, Vec<f32>)> {
     let trace = f.decoder.trace(&ids, &segments, Some(&f.adapter), options).unwrap();
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
     let hidden = f.decoder.final_hidden(trace.output(), &rows).unwrap();
-    let nll = cross_entropy(&hidden, f.decoder.head(), &ids).unwrap();
+    let nll = f.decoder.cross_entropy(&hidden, &ids).unwrap();
     let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
     let mut gradients = Gradients::default();
     trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
@@ -310,7 +310,7 @@ fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
             let trace = decoder.trace(&ids, &segments, None, TraceOptions::default()).unwrap();
             let rows: Vec<u32> = (0..ids.len() as u32).collect();
             let hidden = decoder.final_hidden(trace.output(), &rows).unwrap();
-            let nll = cross_entropy(&hidden, decoder.head(), &ids).unwrap();
+            let nll = decoder.cross_entropy(&hidden, &ids).unwrap();
             let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
             let mut gradients = Gradients::default();
             trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
@@ -376,7 +376,7 @@ fn the_gradient_of_one_hot_tokens_equals_finite_differences() {
         let x = f.decoder.run(x, 0..f.decoder.config().num_layers, &segments, Some(&f.adapter)).unwrap();
         let rows: Vec<u32> = (input.len() - scored..input.len()).map(|r| r as u32).collect();
         let hidden = f.decoder.final_hidden(&x, &rows).unwrap();
-        let nll = cross_entropy(&hidden, f.decoder.head(), &ids[ids.len() - scored..]).unwrap();
+        let nll = f.decoder.cross_entropy(&hidden, &ids[ids.len() - scored..]).unwrap();
         f64::from(nll.mean_all().unwrap().to_scalar::<f32>().unwrap())
     };
     let difference = (loss(step) - loss(-step)) / (2.0 * step);

@@ -6,11 +6,11 @@
 
 use candle_core::{Device, Tensor, Var};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use eraser_ops::block::{self, Block, BlockLinear, Linears};
+use eraser_ops::block::{self, Block, BlockLinear, Linears, Norms, Rope};
 use eraser_ops::gemm::Mat;
 use eraser_ops::{
-    AttentionShape, Dropout, LoraInput, RopeTable, Segments, Weight, attention, backward_from, cross_entropy,
-    kl_divergence, linear, lora_linear, rms_norm, swiglu, threads,
+    Activation, AttentionShape, Dropout, LoraInput, RopeTable, Segments, Weight, activate, attention, backward_from,
+    cross_entropy, kl_divergence, linear, lora_linear, rms_norm, threads,
 };
 use std::hint::black_box;
 
@@ -90,16 +90,16 @@ fn element_wise(c: &mut Criterion) {
     let grad = random((TOKENS, HIDDEN));
     group.throughput(Throughput::Elements((TOKENS * HIDDEN) as u64));
     group.bench_function("swiglu and backward", |bench| {
-        bench.iter(|| backward_from(&swiglu(&gate, &up).unwrap(), &grad).unwrap());
+        bench.iter(|| backward_from(&activate(Activation::Silu, Some(&gate), &up).unwrap(), &grad).unwrap());
     });
     group.finish();
 }
 
-/// Four sequences of 300 tokens: the products of scores and outputs, `4 L^2` of the heads' width forward and `10 L^2` backward
-/// were nothing masked; half of it is.
+/// Four sequences of 300 tokens: the products of scores and outputs, `4 L^2` of the heads' width forward and `10 L^2`
+/// backward were nothing masked; half of it is.
 fn attended(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
-    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None };
+    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None, ..AttentionShape::default() };
     let segments = Segments::from_lengths([TOKENS / 4; 4]);
     let [q, k, v] = [WIDTH, 192, 192].map(|width| Var::from_tensor(&random((TOKENS, width))).unwrap());
     let grad = random((TOKENS, WIDTH));
@@ -154,22 +154,24 @@ fn blocks(c: &mut Criterion) {
     let segments = Segments::from_lengths([TOKENS / 8; 8]);
     let positions = segments.positions();
     let block = Block {
-        attention_norm: &norm,
-        mlp_norm: &norm,
+        norms: Norms { attention: Some(&norm), mlp: Some(&norm), ..Norms::default() },
         linears: Linears {
-            q: linear(0, lora(0)),
-            k: linear(1, None),
-            v: linear(2, lora(1)),
-            o: linear(3, None),
-            gate: linear(4, None),
-            up: linear(5, None),
-            down: linear(6, None),
+            q: Some(linear(0, lora(0))),
+            k: Some(linear(1, None)),
+            v: Some(linear(2, lora(1))),
+            o: Some(linear(3, None)),
+            gate: Some(linear(4, None)),
+            up: Some(linear(5, None)),
+            down: Some(linear(6, None)),
+            ..Linears::default()
         },
         qkv: Some(&qkv),
         gate_up: Some(&gate_up),
         eps: 1e-5,
-        shape: AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None },
-        rope: &rope,
+        shape: AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None, ..AttentionShape::default() },
+        rope: Some(Rope { q: &rope, k: &rope }),
+        activation: Activation::Silu,
+        residual: 1.0,
         positions: &positions,
         segments: &segments,
     };

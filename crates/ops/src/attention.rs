@@ -1,6 +1,6 @@
-//! Causal attention with grouped queries. In: projected and rotated rows of queries, keys and values; out: one row of head
-//! outputs per query row. Invariant: a position sees itself and earlier positions of its own sequence, never another
-//! sequence; with a sliding window only the last `window` of them.
+//! Causal attention with grouped queries. In: projected and rotated rows of queries, keys and values; out: one row of
+//! head outputs per query row. Invariant: a position sees itself and earlier positions of its own sequence, never
+//! another sequence; with a sliding window only the last `window` of them.
 
 mod cached;
 mod decode;
@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 pub use cached::{CachedSequence, attention_cached};
 
 /// Heads and masking of an attention layer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,
@@ -25,9 +25,23 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Sliding window: a position sees itself and the `window - 1` positions before it. None sees all.
     pub window: Option<usize>,
+    /// What scores are multiplied by; None is `1 / sqrt(head_dim)`.
+    pub scale: Option<f32>,
+    /// Soft cap: a score `s` becomes `cap * tanh(s / cap)` before it is masked.
+    pub cap: Option<f32>,
 }
 
 impl AttentionShape {
+    /// Scores of products of queries and keys: scaled, and capped where they are. Composed of candle's operations.
+    pub fn finish(&self, products: &Tensor) -> Result<Tensor> {
+        let scale = self.scale.map_or_else(|| (self.head_dim as f64).sqrt().recip(), f64::from);
+        let scores = (products * scale)?;
+        match self.cap {
+            None => Ok(scores),
+            Some(cap) => (scores / f64::from(cap))?.tanh()? * f64::from(cap),
+        }
+    }
+
     /// False when no attention layer can have this shape.
     fn is_sound(&self) -> bool {
         self.head_dim > 0
@@ -35,10 +49,11 @@ impl AttentionShape {
             && self.heads > 0
             && self.heads.is_multiple_of(self.kv_heads)
             && self.window != Some(0)
+            && self.cap.is_none_or(|cap| cap > 0.0)
     }
 }
 
-/// Block-causal attention over packed sequences, scaled by `1/sqrt(head_dim)`.
+/// Block-causal attention over packed sequences.
 /// `q` `[T, heads * head_dim]`, `k` and `v` `[T, kv_heads * head_dim]`, result `[T, heads * head_dim]`.
 ///
 /// The fused form never holds more than a block of query rows by the keys of one sequence; for the backward it keeps
@@ -118,7 +133,7 @@ impl CustomOp3 for Attention {
 
 /// Sequence by sequence, softmax in f32 at least.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape: AttentionShape) -> Result<Tensor> {
-    let AttentionShape { heads, kv_heads, head_dim, window } = shape;
+    let AttentionShape { heads, kv_heads, head_dim, window, .. } = shape;
     let mut outputs = Vec::with_capacity(segments.len());
     for (rows, past) in (0..segments.len()).map(|i| (segments.range(i), segments.past(i))) {
         if rows.is_empty() {
@@ -136,7 +151,7 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape: Atte
             x.broadcast_as((kv_heads, shape.group(), total, head_dim))?.reshape((heads, total, head_dim))
         };
         let (q, k, v) = (split(&q.narrow(0, rows.start, n)?, heads)?, repeat(k)?, repeat(v)?);
-        let scores = form::wide(&(q.matmul(&k.t()?)? * (head_dim as f64).sqrt().recip())?)?;
+        let scores = shape.finish(&form::wide(&q.matmul(&k.t()?)?)?)?;
         let scores = scores.broadcast_add(&mask(n, total, window, q.device())?.to_dtype(scores.dtype())?)?;
         let p = scores.broadcast_sub(&scores.max_keepdim(2)?.detach())?.exp()?;
         let p = p.broadcast_div(&p.sum_keepdim(2)?)?.to_dtype(v.dtype())?;
@@ -184,20 +199,28 @@ mod tests {
     fn groups_windows_and_packs_conform() {
         for (heads, kv_heads) in [(1, 1), (4, 2), (3, 1), (6, 2)] {
             for window in [None, Some(2), Some(3), Some(100)] {
-                let shape = AttentionShape { heads, kv_heads, head_dim: 5, window };
+                let shape = AttentionShape { heads, kv_heads, head_dim: 5, window, ..AttentionShape::default() };
                 conforms(&[0, 7, 0, 1, 12, 0], shape, [true; 3]);
             }
         }
+        for cap in [None, Some(0.3), Some(50.0)] {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 5, window: Some(9), scale: Some(0.7), cap };
+            conforms(&[0, 7, 1, 30], shape, [true; 3]);
+        }
         // A window of one: the scores do not matter.
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: Some(1) };
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: Some(1), ..AttentionShape::default() };
         conforms(&[3, 4], shape, [false, false, true]);
-        conforms(&[], AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None }, [true; 3]);
+        conforms(
+            &[],
+            AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None, ..AttentionShape::default() },
+            [true; 3],
+        );
     }
 
     #[test]
     fn sequences_longer_than_a_tile_and_a_piece_conform() {
         // 96 rows make a tile, 256 a piece.
-        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None };
+        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None, ..AttentionShape::default() };
         conforms(&[100], AttentionShape { window: Some(50), ..shape }, [true; 3]);
         conforms(&[258], shape, [false, true, true]);
     }
@@ -207,11 +230,11 @@ mod tests {
         let pack = [(5, None), (4, Some(0)), (2, None), (0, Some(0)), (3, Some(2)), (20, Some(0)), (6, None)];
         let segments = Segments::continuing(&pack);
         for window in [None, Some(1), Some(3), Some(7)] {
-            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 5, window };
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 5, window, ..AttentionShape::default() };
             let scores_matter = window != Some(1);
             conforms_packed(&segments, shape, [scores_matter, scores_matter, true]);
         }
-        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None };
+        let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 2, window: None, ..AttentionShape::default() };
         conforms_packed(&Segments::continuing(&[(20, None), (100, Some(0))]), shape, [true; 3]);
         conforms_packed(&Segments::continuing(&[(300, None), (9, Some(0)), (8, Some(0))]), shape, [false, true, true]);
     }
@@ -219,7 +242,7 @@ mod tests {
     /// What a beginning that is in the pack once gives equals what its copies give.
     #[test]
     fn a_shared_beginning_equals_its_copies() {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, window: Some(9) };
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 8, window: Some(9), ..AttentionShape::default() };
         let shared = Segments::continuing(&[(7, None), (5, Some(0)), (9, Some(0))]);
         let copies = Segments::from_lengths([12, 16]);
         let rows: Vec<u32> = (0..12).chain(0..7).chain(12..21).collect();
@@ -235,7 +258,7 @@ mod tests {
 
     #[test]
     fn only_tracked_inputs_get_a_gradient() {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, window: Some(4) };
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 4, window: Some(4), ..AttentionShape::default() };
         for bits in 1..7 {
             conforms(&[5, 9], shape, [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0]);
         }
@@ -243,7 +266,7 @@ mod tests {
 
     #[test]
     fn untracked_inputs_leave_no_graph_and_large_scores_do_not_overflow() {
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None };
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 8, window: None, ..AttentionShape::default() };
         let (q, k, v) = (random((9, 16), 1), random((9, 8), 2), random((9, 8), 3));
         let (q, k) = ((q * 1e4).unwrap(), (k * 1e4).unwrap());
         let out = attention(&q, &k, &v, &Segments::from_lengths([9]), shape).unwrap();
@@ -253,7 +276,7 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_fit() {
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None };
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, window: None, ..AttentionShape::default() };
         let (q, k, segments) = (random((3, 8), 1), random((3, 4), 2), Segments::from_lengths([3]));
         assert!(attention(&q, &k, &k, &segments, shape).is_ok());
         assert!(attention(&q, &q, &k, &segments, shape).is_err());

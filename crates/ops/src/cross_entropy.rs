@@ -20,13 +20,18 @@ const MAX_ROWS: usize = 512;
 /// Elements of all partial sums of hidden width together.
 const PARTIAL_ELEMENTS: usize = 1 << 24;
 
-/// Negative log-likelihood of each target under `softmax(hidden W^T)`: `hidden` `[n, d]`, `head` `[V, d]`, `n`
-/// targets below `V`; result `[n]`, natural log. The logits are never held for more than a tile. A frozen head in bf16 under
+/// Negative log-likelihood of each target under `softmax(hidden W^T)`: `hidden` `[n, d]`, `head` `[V, d]`, `n` targets
+/// below `V`; result `[n]`, natural log. The logits are never held for more than a tile. A frozen head in bf16 under
 /// hidden states in f32 on the CPU makes products in bf16, with sums in f32.
 ///
 /// The fused form costs `2 n V d` multiply-adds when `hidden` is tracked, half that otherwise; a tracked `head` adds
 /// `2 n V d` to the backward. Errors when shapes do not fit or a target is no vocabulary entry.
 pub fn cross_entropy(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    cross_entropy_capped(hidden, head, targets, None)
+}
+
+/// As [`cross_entropy`], where every logit `z` is soft-capped to `cap * tanh(z / cap)`, if there is a cap.
+pub fn cross_entropy_capped(hidden: &Tensor, head: &Tensor, targets: &[u32], cap: Option<f32>) -> Result<Tensor> {
     let (n, d) = hidden.dims2()?;
     let (vocabulary, head_width) = head.dims2()?;
     if d == 0 || d != head_width {
@@ -39,23 +44,25 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<
         bail!("cross_entropy: target {target} is outside the vocabulary of {vocabulary}");
     }
     if !form::fused(hidden) {
-        return composed(hidden, head, targets);
+        return composed(hidden, head, targets, cap);
     }
     let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
-    let op = CrossEntropy { targets: targets.into(), want_hidden: hidden.track_op(), saved: OnceLock::new() };
+    let op = CrossEntropy { targets: targets.into(), cap, want_hidden: hidden.track_op(), saved: OnceLock::new() };
     if hidden.track_op() || head.track_op() { hidden.apply_op2(&head, op) } else { hidden.apply_op2_no_bwd(&head, &op) }
 }
 
-fn composed(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<Tensor> {
+fn composed(hidden: &Tensor, head: &Tensor, targets: &[u32], cap: Option<f32>) -> Result<Tensor> {
     if targets.is_empty() {
         return form::wide(&hidden.sum(1)?);
     }
     let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
-    log_softmax(&hidden.matmul(&head.to_dtype(hidden.dtype())?.t()?)?)?.gather(&targets, 1)?.squeeze(1)?.neg()
+    let logits = hidden.matmul(&head.to_dtype(hidden.dtype())?.t()?)?;
+    log_softmax(&logits, cap)?.gather(&targets, 1)?.squeeze(1)?.neg()
 }
 
 struct CrossEntropy {
     targets: Vec<u32>,
+    cap: Option<f32>,
     want_hidden: bool,
     saved: OnceLock<Saved>,
 }
@@ -83,7 +90,7 @@ impl CustomOp2 for CrossEntropy {
         let (_, d) = hidden_layout.shape().dims2()?;
         let hidden = Rows { data: slices::cpu(hidden, hidden_layout)?, d };
         let Some(head) = Head::new(weight::matrix(head, head_layout)?) else { bail!("cross-entropy: no head") };
-        let (loss, saved) = forward(&hidden, head, &self.targets, self.want_hidden);
+        let (loss, saved) = forward(&hidden, head, &self.targets, self.cap, self.want_hidden);
         self.saved.get_or_init(|| saved);
         Ok((CpuStorage::F32(loss), Shape::from(self.targets.len())))
     }
@@ -126,7 +133,13 @@ struct Partial {
     weighted: Vec<f32>,
 }
 
-fn forward(hidden: &Rows<'_>, head: Head<'_>, targets: &[u32], want_hidden: bool) -> (Vec<f32>, Saved) {
+fn forward(
+    hidden: &Rows<'_>,
+    head: Head<'_>,
+    targets: &[u32],
+    cap: Option<f32>,
+    want_hidden: bool,
+) -> (Vec<f32>, Saved) {
     let (n, d) = (hidden.len(), hidden.d);
     let range = head.len().div_ceil(TILE).div_ceil(parallel_ranges()).max(1) * TILE;
     let ranges: Vec<_> = tiles(0..head.len(), range).collect();
@@ -138,7 +151,7 @@ fn forward(hidden: &Rows<'_>, head: Head<'_>, targets: &[u32], want_hidden: bool
         let partials: Vec<Partial> = ranges
             .par_iter()
             .with_max_len(1)
-            .map(|range| Partial::of(hidden, head, &targets[block.clone()], &block, range, want_hidden))
+            .map(|range| Partial::of(hidden, head, &targets[block.clone()], &block, range, cap, want_hidden))
             .collect();
         for i in 0..block.len() {
             let max = partials.iter().map(|p| p.max[i]).fold(f32::NEG_INFINITY, f32::max);
@@ -154,8 +167,10 @@ fn forward(hidden: &Rows<'_>, head: Head<'_>, targets: &[u32], want_hidden: bool
                 for p in &partials {
                     simd::axpy(out, (p.max[i] - saved.log_sum[row]).exp(), &p.weighted[i * d..][..d]);
                 }
-                let target = targets[row] as usize;
-                head.subtract_row(target, out);
+                // A capped logit moves less than the one below it.
+                let target: f32 = partials.iter().map(|p| p.target[i]).sum();
+                let slope = cap.map_or(1.0, |cap| 1.0 - (target / cap).powi(2));
+                head.subtract_row(targets[row] as usize, slope, out);
             });
         }
     }
@@ -169,6 +184,7 @@ impl Partial {
         targets: &[u32],
         block: &Range<usize>,
         range: &Range<usize>,
+        cap: Option<f32>,
         want_hidden: bool,
     ) -> Self {
         let (n, d) = (block.len(), hidden.d);
@@ -178,11 +194,16 @@ impl Partial {
             target: vec![0.0; n],
             weighted: vec![0.0; if want_hidden { n * d } else { 0 }],
         };
-        let mut logits = Vec::new();
+        let (mut logits, mut slopes) = (Vec::new(), Vec::new());
         let rows = head.hidden(hidden.slice(block));
         for tile in tiles(range.clone(), TILE) {
             logits.resize(n * tile.len(), 0.0);
             rows.logits(&tile, &mut logits);
+            if let Some(cap) = cap {
+                simd::soft_cap(&mut logits, cap);
+                slopes.resize(logits.len(), 0.0);
+                simd::soft_cap_slope(&mut slopes, &logits, cap);
+            }
             for (i, row) in logits.chunks_exact_mut(tile.len()).enumerate() {
                 let target = targets[i] as usize;
                 if tile.contains(&target) {
@@ -197,6 +218,9 @@ impl Partial {
                 this.max[i] = max;
             }
             if want_hidden {
+                if cap.is_some() {
+                    simd::mul(&mut logits, &slopes);
+                }
                 head.add_weighted(&logits, n, &tile, &mut this.weighted);
             }
         }
@@ -216,6 +240,11 @@ impl CrossEntropy {
             for block in tiles(0..hidden.len(), MAX_ROWS) {
                 logits.resize(block.len() * tile.len(), 0.0);
                 hidden.mat(&block).times(head.mat(&tile).t()).write(logits, tile.len());
+                let mut slopes = vec![0.0; if self.cap.is_some() { logits.len() } else { 0 }];
+                if let Some(cap) = self.cap {
+                    simd::soft_cap(logits, cap);
+                    simd::soft_cap_slope(&mut slopes, logits, cap);
+                }
                 for (row, p) in block.clone().zip(logits.chunks_exact_mut(tile.len())) {
                     simd::exp_sub_sum(p, log_sum[row]);
                     let target = self.targets[row] as usize;
@@ -223,6 +252,9 @@ impl CrossEntropy {
                         p[target - tile.start] -= 1.0;
                     }
                     simd::scale(p, grad[row]);
+                }
+                if self.cap.is_some() {
+                    simd::mul(logits, &slopes);
                 }
                 let p = Mat::new(logits, block.len(), tile.len());
                 p.t().times(hidden.mat(&block)).add_to(out, d);
@@ -234,7 +266,7 @@ impl CrossEntropy {
 
 #[cfg(test)]
 mod tests {
-    use super::{TILE, cross_entropy};
+    use super::{TILE, cross_entropy, cross_entropy_capped};
     use crate::conformance::{Input, check, check_bf16, random};
     use candle_core::{Device, Tensor};
 
@@ -254,6 +286,10 @@ mod tests {
             ] {
                 let name = format!("cross_entropy {n}x{d}x{vocabulary}");
                 check(&name, &inputs, |x| cross_entropy(&x[0], &x[1], &targets));
+                for cap in [0.4, 30.0] {
+                    let name = format!("{name}, capped at {cap}");
+                    check(&name, &inputs, |x| cross_entropy_capped(&x[0], &x[1], &targets, Some(cap)));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
-//! What the losses at the output head share: tiles of logits and their way back. In: hidden states and the head's weight,
-//! f32 or bf16; out: products a tile of the vocabulary at a time, on the calling thread. Invariant: no more than the caller's
-//! tile is made.
+//! What the losses at the output head share: tiles of logits and their way back. In: hidden states and the head's
+//! weight, f32 or bf16; out: products a tile of the vocabulary at a time, on the calling thread. Invariant: no more
+//! than the caller's tile is made.
 
 use crate::bf16::{self, Half, Rounded, Side};
 use crate::gemm::{Mat, Update};
@@ -109,11 +109,11 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Takes the row of token `token` from `out`.
-    pub(crate) fn subtract_row(&self, token: usize, out: &mut [f32]) {
+    /// Takes `factor` times the row of token `token` from `out`.
+    pub(crate) fn subtract_row(&self, token: usize, factor: f32, out: &mut [f32]) {
         match self {
-            Self::Dense(rows) => simd::axpy(out, -1.0, rows.slice(&(token..token + 1))),
-            Self::Half(half) => out.iter_mut().zip(half.row(token)).for_each(|(out, w)| *out -= w.to_f32()),
+            Self::Dense(rows) => simd::axpy(out, -factor, rows.slice(&(token..token + 1))),
+            Self::Half(half) => out.iter_mut().zip(half.row(token)).for_each(|(out, w)| *out -= factor * w.to_f32()),
         }
     }
 }
@@ -137,9 +137,17 @@ pub(crate) fn parallel_ranges() -> usize {
     4 * rayon::current_num_threads()
 }
 
-/// Of each row, in f32 at least.
-pub(crate) fn log_softmax(logits: &Tensor) -> Result<Tensor> {
-    let logits = form::wide(logits)?;
+/// Logits whose magnitude a cap keeps below it: `cap * tanh(logit / cap)`.
+pub(crate) fn capped(logits: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    match cap {
+        None => Ok(logits),
+        Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),
+    }
+}
+
+/// Of each row, capped, in f32 at least.
+pub(crate) fn log_softmax(logits: &Tensor, cap: Option<f32>) -> Result<Tensor> {
+    let logits = capped(form::wide(logits)?, cap)?;
     let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
     logits.broadcast_sub(&logits.exp()?.sum_keepdim(1)?.log()?)
 }

@@ -1,5 +1,5 @@
-//! Fused output head and KL divergence. In: hidden states, reference hidden states, output head; out: one divergence per
-//! row. Invariant: logits are held for a block of rows only, and equal inputs give exactly 0.
+//! Fused output head and KL divergence. In: hidden states, reference hidden states, output head; out: one divergence
+//! per row. Invariant: logits are held for a block of rows only, and equal inputs give exactly 0.
 
 // A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
 #![allow(clippy::inline_always)]
@@ -28,6 +28,11 @@ const LOGIT_ELEMENTS: usize = 1 << 23;
 /// `hidden` is tracked, `2 n V d` otherwise; a tracked `head` (its gradient runs through both distributions) adds
 /// `4 n V d` to the backward. Errors when shapes do not fit.
 pub fn kl_divergence(hidden: &Tensor, reference: &Tensor, head: &Tensor) -> Result<Tensor> {
+    kl_divergence_capped(hidden, reference, head, None)
+}
+
+/// As [`kl_divergence`], where every logit `z` is soft-capped to `cap * tanh(z / cap)`, if there is a cap.
+pub fn kl_divergence_capped(hidden: &Tensor, reference: &Tensor, head: &Tensor, cap: Option<f32>) -> Result<Tensor> {
     let (n, d) = hidden.dims2()?;
     let (vocabulary, head_width) = head.dims2()?;
     if d == 0 || d != head_width || vocabulary == 0 {
@@ -38,25 +43,26 @@ pub fn kl_divergence(hidden: &Tensor, reference: &Tensor, head: &Tensor) -> Resu
     }
     let reference = reference.detach().to_dtype(hidden.dtype())?;
     if !form::fused(hidden) {
-        return composed(hidden, &reference, head);
+        return composed(hidden, &reference, head, cap);
     }
     let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
-    let op = Kl { reference: reference.contiguous()?, want_hidden: hidden.track_op(), saved: OnceLock::new() };
+    let op = Kl { reference: reference.contiguous()?, cap, want_hidden: hidden.track_op(), saved: OnceLock::new() };
     if hidden.track_op() || head.track_op() { hidden.apply_op2(&head, op) } else { hidden.apply_op2_no_bwd(&head, &op) }
 }
 
-fn composed(hidden: &Tensor, reference: &Tensor, head: &Tensor) -> Result<Tensor> {
+fn composed(hidden: &Tensor, reference: &Tensor, head: &Tensor, cap: Option<f32>) -> Result<Tensor> {
     if hidden.dims()[0] == 0 {
         return form::wide(&hidden.sum(1)?);
     }
     let head = head.to_dtype(hidden.dtype())?.t()?;
-    let log_p = log_softmax(&hidden.matmul(&head)?)?;
-    let log_r = log_softmax(&reference.matmul(&head)?)?;
+    let log_p = log_softmax(&hidden.matmul(&head)?, cap)?;
+    let log_r = log_softmax(&reference.matmul(&head)?, cap)?;
     (log_r.exp()? * (log_r - log_p)?)?.sum(1)
 }
 
 struct Kl {
     reference: Tensor,
+    cap: Option<f32>,
     want_hidden: bool,
     saved: OnceLock<Saved>,
 }
@@ -98,6 +104,7 @@ impl CustomOp2 for Kl {
             hidden: Rows { data: slices::cpu(hidden, hidden_layout)?, d },
             reference: Rows { data: reference.as_slice()?, d },
             head,
+            cap: self.cap,
         };
         let saved = problem.forward(self.want_hidden);
         let kl = saved.rows.iter().map(|row| row.kl as f32).collect();
@@ -125,6 +132,7 @@ impl CustomOp2 for Kl {
                     hidden: Rows { data: hidden.as_slice()?, d },
                     reference: Rows { data: reference.as_slice()?, d },
                     head: Head::Dense(head),
+                    cap: self.cap,
                 };
                 problem.grad_head(head, &saved.rows, &grad)
             };
@@ -140,6 +148,7 @@ struct Problem<'a> {
     hidden: Rows<'a>,
     reference: Rows<'a>,
     head: Head<'a>,
+    cap: Option<f32>,
 }
 
 /// One row's sums over one tile of the vocabulary.
@@ -225,11 +234,11 @@ impl Problem<'_> {
         let (n, d, vocabulary) = (self.hidden.len(), self.head.d(), self.head.len());
         let mut saved =
             Saved { rows: Vec::with_capacity(n), grad_hidden: Vec::with_capacity(if want_hidden { n * d } else { 0 }) };
-        let rows = (LOGIT_ELEMENTS / (2 * vocabulary)).clamp(16, MAX_ROWS);
+        let rows = (LOGIT_ELEMENTS / (self.parts() * vocabulary)).clamp(16, MAX_ROWS);
         let rows = n.div_ceil(n.div_ceil(rows).max(1)).max(1);
         let mut logits = Vec::new();
         for block in tiles(0..n, rows) {
-            logits.resize(2 * block.len() * vocabulary, 0.0);
+            logits.resize(self.parts() * block.len() * vocabulary, 0.0);
             let sums = self.exponentials(&block, &mut logits);
             let of = |i: usize| Row::of(&sums.iter().map(|tile| tile[i]).collect::<Vec<_>>());
             let rows: Vec<Row> = (0..block.len()).map(of).collect();
@@ -241,13 +250,19 @@ impl Problem<'_> {
         saved
     }
 
+    /// Numbers that are held for a row and a vocabulary entry: the two logits, and the slope of the cap at the first.
+    fn parts(&self) -> usize {
+        2 + usize::from(self.cap.is_some())
+    }
+
     /// Fills `logits` with the exponentials of a block of rows and returns every tile's sums, per row.
     ///
-    /// Tile by tile of the vocabulary, and within a tile first the rows under `hidden`, then those under `reference`: one
-    /// product gives both, so the head is read and packed once. With a head in bf16, the rows under `hidden` are taken as their
-    /// differences from the reference: rounded by themselves, the two would drown a small difference in their rounding.
+    /// Tile by tile of the vocabulary, and within a tile first the rows under `hidden`, then those under `reference`:
+    /// one product gives both, so the head is read and packed once. With a head in bf16, the rows under `hidden` are
+    /// taken as their differences from the reference: rounded by themselves, the two would drown a small difference in
+    /// their rounding.
     fn exponentials(&self, block: &Range<usize>, logits: &mut [f32]) -> Vec<Vec<Sums>> {
-        let n = block.len();
+        let (n, parts, cap) = (block.len(), self.parts(), self.cap);
         let mut both = [self.hidden.slice(block), self.reference.slice(block)].concat();
         let as_differences = matches!(self.head, Head::Half(_));
         if as_differences {
@@ -256,35 +271,45 @@ impl Problem<'_> {
         }
         let both = self.head.hidden(&both);
         let of = |difference: &mut Vec<f32>, (index, logits): (usize, &mut [f32])| {
-            let width = logits.len() / (2 * n);
+            let width = logits.len() / (parts * n);
             let tile = index * TILE..index * TILE + width;
+            let (logits, slopes) = logits.split_at_mut(2 * n * width);
             both.logits(&tile, logits);
             difference.resize(width, 0.0);
             let (l, r) = logits.split_at_mut(n * width);
             if as_differences {
                 simd::axpy(l, 1.0, r);
             }
+            if let Some(cap) = cap {
+                simd::soft_cap(l, cap);
+                simd::soft_cap(r, cap);
+                simd::soft_cap_slope(slopes, l, cap);
+            }
             l.chunks_exact_mut(width).zip(r.chunks_exact_mut(width)).map(|(l, r)| Sums::of(l, r, difference)).collect()
         };
-        logits.par_chunks_mut(2 * n * TILE).enumerate().map_init(Vec::new, of).collect()
+        logits.par_chunks_mut(parts * n * TILE).enumerate().map_init(Vec::new, of).collect()
     }
 
     /// `sum_v (p_v - r_v) W_v` for the rows of a block, `[rows, d]`. Overwrites `logits`.
     fn back_project(&self, rows: &[Row], sums: &[Vec<Sums>], logits: &mut [f32]) -> Vec<f32> {
-        let (n, d) = (rows.len(), self.head.d());
+        let (n, d, parts) = (rows.len(), self.head.d(), self.parts());
         let per_range = sums.len().div_ceil(parallel_ranges());
-        let ranges = logits.par_chunks_mut(per_range * 2 * n * TILE).zip(sums.par_chunks(per_range)).enumerate();
+        let ranges = logits.par_chunks_mut(per_range * parts * n * TILE).zip(sums.par_chunks(per_range)).enumerate();
         let of = |(range, (logits, sums)): (usize, (&mut [f32], &[Vec<Sums>]))| {
             let mut partial = vec![0.0; n * d];
-            for (index, (logits, sums)) in logits.chunks_mut(2 * n * TILE).zip(sums).enumerate() {
-                let width = logits.len() / (2 * n);
+            for (index, (logits, sums)) in logits.chunks_mut(parts * n * TILE).zip(sums).enumerate() {
+                let width = logits.len() / (parts * n);
                 let (l, r) = logits.split_at_mut(n * width);
+                let (r, slopes) = r.split_at(n * width);
                 let pairs = l.chunks_exact_mut(width).zip(r.chunks_exact(width));
                 for ((l, r), (row, sums)) in pairs.zip(rows.iter().zip(sums)) {
                     let p = (f64::from(sums.max) - row.log_sum).exp() as f32;
                     let q = (f64::from(sums.max_reference) - row.log_sum_reference).exp() as f32;
                     simd::scale(l, p);
                     simd::axpy(l, -q, r);
+                }
+                if self.cap.is_some() {
+                    simd::mul(l, slopes);
                 }
                 let start = (range * per_range + index) * TILE;
                 self.head.add_weighted(l, n, &(start..start + width), &mut partial);
@@ -317,14 +342,19 @@ impl Problem<'_> {
                     r.resize(n * width, 0.0);
                     self.hidden.mat(&block).times(head).write(l, width);
                     self.reference.mat(&block).times(head).write(r, width);
+                    let slope = |z: f32| self.cap.map_or(1.0, |cap| 1.0 - (z / cap).powi(2));
+                    if let Some(cap) = self.cap {
+                        simd::soft_cap(l, cap);
+                        simd::soft_cap(r, cap);
+                    }
                     for (i, (l, r)) in block.clone().zip(l.chunks_exact_mut(width).zip(r.chunks_exact_mut(width))) {
                         let Row { log_sum, log_sum_reference, kl } = rows[i];
                         for (l, r) in l.iter_mut().zip(r) {
                             let log_p = f64::from(*l) - log_sum;
                             let log_r = f64::from(*r) - log_sum_reference;
                             let (g, p, q) = (f64::from(grad[i]), log_p.exp(), log_r.exp());
-                            *l = (g * (p - q)) as f32;
-                            *r = (g * q * (log_r - log_p - kl)) as f32;
+                            *l = (g * (p - q)) as f32 * slope(*l);
+                            *r = (g * q * (log_r - log_p - kl)) as f32 * slope(*r);
                         }
                     }
                     Mat::new(l, n, width).t().times(self.hidden.mat(&block)).add_to(out, d);
@@ -338,7 +368,7 @@ impl Problem<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{TILE, kl_divergence};
+    use super::{TILE, kl_divergence, kl_divergence_capped};
     use crate::conformance::{BF16_TOLERANCE, Input, check, check_bf16, random};
     use candle_core::{DType, Device, Tensor, Var};
 
@@ -354,6 +384,10 @@ mod tests {
             ] {
                 let name = format!("kl_divergence {n}x{d}x{vocabulary}");
                 check(&name, &inputs, |x| kl_divergence(&x[0], &x[1], &x[2]));
+                for cap in [0.4, 30.0] {
+                    let name = format!("{name}, capped at {cap}");
+                    check(&name, &inputs, |x| kl_divergence_capped(&x[0], &x[1], &x[2], Some(cap)));
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod activation;
 pub mod attention;
 pub mod bf16;
 pub mod block;
@@ -19,19 +20,18 @@ pub mod rope;
 pub mod segments;
 pub mod simd;
 mod slices;
-pub mod swiglu;
 pub mod threads;
 pub mod vjp;
 pub mod weight;
 
+pub use activation::{Activation, activate};
 pub use attention::{AttentionShape, attention, attention_cached};
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{cross_entropy, cross_entropy_capped};
 pub use embedding::{embedding, gather_rows};
-pub use kl::kl_divergence;
+pub use kl::{kl_divergence, kl_divergence_capped};
 pub use linear::{Dropout, LoraInput, linear, lora_linear};
 pub use rms_norm::rms_norm;
 pub use rope::{RopeTable, rope};
 pub use segments::Segments;
-pub use swiglu::swiglu;
 pub use vjp::backward_from;
 pub use weight::{Stored, Weight};

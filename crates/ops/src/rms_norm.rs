@@ -30,7 +30,12 @@ fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let wide = x.to_dtype(wide)?;
     let rms = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    wide.broadcast_div(&rms)?.to_dtype(x.dtype())?.broadcast_mul(weight)
+    let normed = wide.broadcast_div(&rms)?;
+    if weight.dtype() == x.dtype() {
+        return normed.to_dtype(x.dtype())?.broadcast_mul(weight);
+    }
+    // A weight in a wider type multiplies before the result is rounded.
+    normed.broadcast_mul(&weight.to_dtype(normed.dtype())?)?.to_dtype(x.dtype())
 }
 
 struct RmsNorm {
@@ -52,8 +57,8 @@ pub(crate) fn forward(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
     })
 }
 
-/// With `s = 1 / sqrt(mean(x^2) + eps)` and `g` the gradient of the output: `dx = s g w - x s^3 mean(g w x)`, plus `also`,
-/// the gradient that reaches `x` past the norm.
+/// With `s = 1 / sqrt(mean(x^2) + eps)` and `g` the gradient of the output: `dx = s g w - x s^3 mean(g w x)`, plus
+/// `also`, the gradient that reaches `x` past the norm.
 pub(crate) fn input_gradient(x: &[f32], w: &[f32], g: &[f32], eps: f64, also: Option<&[f32]>) -> Vec<f32> {
     let (d, task) = (w.len(), task_len(w.len()));
     slices::filled(x.len(), task, |i, dx| {

@@ -1,6 +1,9 @@
-//! Rotary position embedding, half-split (Hugging Face) layout: element `i` of a head turns with element
-//! `i + head_dim / 2`. In: rows of heads and the position of each row; out: the rotated rows. Invariant: a rotation
-//! keeps every pair's length, and the backward is the rotation by the opposite angle.
+//! Rotary position embedding. In: rows of heads and the position of each row; out: the rotated rows. Invariant: the
+//! backward is the rotation by the opposite angle.
+//!
+//! In the half-split (Hugging Face) layout element `i` of a head turns with element `i + n / 2`, where the first `n`
+//! elements of a head are rotated (all of them, as a rule); in the interleaved layout element `2 i` turns with `2 i +
+//! 1`.
 
 use crate::linear::Columns;
 use crate::{form, slices};
@@ -10,21 +13,33 @@ use rayon::prelude::*;
 /// Elements of one parallel task: enough to outweigh handing it to a thread.
 const TASK_ELEMENTS: usize = 1 << 14;
 
-/// Cosines and sines of every position and frequency, half-split (Hugging Face) layout.
+/// Cosines and sines of every position and frequency.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    /// `[max_positions, head_dim / 2]`, both.
+    /// `[max_positions, n / 2]`, both, where `n` elements of a head are rotated.
     cos: Tensor,
     sin: Tensor,
+    head_dim: usize,
+    interleaved: bool,
 }
 
 impl RopeTable {
-    /// A table for `inv_freq` (`head_dim / 2` frequencies, Llama-3 scaling already applied) and positions
-    /// `0..max_positions`; `scale` multiplies cosines and sines (1.0 for plain RoPE).
+    /// A table for `inv_freq` (`head_dim / 2` frequencies, scaling already applied) and positions `0..max_positions`;
+    /// `scale` multiplies cosines and sines (1.0 for plain RoPE). Heads are rotated whole, half-split.
     ///
     /// An angle is the f32 product of position and frequency, as in the reference implementation (Hugging Face
     /// `LlamaRotaryEmbedding`). Holds `max_positions * head_dim` f32 values.
     pub fn new(inv_freq: &[f32], max_positions: usize, scale: f32, device: &Device) -> Result<Self> {
+        Self::scaled(inv_freq, max_positions, |_| scale, device)
+    }
+
+    /// As [`Self::new`], with a scale for each position.
+    pub fn scaled(
+        inv_freq: &[f32],
+        max_positions: usize,
+        scale: impl Fn(usize) -> f32 + Sync,
+        device: &Device,
+    ) -> Result<Self> {
         let half = inv_freq.len();
         if half == 0 || max_positions == 0 || u32::try_from(max_positions).is_err() {
             bail!("rope: no table for {half} frequencies and {max_positions} positions");
@@ -32,18 +47,35 @@ impl RopeTable {
         let (mut cos, mut sin) = (vec![0.0; max_positions * half], vec![0.0; max_positions * half]);
         let rows = cos.par_chunks_exact_mut(half).zip(sin.par_chunks_exact_mut(half)).enumerate();
         rows.for_each(|(position, (cos, sin))| {
+            let scale = scale(position);
             for ((cos, sin), f) in cos.iter_mut().zip(sin).zip(inv_freq) {
                 let (s, c) = f64::from(position as f32 * f).sin_cos();
                 (*cos, *sin) = (c as f32 * scale, s as f32 * scale);
             }
         });
         let shape = (max_positions, half);
-        Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
+        let (cos, sin) = (Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?);
+        Ok(Self { cos, sin, head_dim: 2 * half, interleaved: false })
+    }
+
+    /// For heads `head_dim` wide, of which the first `2 * frequencies` elements are rotated and the others stay.
+    ///
+    /// Errors when a head has fewer elements than are rotated.
+    pub fn with_layout(self, head_dim: usize, interleaved: bool) -> Result<Self> {
+        if head_dim < 2 * self.half() {
+            bail!("rope: {} elements cannot be rotated in heads of {head_dim}", 2 * self.half());
+        }
+        Ok(Self { head_dim, interleaved, ..self })
     }
 
     /// Positions the table covers: `0..max_positions`.
     pub fn max_positions(&self) -> usize {
         self.cos.dims()[0]
+    }
+
+    /// Width of the heads that it rotates.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
     }
 
     fn half(&self) -> usize {
@@ -57,8 +89,8 @@ impl RopeTable {
 /// position lies beyond the table. Cost: one pass over `x`.
 pub fn rope(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
-    if width % (2 * table.half()) != 0 {
-        bail!("rope: width {width} is no multiple of the head width {}", 2 * table.half());
+    if width % table.head_dim != 0 {
+        bail!("rope: width {width} is no multiple of the head width {}", table.head_dim);
     }
     if positions.len() != rows {
         bail!("rope: {rows} rows but {} positions", positions.len());
@@ -83,11 +115,25 @@ fn composed(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> 
     let positions = Tensor::new(positions, x.device())?;
     let pick = |t: &Tensor| t.index_select(&positions, 0)?.to_dtype(x.dtype())?.reshape((rows, 1, half));
     let (cos, sin) = (pick(&table.cos)?, pick(&table.sin)?);
-    let heads = x.reshape((rows, width / (2 * half), 2 * half))?;
-    let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+    let (count, still) = (width / table.head_dim, table.head_dim - 2 * half);
+    let heads = x.reshape((rows, count, table.head_dim))?;
+    let (a, b) = if table.interleaved {
+        let pairs = heads.narrow(2, 0, 2 * half)?.reshape((rows, count, half, 2))?;
+        (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?)
+    } else {
+        (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?)
+    };
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[first, second], 2)?.reshape((rows, width))
+    let mut parts = if table.interleaved {
+        vec![Tensor::stack(&[first, second], 3)?.reshape((rows, count, 2 * half))?]
+    } else {
+        vec![first, second]
+    };
+    if still > 0 {
+        parts.push(heads.narrow(2, 2 * half, still)?);
+    }
+    Tensor::cat(&parts, 2)?.reshape((rows, width))
 }
 
 struct Rope {
@@ -139,23 +185,44 @@ impl RopeTable {
             for ((out, x), &p) in rows.zip(positions) {
                 let at = p as usize * half..(p as usize + 1) * half;
                 let (out, x) = (&mut out[to.at..to.at + width], &x[from.at..from.at + width]);
-                rotate_row(out, x, &cos[at.clone()], &sin[at], direction);
+                let angles = (&cos[at.clone()], &sin[at]);
+                if self.interleaved {
+                    rotate_pairs(out, x, angles, self.head_dim, direction);
+                } else {
+                    rotate_row(out, x, angles, self.head_dim, direction);
+                }
             }
         });
         Ok(())
     }
 }
 
-/// Rotates every head of one row by the same angles.
-fn rotate_row(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], direction: f32) {
+/// Rotates every head of one row by the same angles, half-split.
+fn rotate_row(out: &mut [f32], x: &[f32], (cos, sin): (&[f32], &[f32]), head_dim: usize, direction: f32) {
     let half = cos.len();
-    for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-        let ((a, b), (out_a, out_b)) = (x.split_at(half), out.split_at_mut(half));
+    for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+        let ((a, rest), (out_a, out_rest)) = (x.split_at(half), out.split_at_mut(half));
+        let ((b, still), (out_b, out_still)) = (rest.split_at(half), out_rest.split_at_mut(half));
         for i in 0..half {
             let sin = direction * sin[i];
             out_a[i] = a[i] * cos[i] - b[i] * sin;
             out_b[i] = b[i] * cos[i] + a[i] * sin;
         }
+        out_still.copy_from_slice(still);
+    }
+}
+
+/// As [`rotate_row`], interleaved.
+fn rotate_pairs(out: &mut [f32], x: &[f32], (cos, sin): (&[f32], &[f32]), head_dim: usize, direction: f32) {
+    let rotated = 2 * cos.len();
+    for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+        let pairs = out[..rotated].chunks_exact_mut(2).zip(x[..rotated].chunks_exact(2));
+        for ((out, x), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+            let sin = direction * sin;
+            out[0] = x[0] * cos - x[1] * sin;
+            out[1] = x[1] * cos + x[0] * sin;
+        }
+        out[rotated..].copy_from_slice(&x[rotated..]);
     }
 }
 
@@ -177,6 +244,13 @@ mod tests {
             let (x, table) = (random((t, heads * 2 * half), 1), table(half, 40));
             check(&format!("rope {t}x{heads}x{half}"), &[Input::Tracked(x)], |x| rope(&x[0], &table, &positions));
         }
+        for (head_dim, interleaved) in [(8, true), (12, false), (9, true)] {
+            let positions: Vec<u32> = (0..11).map(|i| i * 7 % 40).collect();
+            let table = table(4, 40).with_layout(head_dim, interleaved).unwrap();
+            let name = format!("rope of 8 in {head_dim}, interleaved: {interleaved}");
+            check(&name, &[Input::Tracked(random((11, 3 * head_dim), 1))], |x| rope(&x[0], &table, &positions));
+        }
+        assert!(table(4, 40).with_layout(6, false).is_err());
     }
 
     #[test]

@@ -61,6 +61,21 @@ kernels! {
     /// Given the gradient `g` of `silu(gate) * up`: `dgate = g * up * silu'(gate)`.
     fn silu_mul_dgate<'a>(dgate: &'a mut [f32], gate: &'a [f32], up: &'a [f32], g: &'a [f32]) = silu_mul_dgate_body;
 
+    /// `out = gelu(gate) * up` with the tanh form of GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415).
+    fn gelu_mul<'a>(out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) = gelu_mul_body;
+
+    /// Given the gradient `g` of `gelu(gate) * up`: `dgate = g * up * gelu'(gate)`.
+    fn gelu_mul_dgate<'a>(dgate: &'a mut [f32], gate: &'a [f32], up: &'a [f32], g: &'a [f32]) = gelu_mul_dgate_body;
+
+    /// `x = cap * tanh(x / cap)`, with an absolute error below `2e-7 * cap`.
+    fn soft_cap<'a>(x: &'a mut [f32], cap: f32) = soft_cap_body;
+
+    /// The derivative of [`soft_cap`] by its input, from its output `x`: `out = 1 - (x / cap)^2`.
+    fn soft_cap_slope<'a>(out: &'a mut [f32], x: &'a [f32], cap: f32) = soft_cap_slope_body;
+
+    /// `y *= x`.
+    fn mul<'a>(y: &'a mut [f32], x: &'a [f32]) = mul_body;
+
     /// `out = x * w * a`.
     fn mul_scaled<'a>(out: &'a mut [f32], x: &'a [f32], w: &'a [f32], a: f32) = mul_scaled_body;
 
@@ -70,9 +85,9 @@ kernels! {
     /// `out += x * w * a`.
     fn add_mul_scaled<'a>(out: &'a mut [f32], x: &'a [f32], w: &'a [f32], a: f32) = add_mul_scaled_body;
 
-    /// Dot products of every row of `w` with every row of `x`, both `width` wide:
-    /// `out[r * tokens + t] = dot(w row r, x row t)`. Meant for few rows of `x`, of which blocks stay in the first-level
-    /// cache while `w`, which should fit the second level, passes by.
+    /// Dot products of every row of `w` with every row of `x`, both `width` wide: `out[r * tokens + t] = dot(w row r, x
+    /// row t)`. Meant for few rows of `x`, of which blocks stay in the first-level cache while `w`, which should fit
+    /// the second level, passes by.
     fn dots<'a>(out: &'a mut [f32], w: &'a [f32], x: &'a [f32], width: usize) = dots_body;
 }
 
@@ -330,6 +345,88 @@ fn silu_mul_dgate_body<S: Simd>(simd: S, dgate: &mut [f32], gate: &[f32], up: &[
     );
 }
 
+/// `sqrt(2 / pi)`, the outer constant of GELU's tanh form, and its inner one.
+const GELU: [f32; 2] = [0.797_884_6, 0.044_715];
+
+#[inline(always)]
+fn gelu_mul_body<S: Simd>(simd: S, out: &mut [f32], gate: &[f32], up: &[f32]) {
+    map(
+        simd,
+        out,
+        [gate, up],
+        #[inline(always)]
+        |_, [g, u]| simd.mul_f32s(simd.mul_f32s(g, gelu_gate(simd, g)), u),
+    );
+}
+
+#[inline(always)]
+fn gelu_mul_dgate_body<S: Simd>(simd: S, dgate: &mut [f32], gate: &[f32], up: &[f32], grad: &[f32]) {
+    let (one, a, b) = (simd.splat_f32s(1.0), simd.splat_f32s(2.0 * GELU[0]), simd.splat_f32s(3.0 * GELU[1]));
+    map(
+        simd,
+        dgate,
+        [gate, up, grad],
+        #[inline(always)]
+        |_, [g, u, d]| {
+            let s = gelu_gate(simd, g);
+            // gelu'(g) = s + g s (1 - s) z', with z' the derivative of the sigmoid's argument.
+            let inner = simd.mul_f32s(a, simd.mul_add_e_f32s(simd.mul_f32s(g, g), b, one));
+            // Far out `s (1 - s)` is 0 and the rest may be infinite.
+            let bend = simd.mul_f32s(simd.mul_f32s(s, simd.sub_f32s(one, s)), g);
+            let far = simd.greater_than_f32s(simd.abs_f32s(g), simd.splat_f32s(30.0));
+            let bend = simd.select_f32s(far, simd.splat_f32s(0.0), simd.mul_f32s(bend, inner));
+            simd.mul_f32s(simd.mul_f32s(d, u), simd.add_f32s(s, bend))
+        },
+    );
+}
+
+/// What GELU's tanh form multiplies its input by, `(1 + tanh z) / 2`, which is the sigmoid of `2 z`.
+#[inline(always)]
+fn gelu_gate<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let (one, a, b) = (simd.splat_f32s(1.0), simd.splat_f32s(2.0 * GELU[0]), simd.splat_f32s(GELU[1]));
+    let inner = simd.mul_add_e_f32s(simd.mul_f32s(x, x), b, one);
+    sigmoid(simd, simd.mul_f32s(simd.mul_f32s(x, a), inner))
+}
+
+#[inline(always)]
+fn soft_cap_body<S: Simd>(simd: S, x: &mut [f32], cap: f32) {
+    let (cap, double, twice) = (simd.splat_f32s(cap), simd.splat_f32s(2.0 / cap), simd.splat_f32s(2.0 * cap));
+    map(
+        simd,
+        x,
+        [],
+        // tanh(u) = 2 sigmoid(2 u) - 1
+        #[inline(always)]
+        |x, []| simd.sub_f32s(simd.mul_f32s(twice, sigmoid(simd, simd.mul_f32s(x, double))), cap),
+    );
+}
+
+#[inline(always)]
+fn soft_cap_slope_body<S: Simd>(simd: S, out: &mut [f32], x: &[f32], cap: f32) {
+    let (one, inverse) = (simd.splat_f32s(1.0), simd.splat_f32s(1.0 / cap));
+    map(
+        simd,
+        out,
+        [x],
+        #[inline(always)]
+        |_, [x]| {
+            let t = simd.mul_f32s(x, inverse);
+            simd.sub_f32s(one, simd.mul_f32s(t, t))
+        },
+    );
+}
+
+#[inline(always)]
+fn mul_body<S: Simd>(simd: S, y: &mut [f32], x: &[f32]) {
+    map(
+        simd,
+        y,
+        [x],
+        #[inline(always)]
+        |y, [x]| simd.mul_f32s(y, x),
+    );
+}
+
 #[inline(always)]
 fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
@@ -503,6 +600,15 @@ mod tests {
             check("silu_mul_dgate", &|o| silu_mul_dgate(o, &x, &w, &y), &|i| {
                 y[i] * w[i] * s(i) * (1.0 + x[i] * (1.0 - s(i)))
             });
+            let z = |i: usize| (0.797_884_6 * (x[i] + 0.044_715 * x[i].powi(3))).tanh();
+            check("gelu_mul", &|o| gelu_mul(o, &x, &w), &|i| 0.5 * x[i] * (1.0 + z(i)) * w[i]);
+            check("gelu_mul_dgate", &|o| gelu_mul_dgate(o, &x, &w, &y), &|i| {
+                let bend = 0.5 * x[i] * (1.0 - z(i).powi(2)) * 0.797_884_6 * (1.0 + 3.0 * 0.044_715 * x[i].powi(2));
+                y[i] * w[i] * (0.5 * (1.0 + z(i)) + bend)
+            });
+            check("soft_cap", &|o| soft_cap(o, 0.5), &|i| 0.5 * (2.0 * y[i]).tanh());
+            check("soft_cap_slope", &|o| soft_cap_slope(o, &x, 2.0), &|i| 1.0 - (x[i] / 2.0).powi(2));
+            check("mul", &|o| mul(o, &x), &|i| y[i] * x[i]);
         }
     }
 
@@ -528,6 +634,19 @@ mod tests {
             let want: f64 = x.iter().map(|&v| (v as f64 - 0.25).exp()).sum();
             assert!((exp_sub_sum(&mut x, 0.25) as f64 - want).abs() < 1e-6 * (1.0 + want));
         }
+    }
+
+    #[test]
+    fn gelu_and_soft_cap_are_finite_far_out() {
+        let far = [-1e30, -1000.0, -40.0, 0.0, 40.0, 1000.0];
+        let mut out = [1.0; 6];
+        gelu_mul(&mut out, &far, &[1.0; 6]);
+        assert_eq!(out, [0.0, 0.0, 0.0, 0.0, 40.0, 1000.0]);
+        gelu_mul_dgate(&mut out, &far, &[1.0; 6], &[1.0; 6]);
+        assert_eq!(out, [0.0, 0.0, 0.0, 0.5, 1.0, 1.0]);
+        let mut x = far;
+        soft_cap(&mut x, 30.0);
+        assert_eq!((x[0], x[1], x[3], x[5]), (-30.0, -30.0, 0.0, 30.0));
     }
 
     #[test]

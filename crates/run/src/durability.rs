@@ -1,6 +1,6 @@
-//! `eraser durability`: is the knowledge gone, or only hidden? In: a finished run; out: the run's measures after merging,
-//! quantising, fine-tuning and relearning. Invariant: every condition answers the same questions under the same judges, and
-//! only the model differs.
+//! `eraser durability`: is the knowledge gone, or only hidden? In: a finished run; out: the run's measures after
+//! merging, quantising, fine-tuning and relearning. Invariant: every condition answers the same questions under the
+//! same judges, and only the model differs.
 
 use crate::builtin::Assets;
 use crate::directory::{DURABILITY, lock, remove};
@@ -232,7 +232,8 @@ impl Durability<'_> {
         self.row(&variant.name, described, &found)
     }
 
-    /// Trains a new adapter on the merged model: cross-entropy on the first records of a set, all linear layers adapted.
+    /// Trains a new adapter on the merged model: cross-entropy on the first records of a set, all linear layers
+    /// adapted.
     fn tune(
         &mut self,
         variant: &Variant,
@@ -252,7 +253,7 @@ impl Durability<'_> {
             steps: Some(self.args.steps),
             micro_batch: trained.micro_batch.min(records.len().max(1)),
             grad_accum: 1,
-            targets: Module::ALL.to_vec(),
+            targets: Module::SINGLE.to_vec(),
             layers: None,
             init_adapter: None,
             dump_grads: None,

@@ -83,7 +83,8 @@ pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) 
 /// A directory that transformers, vLLM and llama.cpp's converter load.
 fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> Result<()> {
     let source = model.path.join("config.json");
-    let config = if source.is_file() {
+    // The text part of a larger model is written as a model of its own.
+    let config = if source.is_file() && !model.config.layer.nested {
         retyped(&source, dtype, model.config.tie_word_embeddings)?
     } else {
         model.config.to_hf_json(dtype, model.tokenizer.bos(), model.tokenizer.eos())?

@@ -1,5 +1,6 @@
-//! One optimiser step: the micro-batches of every term, forward and backward. In: the terms with their samples; out: their
-//! values and the gradient of the weighted sum. Invariant: a micro-batch without a supervised token counts in no average.
+//! One optimiser step: the micro-batches of every term, forward and backward. In: the terms with their samples; out:
+//! their values and the gradient of the weighted sum. Invariant: a micro-batch without a supervised token counts in no
+//! average.
 
 use crate::{
     feed::{Drawn, Feed},
@@ -14,7 +15,7 @@ use eraser_model::{
     Adapter, Model, Result,
     trace::{Checkpoint, Gradients, TraceOptions},
 };
-use eraser_ops::{Dropout, cross_entropy, kl_divergence};
+use eraser_ops::Dropout;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of activations that a forward pass keeps before its first blocks are run again instead.
@@ -179,8 +180,9 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses of
-    /// the scored tokens, and those losses. A term that weighs nothing, or whose hinges are all closed, has no backward.
+    /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses
+    /// of the scored tokens, and those losses. A term that weighs nothing, or whose hinges are all closed, has no
+    /// backward.
     fn run(
         &self,
         reference: &mut Reference<'_>,
@@ -203,8 +205,8 @@ impl Forward<'_> {
         let trace = decoder.trace_from(adapter.first_block(), lower, &batch.segments, Some(adapter), options)?;
         let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
         let losses = match &states {
-            Some(states) => kl_divergence(&hidden, states, decoder.head())?,
-            None => cross_entropy(&hidden, decoder.head(), &batch.targets())?,
+            Some(states) => decoder.kl_divergence(&hidden, states)?,
+            None => decoder.cross_entropy(&hidden, &batch.targets())?,
         };
         let values = losses.to_vec1::<f32>()?;
         let value = value(&values);

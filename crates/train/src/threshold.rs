@@ -1,11 +1,10 @@
-//! The threshold of the hinge as it is used. In: what was asked for, and for `auto` the base model and the harm set; out:
-//! nats per token. Invariant: it is measured before the first step of a run and then stays: a resumed run takes it from its
-//! checkpoint.
+//! The threshold of the hinge as it is used. In: what was asked for, and for `auto` the base model and the harm set;
+//! out: nats per token. Invariant: it is measured before the first step of a run and then stays: a resumed run takes it
+//! from its checkpoint.
 
 use crate::{feed::Feed, gamma::Gamma, options::TrainOptions};
 use eraser_data::{Batch, Sample};
 use eraser_model::{Error, Model, Result};
-use eraser_ops::cross_entropy;
 use serde::{Deserialize, Serialize};
 
 /// Most samples that the base model's loss is measured on: the first that training draws, with their prompt noise.
@@ -60,7 +59,7 @@ fn base_loss(model: &Model, harm: &mut Feed<'_>, micro_batch: usize) -> Result<B
         let blocks = 0..model.config.num_layers;
         let top = decoder.run(decoder.embed(&batch.ids, false)?, blocks, &batch.segments, None)?;
         let hidden = decoder.final_hidden(&top, &scored.rows)?.detach();
-        let losses = cross_entropy(&hidden, decoder.head(), &batch.targets())?.to_vec1::<f32>()?;
+        let losses = decoder.cross_entropy(&hidden, &batch.targets())?.to_vec1::<f32>()?;
         total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
         count += losses.len();
     }

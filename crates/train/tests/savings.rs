@@ -8,7 +8,6 @@ use eraser_model::{
     BaseDtype, Compute, LoadOptions, Model, load,
     trace::{Gradients, TraceOptions},
 };
-use eraser_ops::cross_entropy;
 use eraser_train::{
     CheckpointActivations, Control, KlScope, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
 };
@@ -104,8 +103,8 @@ fn running_blocks_again_changes_nothing() {
     assert_eq!(of(CheckpointActivations::On), of(CheckpointActivations::Off));
 }
 
-/// Adapters that start at zero change no output, so those of the upper layers get the same gradients whether or not there
-/// are any below; with only the upper ones, the lower blocks run once for all terms and have no backward.
+/// Adapters that start at zero change no output, so those of the upper layers get the same gradients whether or not
+/// there are any below; with only the upper ones, the lower blocks run once for all terms and have no backward.
 #[test]
 fn upper_adapters_get_the_gradients_they_get_among_all() {
     let model = model(BaseDtype::Auto);
@@ -158,7 +157,7 @@ fn a_shared_beginning_gives_the_losses_and_gradients_of_its_copies() {
     let of = |batch: &Batch| {
         let trace = model.decoder.trace(&batch.ids, &batch.segments, Some(&adapter), TraceOptions::default()).unwrap();
         let hidden = model.decoder.final_hidden(trace.output(), &batch.supervised().rows).unwrap();
-        let nll = cross_entropy(&hidden, model.decoder.head(), &batch.targets()).unwrap();
+        let nll = model.decoder.cross_entropy(&hidden, &batch.targets()).unwrap();
         let weights = Tensor::ones_like(&nll).unwrap().detach();
         let values = nll.to_vec1::<f32>().unwrap();
         let mut gradients = Gradients::default();

@@ -6,11 +6,10 @@ use super::tokenizer::VOCABULARY;
 use super::{CONTEXT, put};
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_data::{Batch, Noise, PromptTemplate, Sample, encode, stream};
-use eraser_model::config::Family;
+use eraser_model::config::{Family, Layer};
 use eraser_model::trace::{Gradients, TraceOptions};
 use eraser_model::weights::{TensorSource, save_safetensors};
 use eraser_model::{ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer};
-use eraser_ops::cross_entropy;
 use eraser_train::Schedule;
 use eraser_train::adamw::{AdamW, AdamWConfig};
 use eraser_train::schedule::learning_rate;
@@ -47,6 +46,7 @@ pub(super) fn config() -> ModelConfig {
         qkv_bias: false,
         sliding_window: None,
         max_position_embeddings: CONTEXT,
+        layer: Layer::default(),
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) fn train(dir: &Path, corpus: &Corpus, steps: usize, seed: u64) -> Res
 fn backward(decoder: &Decoder, batch: &Batch, gradients: &mut Gradients) -> Result<f32> {
     let trace = decoder.trace(&batch.ids, &batch.segments, None, TraceOptions::default())?;
     let hidden = decoder.final_hidden(trace.output(), &batch.supervised().rows)?;
-    let nll = cross_entropy(&hidden, decoder.head(), &batch.targets())?;
+    let nll = decoder.cross_entropy(&hidden, &batch.targets())?;
     let values = nll.to_vec1::<f32>()?;
     let count = values.len().max(1) as f32;
     let weights = Tensor::full(1.0 / count, values.len(), decoder.device())?;

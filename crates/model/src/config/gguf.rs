@@ -1,100 +1,123 @@
-//! The shape of a decoder from GGUF metadata. Invariant: as for config.json, a key that changes the computation is either
-//! honoured or refused.
+//! The shape of a decoder from GGUF metadata. Invariant: as for config.json, a key that changes the computation is
+//! either honoured or refused.
 
-use super::{Family, ModelConfig, RopeScaling};
-use crate::{
-    Error, Result,
-    gguf::{GgufFile, dequantize},
-};
+use super::family::{Spec, unsupported};
+use super::metadata::Metadata;
+use super::{Family, Layer, ModelConfig, RopeScaling};
+use crate::{Error, Result, gguf::GgufFile};
 
 impl ModelConfig {
     /// The shape that the metadata and the tensor directory of `file` describe.
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
-        let at = |e: Error| e.context(file.path().display());
-        let architecture =
-            file.string("general.architecture")?.ok_or_else(|| file.missing("general.architecture"))?.to_owned();
-        let key = |name: &str| format!("{architecture}.{name}");
-        let family = match architecture.as_str() {
-            // Mistral files say llama; only the window tells them apart.
-            "llama" if file.u64(&key("attention.sliding_window"))?.is_some_and(|n| n > 0) => Family::Mistral,
-            "llama" => Family::Llama,
-            "qwen2" => Family::Qwen2,
-            other => {
-                return Err(at(Error::request(format!("`general.architecture` {other} is not supported"))
-                    .hint("supported are llama (Llama, Mistral, SmolLM2) and qwen2")));
-            }
-        };
-        let optional = |name: &str| Ok::<_, Error>(file.u32(&key(name))?.map(|n| n as usize));
-        let size = |name: &str| optional(name)?.ok_or_else(|| file.missing(&key(name)));
-        refuse(file, &architecture, family)?;
-
-        let hidden_size = size("embedding_length")?;
-        let num_heads = size("attention.head_count")?;
-        let head_dim = match optional("attention.key_length")? {
-            Some(n) => n,
-            None if num_heads > 0 && hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
-            None => {
-                return Err(at(Error::request(format!(
-                    "`{}` ({hidden_size}) is not a multiple of `{}` ({num_heads})",
-                    key("embedding_length"),
-                    key("attention.head_count")
-                ))));
-            }
-        };
-        for name in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(n) = optional(name)?
-                && n != head_dim
-            {
-                return Err(at(Error::request(format!("`{}` is {n}, must be the head width {head_dim}", key(name)))));
-            }
+        let architecture = file.string("general.architecture")?.ok_or_else(|| file.missing("general.architecture"))?;
+        let found = Metadata { file, architecture };
+        let at = |e: Error| found.at(e);
+        let mut spec =
+            Spec::by_architecture(architecture).ok_or_else(|| at(unsupported("general.architecture", architecture)))?;
+        // Mistral files say llama; only the window tells them apart.
+        if spec.family == Family::Llama && found.window()?.is_some() {
+            spec = Spec::of(Family::Mistral);
         }
-        let embedding = file
-            .tensor("token_embd.weight")
-            .ok_or_else(|| at(Error::request("tensor `token_embd.weight` is missing")))?;
-        let mut config = Self {
-            family,
-            hidden_size,
-            intermediate_size: size("feed_forward_length")?,
-            num_layers: size("block_count")?,
-            num_heads,
-            num_kv_heads: optional("attention.head_count_kv")?.unwrap_or(num_heads),
-            head_dim,
-            vocab_size: embedding.shape.first().copied().unwrap_or(0),
-            rms_norm_eps: f64::from(
-                file.f32(&key("attention.layer_norm_rms_epsilon"))?
-                    .ok_or_else(|| file.missing(&key("attention.layer_norm_rms_epsilon")))?,
-            ),
-            rope_theta: file.f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-            rope_scaling: None,
-            tie_word_embeddings: file.tensor("output.weight").is_none(),
-            qkv_bias: family == Family::Qwen2,
-            sliding_window: optional("attention.sliding_window")?.filter(|n| *n > 0),
-            max_position_embeddings: optional("context_length")?.unwrap_or(2048),
-        };
-        let name = |hf: &str| match hf {
-            "hidden_size" => key("embedding_length"),
-            "intermediate_size" => key("feed_forward_length"),
-            "num_hidden_layers" => key("block_count"),
-            "num_attention_heads" => key("attention.head_count"),
-            "num_key_value_heads" => key("attention.head_count_kv"),
-            "head_dim" => key("attention.key_length"),
-            "vocab_size" => "token_embd.weight".to_owned(),
-            "max_position_embeddings" => key("context_length"),
-            "sliding_window" => key("attention.sliding_window"),
-            "rms_norm_eps" => key("attention.layer_norm_rms_epsilon"),
-            "rope_theta" => key("rope.freq_base"),
-            "rope_scaling.factor" => key("rope.scaling.factor"),
-            other => other.to_owned(),
-        };
-        // The sizes first: the scaling is computed from them.
+        refuse(&found, spec)?;
+        let mut config = base(&found, spec)?;
+        let name = |hf: &str| name(&found, hf);
+        // The sizes first: the rest is computed from them.
         config.check(&name).map_err(at)?;
-        config.rope_scaling = scaling(file, &architecture, &config)?;
+        config.rope_scaling = scaling(&found, &config)?;
+        (spec.read_gguf)(&mut config, &found)?;
         config.check(&name).map_err(at)?;
         Ok(config)
     }
 }
 
-/// Keys of llama.cpp's files that change what a decoder computes and have no place in the supported families, each with the
+/// What every family reads.
+fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
+    let at = |e: Error| found.at(e);
+    let hidden_size = found.required("embedding_length")?;
+    let num_heads = found.required("attention.head_count")?;
+    let head_dim = match found.size("attention.key_length")? {
+        Some(n) => n,
+        None if num_heads > 0 && hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+        None => {
+            return Err(at(Error::request(format!(
+                "`{}` ({hidden_size}) is not a multiple of `{}` ({num_heads})",
+                found.key("embedding_length"),
+                found.key("attention.head_count")
+            ))));
+        }
+    };
+    let mut layer = Layer::default();
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        match found.size(name)? {
+            Some(n) if n != head_dim && spec.reads(name) => layer.rotary_dim = Some(n),
+            Some(n) if n != head_dim => {
+                let key = found.key(name);
+                return Err(at(Error::request(format!("`{key}` is {n}, must be the head width {head_dim}"))));
+            }
+            _ => {}
+        }
+    }
+    let embedding = found
+        .file
+        .tensor("token_embd.weight")
+        .ok_or_else(|| at(Error::request("tensor `token_embd.weight` is missing")))?;
+    let eps = "attention.layer_norm_rms_epsilon";
+    Ok(ModelConfig {
+        family: spec.family,
+        hidden_size,
+        intermediate_size: found.required("feed_forward_length")?,
+        num_layers: found.required("block_count")?,
+        num_heads,
+        num_kv_heads: found.size("attention.head_count_kv")?.unwrap_or(num_heads),
+        head_dim,
+        vocab_size: embedding.shape.first().copied().unwrap_or(0),
+        rms_norm_eps: f64::from(found.f32(eps)?.ok_or_else(|| found.file.missing(&found.key(eps)))?),
+        // llama.cpp's own default, whatever the class's is.
+        rope_theta: found.f32("rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: None,
+        tie_word_embeddings: !found.has("output.weight"),
+        qkv_bias: false,
+        sliding_window: None,
+        max_position_embeddings: found.size("context_length")?.unwrap_or(2048),
+        layer,
+    })
+}
+
+/// The file's name of a key of config.json.
+fn name(found: &Metadata<'_>, hf: &str) -> String {
+    let own = match hf {
+        "hidden_size" => "embedding_length",
+        "intermediate_size" => "feed_forward_length",
+        "num_hidden_layers" => "block_count",
+        "num_attention_heads" => "attention.head_count",
+        "num_key_value_heads" => "attention.head_count_kv",
+        "head_dim" => "attention.key_length",
+        "vocab_size" => return "token_embd.weight".to_owned(),
+        "max_position_embeddings" => "context_length",
+        "sliding_window" => "attention.sliding_window",
+        "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "rope_theta" => "rope.freq_base",
+        "rope_scaling.factor" => "rope.scaling.factor",
+        "rope_scaling.original_max_position_embeddings" => "rope.scaling.original_context_length",
+        "rope_scaling.attention_factor" => "rope.scaling.attn_factor",
+        "rope_scaling.beta_fast" => "rope.scaling.yarn_beta_fast",
+        "rope_scaling.beta_slow" => "rope.scaling.yarn_beta_slow",
+        "rope_scaling.short_factor" => return "rope_factors_short.weight".to_owned(),
+        "rope_scaling.long_factor" => return "rope_factors_long.weight".to_owned(),
+        "partial_rotary_factor" => "rope.dimension_count",
+        "attention_scale" => "attention.scale",
+        "attn_logit_softcapping" => "attn_logit_softcapping",
+        "final_logit_softcapping" => "final_logit_softcapping",
+        "embedding_multiplier" => "embedding_scale",
+        "residual_multiplier" => "residual_scale",
+        "logits_scaling" => "logit_scale",
+        "llama_4_scaling_beta" => "attention.temperature_scale",
+        other => return other.to_owned(),
+    };
+    found.key(own)
+}
+
+/// Keys of llama.cpp's files that change what a decoder computes and have no place in most families, each with the
 /// number that leaves it as it is; true is 1.
 const CHANGES: &[(&str, f64)] = &[
     ("attention.causal", 1.0),
@@ -111,58 +134,85 @@ const CHANGES: &[(&str, f64)] = &[
     ("pooling_type", 0.0),
     ("residual_scale", 1.0),
     ("rope.scaling.attn_factor", 1.0),
+    ("rope.scaling.yarn_log_multiplier", 0.0),
     ("use_parallel_residual", 0.0),
 ];
 
+/// Biases that a file can have, each with the key of config.json that a family reads where it has them.
+const BIASES: &[(&str, &str)] = &[
+    ("blk.0.attn_q.bias", "attention_bias"),
+    ("blk.0.attn_qkv.bias", "attention_bias"),
+    ("blk.0.attn_output.bias", "attention_bias"),
+    ("blk.0.ffn_up.bias", "mlp_bias"),
+];
+
 /// Refuses what would change the computation and is not implemented.
-fn refuse(file: &GgufFile, architecture: &str, family: Family) -> Result<()> {
-    let at = |e: Error| e.context(file.path().display());
-    let experts = format!("{architecture}.expert_count");
-    if file.u64(&experts)?.is_some_and(|n| n > 0) {
+fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
+    let at = |e: Error| found.at(e);
+    let experts = found.key("expert_count");
+    if found.file.u64(&experts)?.is_some_and(|n| n > 0) {
         return Err(at(Error::request(format!("`{experts}`: mixtures of experts are not supported"))));
     }
-    for (name, neutral) in CHANGES {
-        let key = format!("{architecture}.{name}");
-        let value = file.number(&key)?;
+    for (name, neutral) in CHANGES.iter().filter(|(name, _)| !spec.reads(name)) {
+        let key = found.key(name);
+        let value = found.file.number(&key)?;
         if value.is_some_and(|value| (value - neutral).abs() > f64::EPSILON) {
             let value = value.unwrap_or_default();
             return Err(at(Error::request(format!(
                 "`{key}` {value} is not supported: it changes what the model computes"
             ))
-            .hint("supported are the plain Llama, Mistral and Qwen2 architectures")));
+            .hint(format!("the family {} has no such key: is the file of another one?", spec.model_type))));
         }
     }
-    let mut biases = vec!["blk.0.attn_output.bias", "blk.0.ffn_up.bias"];
-    if family != Family::Qwen2 {
-        biases.push("blk.0.attn_q.bias");
-    }
-    match biases.into_iter().find(|name| file.tensor(name).is_some()) {
-        Some(name) => Err(at(Error::request(format!("tensor `{name}`: this bias is not supported"))
-            .hint("of the supported families only qwen2 has biases, on q, k and v"))),
+    // Qwen2's biases of q, k and v are always there.
+    let own = |tensor: &str| spec.family == Family::Qwen2 && tensor == "blk.0.attn_q.bias";
+    match BIASES.iter().find(|(tensor, key)| found.has(tensor) && !spec.reads(key) && !own(tensor)) {
+        Some((tensor, _)) => Err(at(Error::request(format!("tensor `{tensor}`: this bias is not supported"))
+            .hint(format!("the family {} has no such bias: is the file of another one?", spec.model_type)))),
         None => Ok(()),
     }
 }
 
-fn scaling(file: &GgufFile, architecture: &str, config: &ModelConfig) -> Result<Option<RopeScaling>> {
-    let at = |e: Error| e.context(file.path().display());
-    let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
-    if let Some(tensor) = file.tensor("rope_freqs.weight") {
-        let factors = dequantize(tensor.dtype, file.data(tensor));
-        let original = file.u32(&key("original_context_length"))?;
+fn scaling(found: &Metadata<'_>, config: &ModelConfig) -> Result<Option<RopeScaling>> {
+    let scaled = |name: &str| format!("rope.scaling.{name}");
+    let missing = |name: &str| found.file.missing(&found.key(&scaled(name)));
+    if let Some(factors) = found.floats("rope_freqs.weight") {
+        let original = found.size(&scaled("original_context_length"))?;
+        let original = original.and_then(|n| u32::try_from(n).ok());
         return Ok(Some(recognise(&factors, original, config).unwrap_or(RopeScaling::Factors(factors))));
     }
-    match file.string(&key("type"))? {
-        None => Ok(file.f32(&format!("{architecture}.rope.scale_linear"))?),
-        Some("none") => Ok(None),
-        Some("linear") => Ok(Some(file.f32(&key("factor"))?.ok_or_else(|| file.missing(&key("factor")))?)),
-        Some(other) => Err(at(Error::request(format!("`{}` {other} is not supported", key("type")))
-            .hint("supported are none, linear and Llama 3's (a tensor `rope_freqs.weight`)"))),
-    }
-    .map(|factor| factor.map(|factor| RopeScaling::Linear { factor }))
+    Ok(match found.string(&scaled("type"))? {
+        None => found.f32("rope.scale_linear")?.map(|factor| RopeScaling::Linear { factor }),
+        // LongRoPE is in tensors that the family reads.
+        Some("none" | "longrope") => None,
+        Some("linear") => {
+            let factor = found.f32(&scaled("factor"))?.ok_or_else(|| missing("factor"))?;
+            Some(RopeScaling::Linear { factor })
+        }
+        Some("yarn") => {
+            let factor = found.f32(&scaled("factor"))?.ok_or_else(|| missing("factor"))?;
+            let original = found.size(&scaled("original_context_length"))?.unwrap_or(config.max_position_embeddings);
+            let attention = found.f32(&scaled("yarn_attn_factor"))?.or(found.f32(&scaled("attn_factor"))?);
+            Some(RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings: u32::try_from(original).unwrap_or(u32::MAX),
+                beta_fast: found.f32(&scaled("yarn_beta_fast"))?.unwrap_or(32.0),
+                beta_slow: found.f32(&scaled("yarn_beta_slow"))?.unwrap_or(1.0),
+                attention_factor: attention.unwrap_or_else(|| RopeScaling::yarn_attention(factor, None)),
+                truncate: true,
+            })
+        }
+        Some(other) => {
+            let key = found.key(&scaled("type"));
+            return Err(found.at(Error::request(format!("`{key}` {other} is not supported"))
+                .hint("supported are none, linear, yarn, longrope, and Llama 3's (a tensor `rope_freqs.weight`)")));
+        }
+    })
 }
 
-/// Llama 3's parameters, if they give these factors. llama.cpp's converter stores only the factors; the published models
-/// all have `low_freq_factor` 1, `high_freq_factor` 4 and 8192 original positions, and their largest factor is `factor`.
+/// Llama 3's parameters, if they give these factors. llama.cpp's converter stores only the factors; the published
+/// models all have `low_freq_factor` 1, `high_freq_factor` 4 and 8192 original positions, and their largest factor is
+/// `factor`.
 fn recognise(factors: &[f32], original: Option<u32>, config: &ModelConfig) -> Option<RopeScaling> {
     let scaling = RopeScaling::Llama3 {
         factor: factors.iter().copied().fold(1.0, f32::max),

@@ -1,15 +1,24 @@
 //! The shape of a decoder, from a Hugging Face config.json or GGUF metadata. Invariant: every size was checked to be
 //! positive, bounded and consistent (`heads % kv_heads == 0`, `head_dim` even), so that no later code has to.
 
+mod family;
 mod gguf;
 mod hf;
+mod keys;
+mod layer;
+mod metadata;
+mod rope;
 
+pub(crate) use family::Spec;
 pub(crate) use hf::read_json;
+pub use layer::{Biases, Fused, Layer, Mlp, NormPlacement, QkNorm, QueryScale};
+pub use rope::{Rope, RopeScaling};
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Model family: what differs between them is in the fields of [`ModelConfig`], so this is for export and messages.
+/// Model family: what differs between them is in the fields of [`ModelConfig`], so this is for names, export and
+/// messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -19,30 +28,32 @@ pub enum Family {
     Mistral,
     /// Qwen2 and Qwen2.5: Llama with biases on q, k and v.
     Qwen2,
-}
-
-/// RoPE frequency scaling.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RopeScaling {
-    /// Positions divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f32,
-    },
-    /// Llama 3.1 and later.
-    Llama3 {
-        /// Scale of the lowest frequencies.
-        factor: f32,
-        /// Start of the smooth range.
-        low_freq_factor: f32,
-        /// End of the smooth range.
-        high_freq_factor: f32,
-        /// Context length before scaling.
-        original_max_position_embeddings: u32,
-    },
-    /// Each frequency divided by its own factor, `head_dim / 2` of them: the `rope_freqs.weight` of a GGUF file.
-    Factors(Vec<f32>),
+    /// Qwen3, dense.
+    Qwen3,
+    /// Gemma 1.
+    Gemma,
+    /// Gemma 2.
+    Gemma2,
+    /// Gemma 3, the text model.
+    Gemma3,
+    /// Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini.
+    Phi3,
+    /// `OLMo` 2.
+    Olmo2,
+    /// `OLMo` 3.
+    Olmo3,
+    /// Granite 3, dense.
+    Granite,
+    /// `SmolLM3`.
+    SmolLm3,
+    /// Ministral 3, the text model.
+    Ministral3,
+    /// Seed-OSS.
+    SeedOss,
+    /// EXAONE 4.
+    Exaone4,
+    /// Arcee's AFM.
+    Arcee,
 }
 
 /// The shape of a decoder.
@@ -78,6 +89,9 @@ pub struct ModelConfig {
     pub sliding_window: Option<usize>,
     /// Longest sequence the model was made for.
     pub max_position_embeddings: usize,
+    /// What a layer computes besides, where it is not Llama's.
+    #[serde(default, skip_serializing_if = "Layer::is_llama")]
+    pub layer: Layer,
 }
 
 impl ModelConfig {
@@ -120,77 +134,49 @@ impl ModelConfig {
             let eps = self.rms_norm_eps;
             return Err(Error::request(format!("`{}` is {eps}, must be between 0 and 1", name("rms_norm_eps"))));
         }
-        positive(&name("rope_theta"), self.rope_theta)?;
-        match &self.rope_scaling {
-            None => {}
-            Some(RopeScaling::Linear { factor }) => positive(&name("rope_scaling.factor"), *factor)?,
-            Some(RopeScaling::Llama3 {
-                factor,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_max_position_embeddings: original,
-            }) => {
-                positive(&name("rope_scaling.factor"), *factor)?;
-                positive(&name("rope_scaling.low_freq_factor"), *low)?;
-                positive(&name("rope_scaling.high_freq_factor"), *high)?;
-                positive(&name("rope_scaling.original_max_position_embeddings"), *original as f32)?;
-                if high <= low {
-                    return Err(Error::request(format!(
-                        "`{}` ({high}) must be greater than `{}` ({low})",
-                        name("rope_scaling.high_freq_factor"),
-                        name("rope_scaling.low_freq_factor")
-                    )));
-                }
-            }
-            Some(RopeScaling::Factors(factors)) => {
-                if factors.len() != self.head_dim / 2 {
-                    let (n, want) = (factors.len(), self.head_dim / 2);
-                    return Err(Error::request(format!("`rope_freqs.weight` has {n} factors, must have {want}")));
-                }
-                factors.iter().try_for_each(|factor| positive("rope_freqs.weight", *factor))?;
-            }
-        }
-        Ok(())
+        self.layer.check(self.num_layers, self.head_dim, name)?;
+        let rotated = self.layer.rotary_dim.unwrap_or(self.head_dim);
+        self.rope().check(rotated, name)?;
+        self.layer.window_rope.as_ref().map_or(Ok(()), |rope| rope.check(rotated, name))
     }
 
-    /// RoPE frequencies in radians per position, `[head_dim / 2]`, with the scaling applied: the `inv_freq` of
-    /// transformers' `modeling_rope_utils` (`_compute_llama3_parameters` for Llama 3), in its operations and f32.
+    /// The rotation of layers that have no other.
+    pub fn rope(&self) -> Rope {
+        Rope { theta: self.rope_theta, scaling: self.rope_scaling.clone() }
+    }
+
+    /// RoPE frequencies in radians per position, one for each pair of rotated elements, with the scaling applied, of
+    /// layers that have no others: the `inv_freq` of transformers' `modeling_rope_utils`, in its operations and f32.
     pub fn inv_freq(&self) -> Vec<f32> {
-        let plain = (0..self.head_dim).step_by(2).map(|i| 1.0 / self.rope_theta.powf(i as f32 / self.head_dim as f32));
-        match &self.rope_scaling {
-            None => plain.collect(),
-            Some(RopeScaling::Linear { factor }) => plain.map(|f| f / factor).collect(),
-            Some(RopeScaling::Factors(factors)) => plain.zip(factors).map(|(f, factor)| f / factor).collect(),
-            Some(RopeScaling::Llama3 {
-                factor,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_max_position_embeddings: original,
-            }) => {
-                let original = *original as f32;
-                let scale = |f: f32| {
-                    let wavelength = 2.0 * std::f32::consts::PI / f;
-                    if wavelength < original / high {
-                        f
-                    } else if wavelength > original / low {
-                        f / factor
-                    } else {
-                        let smooth = (original / wavelength - low) / (high - low);
-                        (1.0 - smooth) * f / factor + smooth * f
-                    }
-                };
-                plain.map(scale).collect()
-            }
-        }
+        self.rope().inv_freq(self.layer.rotary_dim.unwrap_or(self.head_dim))
+    }
+
+    /// The sliding window of a layer.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| flag(self.layer.windowed.as_ref(), layer))
+    }
+
+    /// The rotation of a layer's queries and keys; None where they are not rotated.
+    pub fn rope_of(&self, layer: usize) -> Option<Rope> {
+        let own = self.layer.window_rope.clone().filter(|_| flag(self.layer.windowed.as_ref(), layer));
+        flag(self.layer.rotated.as_ref(), layer).then(|| own.unwrap_or_else(|| self.rope()))
+    }
+
+    /// Longest sequence that can be computed; longer ones are refused.
+    pub fn max_positions(&self) -> usize {
+        let limit = self.rope().limit().unwrap_or(usize::MAX);
+        self.max_position_embeddings.min(limit)
+    }
+
+    /// The path of the decoder in the checkpoint's class, which adapters' tensors are named by.
+    pub fn path(&self) -> &'static str {
+        if self.layer.nested { "model.language_model" } else { "model" }
     }
 }
 
-fn positive(name: &str, value: f32) -> Result<()> {
-    if value.is_finite() && value > 0.0 {
-        Ok(())
-    } else {
-        Err(Error::request(format!("`{name}` is {value}, must be a positive number")))
-    }
+/// A layer's flag; true where there is no list.
+fn flag(flags: Option<&Vec<bool>>, layer: usize) -> bool {
+    flags.is_none_or(|flags| flags.get(layer).copied().unwrap_or(true))
 }
 
 #[cfg(test)]

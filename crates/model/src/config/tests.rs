@@ -65,7 +65,11 @@ fn windows_follow_the_family() {
     assert_eq!(qwen(false, 0).unwrap(), None);
     assert_eq!(qwen(true, 2).unwrap(), None);
     assert_eq!(qwen(true, 0).unwrap(), Some(8));
-    assert!(qwen(true, 1).unwrap_err().to_string().contains("max_window_layers"));
+    assert_eq!(qwen(true, 1).unwrap(), Some(8));
+    let config =
+        read(json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1}));
+    let config = config.unwrap();
+    assert_eq!((config.window(0), config.window(1)), (None, Some(8)));
 }
 
 #[test]
@@ -90,7 +94,14 @@ fn every_error_names_the_key() {
         (json!({"rope_theta": -1.0}), "rope_theta"),
         (json!({"rope_theta": 1e300}), "rope_theta"),
         (json!({"rope_scaling": "linear"}), "rope_scaling"),
-        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 2}}), "rope_scaling.rope_type"),
+        (json!({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}), "rope_scaling.rope_type"),
+        (json!({"rope_scaling": {"rope_type": "yarn"}}), "rope_scaling.factor"),
+        (json!({"rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": -1}}), "rope_scaling.beta_fast"),
+        (json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}), "rope_scaling.long_factor"),
+        (
+            json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+            "rope_scaling.short_factor",
+        ),
         (json!({"rope_scaling": {"rope_type": "linear"}}), "rope_scaling.factor"),
         (json!({"rope_scaling": {"rope_type": "linear", "factor": 0}}), "rope_scaling.factor"),
         (json!({"rope_parameters": {"rope_type": "dynamic"}}), "rope_parameters.rope_type"),
@@ -100,10 +111,25 @@ fn every_error_names_the_key() {
             "high_freq_factor",
         ),
         (json!({"hidden_act": "gelu"}), "hidden_act"),
-        (json!({"attention_bias": true}), "attention_bias"),
-        (json!({"mlp_bias": true}), "mlp_bias"),
+        (json!({"model_type": "mistral", "attention_bias": true}), "attention_bias"),
+        (json!({"model_type": "gemma2", "hidden_act": "gelu", "attention_bias": true}), "attention_bias"),
+        (json!({"model_type": "qwen3", "mlp_bias": true}), "mlp_bias"),
+        (json!({"attention_bias": 1}), "attention_bias"),
         (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
-        (json!({"model_type": "gemma2", "architectures": null}), "gemma2"),
+        (json!({"model_type": "gemma4_text", "architectures": null}), "gemma4_text"),
+        (json!({"model_type": "gemma4", "text_config": {"model_type": "gemma4_text"}}), "gemma4"),
+        (json!({"model_type": "mistral3", "text_config": {"model_type": "mamba"}}), "text_config.model_type"),
+        (json!({"model_type": "gemma3", "text_config": 1}), "text_config"),
+        (json!({"model_type": "gemma3", "text_config": {"sliding_window": "a"}}), "text_config.sliding_window"),
+        (json!({"model_type": "gemma3", "text_config": {"layer_types": ["full_attention"]}}), "layer_types"),
+        (json!({"model_type": "smollm3", "no_rope_layers": [1]}), "no_rope_layers"),
+        (json!({"model_type": "smollm3", "no_rope_layers": 1}), "no_rope_layers"),
+        (json!({"model_type": "phi3", "partial_rotary_factor": 0.05}), "partial_rotary_factor"),
+        (json!({"model_type": "granite", "logits_scaling": -1.0}), "logits_scaling"),
+        (
+            json!({"model_type": "gemma2", "hidden_act": "gelu", "final_logit_softcapping": 0.0}),
+            "final_logit_softcapping",
+        ),
         (json!({"architectures": ["LlamaForSequenceClassification"]}), "architectures"),
         (json!({"model_type": null, "architectures": null}), "model_type"),
         (json!({"embedding_multiplier": 12.0}), "embedding_multiplier"),
@@ -113,6 +139,7 @@ fn every_error_names_the_key() {
         (json!({"no_rope_layers": [1, 0]}), "no_rope_layers"),
         (json!({"use_qk_norm": true}), "use_qk_norm"),
         (json!({"layer_types": ["full_attention", "chunked_attention"]}), "layer_types"),
+        (json!({"layer_types": "full_attention"}), "layer_types"),
         (json!({"tie_word_embeddings": 1}), "tie_word_embeddings"),
         (json!({"model_type": "mistral", "sliding_window": 0}), "sliding_window"),
     ] {
@@ -124,6 +151,98 @@ fn every_error_names_the_key() {
     let neutral = json!({"num_local_experts": 0, "use_qk_norm": false, "residual_multiplier": 1.0, "pretraining_tp": 2, "attention_dropout": 0.0,
         "use_cache": true, "initializer_range": 0.02, "transformers_version": "5.24.0", "a_key_of_tomorrow": 1});
     assert!(read(neutral).is_ok());
+}
+
+/// What published files say, some of them little, and what is made of it.
+#[test]
+fn a_family_is_read_with_the_defaults_of_its_class() {
+    let sized = json!({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4,
+        "vocab_size": 128});
+    let read = |model_type: &str, changes: Value| {
+        let mut config = sized.clone();
+        config["model_type"] = json!(model_type);
+        config.as_object_mut().unwrap().append(&mut changes.as_object().unwrap().clone());
+        ModelConfig::from_hf_json(&config).unwrap_or_else(|e| panic!("{model_type}: {e}"))
+    };
+    let windows = |config: &ModelConfig| (0..8).map(|layer| config.window(layer).is_some()).collect::<Vec<_>>();
+    let rotated = |config: &ModelConfig| (0..8).map(|layer| config.rope_of(layer).is_some()).collect::<Vec<_>>();
+    let three_of_four = [true, true, true, false, true, true, true, false];
+
+    let qwen = read("qwen3", json!({"rope_theta": 1e6, "max_window_layers": 2, "sliding_window": null}));
+    assert_eq!((qwen.head_dim, qwen.layer.qk_norm, qwen.sliding_window), (128, QkNorm::Head, None));
+    let gemma = read("gemma2", json!({"hidden_act": "gelu_pytorch_tanh"}));
+    assert_eq!((gemma.layer.attention_cap, gemma.layer.logit_cap), (Some(50.0), Some(30.0)));
+    assert_eq!((gemma.layer.embedding_multiplier, gemma.layer.attention_scale), (Some(8.0), None));
+    assert_eq!(windows(&gemma), [true, false, true, false, true, false, true, false]);
+    assert!(gemma.tie_word_embeddings && gemma.layer.unit_norms && gemma.layer.norms == NormPlacement::Both);
+    let capless = read("gemma2", json!({"attn_logit_softcapping": null, "query_pre_attn_scalar": 144}));
+    assert_eq!((capless.layer.attention_cap, capless.layer.attention_scale), (None, Some(1.0 / 12.0)));
+    let olmo = read(
+        "olmo3",
+        json!({"rope_theta": 5e5, "rope_scaling": {"rope_type": "yarn", "factor": 8.0,
+        "original_max_position_embeddings": 8192, "attention_factor": 1.2079}, "max_position_embeddings": 65536}),
+    );
+    assert_eq!(windows(&olmo), three_of_four);
+    let scaled = |layer: usize| olmo.rope_of(layer).unwrap().scaling.is_some();
+    assert!(scaled(3) && !scaled(2) && olmo.rope_of(2).unwrap().theta == 500_000.0);
+    let smol = read("smollm3", json!({"rope_theta": 5e6, "num_key_value_heads": 4}));
+    assert_eq!((rotated(&smol), smol.tie_word_embeddings), (three_of_four.to_vec(), true));
+    let exaone = read("exaone4", json!({"sliding_window": 4096, "sliding_window_pattern": "LLLG"}));
+    assert_eq!((windows(&exaone), rotated(&exaone)), (three_of_four.to_vec(), three_of_four.to_vec()));
+    let small = read("exaone4", json!({"sliding_window": null, "sliding_window_pattern": null}));
+    assert_eq!((windows(&small), rotated(&small)), (vec![false; 8], vec![true; 8]));
+    let granite =
+        read("granite", json!({"attention_multiplier": 0.25, "logits_scaling": 8.0, "residual_multiplier": 0.22}));
+    assert_eq!((granite.layer.logit_multiplier, granite.layer.residual_multiplier), (Some(0.125), Some(0.22)));
+    let phi = read(
+        "phi3",
+        json!({"partial_rotary_factor": 0.75, "original_max_position_embeddings": 64,
+        "max_position_embeddings": 256, "rope_scaling": {"type": "su", "short_factor": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+        "long_factor": [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]}}),
+    );
+    assert_eq!((phi.layer.rotary_dim, phi.max_positions()), (Some(12), 64));
+    assert!((phi.rope().scale() - (1.0f32 + 4f32.ln() / 64f32.ln()).sqrt()).abs() < 1e-6);
+    let seed = read("seed_oss", json!({"num_key_value_heads": 4}));
+    assert!(seed.qkv_bias && !seed.layer.biases.output && seed.head_dim == 128);
+}
+
+#[test]
+fn the_text_part_of_a_larger_model_is_read_from_its_own_configuration() {
+    let gemma = json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+        "vision_config": {"model_type": "siglip_vision_model"}, "text_config": {"model_type": "gemma3_text",
+        "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}});
+    let config = ModelConfig::from_hf_json(&gemma).unwrap();
+    assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size), (8, 4, 256, 262_208));
+    assert_eq!((config.window(4), config.window(5)), (Some(1024), None));
+    let [windowed, full] = [4, 5].map(|layer| config.rope_of(layer).unwrap());
+    assert_eq!((windowed.theta, windowed.scaling), (1e4, None));
+    assert_eq!((full.theta, full.scaling), (1e6, Some(RopeScaling::Linear { factor: 8.0 })));
+    assert!(config.layer.nested && config.tie_word_embeddings && config.path() == "model.language_model");
+
+    let ministral = json!({"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"],
+        "text_config": {"model_type": "ministral3", "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0,
+        "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}}});
+    let config = ModelConfig::from_hf_json(&ministral).unwrap();
+    assert_eq!((config.family, config.rope().scale()), (Family::Ministral3, 1.0));
+    let scale = config.layer.query_scale.unwrap();
+    assert!(scale.at(16383) == 1.0 && (scale.at(16384) - (1.0 + 0.1 * 2f32.ln())).abs() < 1e-6);
+}
+
+#[test]
+fn an_unsupported_family_is_told_the_nearest_one_and_where_to_add_it() {
+    for (name, nearest) in [
+        ("gemma4_text", "is gemma3_text;"),
+        ("qwen3_moe", "is qwen3;"),
+        ("olmo_hybrid", "is olmo"),
+        ("granitemoehybrid", "is granite;"),
+        ("phi", "is phi3;"),
+        ("mamba", "supported are"),
+    ] {
+        let error = ModelConfig::from_hf_json(&json!({"model_type": name})).unwrap_err();
+        let hints = error.hints().join("\n");
+        assert!(hints.contains(nearest) && hints.contains("ARCHITECTURE.md"), "{name}: {hints}");
+    }
 }
 
 #[test]
@@ -236,10 +355,46 @@ fn rope_factors_of_gguf_are_recognised_or_kept() {
 }
 
 #[test]
+fn lists_in_metadata_are_read_where_layers_are_alike() {
+    let list = |kind: u32, values: &[u8], n: u64| [&kind.to_le_bytes()[..], &n.to_le_bytes(), values].concat();
+    let numbers = |values: [u32; 2]| list(4, &values.map(u32::to_le_bytes).concat(), 2);
+    let base = || {
+        Builder::new()
+            .string("general.architecture", "gemma3")
+            .u32("gemma3.block_count", 2)
+            .u32("gemma3.embedding_length", 256)
+            .u32("gemma3.attention.head_count", 4)
+            .u32("gemma3.attention.sliding_window", 8)
+            .f32("gemma3.attention.layer_norm_rms_epsilon", 1e-5)
+            .tensor("token_embd.weight", &[2, 256], &[0.0; 512])
+    };
+    let file = base()
+        .raw("gemma3.feed_forward_length", 9, &numbers([96, 96]))
+        .raw("gemma3.attention.head_count_kv", 9, &numbers([2, 2]))
+        .raw("gemma3.attention.sliding_window_pattern", 9, &list(7, &[0, 1], 2));
+    let (_dir, file) = file.open();
+    let config = ModelConfig::from_gguf(&file).unwrap();
+    assert_eq!((config.intermediate_size, config.num_kv_heads), (96, 2));
+    assert_eq!((config.window(0), config.window(1)), (None, Some(8)));
+    for (key, value) in [
+        ("gemma3.feed_forward_length", numbers([96, 64])),
+        ("gemma3.attention.sliding_window_pattern", list(7, &[1], 1)),
+    ] {
+        let mut file = base().u32("gemma3.attention.head_count_kv", 2).raw(key, 9, &value);
+        if !key.ends_with("feed_forward_length") {
+            file = file.u32("gemma3.feed_forward_length", 96);
+        }
+        let (_dir, file) = file.open();
+        let error = ModelConfig::from_gguf(&file).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
 fn gguf_errors_name_file_and_key() {
     for (builder, key) in [
         (Builder::new(), "general.architecture"),
-        (Builder::new().string("general.architecture", "gemma2"), "gemma2"),
+        (Builder::new().string("general.architecture", "gemma4"), "gemma4"),
         (Builder::new().string("general.architecture", "llama"), "llama.embedding_length"),
         (gguf("llama").u32("llama.expert_count", 8), "llama.expert_count"),
         (gguf("llama").f32("llama.final_logit_softcapping", 30.0), "llama.final_logit_softcapping"),
@@ -247,9 +402,11 @@ fn gguf_errors_name_file_and_key() {
         (gguf("llama").f32("llama.attention.scale", 0.5), "llama.attention.scale"),
         (gguf("llama").u32("llama.rope.dimension_count", 32), "llama.rope.dimension_count"),
         (gguf("llama").u32("llama.attention.key_length", 63), "llama.attention.key_length"),
-        (gguf("llama").string("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type"),
+        (gguf("llama").string("llama.rope.scaling.type", "dynamic"), "llama.rope.scaling.type"),
+        (gguf("llama").string("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.factor"),
         (gguf("llama").string("llama.rope.scaling.type", "linear"), "llama.rope.scaling.factor"),
-        (gguf("llama").tensor("blk.0.attn_q.bias", &[1], &[0.0]), "blk.0.attn_q.bias"),
+        (gguf("gemma").tensor("blk.0.attn_q.bias", &[1], &[0.0]), "blk.0.attn_q.bias"),
+        (gguf("gemma").u32("gemma.rope.dimension_count", 32), "gemma.rope.dimension_count"),
         (gguf("qwen2").tensor("blk.0.attn_output.bias", &[1], &[0.0]), "blk.0.attn_output.bias"),
     ] {
         let (_dir, file) = builder.open();

@@ -1,5 +1,6 @@
-//! GGUF files, version 2 and 3, little-endian: memory-mapped, header parsed and checked once. Invariant: every range kept
-//! here was checked to lie inside the file, so that reading metadata arrays and tensor data later cannot fail on bounds.
+//! GGUF files, version 2 and 3, little-endian: memory-mapped, header parsed and checked once. Invariant: every range
+//! kept here was checked to lie inside the file, so that reading metadata arrays and tensor data later cannot fail on
+//! bounds.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -221,6 +222,15 @@ impl GgufFile {
             }
             _ => bytes.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect(),
         }))
+    }
+
+    /// The booleans of array `key`; numbers count as whether they are 0.
+    pub fn bool_array(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let boolean = |e| e == Element::Bool;
+        let Ok(Some(array)) = self.array(key, "an array of booleans", boolean) else {
+            return Ok(self.i32_array(key)?.map(|numbers| numbers.iter().map(|n| *n != 0).collect()));
+        };
+        Ok(Some(self.map[array.range.clone()].iter().map(|b| *b != 0).collect()))
     }
 
     /// The error for a key that should be there.

@@ -4,7 +4,7 @@
 use super::{TensorSource, check_shape, from_f32, missing};
 use crate::{
     ModelConfig, Result,
-    config::Family,
+    config::{NormPlacement, Spec},
     gguf::{GgufFile, TensorInfo, TensorType, dequantize},
 };
 use candle_core::{DType, Device, Tensor};
@@ -17,14 +17,16 @@ pub struct GgufWeights<'a> {
     file: &'a GgufFile,
     /// Width of a head, if the file's q and k are interleaved.
     interleaved: Option<usize>,
+    norms: NormPlacement,
+    /// Norms' weights in the file are what a row is multiplied by: one more than in the checkpoint.
+    plus_one: bool,
 }
 
 impl<'a> GgufWeights<'a> {
     /// The tensors of `file`, whose shape is `config`.
     pub fn new(file: &'a GgufFile, config: &ModelConfig) -> Self {
-        // The converter permutes for the llama architecture (Mistral too), not for qwen2.
-        let interleaved = (config.family != Family::Qwen2).then_some(config.head_dim);
-        Self { file, interleaved }
+        let interleaved = Spec::of(config.family).interleaved.then_some(config.head_dim);
+        Self { file, interleaved, norms: config.layer.norms, plus_one: config.layer.unit_norms }
     }
 }
 
@@ -32,12 +34,14 @@ impl GgufWeights<'_> {
     /// The place of a tensor in the file, and its bytes in Hugging Face layout.
     fn data(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Cow<'_, [u8]>)> {
         let path = self.file.path();
-        let own = gguf_name(name).ok_or_else(|| missing(path, name))?;
-        let info = self.file.tensor(&own).ok_or_else(|| missing(path, &own))?;
+        let own = gguf_name(name, self.norms).ok_or_else(|| missing(path, name))?;
+        // Seed-OSS's files have Llama's norm before the MLP under the checkpoint's own name.
+        let other = own.replace(".ffn_norm.", ".post_attention_norm.");
+        let info = self.file.tensor(&own).or_else(|| self.file.tensor(&other)).ok_or_else(|| missing(path, &own))?;
         check_shape(path, &own, &info.shape, shape)?;
         let data = self.file.data(info);
         Ok(match self.interleaved {
-            Some(head_dim) if name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight") => {
+            Some(head_dim) if is_interleaved(name) => {
                 let rows = info.shape.first().copied().unwrap_or(1);
                 (info, Cow::Owned(half_split_rows(data, data.len() / rows, head_dim)))
             }
@@ -49,7 +53,12 @@ impl GgufWeights<'_> {
 impl TensorSource for GgufWeights<'_> {
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let (info, data) = self.data(name, shape)?;
-        let values = dequantize(info.dtype, &data);
+        let mut values = dequantize(info.dtype, &data);
+        if self.plus_one && name.ends_with("norm.weight") {
+            for x in &mut values {
+                *x -= 1.0;
+            }
+        }
         self.file.release();
         from_f32(values, shape, dtype, device)
     }
@@ -63,12 +72,17 @@ impl TensorSource for GgufWeights<'_> {
     }
 
     fn contains(&self, name: &str) -> bool {
-        gguf_name(name).is_some_and(|own| self.file.tensor(&own).is_some())
+        gguf_name(name, self.norms).is_some_and(|own| self.file.tensor(&own).is_some())
     }
 }
 
+/// Whether the rows of a tensor are those of rotated heads.
+fn is_interleaved(name: &str) -> bool {
+    ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"].iter().any(|end| name.ends_with(end))
+}
+
 /// The name that llama.cpp's converter gives to a tensor of the supported families.
-fn gguf_name(name: &str) -> Option<String> {
+fn gguf_name(name: &str, norms: NormPlacement) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
@@ -79,13 +93,20 @@ fn gguf_name(name: &str) -> Option<String> {
     let (module, kind) = rest.rsplit_once('.')?;
     let own = match module {
         "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
+        // In Llama it stands before the MLP.
+        "post_attention_layernorm" if norms == NormPlacement::Before => "ffn_norm",
+        "post_attention_layernorm" => "post_attention_norm",
+        "pre_feedforward_layernorm" => "ffn_norm",
+        "post_feedforward_layernorm" => "post_ffw_norm",
+        "self_attn.q_norm" => "attn_q_norm",
+        "self_attn.k_norm" => "attn_k_norm",
+        "self_attn.qkv_proj" => "attn_qkv",
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
         "self_attn.o_proj" => "attn_output",
         "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
+        "mlp.up_proj" | "mlp.gate_up_proj" => "ffn_up",
         "mlp.down_proj" => "ffn_down",
         _ => return None,
     };

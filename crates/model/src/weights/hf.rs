@@ -119,9 +119,19 @@ impl HfDirectory {
             .collect()
     }
 
+    /// A tensor under its name in a causal language model, or in a larger one that this is the text part of, as version
+    /// 5 of transformers and earlier ones write it.
+    fn find(&self, name: &str) -> Option<&Entry> {
+        let inside = || match name.strip_prefix("model.") {
+            Some(rest) => [format!("model.language_model.{rest}"), format!("language_model.model.{rest}")],
+            None => [format!("language_model.{name}"), format!("model.language_model.{name}")],
+        };
+        self.tensors.get(name).or_else(|| inside().iter().find_map(|name| self.tensors.get(name)))
+    }
+
     /// A tensor of this shape, and the file that it is in.
     fn entry(&self, name: &str, shape: &[usize]) -> Result<(&Entry, &Path)> {
-        let entry = self.tensors.get(name).ok_or_else(|| missing(&self.dir, name))?;
+        let entry = self.find(name).ok_or_else(|| missing(&self.dir, name))?;
         let path = self.shards.get(entry.shard).map_or(&self.dir, |shard| &shard.path);
         check_shape(path, name, &entry.shape, shape)?;
         Ok((entry, path))
@@ -129,7 +139,7 @@ impl HfDirectory {
 
     /// Whether both tensors are there and are not the same.
     pub(crate) fn differ(&self, a: &str, b: &str) -> bool {
-        let (Some(a), Some(b)) = (self.tensors.get(a), self.tensors.get(b)) else { return false };
+        let (Some(a), Some(b)) = (self.find(a), self.find(b)) else { return false };
         a.range != b.range && (a.dtype, &a.shape, self.bytes(a)) != (b.dtype, &b.shape, self.bytes(b))
     }
 
@@ -184,7 +194,7 @@ impl TensorSource for HfDirectory {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.find(name).is_some()
     }
 }
 

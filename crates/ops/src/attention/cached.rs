@@ -1,6 +1,6 @@
-//! Attention of new tokens against cached keys and values, for generation. In: per sequence the new queries and all keys
-//! and values; out: head outputs of the new queries. Invariant: equal to the last rows of `attention` over the whole
-//! sequence.
+//! Attention of new tokens against cached keys and values, for generation. In: per sequence the new queries and all
+//! keys and values; out: head outputs of the new queries. Invariant: equal to the last rows of `attention` over the
+//! whole sequence.
 
 use super::AttentionShape;
 use super::decode::{Row, decode};
@@ -141,9 +141,11 @@ mod tests {
     fn steps_of_any_size_equal_one_pass() {
         for (heads, kv_heads, head_dim) in [(1, 1, 3), (4, 2, 16), (9, 3, 20)] {
             for window in [None, Some(1), Some(6), Some(1000)] {
-                let shape = AttentionShape { heads, kv_heads, head_dim, window };
+                let shape = AttentionShape { heads, kv_heads, head_dim, window, ..AttentionShape::default() };
                 for step in [1, 3, 5, 40, 200] {
                     equals_attention(&[1, 0, 37, 150], step, shape);
+                    let capped = AttentionShape { scale: Some(0.9), cap: Some(0.4), ..shape };
+                    equals_attention(&[1, 0, 37], step, capped);
                 }
             }
         }

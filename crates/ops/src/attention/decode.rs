@@ -1,6 +1,6 @@
-//! Attention of single query rows against cached keys and values, bound by memory. In: query rows, and the keys and values
-//! each sees; out: head outputs. Invariant: keys and values are read once, in memory order, and the result does not
-//! depend on the number of threads.
+//! Attention of single query rows against cached keys and values, bound by memory. In: query rows, and the keys and
+//! values each sees; out: head outputs. Invariant: keys and values are read once, in memory order, and the result does
+//! not depend on the number of threads.
 //!
 //! The keys are cut into stretches, each with a softmax of its own; the parts are joined by their maxima and sums
 //! (Flash-Decoding, Dao et al. 2023). So one long sequence keeps every thread busy.
@@ -62,6 +62,7 @@ impl Part {
         let keys = k.len() / (kv_heads * head_dim);
         scores.resize(heads * keys, 0.0);
         Arch::new().dispatch(Scores { q, k, out: scores, shape });
+        shape.soften(scores);
         let (mut max, mut sum) = (Vec::with_capacity(heads), Vec::with_capacity(heads));
         for scores in scores.chunks_exact_mut(keys) {
             let largest = simd::max(scores);

@@ -1,6 +1,6 @@
-//! Fused attention over packed sequences and its backward. In: packed rows of queries, keys and values; out: outputs and
-//! the logarithm of every softmax's normaliser, or gradients. Invariant: no matrix larger than a block of query rows
-//! by the keys of one sequence is held, and results do not depend on the number of threads.
+//! Fused attention over packed sequences and its backward. In: packed rows of queries, keys and values; out: outputs
+//! and the logarithm of every softmax's normaliser, or gradients. Invariant: no matrix larger than a block of query
+//! rows by the keys of one sequence is held, and results do not depend on the number of threads.
 //!
 //! After `FlashAttention` (Dao et al. 2022): the backward recomputes the probabilities from the stored normalisers.
 //! Cost for a sequence of `L`: `2 L^2 * heads * head_dim` operations forward, `5 L^2 * heads * head_dim` backward.
@@ -116,8 +116,8 @@ impl<'a> Inputs<'a> {
         (out, lse)
     }
 
-    /// Gradients of queries, keys and values, each only where wanted, from the gradient `grad` of the outputs and the `lse`
-    /// of the forward.
+    /// Gradients of queries, keys and values, each only where wanted, from the gradient `grad` of the outputs and the
+    /// `lse` of the forward.
     pub(crate) fn backward(&self, grad: &[f32], lse: &[f32], want: Want) -> Gradients {
         let shape = self.shape;
         let contexts = self.contexts();
@@ -252,10 +252,15 @@ impl Task<'_, '_> {
         let tile_rows = rows.len() * group;
         let keys = head.keys(rows);
         let at = (keys.start - part.keys.start) * hd;
-        let Scratch { q, grad, scores, grad_scores, result, .. } = scratch;
+        let Scratch { q, grad, scores, grad_scores, slopes, result, .. } = scratch;
         head.pack(q, self.q, rows);
         head.pack(grad, self.grad, rows);
         self.keys_t.scores(scores, q, &keys, scale);
+        head.shape.soften(scores);
+        if let Some(cap) = head.shape.cap {
+            slopes.resize(scores.len(), 0.0);
+            simd::soft_cap_slope(slopes, scores, cap);
+        }
         head.for_each_seen(scores, rows, &keys, |r, seen| {
             let (t, g) = (rows.start + r / group, r % group);
             simd::exp_sub_sum(seen, lse[t * head.shape.heads + head.head * group + g]);
@@ -268,11 +273,14 @@ impl Task<'_, '_> {
         }
         let Some(values_t) = self.values_t else { return };
         values_t.scores(grad_scores, grad, &keys, 1.0);
-        // Masked probabilities are 0, so masked gradients come out as 0. A row's mean gradient equals the product of its
-        // output and that output's gradient; taken from the probabilities, no output needs to be kept.
+        // Masked probabilities are 0, so masked gradients come out as 0. A row's mean gradient equals the product of
+        // its output and that output's gradient; taken from the probabilities, no output needs to be kept.
         for (ds, p) in grad_scores.chunks_exact_mut(width).zip(scores.chunks_exact(width)) {
             let mean = simd::dot(ds, p);
             Arch::new().dispatch(GradScores { ds, p, mean });
+        }
+        if head.shape.cap.is_some() {
+            simd::mul(grad_scores, slopes);
         }
         let ds = Mat::strided(grad_scores, tile_rows, keys.len(), width);
         if want.q {

@@ -11,7 +11,8 @@ use std::ops::Range;
 /// masked scores are computed at the diagonal.
 const TILE_ROWS: usize = 96;
 
-/// Keys of a tile begin and are padded at multiples of this, so that the product reads transposed keys in whole vectors.
+/// Keys of a tile begin and are padded at multiples of this, so that the product reads transposed keys in whole
+/// vectors.
 const ALIGN: usize = 16;
 
 /// One kv head of one sequence. The query rows are at positions `past..past + n`.
@@ -104,6 +105,7 @@ impl<'a> KvHead<'a> {
         let Scratch { q: tile, scores, result, norm, .. } = scratch;
         self.pack(tile, q, rows);
         keys_t.scores(scores, tile, &keys, self.shape.scale());
+        self.shape.soften(scores);
         norm.clear();
         self.for_each_seen(scores, rows, &keys, |r, seen| {
             let max = simd::max(seen);
@@ -157,6 +159,7 @@ pub(super) struct Scratch {
     pub(super) grad: Vec<f32>,
     pub(super) scores: Vec<f32>,
     pub(super) grad_scores: Vec<f32>,
+    pub(super) slopes: Vec<f32>,
     pub(super) result: Vec<f32>,
     pub(super) norm: Vec<f32>,
 }
@@ -178,9 +181,16 @@ impl AttentionShape {
         self.group() * self.head_dim
     }
 
-    /// `1 / sqrt(head_dim)`.
+    /// What scores are multiplied by.
     pub(super) fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+        self.scale.unwrap_or_else(|| 1.0 / (self.head_dim as f32).sqrt())
+    }
+
+    /// Caps scaled scores, where they are capped.
+    pub(super) fn soften(&self, scores: &mut [f32]) {
+        if let Some(cap) = self.cap {
+            simd::soft_cap(scores, cap);
+        }
     }
 
     /// Query rows of a tile.

@@ -1,13 +1,14 @@
-//! The backward of a block. In: its input, what the forward kept, and the gradient of its output; out: the gradients of its
-//! input and of the low-rank pairs. Invariant: nothing is computed that no wanted gradient needs.
+//! The backward of a block. In: its input, what the forward kept, and the gradient of its output; out: the gradients of
+//! its input and of the low-rank pairs. Invariant: nothing is computed that no wanted gradient needs.
 
-use super::forward::norm;
-use super::{Activations, Block, BlockLinear, Linears, Saved, whole, with_pair};
+use super::forward::{is_one, norm, turn};
+use super::{Activations, Block, BlockLinear, Linears, Saved, Sharing, Widths, whole, with_pair};
 use crate::attention::flash::Want;
 use crate::linear::{Columns, FactorsWanted, product};
 use crate::weight::Weight;
-use crate::{rms_norm, simd, slices, swiglu};
+use crate::{activation, rms_norm, simd, slices};
 use candle_core::{Result, Tensor, bail};
+use std::borrow::Cow;
 
 /// The gradients of a low-rank pair, `(dA, dB)`; None where there is no pair, or its gradient is not wanted.
 pub type PairGradient = Option<(Tensor, Tensor)>;
@@ -33,79 +34,157 @@ pub fn backward(
     grad: &Tensor,
     want_input: bool,
 ) -> Result<BlockGradients> {
-    let (q_width, kv_width, f) = block.widths(x)?;
+    let w = block.widths(x)?;
     if grad.dims() != x.dims() {
         bail!("block: output is {:?} but its gradient {:?}", x.shape(), grad.shape());
     }
-    let (d, tokens, l) = (x.dims2()?.1, block.positions.len(), &block.linears);
+    let (d, tokens, l, norms) = (x.dims2()?.1, block.positions.len(), &block.linears, &block.norms);
     let (input, grad) = (slices::read(x), slices::read(grad));
     let (input, grad) = (input.as_slice()?, grad.as_slice()?);
-    let adapted = |layers: &[&BlockLinear<'_>]| layers.iter().any(|linear| linear.lora.is_some());
-    let (qkv_adapted, gate_up_adapted) = (adapted(&[&l.q, &l.k, &l.v]), adapted(&[&l.gate, &l.up]));
-    let Saved { q, k, v, lse, attended, middle, gate_up, low } = saved;
+    let adapted = |layers: &[&Option<BlockLinear<'_>>]| layers.iter().any(|l| l.is_some_and(|l| l.lora.is_some()));
+    let (qkv_adapted, gate_up_adapted) = (adapted(&[&l.q, &l.k, &l.v, &l.qkv]), adapted(&[&l.gate, &l.up, &l.gate_up]));
+    let Saved { q, k, v, lse, attended, projected, middle, gate_up, down, low } = saved;
     let mut gate_up = gate_up.into_values();
     let mut found = BlockGradients::default();
 
     // MLP half: d middle = grad + norm'(Gate, Up).
-    let hidden = if adapted(&[&l.down]) { swiglu::of_rows(&gate_up, f) } else { Vec::new() };
+    let d_last = before_sum(block, grad, norms.after_mlp, &down)?;
+    drop(down);
+    let hidden = if adapted(&[&l.down]) { activation::of_rows(block.activation, &gate_up, w.f) } else { Vec::new() };
     let through = want_input || qkv_adapted || adapted(&[&l.o]);
     if !through && !gate_up_adapted {
-        found.pairs.down = pair(&l.down, &hidden, &low.down, (grad, whole(d)), None)?;
+        found.pairs.down = pair(l.last()?, &hidden, &low.down, (&d_last, whole(d)), None)?;
         return Ok(found);
     }
     let d_hidden;
-    (d_hidden, found.pairs.down) = single(&l.down, &hidden, &low.down, grad, tokens)?;
-    drop(hidden);
-    swiglu::rows_gradient(&mut gate_up, &d_hidden, f);
+    (d_hidden, found.pairs.down) = single(l.last()?, &hidden, &low.down, &d_last, tokens)?;
+    drop((hidden, d_last));
+    activation::rows_gradient(block.activation, &mut gate_up, &d_hidden, w.f);
     drop(d_hidden);
-    let normed = if gate_up_adapted { norm(&middle, block.mlp_norm, block.eps)? } else { Vec::new() };
-    let layers = [(&l.gate, 0, &*low.gate), (&l.up, f, &*low.up)];
-    let stacked = Stacked { stack: block.gate_up, layers, x: &normed, grad: &gate_up, stride: 2 * f, tokens };
-    let (d_normed, [gate, up]) = stacked.backward(through)?;
-    (found.pairs.gate, found.pairs.up) = (gate, up);
+    let normed = if gate_up_adapted { norm(&middle, norms.mlp, block.eps)? } else { Cow::Borrowed(&[][..]) };
+    let low_parts = [&*low.gate, &*low.up, &*low.gate_up];
+    let stacked = Stacked {
+        stack: block.gate_up,
+        layers: l.of_mlp(w),
+        low: low_parts,
+        x: &normed,
+        grad: &gate_up,
+        stride: w.gate_up,
+        tokens,
+    };
+    let d_normed;
+    (d_normed, [found.pairs.gate, found.pairs.up, found.pairs.gate_up]) = stacked.backward(through)?;
     drop((gate_up, normed));
     let Some(d_normed) = d_normed else { return Ok(found) };
-    let d_middle = norm_gradient(&middle, block.mlp_norm, &d_normed, block.eps, grad)?;
-    drop((d_normed, middle));
+    let d_middle = norm_gradient(&middle, norms.mlp, d_normed, block.eps, Some(grad))?;
+    drop(middle);
 
     // Attention half: d x = d middle + norm'(Q, K, V).
+    let d_last = before_sum(block, &d_middle, norms.after_attention, &projected)?;
+    drop(projected);
     let attended = attended.into_values();
     if !want_input && !qkv_adapted {
-        found.pairs.o = pair(&l.o, &attended, &low.o, (&d_middle, whole(d)), None)?;
+        found.pairs.o = pair(l.output()?, &attended, &low.o, (&d_last, whole(d)), None)?;
         return Ok(found);
     }
     let d_attended;
-    (d_attended, found.pairs.o) = single(&l.o, &attended, &low.o, &d_middle, tokens)?;
-    drop(attended);
-    let wanted = |linear| want_input || adapted(&[linear]);
+    (d_attended, found.pairs.o) = single(l.output()?, &attended, &low.o, &d_last, tokens)?;
+    drop((attended, d_last));
+    let wanted = |linear| want_input || adapted(&[linear, &l.qkv]);
     let want = Want { q: wanted(&l.q), k: wanted(&l.k), v: wanted(&l.v) };
-    let [q, k, v] = [q, k, v].map(Activations::into_values);
-    let gradients = block.attention(&q, &k, &v).backward(&d_attended, &lse, want);
-    drop(d_attended);
-    let stride = q_width + 2 * kv_width;
+    let stride = w.q + 2 * w.kv;
     let mut d_qkv = vec![0.0; tokens * stride];
-    for (gradient, at, width) in [(&gradients.q, 0, q_width), (&gradients.k, q_width, kv_width)] {
-        if let Some(gradient) = gradient {
-            let to = Columns { stride, at };
-            block.rope.rotate((&mut d_qkv, to), (gradient, whole(width)), width, block.positions, -1.0)?;
-        }
-    }
-    if let Some(gradient) = &gradients.v {
-        for (row, gradient) in d_qkv.chunks_exact_mut(stride).zip(gradient.chunks_exact(kv_width)) {
-            row[q_width + kv_width..].copy_from_slice(gradient);
-        }
-    }
-    drop((gradients, q, k, v));
-    let normed = if qkv_adapted { norm(input, block.attention_norm, block.eps)? } else { Vec::new() };
-    let layers = [(&l.q, 0, &*low.q), (&l.k, q_width, &*low.k), (&l.v, q_width + kv_width, &*low.v)];
-    let stacked = Stacked { stack: block.qkv, layers, x: &normed, grad: &d_qkv, stride, tokens };
-    let (d_normed, [q, k, v]) = stacked.backward(want_input)?;
-    (found.pairs.q, found.pairs.k, found.pairs.v) = (q, k, v);
+    attention_gradient(block, w, [q, k, v], &lse, &d_attended, want, &mut d_qkv)?;
+    drop(d_attended);
+    let normed = if qkv_adapted { norm(input, norms.attention, block.eps)? } else { Cow::Borrowed(&[][..]) };
+    let low_parts = [&*low.q, &*low.k, &*low.v, &*low.qkv];
+    let stacked = Stacked {
+        stack: block.qkv,
+        layers: l.of_attention(w),
+        low: low_parts,
+        x: &normed,
+        grad: &d_qkv,
+        stride,
+        tokens,
+    };
+    let d_normed;
+    (d_normed, [found.pairs.q, found.pairs.k, found.pairs.v, found.pairs.qkv]) = stacked.backward(want_input)?;
     if let Some(d_normed) = d_normed {
-        let d_input = norm_gradient(input, block.attention_norm, &d_normed, block.eps, &d_middle)?;
+        let d_input = norm_gradient(input, norms.attention, d_normed, block.eps, Some(&d_middle))?;
         found.input = Some(slices::tensor(d_input, x.shape()));
     }
     Ok(found)
+}
+
+/// The gradient of a half's last layer, from that of the residual stream: through the factor, and the norm if there is
+/// one.
+fn before_sum<'g>(
+    block: &Block<'_>,
+    grad: &'g [f32],
+    after: Option<&Tensor>,
+    projected: &[f32],
+) -> Result<Cow<'g, [f32]>> {
+    let mut grad = Cow::Borrowed(grad);
+    if !is_one(block.residual) {
+        simd::scale(grad.to_mut(), block.residual);
+    }
+    Ok(match after {
+        None => grad,
+        Some(_) => Cow::Owned(norm_gradient(projected, after, grad.into_owned(), block.eps, None)?),
+    })
+}
+
+/// Fills `d_qkv`, rows of queries', keys' and values' columns, with the gradients of the projections where they are
+/// wanted.
+fn attention_gradient(
+    block: &Block<'_>,
+    w: Widths,
+    qkv: [Activations; 3],
+    lse: &[f32],
+    d_attended: &[f32],
+    want: Want,
+    d_qkv: &mut [f32],
+) -> Result<()> {
+    let norms = &block.norms;
+    let [q, k, v] = qkv.map(Activations::into_values);
+    let (rope_q, rope_k) = (block.rope.map(|rope| rope.q), block.rope.map(|rope| rope.k));
+    let turned = |raw: &[f32], width, norm: Option<&Tensor>, rope| {
+        norm.map(|norm| turn(block, raw, width, Some(norm), rope)).transpose()
+    };
+    let (turned_q, turned_k) = (turned(&q, w.q, norms.q, rope_q)?, turned(&k, w.kv, norms.k, rope_k)?);
+    let inputs = block.attention(turned_q.as_deref().unwrap_or(&q), turned_k.as_deref().unwrap_or(&k), &v);
+    let gradients = inputs.backward(d_attended, lse, want);
+    drop((turned_q, turned_k));
+    let stride = w.q + 2 * w.kv;
+    let sides = [(gradients.q, 0, w.q, norms.q, rope_q, &q), (gradients.k, w.q, w.kv, norms.k, rope_k, &k)];
+    for (gradient, at, width, norm, rope, raw) in sides {
+        let Some(gradient) = gradient else { continue };
+        let to = Columns { stride, at };
+        match (norm, rope) {
+            (None, Some(rope)) => rope.rotate((d_qkv, to), (&gradient, whole(width)), width, block.positions, -1.0)?,
+            (None, None) => put_columns(d_qkv, to, &gradient, width),
+            (Some(_), rope) => {
+                let mut straight = gradient;
+                if let Some(rope) = rope {
+                    let from = std::mem::replace(&mut straight, vec![0.0; raw.len()]);
+                    let (out, from) = ((&mut *straight, whole(width)), (&*from, whole(width)));
+                    rope.rotate(out, from, width, block.positions, -1.0)?;
+                }
+                put_columns(d_qkv, to, &norm_gradient(raw, norm, straight, block.eps, None)?, width);
+            }
+        }
+    }
+    if let Some(gradient) = &gradients.v {
+        put_columns(d_qkv, Columns { stride, at: w.q + w.kv }, gradient, w.kv);
+    }
+    Ok(())
+}
+
+/// Copies a matrix `width` wide into columns of another.
+fn put_columns(out: &mut [f32], to: Columns, x: &[f32], width: usize) {
+    for (row, x) in out.chunks_exact_mut(to.stride).zip(x.chunks_exact(width)) {
+        row[to.at..to.at + width].copy_from_slice(x);
+    }
 }
 
 /// The gradient of the input of a linear layer, whose output's gradient is `grad`; its pair's on the way.
@@ -125,8 +204,10 @@ fn single(
 struct Stacked<'a, const N: usize> {
     /// Their weights below each other.
     stack: Option<&'a Weight>,
-    /// Each with the column of `grad` where its own begin, and its pair's low-rank part.
-    layers: [(&'a BlockLinear<'a>, usize, &'a [f32]); N],
+    /// Each with the column of `grad` where its own begin.
+    layers: Sharing<'a, 'a, N>,
+    /// The low-rank part of each one's pair.
+    low: [&'a [f32]; N],
     /// The input; read only where there is a pair.
     x: &'a [f32],
     /// The gradient of their outputs beside each other, in rows of `stride`.
@@ -140,7 +221,8 @@ impl<const N: usize> Stacked<'_, N> {
     fn backward(&self, want: bool) -> Result<(Option<Vec<f32>>, [PairGradient; N])> {
         let mut dx = if want { Some(self.input_gradient()?) } else { None };
         let mut pairs = [const { None }; N];
-        for (&(linear, at, low), found) in self.layers.iter().zip(&mut pairs) {
+        for ((&(linear, at), low), found) in self.layers.iter().zip(self.low).zip(&mut pairs) {
+            let Some(linear) = linear else { continue };
             let columns = Columns { stride: self.stride, at };
             *found = pair(linear, self.x, low, (self.grad, columns), dx.as_deref_mut())?;
         }
@@ -152,7 +234,8 @@ impl<const N: usize> Stacked<'_, N> {
             return stack.with(|rows| product::input_gradient(self.grad, rows, self.tokens));
         }
         let mut sum: Option<Vec<f32>> = None;
-        for &(linear, at, _) in &self.layers {
+        for &(linear, at) in &self.layers {
+            let Some(linear) = linear else { continue };
             let width = linear.weight.dims()?.0;
             let own: Vec<f32> =
                 self.grad.chunks_exact(self.stride).flat_map(|row| row[at..at + width].iter().copied()).collect();
@@ -180,7 +263,20 @@ fn pair(
     Ok(Some((slices::tensor(factors.a, lora.a.shape()), slices::tensor(factors.b, lora.b.shape()))))
 }
 
-fn norm_gradient(x: &[f32], weight: &Tensor, grad: &[f32], eps: f64, also: &[f32]) -> Result<Vec<f32>> {
-    let weight = slices::read(weight);
-    Ok(rms_norm::input_gradient(x, weight.as_slice()?, grad, eps, Some(also)))
+/// The gradient of `x` from that of its norm, plus `also`; without a norm, that is the sum of the two.
+fn norm_gradient(
+    x: &[f32],
+    weight: Option<&Tensor>,
+    mut grad: Vec<f32>,
+    eps: f64,
+    also: Option<&[f32]>,
+) -> Result<Vec<f32>> {
+    if let Some(weight) = weight {
+        let weight = slices::read(weight);
+        return Ok(rms_norm::input_gradient(x, weight.as_slice()?, &grad, eps, also));
+    }
+    if let Some(also) = also {
+        simd::axpy(&mut grad, 1.0, also);
+    }
+    Ok(grad)
 }

@@ -1,32 +1,67 @@
-use super::{Block, BlockLinear, Linears, backward, forward, forward_saving};
+use super::{Block, BlockLinear, Linears, Norms, Rope, backward, forward, forward_saving};
 use crate::conformance::{BF16_TOLERANCE, random};
 use crate::linear::{Dropout, LoraInput};
 use crate::quant::TensorType;
 use crate::weight::{Stored, Weight};
 use crate::{
-    AttentionShape, RopeTable, Segments, attention, backward_from, linear, lora_linear, rms_norm, rope, swiglu,
+    Activation, AttentionShape, RopeTable, Segments, activate, attention, backward_from, linear, lora_linear, rms_norm,
+    rope,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
 const D: usize = 24;
 const F: usize = 40;
-const SHAPE: AttentionShape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 4, window: Some(9) };
+const SHAPE: AttentionShape =
+    AttentionShape { heads: 6, kv_heads: 2, head_dim: 4, window: Some(9), scale: None, cap: None };
 const RANK: usize = 3;
 const EPS: f64 = 1e-5;
 
-const LINEARS: usize = 7;
+const LINEARS: usize = 9;
 
 /// `(out, in)` of the linear layers.
-const SHAPES: [(usize, usize); LINEARS] = [(24, D), (8, D), (8, D), (D, 24), (F, D), (F, D), (D, F)];
+const SHAPES: [(usize, usize); LINEARS] =
+    [(24, D), (8, D), (8, D), (D, 24), (F, D), (F, D), (D, F), (40, D), (2 * F, D)];
+/// The layers of a block whose projections are apart, and of one where they are not.
+const APART: [usize; 7] = [0, 1, 2, 3, 4, 5, 6];
+const FUSED: [usize; 4] = [7, 3, 8, 6];
 
 /// Something for each layer, in the order of [`SHAPES`].
 fn linears<T>(of: impl FnMut(usize) -> T) -> Linears<T> {
-    let [q, k, v, o, gate, up, down] = std::array::from_fn(of);
-    Linears { q, k, v, o, gate, up, down }
+    let [q, k, v, o, gate, up, down, qkv, gate_up] = std::array::from_fn(of);
+    Linears { q, k, v, o, gate, up, down, qkv, gate_up }
 }
 
+/// What makes a block other than Llama's.
+#[derive(Clone, Debug)]
+struct Kind {
+    /// Norms before and after the halves.
+    before: bool,
+    after: bool,
+    /// Widths of the norms of queries and keys.
+    qk: Option<[usize; 2]>,
+    turned: bool,
+    activation: Activation,
+    residual: f32,
+    shape: AttentionShape,
+    layers: &'static [usize],
+}
+
+const LLAMA: Kind = Kind {
+    before: true,
+    after: false,
+    qk: None,
+    turned: true,
+    activation: Activation::Silu,
+    residual: 1.0,
+    shape: SHAPE,
+    layers: &APART,
+};
+
 struct Parts {
-    norms: [Tensor; 2],
+    kind: Kind,
+    /// Before and after attention, before and after the MLP.
+    norms: [Tensor; 4],
+    qk: Option<[Tensor; 2]>,
     weights: Vec<Weight>,
     biases: Vec<Option<Tensor>>,
     pairs: Vec<Option<(Var, Var)>>,
@@ -37,22 +72,32 @@ struct Parts {
 
 impl Parts {
     fn new(adapted: [bool; LINEARS], biased: bool, dropout: Option<f32>, segments: Segments) -> Self {
+        Self::of(LLAMA, adapted, biased, dropout, segments)
+    }
+
+    fn of(kind: Kind, adapted: [bool; LINEARS], biased: bool, dropout: Option<f32>, segments: Segments) -> Self {
         let scaled = |x: Tensor, by: f64| (x * by).unwrap();
         let weights = SHAPES.iter().enumerate().map(|(i, &s)| scaled(random(s, i as u64), 0.4).into()).collect();
-        let biases = SHAPES.iter().enumerate().map(|(i, s)| (biased && i < 3).then(|| random(s.0, 20 + i as u64)));
+        let biases = SHAPES
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (biased && (i < 3 || kind.layers != APART)).then(|| random(s.0, 20 + i as u64)));
         let pairs = SHAPES.iter().zip(adapted).enumerate().map(|(i, (s, adapted))| {
             let var = |shape, seed| Var::from_tensor(&random(shape, seed)).unwrap();
-            adapted.then(|| (var((RANK, s.1), 30 + i as u64), var((s.0, RANK), 40 + i as u64)))
+            (adapted && kind.layers.contains(&i))
+                .then(|| (var((RANK, s.1), 30 + i as u64), var((s.0, RANK), 40 + i as u64)))
         });
         let inv_freq = [1.0, 0.3];
         Self {
-            norms: [random(D, 50), random(D, 51)],
+            norms: [50, 51, 52, 53].map(|seed| random(D, seed)),
+            qk: kind.qk.map(|[q, k]| [random(q, 54), random(k, 55)]),
             weights,
             biases: biases.collect(),
             pairs: pairs.collect(),
             dropout,
             rope: RopeTable::new(&inv_freq, 128, 1.0, &Device::Cpu).unwrap(),
             segments,
+            kind,
         }
     }
 
@@ -69,12 +114,43 @@ impl Parts {
                 None => linear(x, &weight, self.biases[i].as_ref()).unwrap(),
             }
         };
-        let n = rms_norm(x, &self.norms[0], EPS).unwrap();
-        let turned = |i| rope(&apply(i, &n), &self.rope, positions).unwrap();
-        let a = attention(&turned(0), &turned(1), &apply(2, &n), &self.segments, SHAPE).unwrap();
-        let x = (x + apply(3, &a)).unwrap();
-        let m = rms_norm(&x, &self.norms[1], EPS).unwrap();
-        (&x + apply(6, &swiglu(&apply(4, &m), &apply(5, &m)).unwrap())).unwrap()
+        let kind = &self.kind;
+        let norm = |on: bool, i: usize, x: &Tensor| {
+            if on { rms_norm(x, &self.norms[i], EPS).unwrap() } else { x.clone() }
+        };
+        let add = |x: &Tensor, y: Tensor| (x + (y * f64::from(kind.residual)).unwrap()).unwrap();
+        let turned = |x: &Tensor, i: usize| {
+            let normed = self.qk.as_ref().map(|qk| {
+                let (rows, width) = x.dims2().unwrap();
+                let pieces = x.reshape((rows * width / qk[i].elem_count(), qk[i].elem_count())).unwrap();
+                rms_norm(&pieces, &qk[i], EPS).unwrap().reshape((rows, width)).unwrap()
+            });
+            let x = normed.as_ref().unwrap_or(x);
+            if kind.turned { rope(x, &self.rope, positions).unwrap() } else { x.clone() }
+        };
+        let parts = |together: usize, parts: &[usize], x: &Tensor| -> Vec<Tensor> {
+            if kind.layers.contains(&parts[0]) || !kind.layers.contains(&together) {
+                return parts.iter().filter(|i| kind.layers.contains(i)).map(|&i| apply(i, x)).collect();
+            }
+            let (all, mut at) = (apply(together, x), 0);
+            let widths = parts.iter().map(|&i| SHAPES[i].0);
+            widths
+                .map(|width| {
+                    at += width;
+                    all.narrow(1, at - width, width).unwrap().contiguous().unwrap()
+                })
+                .collect()
+        };
+        let qkv = parts(7, &[0, 1, 2], &norm(kind.before, 0, x));
+        let a = attention(&turned(&qkv[0], 0), &turned(&qkv[1], 1), &qkv[2], &self.segments, kind.shape).unwrap();
+        let x = add(x, norm(kind.after, 1, &apply(3, &a)));
+        let gate_up = parts(8, &[4, 5], &norm(kind.before, 2, &x));
+        let (gate, up) = match &gate_up[..] {
+            [gate, up] => (Some(gate), up),
+            all => (None, &all[0]),
+        };
+        let h = activate(kind.activation, gate, up).unwrap();
+        add(&x, norm(kind.after, 3, &apply(6, &h)))
     }
 
     /// Fused and composed output, gradient of the input and of every factor agree.
@@ -95,18 +171,38 @@ impl Parts {
             let all: Vec<&Weight> = which.iter().map(|&i| &self.weights[i]).collect();
             stack.then(|| Weight::stack(&all).unwrap().unwrap())
         };
-        let (qkv, gate_up) = (stacked(&[0, 1, 2]), stacked(&[4, 5]));
-        let linears =
-            linears(|i| BlockLinear { weight: &self.weights[i], bias: self.biases[i].as_ref(), lora: self.lora(i) });
+        let kind = &self.kind;
+        let stack_of = |together: usize, parts: &[usize]| match kind.layers.contains(&together) {
+            true => stack.then(|| self.weights[together].clone()),
+            false if parts.iter().all(|i| kind.layers.contains(i)) => stacked(parts),
+            false => None,
+        };
+        let (qkv, gate_up) = (stack_of(7, &[0, 1, 2]), stack_of(8, &[4, 5]));
+        let linears = linears(|i| {
+            kind.layers.contains(&i).then(|| BlockLinear {
+                weight: &self.weights[i],
+                bias: self.biases[i].as_ref(),
+                lora: self.lora(i),
+            })
+        });
+        let [attention, after_attention, mlp, after_mlp] = &self.norms;
         let block = Block {
-            attention_norm: &self.norms[0],
-            mlp_norm: &self.norms[1],
+            norms: Norms {
+                attention: kind.before.then_some(attention),
+                after_attention: kind.after.then_some(after_attention),
+                mlp: kind.before.then_some(mlp),
+                after_mlp: kind.after.then_some(after_mlp),
+                q: self.qk.as_ref().map(|qk| &qk[0]),
+                k: self.qk.as_ref().map(|qk| &qk[1]),
+            },
             linears,
             qkv: qkv.as_ref(),
             gate_up: gate_up.as_ref(),
             eps: EPS,
-            shape: SHAPE,
-            rope: &self.rope,
+            shape: kind.shape,
+            rope: kind.turned.then_some(Rope { q: &self.rope, k: &self.rope }),
+            activation: kind.activation,
+            residual: kind.residual,
             positions: &positions,
             segments: &self.segments,
         };
@@ -155,6 +251,31 @@ fn equals_its_single_operations() {
 }
 
 #[test]
+fn blocks_of_other_kinds_equal_their_single_operations() {
+    let capped = AttentionShape { scale: Some(0.8), cap: Some(0.5), ..SHAPE };
+    let kinds = [
+        Kind { qk: Some([4, 4]), ..LLAMA },
+        Kind { before: false, after: true, qk: Some([24, 8]), ..LLAMA },
+        Kind { after: true, shape: capped, activation: Activation::GeluTanh, ..LLAMA },
+        Kind { after: true, qk: Some([4, 4]), activation: Activation::GeluTanh, residual: 0.3, ..LLAMA },
+        Kind { residual: 0.22, turned: false, ..LLAMA },
+        Kind { qk: Some([4, 4]), turned: false, before: false, after: true, ..LLAMA },
+        Kind { layers: &FUSED, ..LLAMA },
+        Kind { layers: &FUSED, after: true, activation: Activation::GeluTanh, ..LLAMA },
+        Kind { layers: &[0, 1, 2, 3, 5, 6], activation: Activation::ReluSquared, ..LLAMA },
+    ];
+    for kind in kinds {
+        for which in [&[0, 1, 2, 3, 4, 5, 6, 7, 8][..], &[0, 5, 7], &[1, 3], &[6], &[8, 2], &[]] {
+            let adapted = std::array::from_fn(|i| which.contains(&i));
+            for want_input in [true, false] {
+                Parts::of(kind.clone(), adapted, true, Some(0.3), pack()).agrees(true, want_input);
+                Parts::of(kind.clone(), adapted, false, None, pack()).agrees(false, want_input);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_stored_weight_gives_what_its_expansion_gives() {
     let mut parts = Parts::new([true; LINEARS], true, None, pack());
     parts.weights = SHAPES
@@ -183,14 +304,34 @@ fn weights_in_bf16_conform() {
 }
 
 #[test]
-fn a_pair_that_does_not_fit_is_refused() {
+fn layers_and_pairs_that_do_not_fit_are_refused() {
     let mut parts = Parts::new([true; LINEARS], false, None, Segments::from_lengths([2]));
+    let positions = [0, 1];
+    let check = |parts: &Parts, layers: &[usize], x: &Tensor| {
+        let linears = linears(|i| {
+            layers.contains(&i).then(|| BlockLinear { weight: &parts.weights[i], bias: None, lora: parts.lora(i) })
+        });
+        let block = Block {
+            norms: Norms { attention: Some(&parts.norms[0]), mlp: Some(&parts.norms[2]), ..Norms::default() },
+            linears,
+            qkv: None,
+            gate_up: None,
+            eps: EPS,
+            shape: SHAPE,
+            rope: Some(Rope { q: &parts.rope, k: &parts.rope }),
+            activation: Activation::Silu,
+            residual: 1.0,
+            positions: &positions,
+            segments: &parts.segments,
+        };
+        forward(&block, x).is_ok()
+    };
+    let x = random((2, D), 1);
+    assert!(check(&parts, &APART, &x) && check(&parts, &FUSED, &x));
+    assert!(!check(&parts, &APART, &random((3, D), 1)));
+    for wrong in [&[0, 1, 2, 3, 4, 5][..], &[0, 1, 3, 4, 5, 6], &[0, 1, 2, 3, 5, 6], &[0, 1, 2, 3, 4, 5, 6, 7]] {
+        assert!(!check(&parts, wrong, &x), "{wrong:?}");
+    }
     parts.pairs.swap(0, 1);
-    let linears = linears(|i| BlockLinear { weight: &parts.weights[i], bias: None, lora: parts.lora(i) });
-    let [attention_norm, mlp_norm] = &parts.norms;
-    let (qkv, gate_up, rope, segments) = (None, None, &parts.rope, &parts.segments);
-    let (eps, shape, positions) = (EPS, SHAPE, &[0, 1][..]);
-    let block = Block { attention_norm, mlp_norm, linears, qkv, gate_up, eps, shape, rope, positions, segments };
-    assert!(forward(&block, &random((2, D), 1)).is_err());
-    assert!(forward(&block, &random((3, D), 1)).is_err());
+    assert!(!check(&parts, &APART, &x));
 }

@@ -1,4 +1,5 @@
-//! Values that are written as text, in flags and in run files alike: modules, layers, templates, row ranges, named paths.
+//! Values that are written as text, in flags and in run files alike: modules, layers, templates, row ranges, named
+//! paths.
 
 use eraser_model::adapter::Module;
 use eraser_train::Templates;
@@ -16,7 +17,7 @@ const MOST_LAYERS: usize = 4096;
 /// The name that is no module.
 pub fn targets(text: &str) -> Result<Vec<Module>, String> {
     if text == "all-linear" {
-        return Ok(Module::ALL.to_vec());
+        return Ok(Module::SINGLE.to_vec());
     }
     let mut targets = Vec::new();
     for name in text.split(',').map(str::trim) {

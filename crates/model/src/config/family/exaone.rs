@@ -1,0 +1,52 @@
+//! EXAONE 4: norms after each half only, and of each head of q and k. The larger one has a window on all layers but
+//! every fourth, and only those with a window rotate queries and keys.
+
+use super::{Defaults, SILU, Spec, every, set_windows, write_layer_types};
+use crate::config::{Family, ModelConfig, NormPlacement, QkNorm};
+use serde_json::Value;
+
+/// The window that transformers assumes, and of how many layers one has none.
+const WINDOW: usize = 4096;
+const PERIOD: usize = 4;
+
+pub(super) const SPEC: Spec = Spec {
+    family: Family::Exaone4,
+    model_type: "exaone4",
+    class: "Exaone4ForCausalLM",
+    inside: None,
+    architecture: "exaone4",
+    interleaved: false,
+    reads: &[],
+    activations: SILU,
+    defaults: Defaults { eps: 1e-5, ..Defaults::LLAMA },
+    read: |config, keys| {
+        let window = keys.size_or("sliding_window", Some(WINDOW))?;
+        // The pattern is a period, or letters of which L has a window.
+        let by_pattern = || match keys.get("sliding_window_pattern") {
+            Some(Value::String(letters)) if !letters.is_empty() => {
+                letters.chars().cycle().take(config.num_layers).map(|letter| letter == 'L').collect()
+            }
+            other => every(other.and_then(Value::as_u64).map_or(PERIOD, |n| n as usize), config.num_layers),
+        };
+        let windowed = keys.windowed(config.num_layers)?.unwrap_or_else(by_pattern);
+        describe(config, window, windowed);
+        Ok(())
+    },
+    write: |config, map| {
+        map.insert("sliding_window".to_owned(), config.sliding_window.into());
+        write_layer_types(config, map);
+    },
+    read_gguf: |config, file| {
+        let windowed = file.pattern(config.num_layers)?.unwrap_or_else(|| every(PERIOD, config.num_layers));
+        describe(config, file.window()?, windowed);
+        Ok(())
+    },
+};
+
+/// With a window in the configuration, layers without it are not rotated, even if all are.
+fn describe(config: &mut ModelConfig, window: Option<usize>, windowed: Vec<bool>) {
+    config.layer.norms = NormPlacement::After;
+    config.layer.qk_norm = QkNorm::Head;
+    config.layer.rotated = (window.is_some() && windowed.contains(&false)).then(|| windowed.clone());
+    set_windows(config, window, windowed);
+}

@@ -1,0 +1,188 @@
+//! Gemma 1 to 3: norms that multiply by one more than their weight, GELU, embeddings times the root of their width.
+//! From Gemma 2 on norms stand before and after each half, and some layers have a window; Gemma 2 caps scores and
+//! logits; Gemma 3 norms each head of q and k, and rotates layers with a window by another base.
+
+use super::{Defaults, Spec, every, set_windows};
+use crate::config::keys::Keys;
+use crate::config::metadata::Metadata;
+use crate::config::rope::plain;
+use crate::config::{Family, Mlp, ModelConfig, NormPlacement, QkNorm, Rope};
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+
+/// The tanh form of GELU, whatever it is called: so reads transformers the published files.
+const GELU: &[&str] = &["gelu", "gelu_pytorch_tanh"];
+
+const DEFAULTS: Defaults = Defaults { positions: 8192, tied: true, head_dim: Some(256), ..Defaults::LLAMA };
+
+pub(super) const GEMMA: Spec = Spec {
+    family: Family::Gemma,
+    model_type: "gemma",
+    class: "GemmaForCausalLM",
+    inside: None,
+    architecture: "gemma",
+    interleaved: false,
+    reads: &[],
+    activations: GELU,
+    defaults: DEFAULTS,
+    read: |config, keys| {
+        first(config);
+        no_bias(keys)
+    },
+    write: |_, map| hidden_activation(map),
+    read_gguf: |config, _| {
+        first(config);
+        Ok(())
+    },
+};
+
+pub(super) const GEMMA2: Spec = Spec {
+    family: Family::Gemma2,
+    model_type: "gemma2",
+    class: "Gemma2ForCausalLM",
+    inside: None,
+    architecture: "gemma2",
+    interleaved: false,
+    reads: &["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"],
+    activations: GELU,
+    defaults: DEFAULTS,
+    read: |config, keys| {
+        second(config);
+        no_bias(keys)?;
+        caps(config, keys, [Some(50.0), Some(30.0)])?;
+        scale(config, keys.number_f32("query_pre_attn_scalar")?.unwrap_or(256.0));
+        windows(config, keys, 2)
+    },
+    write,
+    read_gguf: |config, file| {
+        second(config);
+        config.layer.attention_cap = Some(file.f32("attn_logit_softcapping")?.unwrap_or(50.0));
+        config.layer.logit_cap = Some(file.f32("final_logit_softcapping")?.unwrap_or(30.0));
+        // The file has no scale; llama.cpp knows the 27B, whose scale is another one, by its layers.
+        if config.num_layers == 46 {
+            scale(config, (config.hidden_size / config.num_heads) as f32);
+        }
+        gguf_windows(config, file, 2)
+    },
+};
+
+pub(super) const GEMMA3: Spec = Spec {
+    family: Family::Gemma3,
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    inside: Some(("gemma3", "Gemma3ForConditionalGeneration")),
+    architecture: "gemma3",
+    interleaved: false,
+    reads: &["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq"],
+    activations: GELU,
+    defaults: Defaults {
+        positions: 131_072,
+        theta: 1e6,
+        window_theta: Some(1e4),
+        // The text_config of the larger ones leaves out what is as in the class.
+        sizes: &[
+            ("hidden_size", 2304),
+            ("intermediate_size", 9216),
+            ("num_hidden_layers", 26),
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("vocab_size", 262_208),
+        ],
+        ..DEFAULTS
+    },
+    read: |config, keys| {
+        second(config);
+        config.layer.qk_norm = QkNorm::Head;
+        no_bias(keys)?;
+        caps(config, keys, [None, None])?;
+        scale(config, keys.number_f32("query_pre_attn_scalar")?.unwrap_or(256.0));
+        windows(config, keys, keys.optional_size("sliding_window_pattern")?.unwrap_or(6))
+    },
+    write,
+    read_gguf: |config, file| {
+        second(config);
+        config.layer.qk_norm = QkNorm::Head;
+        config.layer.logit_cap = file.f32("final_logit_softcapping")?;
+        let theta = file.f32("rope.freq_base_swa")?.unwrap_or(1e4);
+        config.layer.window_rope = Some(Rope { theta, scaling: None });
+        // As for Gemma 2: the 27B of 62 layers.
+        if config.num_layers == 62 {
+            scale(config, (config.hidden_size / config.num_heads) as f32);
+        }
+        gguf_windows(config, file, 6)
+    },
+};
+
+fn first(config: &mut ModelConfig) {
+    config.layer.unit_norms = true;
+    config.layer.mlp = Mlp::GeluTanh;
+    config.layer.embedding_multiplier = Some((config.hidden_size as f64).sqrt() as f32);
+}
+
+fn second(config: &mut ModelConfig) {
+    first(config);
+    config.layer.norms = NormPlacement::Both;
+}
+
+/// The inverse root of `scalar`, which is mostly the width of a head.
+#[allow(clippy::float_cmp)] // whole numbers
+fn scale(config: &mut ModelConfig, scalar: f32) {
+    config.layer.attention_scale = (scalar != config.head_dim as f32).then(|| 1.0 / scalar.sqrt());
+}
+
+/// A key that is null turns its cap off; one that is not there leaves the class's.
+fn caps(config: &mut ModelConfig, keys: Keys<'_>, [attention, logit]: [Option<f32>; 2]) -> Result<()> {
+    let cap = |key: &str, default| if keys.map.contains_key(key) { keys.number_f32(key) } else { Ok(default) };
+    config.layer.attention_cap = cap("attn_logit_softcapping", attention)?;
+    config.layer.logit_cap = cap("final_logit_softcapping", logit)?;
+    Ok(())
+}
+
+fn no_bias(keys: Keys<'_>) -> Result<()> {
+    if keys.flag("attention_bias")? {
+        return Err(Error::request("`attention_bias` true is not supported in Gemma"));
+    }
+    Ok(())
+}
+
+fn windows(config: &mut ModelConfig, keys: Keys<'_>, period: usize) -> Result<()> {
+    let window = keys.size_or("sliding_window", Some(4096))?;
+    let windowed = keys.windowed(config.num_layers)?.unwrap_or_else(|| every(period, config.num_layers));
+    set_windows(config, window, windowed);
+    one_rope(config);
+    Ok(())
+}
+
+fn gguf_windows(config: &mut ModelConfig, file: &Metadata<'_>, period: usize) -> Result<()> {
+    let windowed = file.pattern(config.num_layers)?.unwrap_or_else(|| every(period, config.num_layers));
+    set_windows(config, file.window()?, windowed);
+    one_rope(config);
+    Ok(())
+}
+
+/// Without a layer that has a window there is no rotation of such layers.
+fn one_rope(config: &mut ModelConfig) {
+    if config.sliding_window.is_none() {
+        config.layer.window_rope = None;
+    }
+}
+
+fn hidden_activation(map: &mut Map<String, Value>) {
+    map.insert("hidden_activation".to_owned(), "gelu_pytorch_tanh".into());
+}
+
+fn write(config: &ModelConfig, map: &mut Map<String, Value>) {
+    hidden_activation(map);
+    let layer = &config.layer;
+    let scalar = layer.attention_scale.map_or(config.head_dim as f64, |scale| plain(1.0 / (scale * scale)).round());
+    map.insert("query_pre_attn_scalar".to_owned(), json!(scalar as u64));
+    map.insert("attn_logit_softcapping".to_owned(), json!(layer.attention_cap.map(plain)));
+    map.insert("final_logit_softcapping".to_owned(), json!(layer.logit_cap.map(plain)));
+    map.insert("sliding_window".to_owned(), config.sliding_window.unwrap_or(4096).into());
+    if let Some(rope) = &layer.window_rope {
+        map.insert("rope_local_base_freq".to_owned(), json!(plain(rope.theta)));
+    }
+    let windowed: Vec<bool> = (0..config.num_layers).map(|layer| config.window(layer).is_some()).collect();
+    let name = |windowed: bool| if windowed { "sliding_attention" } else { "full_attention" };
+    map.insert("layer_types".to_owned(), windowed.into_iter().map(name).collect());
+}

@@ -1,0 +1,200 @@
+//! The model families: how each maps its configuration onto the description of a layer. Invariant: one file for a
+//! family or for generations of it, and one line for each in [`ALL`].
+
+mod arcee;
+mod exaone;
+mod gemma;
+mod granite;
+mod llama;
+mod ministral;
+mod mistral;
+mod olmo;
+mod phi;
+mod qwen;
+mod seed;
+mod smollm;
+
+use super::keys::Keys;
+use super::metadata::Metadata;
+use super::{Family, Mlp, ModelConfig};
+use crate::{Error, Result};
+use serde_json::{Map, Value};
+
+/// What is known of a family besides the description that it makes.
+pub(crate) struct Spec {
+    pub(super) family: Family,
+    /// `model_type` and class of its config.json.
+    pub(super) model_type: &'static str,
+    pub(super) class: &'static str,
+    /// `model_type` and class of a larger model that it is the text part of, in `text_config`.
+    pub(super) inside: Option<(&'static str, &'static str)>,
+    /// `general.architecture` of its GGUF files.
+    pub(super) architecture: &'static str,
+    /// Its files hold rows of q and k interleaved for llama.cpp's RoPE.
+    pub(crate) interleaved: bool,
+    /// Keys of config.json and of GGUF metadata that it reads, and that are refused where a family does not.
+    pub(super) reads: &'static [&'static str],
+    /// Names that its activation has in config.json.
+    pub(super) activations: &'static [&'static str],
+    /// What its class in transformers assumes where config.json is silent.
+    pub(super) defaults: Defaults,
+    /// Completes what every family reads from config.json.
+    pub(super) read: fn(&mut ModelConfig, Keys<'_>) -> Result<()>,
+    /// Adds its own keys to a config.json.
+    pub(super) write: fn(&ModelConfig, &mut Map<String, Value>),
+    /// Completes what every family reads from GGUF metadata.
+    pub(super) read_gguf: fn(&mut ModelConfig, &Metadata<'_>) -> Result<()>,
+}
+
+/// What a class in transformers assumes.
+pub(super) struct Defaults {
+    pub(super) positions: usize,
+    pub(super) eps: f64,
+    pub(super) theta: f32,
+    /// Of layers with a window, where that is another one.
+    pub(super) window_theta: Option<f32>,
+    pub(super) tied: bool,
+    pub(super) head_dim: Option<usize>,
+    /// Other sizes, by key; one that is not here must be there.
+    pub(super) sizes: &'static [(&'static str, usize)],
+}
+
+impl Defaults {
+    const LLAMA: Self = Self {
+        positions: 2048,
+        eps: 1e-6,
+        theta: 10_000.0,
+        window_theta: None,
+        tied: false,
+        head_dim: None,
+        sizes: &[],
+    };
+}
+
+const SILU: &[&str] = &["silu", "swish"];
+
+/// Every family.
+const ALL: [&Spec; 16] = [
+    &llama::SPEC,
+    &mistral::SPEC,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &phi::SPEC,
+    &olmo::OLMO2,
+    &olmo::OLMO3,
+    &granite::SPEC,
+    &smollm::SPEC,
+    &ministral::SPEC,
+    &seed::SPEC,
+    &exaone::SPEC,
+    &arcee::SPEC,
+];
+
+impl Spec {
+    /// The family's.
+    pub(crate) fn of(family: Family) -> &'static Self {
+        ALL.into_iter().find(|spec| spec.family == family).unwrap_or(&llama::SPEC)
+    }
+
+    pub(super) fn by_model_type(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|spec| spec.model_type == name)
+    }
+
+    /// By a class of transformers, that of a larger model included.
+    pub(super) fn by_class(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|spec| spec.class == name || spec.inside.is_some_and(|(_, class)| class == name))
+    }
+
+    /// By the `model_type` of a larger model.
+    pub(super) fn inside(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|spec| spec.inside.is_some_and(|(model_type, _)| model_type == name))
+    }
+
+    /// The first with this `general.architecture`.
+    pub(super) fn by_architecture(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|spec| spec.architecture == name)
+    }
+
+    pub(super) fn reads(&self, key: &str) -> bool {
+        self.reads.contains(&key)
+    }
+}
+
+/// The error for a name that is no family's.
+pub(super) fn unsupported(key: &str, value: &str) -> Error {
+    let mut types: Vec<&str> = ALL.iter().map(|spec| spec.model_type).collect();
+    types.sort_unstable();
+    let plain = |name: &str| -> String {
+        name.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect::<String>().replace("forcausallm", "")
+    };
+    let wanted = plain(value);
+    // Names of one family share their beginning: gemma4 and gemma3, qwen3moe and qwen3. Of equals the newest is the
+    // last.
+    let shared = |name: &str| plain(name).chars().zip(wanted.chars()).take_while(|(a, b)| a == b).count();
+    let nearest = types.iter().copied().max_by_key(|name| shared(name)).filter(|name| shared(name) >= 3);
+    let error = Error::request(format!("`{key}` {value} is not supported"));
+    let error = match nearest {
+        Some(name) => error.hint(format!(
+            "the nearest family that is supported is {name}; a mixture of experts, a larger model or a hybrid \
+             of it computes something else"
+        )),
+        None => error,
+    };
+    error
+        .hint(format!("supported are causal language models of the types {}", types.join(", ")))
+        .hint("a family is one file: see \"Adding a model family\" in ARCHITECTURE.md")
+}
+
+/// Biases of Llama's kind: one flag for q, k, v and the output projection, one for the MLP.
+fn read_biases(config: &mut ModelConfig, keys: Keys<'_>) -> Result<()> {
+    config.qkv_bias = keys.flag("attention_bias")?;
+    config.layer.biases.output = config.qkv_bias;
+    config.layer.biases.mlp = keys.flag("mlp_bias")?;
+    Ok(())
+}
+
+fn write_biases(config: &ModelConfig, map: &mut Map<String, Value>) {
+    map.insert("attention_bias".to_owned(), config.layer.biases.output.into());
+    map.insert("mlp_bias".to_owned(), config.layer.biases.mlp.into());
+}
+
+/// Biases by the tensors that a GGUF file has.
+fn gguf_biases(config: &mut ModelConfig, file: &Metadata<'_>) {
+    config.qkv_bias = file.has("blk.0.attn_q.bias") || file.has("blk.0.attn_qkv.bias");
+    config.layer.biases.output = file.has("blk.0.attn_output.bias");
+    config.layer.biases.mlp = file.has("blk.0.ffn_up.bias");
+}
+
+/// `layer_types` as transformers writes it.
+fn write_layer_types(config: &ModelConfig, map: &mut Map<String, Value>) {
+    if let Some(windowed) = &config.layer.windowed {
+        let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
+        map.insert("layer_types".to_owned(), windowed.iter().map(name).collect());
+    }
+}
+
+/// A window on every layer but each `period`th.
+fn every(period: usize, layers: usize) -> Vec<bool> {
+    (1..=layers).map(|i| period != 0 && !i.is_multiple_of(period)).collect()
+}
+
+/// Layers with a window, in the simplest form: a window that no layer has is none, and one that all have needs no list.
+fn set_windows(config: &mut ModelConfig, window: Option<usize>, windowed: Vec<bool>) {
+    let some = window.is_some() && windowed.contains(&true);
+    config.sliding_window = window.filter(|_| some);
+    config.layer.windowed = (some && windowed.contains(&false)).then_some(windowed);
+}
+
+impl Mlp {
+    /// The name in config.json.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+            Self::ReluSquared => "relu2",
+        }
+    }
+}

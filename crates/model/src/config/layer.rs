@@ -1,0 +1,187 @@
+//! What a decoder layer computes, where it differs from Llama's. Invariant: the default is Llama's layer, so that a
+//! family says only what is its own.
+
+use super::rope::{Rope, positive};
+use crate::{Error, Result};
+use eraser_ops::Activation;
+use serde::{Deserialize, Serialize};
+
+/// Where a layer's norms stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormPlacement {
+    /// `x + f(norm(x))`, of attention and MLP.
+    #[default]
+    Before,
+    /// `x + norm(f(x))`.
+    After,
+    /// `x + norm(f(norm(x)))`.
+    Both,
+}
+
+/// Which norm queries and keys go through before their rotation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QkNorm {
+    /// None.
+    #[default]
+    None,
+    /// One of each head.
+    Head,
+    /// One of the whole projection.
+    Whole,
+}
+
+/// What an MLP computes between its projections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mlp {
+    /// `silu(gate) * up`.
+    #[default]
+    Silu,
+    /// `gelu(gate) * up`, with the tanh form of GELU.
+    GeluTanh,
+    /// `relu(up)^2`, without a gate.
+    ReluSquared,
+}
+
+impl Mlp {
+    /// The operation.
+    pub fn activation(self) -> Activation {
+        match self {
+            Self::Silu => Activation::Silu,
+            Self::GeluTanh => Activation::GeluTanh,
+            Self::ReluSquared => Activation::ReluSquared,
+        }
+    }
+}
+
+/// Queries times `1 + beta * ln(1 + floor(position / original))`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueryScale {
+    /// Strength.
+    pub beta: f32,
+    /// Positions up to which nothing changes.
+    pub original: u32,
+}
+
+impl QueryScale {
+    /// The factor at a position.
+    pub fn at(self, position: usize) -> f32 {
+        1.0 + self.beta * (1.0 + (position / self.original.max(1) as usize) as f32).ln()
+    }
+}
+
+/// Biases besides those of q, k and v.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Biases {
+    /// Of attention's output projection.
+    pub output: bool,
+    /// Of the MLP's projections.
+    pub mlp: bool,
+}
+
+/// Projections that the checkpoint and adapters have as one module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fused {
+    /// `qkv_proj`: rows of q, k and v.
+    pub qkv: bool,
+    /// `gate_up_proj`: rows of gate and up.
+    pub gate_up: bool,
+}
+
+/// What a decoder layer computes, and what is multiplied around the layers, where a model differs from Llama.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Layer {
+    /// Where the norms stand.
+    pub norms: NormPlacement,
+    /// Norms multiply by one more than their stored weight.
+    pub unit_norms: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// What attention scores are multiplied by; None is `1 / sqrt(head_dim)`.
+    pub attention_scale: Option<f32>,
+    /// Soft cap of attention scores.
+    pub attention_cap: Option<f32>,
+    /// Soft cap of logits.
+    pub logit_cap: Option<f32>,
+    /// What embeddings are multiplied by.
+    pub embedding_multiplier: Option<f32>,
+    /// What attention's and the MLP's outputs are multiplied by before they are added.
+    pub residual_multiplier: Option<f32>,
+    /// What logits are multiplied by.
+    pub logit_multiplier: Option<f32>,
+    /// How many elements of a head are rotated; None is all.
+    pub rotary_dim: Option<usize>,
+    /// Neighbours are rotated together, not halves.
+    pub interleaved: bool,
+    /// Queries grow with their position.
+    pub query_scale: Option<QueryScale>,
+    /// Which layers have the sliding window; None is all.
+    pub windowed: Option<Vec<bool>>,
+    /// Which layers rotate queries and keys; None is all.
+    pub rotated: Option<Vec<bool>>,
+    /// The rotation of layers with a window, where it is another one.
+    pub window_rope: Option<Rope>,
+    /// Biases besides those of q, k and v.
+    pub biases: Biases,
+    /// Projections in one.
+    pub fused: Fused,
+    /// The model is the text part of a larger one, and its tensors have names of that.
+    pub nested: bool,
+}
+
+impl Layer {
+    /// True where a layer is Llama's.
+    pub fn is_llama(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Names of the norms around attention and MLP, as the checkpoint has them: before and after attention, before and
+    /// after the MLP.
+    pub fn norm_names(&self) -> [Option<&'static str>; 4] {
+        let (input, after) = (Some("input_layernorm"), Some("post_attention_layernorm"));
+        let (before_mlp, after_mlp) = (Some("pre_feedforward_layernorm"), Some("post_feedforward_layernorm"));
+        match self.norms {
+            // In Llama the name says where it comes from, not what it norms.
+            NormPlacement::Before => [input, None, after, None],
+            NormPlacement::After => [None, after, None, after_mlp],
+            NormPlacement::Both => [input, after, before_mlp, after_mlp],
+        }
+    }
+
+    /// Checks every number, for a model of `layers` layers and heads of `head_dim`.
+    pub(super) fn check(&self, layers: usize, head_dim: usize, name: &dyn Fn(&str) -> String) -> Result<()> {
+        for (key, value) in [
+            ("attention_scale", self.attention_scale),
+            ("attn_logit_softcapping", self.attention_cap),
+            ("final_logit_softcapping", self.logit_cap),
+            ("embedding_multiplier", self.embedding_multiplier),
+            ("residual_multiplier", self.residual_multiplier),
+            ("logits_scaling", self.logit_multiplier),
+        ] {
+            value.map_or(Ok(()), |value| positive(&name(key), value))?;
+        }
+        if let Some(n) = self.rotary_dim
+            && !(n >= 2 && n <= head_dim && n.is_multiple_of(2))
+        {
+            let key = name("partial_rotary_factor");
+            return Err(Error::request(format!("`{key}` rotates {n} of {head_dim} elements: must be even, 2 or more")));
+        }
+        for (key, flags) in [("layer_types", &self.windowed), ("no_rope_layers", &self.rotated)] {
+            if let Some(n) = flags.as_ref().map(Vec::len).filter(|n| *n != layers) {
+                return Err(Error::request(format!("`{}` is for {n} layers, the model has {layers}", name(key))));
+            }
+        }
+        if let Some(scale) = self.query_scale
+            && !(scale.beta.is_finite() && scale.beta >= 0.0 && scale.original > 0)
+        {
+            let key = name("llama_4_scaling_beta");
+            return Err(Error::request(format!("`{key}` is {}, must not be negative", scale.beta)));
+        }
+        Ok(())
+    }
+}
