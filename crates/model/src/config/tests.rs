@@ -155,6 +155,7 @@ fn every_error_names_the_key() {
 
 /// What published files say, some of them little, and what is made of it.
 #[test]
+#[allow(clippy::float_cmp)] // values that are given, not computed
 fn a_family_is_read_with_the_defaults_of_its_class() {
     let sized = json!({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4,
         "vocab_size": 128});
@@ -207,6 +208,7 @@ fn a_family_is_read_with_the_defaults_of_its_class() {
 }
 
 #[test]
+#[allow(clippy::float_cmp)] // values that are given, not computed
 fn the_text_part_of_a_larger_model_is_read_from_its_own_configuration() {
     let gemma = json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
         "vision_config": {"model_type": "siglip_vision_model"}, "text_config": {"model_type": "gemma3_text",
