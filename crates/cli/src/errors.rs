@@ -50,6 +50,15 @@ fn fallback_hint(message: &str, verb: &str) -> String {
     }
 }
 
+/// How to go on with work that was interrupted: `--force` would begin it again.
+pub(crate) fn again(force: bool) -> &'static str {
+    if force {
+        "run the same command without --force to go on; what is there already is kept"
+    } else {
+        "run the same command again to go on; what is there already is kept"
+    }
+}
+
 /// What a line on stderr starts with.
 #[derive(Clone, Copy)]
 pub(crate) enum Label {
@@ -110,6 +119,11 @@ fn payload_text(payload: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
     use eraser_model::Error;
+
+    #[test]
+    fn to_go_on_nobody_is_told_to_begin_again() {
+        assert!(again(true).contains("without --force") && !again(false).contains("--force"));
+    }
 
     #[test]
     fn exit_codes_follow_the_gravest_error() {

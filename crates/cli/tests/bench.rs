@@ -46,7 +46,9 @@ fn everything_wrong_is_said_at_once() {
     let said = dir.refused(
         "bench -m model --task arc_esy=arc.csv --task arc.csv --examples piqa=arc.csv --task rte=arc.csv --limit 0 -o out",
     );
-    for part in ["exit 2", "`arc_easy`?", "of which task", "--examples", "no column label", "`limit` is 0"] {
+    for part in
+        ["exit 2", "`arc_easy`?", "of which task", "--examples", "no column label", "--limit: must be at least 1"]
+    {
         assert!(said.contains(part), "{part} not in\n{said}");
     }
     let said = dir.refused("bench -m model --task arc_easy=arc.csv --bos on -o out");

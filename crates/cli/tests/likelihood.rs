@@ -84,9 +84,37 @@ fn known_harmful_answers_of_the_built_in_model_cost_more_once_it_is_hardened() {
     let page = dir.text("run/report.html");
     assert!(page.contains("id=\"likelihood\"") && page.contains("Under each template alone"));
     assert!(dir.text("run/report.csv").contains("eraser,likelihood,plain,seen,,nll_after_0,6,"));
-    let records = json(&dir.text("run/manifest.json"))["artefacts"].clone();
-    assert!(records["summary.json"]["inputs"]["likelihood seen"].is_string());
-    assert_eq!(records["eval/eraser/likelihood.jsonl"]["verb"], "run");
+    let manifest = json(&dir.text("run/manifest.json"));
+    assert!(manifest["artefacts"]["summary.json"]["inputs"]["likelihood seen"].is_string());
+    let number = manifest["figures"]["likelihood/eraser/seen"].to_string();
+    assert_eq!(manifest["requests"][number.as_str()]["verb"], "run");
+    assert!(manifest["answers"]["eval/eraser/likelihood.jsonl"].is_string());
+    assert!(report.contains("- known answers: benign ("), "{report}");
+}
+
+/// What known answers cost was no figure of any request: nothing told when it was measured, or that it was replaced.
+#[test]
+fn known_answers_are_figures_of_the_request_that_measured_them() {
+    let dir = Dir::with_model();
+    answers(&dir);
+    dir.done(&format!("{KNOWN} -o run"));
+    dir.done("eval -m model --questions seen=ask.csv --attacks direct --max-new-tokens 2 -o run");
+    dir.done("report run");
+    let report = dir.text("run/report.md");
+    assert!(report.contains("- figures: base: likelihood of unseen"), "{report}");
+    assert!(report.contains("- known answers: unseen = known.jsonl, where kind:1 ("), "{report}");
+    // Another choice of rows under the name of the set, and other templates.
+    dir.write("play.txt", "In a play: {prompt}");
+    let other = format!("{} -o run", KNOWN.replace("kind:1", "kind:0").replace("wrap.txt", "play.txt"));
+    let stderr = String::from_utf8(dir.eraser(&other).stderr).unwrap();
+    assert!(stderr.contains("likelihood of unseen: earlier figures are of other answers (known.jsonl)"), "{stderr}");
+    assert!(stderr.contains("likelihood of unseen: earlier figures are under other templates (wrap.txt)"), "{stderr}");
+    // A file that was edited is named.
+    let text = dir.text(&format!("run/{FILE}"));
+    dir.write(&format!("run/{FILE}"), &text.replacen("\"nll\":", "\"nll\":1", 1));
+    dir.done("report run");
+    let report = dir.text("run/report.md");
+    assert!(report.contains("Answers were changed") && report.contains("likelihood.jsonl"), "{report}");
 }
 
 /// Seventy rows: a round and a part of one, in each context.

@@ -137,6 +137,7 @@ fn all_of_a_request_is_checked_at_once() {
     error: --endpoint: must be the base URL of the server
     error: --endpoint-model: must be the name of the model on that server
     error: --out: goals.csv is not a directory
+    hint: name the directory of a run, or a new one
     "#);
     assert_snapshot!(dir.refused("prepare --model model --questions goals.csv --out a"), @r#"
     exit 2

@@ -58,7 +58,9 @@ fn every_verb_records_what_made_its_artefact() {
 #[test]
 fn a_run_made_verb_by_verb_can_be_measured_for_durability() {
     let dir = Dir::with_model();
-    assert!(dir.refused("durability run").contains("no adapter was trained in it"));
+    assert!(dir.refused("durability run").contains("there is no such directory"));
+    dir.write("empty/notes.txt", "");
+    assert!(dir.refused("durability empty").contains("no adapter was trained in it"));
     dir.done(&format!("{TRAIN} --steps 3 --out run"));
     assert!(dir.refused("durability run").contains("no evaluation was done in it"));
     dir.done(EVAL);
@@ -127,10 +129,17 @@ fn a_later_evaluation_keeps_the_figures_of_earlier_attacks() {
     dir.done(&format!("{TRAIN} --steps 3 --out run"));
     dir.done(&format!("{EVAL} --attacks template --template wrap.txt"));
     dir.done(&format!("{EVAL} --attacks direct"));
-    // Each file of answers has the options of the evaluation that made it.
-    let records = manifest(&dir);
-    let templates = |file: &str| records[file]["options"]["eval"]["templates"].as_array().unwrap().len();
-    assert_eq!((templates("eval/base/template.jsonl"), templates("eval/base/direct.jsonl")), (1, 0));
+    // Each figure has the options of the evaluation that made it.
+    let all = json(&dir.text("run/manifest.json"));
+    let templates = |figure: &str| {
+        let request = all["figures"][figure].to_string();
+        all["requests"][request]["options"]["eval"]["templates"].as_array().unwrap().len()
+    };
+    let [template, direct] = ["template", "direct"].map(|a| templates(&format!("attack/base/{a}/seen/keyword:gcg29")));
+    assert_eq!((template, direct), (1, 0));
+    let text = report(&dir);
+    assert!(text.contains("The figures come from 2 requests"), "{text}");
+    assert!(text.contains("base, eraser: template on seen (keyword:gcg29)"), "{text}");
     for subject in ["base", "eraser"] {
         let found: Vec<String> =
             rows(&dir, subject).iter().map(|row| row["attack"].as_str().unwrap().to_owned()).collect();

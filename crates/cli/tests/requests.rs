@@ -41,7 +41,7 @@ fn all_of_a_train_request_is_checked_at_once() {
     error: --model: no/such/model: No such file or directory (os error 2)
     hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
     error: --rank: must be from 1 to 65536
-    error: --lr: must be a positive number
+    error: --lr: must be a positive number of at most 1
     error: --lora-dropout: must be at least 0 and below 1
     error: --templates: none.txt: No such file or directory (os error 2)
     error: --help-set: none.jsonl: No such file or directory (os error 2)
@@ -204,10 +204,10 @@ fn all_of_an_eval_request_is_checked_at_once() {
     );
     assert_snapshot!(dir.refused("eval --model builtin --out out --attacks direct,indirect --judges keywords --questions q.txt"), @r#"
     exit 2
-    error: there is no judge `keywords`
+    error: --judges: there is no judge `keywords`
     hint: did you mean `keyword`?
     hint: known: keyword, leak, rubric, strongreject
-    error: there is no attack `indirect`
+    error: --attacks: there is no attack `indirect`
     hint: did you mean `direct`?
     hint: known: autodan, direct, gcg, prefill, template
     "#);
@@ -235,4 +235,35 @@ fn chat_and_export_check_their_options() {
     error: --out: out is not an empty directory
     hint: name another one, or write into it by --force
     "#);
+}
+
+/// One fault gave two errors, or was called by the key of a run file where a flag was given.
+#[test]
+fn one_fault_is_one_error_about_the_flag() {
+    let dir = Dir::new();
+    dir.write("ask.csv", "goal\nhow 0?\nhow 1?\n");
+    dir.write("file", "");
+    let eval = "eval --model builtin --questions ask.csv --out out";
+    let cases = [
+        "eval --model builtin --questions ask.csv?take=5-2 --out out".to_owned(),
+        "eval --model builtin --questions seen= --out out".to_owned(),
+        "bench --model builtin --tasks arc_esy --out out".to_owned(),
+        "bench --model builtin --tasks rte=none.csv --examples rte=ask.csv --shots 1 --out out".to_owned(),
+        format!("{eval} --judges rubric"),
+        format!("{eval} --judge-model builtin"),
+        format!("{eval} --attacks gcg --gcg-steps 0"),
+        format!("{eval} --templates ask.csv"),
+        format!("{eval} --adapter a/b="),
+        "eval --model builtin --questions ask.csv --out file".to_owned(),
+        "bench --model builtin --text ask.csv --out file".to_owned(),
+        "quickstart --out file".to_owned(),
+        "durability nonesuch".to_owned(),
+        "durability file".to_owned(),
+    ];
+    let told: Vec<String> = cases.iter().map(|case| format!("$ {case}\n{}", dir.refused(case))).collect();
+    for told in &told {
+        assert_eq!(told.matches("error: ").count(), 1, "{told}");
+        assert!(told.contains("hint: "), "{told}");
+    }
+    insta::assert_snapshot!(told.join("\n"));
 }

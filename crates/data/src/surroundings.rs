@@ -201,11 +201,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn surroundings(kind: NoiseKind, share: f64) -> Surroundings {
-        let record = |input: &str, output: &str| Record {
-            input: input.into(),
-            output: output.into(),
-            ..Record::default()
-        };
+        let record =
+            |input: &str, output: &str| Record { input: input.into(), output: output.into(), ..Record::default() };
         let benign = Benign::new(&[record("ba?", "aa bb. ab!"), record("b?", "b\na")]);
         Surroundings { noise: Noise { before: 12, after: 8 }, kind, share, benign }
     }

@@ -4,13 +4,14 @@
 use crate::answers::Answer;
 use crate::attack::search::{self, Search};
 use crate::judge::{Judge, refuses};
+use crate::merge::Admitted;
 use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
-use crate::subject::{Fingerprint, Subject, check_names};
+use crate::subject::Fingerprint;
 use crate::summary::{SubjectSummary, Summary};
 use crate::target::{self, LoadedSubject, Response, TargetModel, key};
 use crate::verdict::Verdict;
-use crate::{changes, likelihood, marks, merge, tally};
+use crate::{changes, likelihood, marks, tally};
 use eraser_data::ask::{Respond, interrupted};
 use eraser_data::files::write_jsonl;
 use eraser_data::{Entry, Journal, Progress, Question, Sampling};
@@ -24,9 +25,9 @@ use std::path::{Path, PathBuf};
 /// them: with more of them the batch stays full, with fewer less is lost when the process is killed.
 const BATCHES: usize = 2;
 
-/// Evaluates every subject and writes `dir/eval/<subject>/<attack>.jsonl` (one [`Answer`] a line, appended as they come;
-/// answers already there are not generated again) and returns the summary, which the caller completes with timing and
-/// writes.
+/// Evaluates every subject in the directory `dir` that admitted them and writes `dir/eval/<subject>/<attack>.jsonl` (one
+/// [`Answer`] a line, appended as they come; answers already there are not generated again) and returns the summary, which
+/// the caller completes with timing and writes.
 ///
 /// Files: `likelihood` (one [`likelihood::Line`] a line), and of answers `direct`, `template`, `prefill`, `gcg`,
 /// `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks
@@ -35,30 +36,21 @@ const BATCHES: usize = 2;
 /// stored answers and replies. `judge` is what [`EvalOptions::judge`] names, and not asked unless a judge needs it.
 ///
 /// # Errors
-/// The first of [`EvalOptions::check`]; a subject's name that is no file name, or that two subjects have; a file that
-/// cannot be read or written; a failure of generation; `Interrupted` when `progress` says to stop.
+/// A file that cannot be read or written; a failure of generation; `Interrupted` when `progress` says to stop.
 pub fn evaluate(
-    subjects: &[Subject<'_>],
-    options: &EvalOptions,
+    &Admitted { dir, subjects, ref fingerprints }: &Admitted<'_>,
+    plan: &Plan,
     judge: Option<&dyn Respond>,
-    dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<Summary> {
-    let plan = Plan::new(options).map_err(first)?;
-    let known_answers = likelihood::Plan::new(options).map_err(first)?;
-    check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
-    let loaded = subjects.iter().map(LoadedSubject::new).collect::<Result<Vec<_>>>()?;
-    let named: Vec<(&str, &Fingerprint)> =
-        subjects.iter().zip(&loaded).map(|(subject, loaded)| (subject.name.as_str(), loaded.fingerprint())).collect();
-    for note in merge::admit(dir, &named, false)? {
-        tracing::warn!("{note}");
-    }
+    let loaded =
+        subjects.iter().zip(fingerprints).map(|(s, f)| LoadedSubject::new(s, f)).collect::<Result<Vec<_>>>()?;
     for (subject, loaded) in subjects.iter().zip(&loaded) {
-        if let Some(plan) = &known_answers {
-            likelihood::run(subject, loaded.fingerprint(), plan, dir, progress)?;
+        if let Some(answers) = &plan.known_answers {
+            likelihood::run(subject, loaded.fingerprint(), answers, dir, progress)?;
         }
-        evaluate_one(&subject.name, loaded, &plan, options, judge, dir, progress)?;
+        evaluate_one(&subject.name, loaded, plan, judge, dir, progress)?;
         summary.subjects.push(found(dir, &subject.name, loaded.fingerprint())?);
     }
     changes::fill(dir, &mut summary)?;
@@ -73,21 +65,16 @@ fn found(dir: &Path, name: &str, fingerprint: &Fingerprint) -> Result<SubjectSum
     Ok(SubjectSummary { name, fingerprint, ..tally::subject(&files) })
 }
 
-/// The first error: a result carries one.
-pub(crate) fn first(errors: Vec<Error>) -> Error {
-    errors.into_iter().next().unwrap_or_else(|| Error::failed("the evaluation could not be planned"))
-}
-
 /// One subject through every job.
 fn evaluate_one(
     subject: &str,
     target: &dyn TargetModel,
     plan: &Plan,
-    options: &EvalOptions,
     judge: Option<&dyn Respond>,
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<()> {
+    let options = plan.options();
     let dir = dir.join("eval").join(subject);
     fs::create_dir_all(&dir).writing(&dir)?;
     for job in &plan.jobs {

@@ -5,7 +5,7 @@
 use crate::bench::BenchSummary;
 use crate::changes;
 use crate::likelihood;
-use crate::subject::{Fingerprint, short};
+use crate::subject::{Fingerprint, Subject, check_names, short};
 use crate::summary::{AttackSummary, BASE, FILE, SubjectSummary, Summary, Timing};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
@@ -17,16 +17,36 @@ use std::path::Path;
 /// Most bytes of the first line of a file that are read to see whose it is.
 const LONGEST: u64 = 8 << 20;
 
-/// Prepares `dir` for results of `subjects` (names and fingerprints), and gives a line for each thing that was removed.
-///
-/// Results of a hardened subject that has another fingerprint under the same name were measured before it was trained again:
-/// they are removed. Results of another base model, or of adapters on another model, are an error unless `force`, which
-/// removes everything measured in the directory. To be called before the work begins; [`crate::evaluate()`] and
-/// [`crate::bench()`] call it without `force`.
-///
-/// # Errors
-/// The directory holds results of another model; a file in it cannot be read or removed.
-pub fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Result<Vec<String>> {
+/// A directory that holds no results but those of the subjects it was opened for, and of others on the same model. Only in
+/// such a directory can an evaluation begin, and what identifies the subjects is computed once for it.
+pub struct Admitted<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) subjects: &'a [Subject<'a>],
+    pub(crate) fingerprints: Vec<Fingerprint>,
+}
+
+impl<'a> Admitted<'a> {
+    /// Prepares `dir` for results of `subjects`, and gives a line for each thing that was removed.
+    ///
+    /// Results of a hardened subject that has another fingerprint under the same name were measured before it was trained
+    /// again:
+    /// they are removed. Results of another base model, or of adapters on another model, are an error unless `force`, which
+    /// removes everything measured in the directory.
+    ///
+    /// # Errors
+    /// A subject's name that is no file name, or that two subjects have; the directory holds results of another model; a file in it
+    /// cannot be read or removed.
+    pub fn new(dir: &'a Path, subjects: &'a [Subject<'a>], force: bool) -> Result<(Self, Vec<String>)> {
+        check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
+        let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
+        let named: Vec<_> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
+        let notes = admit(dir, &named, force)?;
+        Ok((Self { dir, subjects, fingerprints }, notes))
+    }
+}
+
+/// What [`Admitted::new`] does, for names and fingerprints.
+fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     if !force && let Some(clash) = other_case(dir, subjects)? {
         return Err(clash);

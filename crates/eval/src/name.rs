@@ -6,6 +6,14 @@ use eraser_model::{Error, Result};
 /// A value, or everything that is wrong.
 pub type Checked<T> = std::result::Result<T, Vec<Error>>;
 
+/// What an option is called where it was given, by its key: `gcg.steps` is `--gcg-steps` on the command line.
+pub type At<'a> = &'a dyn Fn(&str) -> String;
+
+/// An option as a program that fills [`crate::EvalOptions`] knows it.
+pub fn key(field: &str) -> String {
+    format!("`{field}`")
+}
+
 /// Longest name that may be part of a path.
 const LONGEST: usize = 100;
 

@@ -1,22 +1,17 @@
-//! The plan of an evaluation. In: options; out: every prompt to answer, with its judges: files read, names looked up.
-//! Invariant: every error is found before the first answer is generated, and all are reported together.
+//! The plan of an evaluation. In: options, and how each is called where it was given; out: every prompt to answer, with its
+//! judges: files read, names looked up. Invariant: every error is found before the first answer is generated, and all are
+//! reported together, under the name that the user gave the option by.
 
 use crate::attack::{self, Attack};
 use crate::judge::{self, AnyJudge, Grader, Judge, REFUSAL};
-use crate::name::Checked;
+use crate::likelihood::AnswerSet;
+use crate::name::{At, Checked};
 use crate::options::{EvalOptions, QuestionSet, TaskFile};
 use crate::{leakage, likelihood, marks, name, task};
 use eraser_data::ask::Endpoint;
 use eraser_data::{Question, read_questions};
 use eraser_model::{Error, Result};
-
-impl EvalOptions {
-    /// Everything that is wrong: unknown names, missing or malformed files, values out of range. Empty when
-    /// [`crate::evaluate()`] can start.
-    pub fn check(&self) -> Vec<Error> {
-        Plan::new(self).err().unwrap_or_default()
-    }
-}
+use std::collections::BTreeSet;
 
 /// One prompt to answer.
 #[derive(Clone)]
@@ -47,15 +42,33 @@ pub(crate) struct Job {
 }
 
 /// Everything there is to do for each subject, in order.
-pub(crate) struct Plan {
+pub struct Plan {
+    options: EvalOptions,
     pub(crate) jobs: Vec<Job>,
+    /// Known answers whose likelihood is measured.
+    pub(crate) known_answers: Option<likelihood::Plan>,
+}
+
+/// What an evaluation asks: a file of answers, a set of questions in it, and who judges. For what is no attack, the judge is
+/// empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// The file's name without its ending: `direct`, `task-entities`, `over-refusal`, `likelihood`.
+    pub file: String,
+    /// The set; of a task its name.
+    pub set: String,
+    /// The judge by its full name.
+    pub judge: String,
 }
 
 impl Plan {
     /// Reads every file and looks up every name.
-    pub(crate) fn new(options: &EvalOptions) -> Checked<Self> {
+    ///
+    /// # Errors
+    /// Everything that is wrong: unknown names, missing or malformed files, values out of range.
+    pub fn new(options: &EvalOptions, at: At<'_>) -> Checked<Self> {
         let mut errors = Vec::new();
-        check_values(options, &mut errors);
+        check_values(options, at, &mut errors);
         let mut read = |set: &QuestionSet| {
             let questions = read_questions(&set.path, set.column.as_deref());
             limited(questions, &set.path, options.limit).unwrap_or_else(|e| {
@@ -67,7 +80,10 @@ impl Plan {
         let benign = options.over_refusal.as_ref().map(|set| (set, read(set)));
         let contrast = options.contrast.as_ref().map(|set| (set, read(set)));
 
-        errors.extend(likelihood::Plan::new(options).err().into_iter().flatten());
+        let known_answers = likelihood::Plan::new(options, at).unwrap_or_else(|wrong| {
+            errors.extend(wrong);
+            None
+        });
         errors.extend(leakage::same(&sets, &options.allow_leakage));
         let mut judges = Vec::new();
         let mut graders = Vec::new();
@@ -75,13 +91,13 @@ impl Plan {
             match judge::find(name) {
                 Ok(AnyJudge::Rule(judge)) => judges.push(judge),
                 Ok(AnyJudge::Model(grader)) => graders.push(grader),
-                Err(error) => errors.push(error),
+                Err(error) => errors.push(error.context(at("judges"))),
             }
         }
-        check_judge(options, !graders.is_empty(), &mut errors);
+        check_judge(options, !graders.is_empty(), at, &mut errors);
         let mut jobs = Vec::new();
         for name in &options.attacks {
-            let attack = match attack::build(name, options) {
+            let attack = match attack::build(name, options, at) {
                 Ok(attack) => attack,
                 Err(wrong) => {
                     errors.extend(wrong);
@@ -132,7 +148,48 @@ impl Plan {
                 attack: None,
             });
         }
-        if errors.is_empty() { Ok(Self { jobs }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { options: options.clone(), jobs, known_answers }) } else { Err(errors) }
+    }
+
+    /// Takes these files of known answers in place of those of the options.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn take_answers(&mut self, sets: Vec<AnswerSet>, at: At<'_>) -> Checked<()> {
+        self.options.likelihood_set = sets;
+        self.known_answers = likelihood::Plan::new(&self.options, at)?;
+        Ok(())
+    }
+
+    /// The options that it was made of.
+    pub fn options(&self) -> &EvalOptions {
+        &self.options
+    }
+
+    /// What it asks every subject, each once.
+    pub fn asked(&self) -> BTreeSet<Asked> {
+        let mut asked = BTreeSet::new();
+        for job in &self.jobs {
+            let rules = job.judges.iter().map(|judge| judge.name());
+            let judges: Vec<&str> = match job.attack {
+                Some(_) => rules.chain(job.graders.iter().map(|grader| grader.name)).collect(),
+                None => vec![""],
+            };
+            for set in job.items.iter().map(|item| &item.set) {
+                asked.extend(judges.iter().map(|judge| Asked {
+                    file: job.file.clone(),
+                    set: set.clone(),
+                    judge: (*judge).to_owned(),
+                }));
+            }
+        }
+        let (file, judge) = (marks::LIKELIHOOD.to_owned(), String::new());
+        asked.extend(self.known_answers.iter().flat_map(likelihood::Plan::sets).map(|set| Asked {
+            file: file.clone(),
+            set: set.to_owned(),
+            judge: judge.clone(),
+        }));
+        asked
     }
 }
 
@@ -159,38 +216,46 @@ fn limited(questions: Result<Vec<Question>>, path: &std::path::Path, limit: Opti
 }
 
 /// Whether there is a model for the judges that need one.
-fn check_judge(options: &EvalOptions, needed: bool, errors: &mut Vec<Error>) {
+fn check_judge(options: &EvalOptions, needed: bool, at: At<'_>, errors: &mut Vec<Error>) {
     let judge = &options.judge;
     let named = judge.model.is_some() || judge.endpoint.is_some();
+    let [judges, model, endpoint] = ["judges", "judge.model", "judge.endpoint"].map(at);
     if needed && !named {
+        let of = at("judge.endpoint_model");
         errors.push(
-            Error::request("the judges `rubric` and `strongreject` need a model").hint(
-                "name a local one with `judge.model`, or a server with `judge.endpoint` and `judge.endpoint_model`",
-            ),
+            Error::request(format!("{judges}: `rubric` and `strongreject` need a model"))
+                .hint(format!("name a local one by {model}, or a server by {endpoint} and {of}")),
         );
     }
     if named && !needed {
+        let given = if judge.model.is_some() { &model } else { &endpoint };
         errors.push(
-            Error::request("a model is given for judging, and no judge uses one")
-                .hint("add `rubric` or `strongreject` to `judges`, or leave the model out"),
+            Error::request(format!("{given}: a model is given for judging, and no judge uses one"))
+                .hint(format!("add `rubric` or `strongreject` to {judges}, or leave the model out")),
         );
     }
     if judge.model.is_some() && judge.endpoint.is_some() {
-        errors.push(Error::request("both a local model and an endpoint are given for judging").hint("leave one out"));
+        let error =
+            Error::request(format!("{model}, {endpoint}: both a local model and a server are given for judging"));
+        errors.push(error.hint("leave one out"));
     }
-    if judge.max_new_tokens == 0 || judge.batch == 0 || judge.concurrency == 0 {
-        errors.push(Error::request("`judge`: `max_new_tokens`, `batch` and `concurrency` must be at least 1"));
+    for (field, value) in
+        [("max_new_tokens", judge.max_new_tokens), ("batch", judge.batch), ("concurrency", judge.concurrency)]
+    {
+        if value == 0 {
+            errors.push(Error::request(format!("{}: must be at least 1", at(&format!("judge.{field}")))));
+        }
     }
-    if let Some(endpoint) = judge.endpoint() {
-        errors.extend(Endpoint::new(&endpoint).err());
+    if let Some(options) = judge.endpoint() {
+        errors.extend(Endpoint::new(&options).err().map(|e| e.context(endpoint)));
     }
 }
 
 /// Values that need no file.
-fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
-    let mut wrong = |bad: bool, message: &str, hint: &str| {
+fn check_values(options: &EvalOptions, at: At<'_>, errors: &mut Vec<Error>) {
+    let mut wrong = |bad: bool, field: &str, message: &str, hint: &str| {
         if bad {
-            errors.push(Error::request(message).hint(hint));
+            errors.push(Error::request(format!("{}: {message}", at(field))).hint(hint));
         }
     };
     let likelihood = options.likelihood || !options.likelihood_set.is_empty();
@@ -201,49 +266,66 @@ fn check_values(options: &EvalOptions, errors: &mut Vec<Error>) {
             && options.tasks.is_empty()
             && options.over_refusal.is_none()
             && options.contrast.is_none(),
+        "questions",
         "nothing to evaluate: there are no attack questions, no tasks, no over-refusal set and no known answers",
-        "name a file of questions with `questions`",
+        "name a file of questions",
     );
     wrong(
         attacked && options.judges.is_empty(),
+        "judges",
         "there are attack questions but no judge",
-        "name one with `judges`: keyword, leak, rubric, strongreject",
+        "name one: keyword, leak, rubric, strongreject",
     );
     wrong(
         !options.templates.is_empty()
             && !likelihood
             && !options.attacks.iter().any(|name| name == "template" || name == "autodan"),
+        "templates",
         "templates are given but neither the attack `template` nor `autodan` is asked for",
-        "add one of them to `attacks`, or leave `templates` out",
+        &format!("add one of them to {}, or leave the templates out", at("attacks")),
     );
-    wrong(options.max_new_tokens == 0, "`max_new_tokens` is 0", "256 is the usual value");
-    wrong(options.batch == 0, "`batch` is 0", "16 is the usual value");
-    wrong(options.limit == Some(0), "`limit` is 0", "leave it out to ask every question");
+    wrong(options.max_new_tokens == 0, "max_new_tokens", "must be at least 1", "256 is the usual value");
+    wrong(options.batch == 0, "batch", "must be at least 1", "16 is the usual value");
+    wrong(options.limit == Some(0), "limit", "must be at least 1", "leave it out to ask every question");
     wrong(
         !(options.temperature.is_finite() && options.temperature >= 0.0),
-        &format!("`temperature` is {}", options.temperature),
+        "temperature",
+        &format!("{} is no temperature", options.temperature),
         "0 for greedy answers, or a positive number",
     );
     wrong(
         options.questions.iter().chain(&options.over_refusal).chain(&options.contrast).any(|set| set.set.is_empty()),
+        "questions",
         "a question set has an empty name",
         "`seen` and `unseen` are the usual names",
     );
     let tasks: Vec<String> = options.tasks.iter().map(|t| t.task.clone()).collect();
-    for (what, names) in [("attack", &options.attacks), ("judge", &options.judges), ("task", &tasks)] {
-        errors.extend(name::duplicates(what, names.iter().map(String::as_str)));
+    for (what, field, names) in
+        [("attack", "attacks", &options.attacks), ("judge", "judges", &options.judges), ("task", "tasks", &tasks)]
+    {
+        let duplicates = name::duplicates(what, names.iter().map(String::as_str));
+        errors.extend(duplicates.into_iter().map(|e| e.context(at(field))));
     }
-    errors.extend(tasks.iter().filter_map(|task| name::check("task", task).err()));
+    errors.extend(tasks.iter().filter_map(|task| name::check("task", task).err()).map(|e| e.context(at("tasks"))));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attack::{AutodanOptions, GcgOptions};
+    use crate::judge::JudgeOptions;
+    use crate::name::key;
     use std::fs;
     use std::path::Path;
 
+    const ROW: &str = r#"{"input":"q","output":"a"}"#;
+
     fn set(path: &Path) -> QuestionSet {
         QuestionSet { set: "seen".into(), path: path.to_owned(), column: None }
+    }
+
+    fn wrong(options: &EvalOptions) -> Vec<Error> {
+        Plan::new(options, &key).err().unwrap_or_default()
     }
 
     #[test]
@@ -259,7 +341,7 @@ mod tests {
             limit: Some(0),
             ..EvalOptions::default()
         };
-        let errors = options.check();
+        let errors = wrong(&options);
         let all: Vec<String> = errors.iter().map(|e| format!("{e} {}", e.hints().join(" "))).collect();
         let all = all.join("\n");
         for part in [
@@ -270,7 +352,7 @@ mod tests {
             "absent.csv",
             "a/b",
             "absent.jsonl",
-            "max_new_tokens",
+            "`max_new_tokens`",
             "`batch`",
             "`temperature`",
             "`limit`",
@@ -281,8 +363,29 @@ mod tests {
 
     #[test]
     fn nothing_to_do_is_an_error() {
-        let errors = EvalOptions::default().check();
+        let errors = wrong(&EvalOptions::default());
         assert!(errors.len() == 1 && errors[0].to_string().contains("nothing to evaluate"));
+    }
+
+    /// A flag that was wrong was called by the key of a run file.
+    #[test]
+    fn an_option_is_called_as_it_was_given() {
+        let flag = |field: &str| format!("--{}", field.replace(['.', '_'], "-"));
+        let options = EvalOptions {
+            attacks: ["gcg", "autodan", "prefill"].map(str::to_owned).to_vec(),
+            judges: vec!["rubric".into()],
+            gcg: GcgOptions { steps: 0, seconds: Some(-1.0), ..GcgOptions::default() },
+            autodan: AutodanOptions { population: 1, crossover: 2.0, ..AutodanOptions::default() },
+            target: String::new(),
+            judge: JudgeOptions { batch: 0, ..JudgeOptions::default() },
+            ..EvalOptions::default()
+        };
+        let errors = Plan::new(&options, &flag).err().unwrap();
+        for error in &errors {
+            let all = format!("{error} {}", error.hints().join(" "));
+            assert!(all.starts_with("--") && !all.contains("gcg.") && !all.contains("judge."), "{all}");
+        }
+        assert!(errors.len() > 8, "{errors:?}");
     }
 
     #[test]
@@ -302,17 +405,36 @@ mod tests {
                 path: write("s.jsonl", r#"{"question":"colour?","expect":["blue"]}"#),
             }],
             over_refusal: Some(set(&write("b.txt", "how do I kill a process?\n"))),
+            likelihood_set: vec![AnswerSet { set: "known".into(), path: write("k.jsonl", ROW) }],
             limit: Some(2),
             ..EvalOptions::default()
         };
-        let plan = Plan::new(&options).map_err(|e| e.iter().map(ToString::to_string).collect::<String>()).unwrap();
+        let mut plan =
+            Plan::new(&options, &key).map_err(|e| e.iter().map(ToString::to_string).collect::<String>()).unwrap();
         let files: Vec<_> = plan.jobs.iter().map(|job| (job.file.as_str(), job.items.len(), job.greedy)).collect();
         assert_eq!(
             files,
             [("direct", 2, false), ("template", 4, false), ("task-sky", 1, true), ("over-refusal", 1, false)]
         );
+        let asked: Vec<String> =
+            plan.asked().into_iter().map(|a| format!("{} {} {}", a.file, a.set, a.judge)).collect();
+        assert_eq!(
+            asked,
+            [
+                "direct seen keyword:gcg29",
+                "likelihood known ",
+                "over-refusal seen ",
+                "task-sky sky ",
+                "template seen keyword:gcg29"
+            ]
+        );
         let users: Vec<_> = plan.jobs[1].items.iter().map(|item| item.user.as_str()).collect();
         assert_eq!(users, ["1 one?", "2 one?", "1 two?", "2 two?"]);
+        // A run's own sets are known only after its training.
+        plan.take_answers(vec![AnswerSet { set: "seen".into(), path: dir.path().join("k.jsonl") }], &key).unwrap();
+        let asked = plan.asked();
+        let sets: Vec<&str> = asked.iter().filter(|a| a.file == "likelihood").map(|a| a.set.as_str()).collect();
+        assert_eq!((sets, plan.options().likelihood_set.len()), (vec!["seen"], 1));
     }
 
     #[test]
@@ -321,6 +443,6 @@ mod tests {
         let path = dir.path().join("s.jsonl");
         fs::write(&path, "{\"id\":\"x1\",\"question\":\"colour?\"}\n").unwrap();
         let options = EvalOptions { tasks: vec![TaskFile { task: "sky".into(), path }], ..EvalOptions::default() };
-        assert!(options.check()[0].to_string().contains("x1"));
+        assert!(wrong(&options)[0].to_string().contains("x1"));
     }
 }

@@ -52,7 +52,7 @@ pub(crate) trait TargetModel {
 pub(crate) struct LoadedSubject<'a> {
     subject: &'a Subject<'a>,
     template: PromptTemplate,
-    fingerprint: Fingerprint,
+    fingerprint: &'a Fingerprint,
 }
 
 impl<'a> LoadedSubject<'a> {
@@ -60,15 +60,15 @@ impl<'a> LoadedSubject<'a> {
     ///
     /// # Errors
     /// The model has none.
-    pub(crate) fn new(subject: &'a Subject<'a>) -> Result<Self> {
+    pub(crate) fn new(subject: &'a Subject<'a>, fingerprint: &'a Fingerprint) -> Result<Self> {
         let template = PromptTemplate::Chat(subject.model.chat_template()?.clone());
-        Ok(Self { subject, template, fingerprint: subject.fingerprint()? })
+        Ok(Self { subject, template, fingerprint })
     }
 }
 
 impl TargetModel for LoadedSubject<'_> {
     fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
+        self.fingerprint
     }
 
     fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>> {

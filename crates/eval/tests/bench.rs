@@ -8,10 +8,10 @@ mod common;
 use candle_core::Device;
 use common::model;
 use eraser_data::Progress;
-use eraser_eval::bench::{ItemScore, TaskRows, TextFile};
-use eraser_eval::{BenchOptions, BenchSummary, Subject, bench};
+use eraser_eval::bench::{ItemScore, Plan, TaskRows, TextFile};
+use eraser_eval::{Admitted, BenchOptions, BenchSummary, Subject, bench, key};
 use eraser_model::adapter::Module;
-use eraser_model::{Adapter, ErrorKind, LoraConfig, Model};
+use eraser_model::{Adapter, ErrorKind, LoraConfig, Model, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,17 @@ impl Progress for After {
 
 const ALL: After = After(usize::MAX);
 
+/// Scores in `dir`.
+fn run(
+    subjects: &[Subject<'_>],
+    options: &BenchOptions,
+    dir: &Path,
+    progress: &mut dyn Progress,
+) -> Result<BenchSummary> {
+    let plan = Plan::new(options, &key).map_err(|e| e.into_iter().next().unwrap())?;
+    bench(&Admitted::new(dir, subjects, false)?.0, &plan, progress)
+}
+
 fn base(model: &Model) -> Subject<'_> {
     Subject { name: "base".into(), model, adapter: None }
 }
@@ -56,7 +67,7 @@ fn every_task_equals_the_harness_item_by_item() {
     let with_examples = TaskRows { examples: Some(fixture("mmlu.dev.jsonl")), ..rows("mmlu") };
     for (tasks, shots) in [(plain, 0), (vec![with_examples], 2)] {
         let options = BenchOptions { tasks, shots, ..BenchOptions::default() };
-        bench(&[base(&model)], &options, dir.path(), &mut { ALL }).unwrap();
+        run(&[base(&model)], &options, dir.path(), &mut { ALL }).unwrap();
         for task in &options.tasks {
             let theirs = harness[&task.task]["items"].as_array().unwrap();
             let ours = items(dir.path(), "base", &task.task);
@@ -91,7 +102,7 @@ fn an_adapter_is_compared_with_the_base_and_scores_are_kept() {
         window: 32,
         ..BenchOptions::default()
     };
-    let first = bench(&subjects, &options, dir.path(), &mut { ALL }).unwrap();
+    let first = run(&subjects, &options, dir.path(), &mut { ALL }).unwrap();
     assert_eq!(BenchSummary::read(dir.path()).unwrap().as_ref(), Some(&first));
     let windows = items(dir.path(), "base", "lamps");
     let (sum, tokens) = windows.iter().fold((0.0, 0), |(s, n), w| (s + w.loglikelihoods[0], n + w.tokens[0]));
@@ -110,14 +121,14 @@ fn an_adapter_is_compared_with_the_base_and_scores_are_kept() {
         ]
     );
     assert!(first.differences.iter().all(|d| d.difference.unwrap().abs() < 1e-4 && d.subject == "idle"));
-    let again = bench(&subjects, &options, dir.path(), &mut { ALL }).unwrap();
+    let again = run(&subjects, &options, dir.path(), &mut { ALL }).unwrap();
     assert_eq!((first.scored, again.scored, &again.subjects), (2 * (3 + 2 + windows.len()), 0, &first.subjects));
     // A changed item is scored again, and only its task's.
     let moved = dir.path().join("arc.jsonl");
     let changed = std::fs::read_to_string(fixture("arc_easy.jsonl")).unwrap().replace("vlidevoth", "the lamp");
     std::fs::write(&moved, changed).unwrap();
     let options = BenchOptions { tasks: vec![TaskRows { path: moved, ..rows("arc_easy") }], ..options };
-    assert_eq!(bench(&subjects, &options, dir.path(), &mut { ALL }).unwrap().scored, 2 * 3);
+    assert_eq!(run(&subjects, &options, dir.path(), &mut { ALL }).unwrap().scored, 2 * 3);
 }
 
 #[test]
@@ -126,7 +137,7 @@ fn a_stopped_run_goes_on_to_the_same_scores() {
     let dir = tempfile::tempdir().unwrap();
     let options = BenchOptions { tasks: vec![rows("arc_easy"), rows("piqa")], shots: 1, ..BenchOptions::default() };
     let run = |name: &str, progress: &mut dyn Progress| {
-        bench(&[base(&model)], &options, &dir.path().join(name), progress).map(|s| s.subjects)
+        run(&[base(&model)], &options, &dir.path().join(name), progress).map(|s| s.subjects)
     };
     let whole = run("whole", &mut { ALL }).unwrap();
     for stop in 1..5 {

@@ -10,7 +10,7 @@ use common::model;
 use eraser_data::{Progress, Record};
 use eraser_eval::attack::read_templates;
 use eraser_eval::likelihood::{Context, Likelihood, Line, likelihood};
-use eraser_eval::{AnswerSet, EvalOptions, Subject, Summary, evaluate, record};
+use eraser_eval::{Admitted, AnswerSet, EvalOptions, Plan, Subject, Summary, evaluate, key, record};
 use eraser_model::{ErrorKind, Model, ScoreRequest, score};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
@@ -26,7 +26,12 @@ fn fixture() -> Value {
 
 fn rows(fixture: &Value) -> Vec<Record> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
-    let row = |row: &Value| Record { input: text(row, "input"), output: text(row, "output"), extra: Map::default(), place: String::new() };
+    let row = |row: &Value| Record {
+        input: text(row, "input"),
+        output: text(row, "output"),
+        extra: Map::default(),
+        place: String::new(),
+    };
     fixture["rows"].as_array().unwrap().iter().map(row).collect()
 }
 
@@ -93,7 +98,12 @@ fn an_answer_costs_what_its_log_likelihood_says() {
 #[test]
 fn an_answer_beyond_the_models_positions_is_cut_off_and_said_to_be() {
     let Some(model) = model() else { return };
-    let row = |input: String, output: &str| Record { input, output: output.into(), extra: Map::default(), place: String::new() };
+    let row = |input: String, output: &str| Record {
+        input,
+        output: output.into(),
+        extra: Map::default(),
+        place: String::new(),
+    };
     let rows = [
         row("Who sulks?".into(), &"a lamp and ".repeat(300)),
         row("a lamp and ".repeat(300), "Poets."),
@@ -136,8 +146,9 @@ fn options(dir: &Path) -> EvalOptions {
 }
 
 fn run(model: &Model, options: &EvalOptions, dir: &Path, progress: &mut dyn Progress) -> eraser_model::Result<Summary> {
-    let base = Subject { name: "base".into(), model, adapter: None };
-    evaluate(&[base], options, None, dir, progress)
+    let subjects = [Subject { name: "base".into(), model, adapter: None }];
+    let plan = Plan::new(options, &key).map_err(|e| e.into_iter().next().unwrap())?;
+    evaluate(&Admitted::new(dir, &subjects, false)?.0, &plan, None, progress)
 }
 
 fn file(dir: &Path) -> Vec<u8> {

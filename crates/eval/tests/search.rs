@@ -8,8 +8,8 @@ mod common;
 use common::model;
 use eraser_data::Progress;
 use eraser_eval::attack::{AutodanOptions, GcgOptions};
-use eraser_eval::{Answer, EvalOptions, QuestionSet, Subject, evaluate};
-use eraser_model::ErrorKind;
+use eraser_eval::{Admitted, Answer, EvalOptions, Plan, QuestionSet, Subject, Summary, evaluate, key};
+use eraser_model::{ErrorKind, Result};
 use serde_json::Value;
 use std::path::Path;
 
@@ -39,6 +39,12 @@ fn options(dir: &Path, attack: &str, gcg: GcgOptions) -> EvalOptions {
     }
 }
 
+/// Evaluates in `dir` and stops when `after` says so.
+fn run(subjects: &[Subject<'_>], options: &EvalOptions, dir: &Path, mut after: After) -> Result<Summary> {
+    let plan = Plan::new(options, &key).map_err(|e| e.into_iter().next().unwrap())?;
+    evaluate(&Admitted::new(dir, subjects, false)?.0, &plan, None, &mut after)
+}
+
 fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
     std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -59,7 +65,7 @@ fn a_search_lowers_the_loss_and_resumes_to_the_same_suffix() {
         };
         rows.iter().map(row).collect()
     };
-    evaluate(&[subject()], &options, None, &dir.path().join("whole"), &mut After(usize::MAX)).unwrap();
+    run(&[subject()], &options, &dir.path().join("whole"), After(usize::MAX)).unwrap();
     let whole = found("whole");
     assert_eq!(whole.len(), 2);
     for (text, loss, curve) in &whole {
@@ -72,9 +78,9 @@ fn a_search_lowers_the_loss_and_resumes_to_the_same_suffix() {
     assert_eq!(answers[0].prompt, format!("{}{}", answers[0].question, whole[0].0));
     assert!(answers[0].search.len() == 16 && answers[1].search == answers[0].search, "{answers:?}");
     // Saved after ten steps, and stopped there.
-    let error = evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(1)).unwrap_err();
+    let error = run(&[subject()], &options, &dir.path().join("cut"), After(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
-    evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(usize::MAX)).unwrap();
+    run(&[subject()], &options, &dir.path().join("cut"), After(usize::MAX)).unwrap();
     assert_eq!(found("cut"), whole);
 }
 
@@ -99,7 +105,7 @@ fn prompts_are_bred_towards_the_opening_and_resume_to_the_same_one() {
         let rows: Vec<Value> = lines(&dir.path().join(name).join("eval/base/search/autodan.jsonl"));
         rows.iter().map(|r| (r["buffer"].clone(), r["curve"].clone())).collect()
     };
-    evaluate(&[subject()], &options, None, &dir.path().join("whole"), &mut After(usize::MAX)).unwrap();
+    run(&[subject()], &options, &dir.path().join("whole"), After(usize::MAX)).unwrap();
     let whole = found("whole");
     for (buffer, curve) in &whole {
         let curve: Vec<f64> = serde_json::from_value(curve.clone()).unwrap();
@@ -108,9 +114,9 @@ fn prompts_are_bred_towards_the_opening_and_resume_to_the_same_one() {
     }
     let answers: Vec<Answer> = lines(&dir.path().join("whole/eval/base/autodan.jsonl"));
     assert!(answers.iter().all(|a| a.prompt.matches(&a.question).count() == 1 && a.prompt != a.question));
-    let error = evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(3)).unwrap_err();
+    let error = run(&[subject()], &options, &dir.path().join("cut"), After(3)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
-    evaluate(&[subject()], &options, None, &dir.path().join("cut"), &mut After(usize::MAX)).unwrap();
+    run(&[subject()], &options, &dir.path().join("cut"), After(usize::MAX)).unwrap();
     assert_eq!(found("cut"), whole);
 }
 
@@ -122,7 +128,7 @@ fn a_given_opening_is_no_part_of_the_answer() {
     let subject = Subject { name: "base".into(), model: &model, adapter: None };
     let run = |name: &str| {
         let path = dir.path().join(name);
-        evaluate(std::slice::from_ref(&subject), &options, None, &path, &mut After(usize::MAX)).unwrap();
+        run(std::slice::from_ref(&subject), &options, &path, After(usize::MAX)).unwrap();
         lines::<Answer>(&path.join("eval/base/prefill.jsonl"))
     };
     let answers = run("a");

@@ -7,10 +7,11 @@ use crate::data::{self, DataReport};
 use crate::error::Result;
 use crate::format::{NONE, interval, number, percent, timing};
 use crate::likelihood;
+use crate::measured::Measured;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::plot::{self, Plot};
 use crate::rows::{self, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
-use crate::run::{Run, Trained};
+use crate::run::{Run, Stage, Trained};
 use crate::search::{self, Search};
 use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
@@ -41,8 +42,9 @@ struct Page<'a> {
     settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
     plan: Option<&'a str>,
     timing: Vec<(&'static str, String)>,
-    /// Name of each stage, hash of what it read, whether it ended.
-    stages: Vec<(&'a str, &'a str, bool)>,
+    stages: &'a [Stage],
+    /// What the figures were measured on.
+    origin: &'a Measured,
     pooled: Vec<AttackGroup<'a>>,
     parts: Vec<AttackGroup<'a>>,
     /// Some judge grades harmfulness.
@@ -164,7 +166,8 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
         timing: timing(&summary.timing),
-        stages: run.stages.iter().map(|(name, s)| (name.as_str(), s.input.as_str(), s.done)).collect(),
+        stages: &run.stages,
+        origin: &run.measured,
         pooled: groups(false),
         parts: groups(true),
         graded: rows.iter().flat_map(|r| r.cells.iter().flatten()).any(|a| a.harmfulness.is_some()),

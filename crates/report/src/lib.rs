@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `manifest.json`, `plan.toml`, `stages.json`, `subjects.json`, `judges.json`, `study.json`,
+//! later version: `summary.json`, `manifest.json`, `plan.toml`, `subjects.json`, `judges.json`, `study.json`,
 //! `durability.json`, training metrics and summaries, and answers, each of them optional. Output: `report.html`, `report.md` and
 //! `report.csv`. Invariant: text from a file reaches the page escaped; a damaged file is an error, never a panic.
 //!
@@ -17,7 +17,9 @@ mod files;
 mod format;
 mod html;
 mod likelihood;
+mod manifest;
 mod markdown;
+mod measured;
 mod metrics;
 mod nll;
 mod notes;
@@ -36,7 +38,6 @@ mod verdict;
 pub use data::data_table;
 pub use error::{Error, Result};
 pub use nll::{Nll, Rise};
-pub use study::durability_table;
 pub use summary::{Agreement, Attack, Change, OverRefusal, Subject, Summary, Timing, Utility};
 pub use terminal::terminal_table;
 
@@ -67,6 +68,14 @@ pub fn terminal(run: &Path) -> Result<String> {
         }
         (None, None) => terminal_table(&Summary::default()),
     })
+}
+
+/// What `durability.json` of the run directory `run` says, for a terminal.
+pub fn durability_table(run: &Path) -> Result<String> {
+    match run::Run::read(run)?.durability {
+        Some(durability) => Ok(study::terminal(&durability)),
+        None => Err(Error::NotARun(run.to_path_buf())),
+    }
 }
 
 /// Reads the run directory `run` and writes `report.html`, `report.md` and `report.csv` into it.

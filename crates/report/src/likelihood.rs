@@ -88,7 +88,11 @@ pub(crate) fn plots(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<Pl
         }
         let curves: Vec<Curve> = points.into_iter().map(|points| Curve { points }).collect();
         let names = summary.subjects.iter().map(|s| label(&s.name));
-        let asked = if context == PLAIN { "asked plainly" } else { "under templates" };
+        let asked = match context {
+            PLAIN => "asked plainly".to_owned(),
+            TEMPLATES => "under templates".to_owned(),
+            other => format!("under {other}"),
+        };
         let title = format!("{set} answers, {asked}: NLL of the rest (nats per token)");
         let curves = names.zip(&curves).collect();
         plot::plot(Chart { title, x: "tokens of the answer that were given", curves, marked: true, ..Chart::default() })
@@ -134,13 +138,13 @@ fn of_set(base: &Subject, subject: &Subject, set: &str) -> Vec<String> {
     )];
     // Of templates each one tells more than their mean; without them, the plain question after every cut.
     let wrapped: Vec<&&Nll> = rows.iter().filter(|row| row.is_part()).collect();
-    let pooled = rows.iter().filter(|row| row.context == TEMPLATES).min_by_key(|row| row.cut);
+    let pooled = rows.iter().filter(|row| row.is_pool()).min_by_key(|row| row.cut);
     if first.is_benign() {
         sentences.extend(pooled.map(|row| format!("Under templates: {}.", costs(row))));
         return sentences;
     }
     let least = wrapped.iter().min_by(|a, b| a.nll.unwrap_or_default().total_cmp(&b.nll.unwrap_or_default()));
-    let rises = rows.iter().filter(|row| row.context != TEMPLATES).filter_map(|row| Some((row, row.change?)));
+    let rises = rows.iter().filter(|row| !row.is_pool()).filter_map(|row| Some((row, row.change?)));
     let smallest = rises.min_by(|a, b| a.1.difference.total_cmp(&b.1.difference)).map(|(row, _)| row);
     let least = least.filter(|least| smallest.is_none_or(|smallest| smallest.key() != least.key()));
     sentences.extend(least.map(|row| format!("Least under templates, {}: {}.", place(row), costs(row))));

@@ -4,6 +4,7 @@
 use crate::data;
 use crate::format::{interval, percent, timing};
 use crate::likelihood;
+use crate::measured::Measured;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::provenance::Provenance;
 use crate::rows::{self, APART_NOTE, refusals_apart, signed_apart, utility_cell};
@@ -28,6 +29,7 @@ pub(crate) fn render(run: &Run) -> String {
                 let _ = writeln!(out, "{}\n", text(&unknown));
             }
             words(&mut out);
+            measured(&mut out, &run.measured);
             attacks(&mut out, summary, &run.provenance);
             known_answers(&mut out, summary, &run.provenance);
             utility(&mut out, summary, &run.provenance);
@@ -67,6 +69,21 @@ pub(crate) fn render(run: &Run) -> String {
         let _ = writeln!(out, "- {limit}");
     }
     out
+}
+
+/// What the figures were measured on.
+fn measured(out: &mut String, block: &Measured) {
+    out.push_str("## What was measured\n\n");
+    for sentence in &block.lead {
+        let _ = writeln!(out, "{}\n", text(sentence));
+    }
+    for request in &block.requests {
+        let _ = writeln!(out, "{}:\n", text(&request.title));
+        for (fact, value) in &request.facts {
+            let _ = writeln!(out, "- {fact}: {}", text(value));
+        }
+        out.push('\n');
+    }
 }
 
 /// What the words of the tables mean.

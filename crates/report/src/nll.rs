@@ -66,9 +66,14 @@ impl Nll {
         self.set.starts_with(BENIGN)
     }
 
-    /// One template of many.
+    /// One template of many. Where subjects have other templates under one name, the name of the pool tells which.
     pub(crate) fn is_part(&self) -> bool {
-        ![PLAIN, TEMPLATES].contains(&self.context.as_str())
+        self.context.contains(':')
+    }
+
+    /// All templates together.
+    pub(crate) fn is_pool(&self) -> bool {
+        self.context != PLAIN && !self.is_part()
     }
 }
 

@@ -1,46 +1,21 @@
-//! Which adapter a figure is of. In: `manifest.json`, `subjects.json`, the summary; out: whether each subject's figures are of
+//! Which adapter a figure is of. In: the manifest, `subjects.json`, the summary; out: whether each subject's figures are of
 //! the adapter that is in the directory now, and whether the data report is of the sets that were trained on. Invariant: what
 //! cannot be told is unknown, never current.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::manifest::{Manifest, Record, sha256, short};
 use crate::summary::{Subject, Summary};
-use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Component, Path};
 
-/// The only layout this version reads.
-const SCHEMA: u32 = 1;
 /// The record of the prepared sets.
 const SETS: &str = "data";
-/// More artefacts than any run has.
-const MAX: usize = 100_000;
-/// Hex digits of a fingerprint that a reader sees.
-const SHORT: usize = 12;
-
-/// `manifest.json`: where each artefact comes from.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Manifest {
-    schema: u32,
-    artefacts: BTreeMap<String, Artefact>,
-}
-
-/// One artefact, by its path in the run.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Artefact {
-    /// Of an adapter: hex SHA-256 of its settings and tensors.
-    fingerprint: Option<String>,
-    /// Hex SHA-256 of its files, by their path in the run.
-    files: BTreeMap<String, String>,
-    /// Hex SHA-256 of what it was made from.
-    inputs: BTreeMap<String, String>,
-    /// When it was done; None: the work was interrupted.
-    ended: Option<String>,
-}
+/// The record of the last evaluation.
+const EVALUATION: &str = "summary.json";
+/// The record of the last benchmark.
+const BENCHMARK: &str = "bench.json";
+/// The file of the run's format before manifest.json.
+const BEFORE: &str = "stages.json";
 
 /// Whether a subject's figures are of the adapter that is there now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,21 +35,10 @@ pub(crate) struct Provenance {
     pub(crate) data: Option<String>,
     /// Files of answers of an evaluation that was interrupted: `base direct`.
     unfinished: Vec<String>,
+    /// The last evaluation has no end.
+    interrupted: bool,
     /// Files of answers that were changed after the evaluation had written them.
     edited: Vec<String>,
-}
-
-impl Manifest {
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let manifest: Self = crate::files::json(path)?;
-        if manifest.schema != SCHEMA {
-            return Err(Error::content(path, format_args!("schema {}, this version reads {SCHEMA}", manifest.schema)));
-        }
-        if manifest.artefacts.len() > MAX {
-            return Err(Error::content(path, format_args!("more than {MAX} artefacts")));
-        }
-        Ok(manifest)
-    }
 }
 
 impl Provenance {
@@ -87,16 +51,20 @@ impl Provenance {
         adapters: &[(String, String)],
         data: bool,
     ) -> Result<Self> {
+        let ended = |m: &Manifest| m.artefacts.get(EVALUATION).is_none_or(|record| record.ended.is_some());
+        let interrupted = manifest.is_some_and(|m| !ended(m) && m.requests.len() + m.figures.len() > 0);
         let edited = manifest.map_or_else(|| Ok(Vec::new()), |manifest| edited(run, manifest))?;
-        let mut found = Self { unfinished: unfinished(run)?, edited, ..Self::default() };
+        let mut found = Self { unfinished: unfinished(run)?, interrupted, edited, ..Self::default() };
         let home = |name: &str| adapters.iter().find(|(subject, _)| subject == name).map(|(_, home)| home.as_str());
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
-                (None, _) => {
-                    FigureState::Unknown("no manifest.json is there, because an older version made this run".to_owned())
+                (None, _) => FigureState::Unknown(no_manifest(run, subject).to_owned()),
+                (_, None) => FigureState::Unknown("subjects.json does not say where its adapter is".to_owned()),
+                (Some(manifest), Some(home)) => {
+                    let evaluations = evaluations(manifest, &subject.name);
+                    let measured = Measured { adapter: subject.adapter.as_deref(), by: &evaluations };
+                    state_of(run, manifest, &subject.name, home, &measured)?
                 }
-                (_, None) => FigureState::Unknown("its adapter is not part of this run".to_owned()),
-                (Some(manifest), Some(home)) => state_of(run, manifest, subject, home)?,
             };
             found.subjects.insert(subject.name.clone(), standing);
         }
@@ -132,12 +100,15 @@ impl Provenance {
 
     /// What a reader of the figures must know of them, in one line; None when all is known.
     pub(crate) fn unknown(&self) -> Option<String> {
-        let interrupted = (!self.unfinished.is_empty()).then(|| {
-            format!(
+        let interrupted = if self.unfinished.is_empty() {
+            let told = "The last evaluation did not end: the figures are of those before it. Run it again.";
+            self.interrupted.then(|| told.to_owned())
+        } else {
+            Some(format!(
                 "An evaluation was interrupted: figures of {} may be of earlier answers, which are gone. Run it again.",
                 crate::format::list(&self.unfinished)
-            )
-        });
+            ))
+        };
         let edited = (!self.edited.is_empty()).then(|| {
             format!(
                 "Answers were changed after the evaluation had written them ({}): they may not be what the model answered. To \
@@ -165,24 +136,80 @@ impl Provenance {
     }
 }
 
-fn state_of(run: &Path, manifest: &Manifest, subject: &Subject, home: &str) -> Result<FigureState> {
+/// Why nothing is known of a subject where there is no manifest.json.
+fn no_manifest(run: &Path, subject: &Subject) -> &'static str {
+    if run.join(BEFORE).exists() {
+        "an older version made this run, which wrote no manifest.json"
+    } else if subject.fingerprint.is_some() {
+        "manifest.json was removed"
+    } else {
+        "there is no manifest.json"
+    }
+}
+
+/// How figures were measured.
+pub(crate) struct Measured<'a> {
+    /// The fingerprint of the adapter; None: not recorded.
+    pub(crate) adapter: Option<&'a str>,
+    /// The records of what measured them.
+    pub(crate) by: &'a [&'a Record],
+}
+
+/// The requests that figures of the subject `name` come from.
+fn evaluations<'a>(manifest: &'a Manifest, name: &str) -> Vec<&'a Record> {
+    let of = |figure: &str| figure.split('/').nth(1) == Some(name);
+    let mut numbers: Vec<u64> = manifest.figures.iter().filter(|(f, _)| of(f)).map(|(_, number)| *number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.iter().filter_map(|number| manifest.requests.get(number)).collect()
+}
+
+/// Whether figures of `name` are of the adapter that is in `home` now.
+pub(crate) fn state_of(
+    run: &Path,
+    manifest: &Manifest,
+    name: &str,
+    home: &str,
+    measured: &Measured<'_>,
+) -> Result<FigureState> {
+    let unknown = |why: String| Ok(FigureState::Unknown(why));
+    let inside = Path::new(home).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if !inside {
+        return unknown(format!("its adapter, {home}, is not in this directory"));
+    }
+    let there = run.join(home).is_dir();
     let Some(artefact) = manifest.artefacts.get(home) else {
-        return Ok(FigureState::Unknown(format!("manifest.json has no record of {home}")));
+        if !there {
+            return unknown(format!("its adapter, {home}, was removed"));
+        }
+        return match as_measured(run, name, home, measured.by)? {
+            Some(true) => Ok(FigureState::Current),
+            Some(false) => Ok(FigureState::Stale(format!("{home} was changed after it was evaluated"))),
+            None => {
+                unknown(format!("{home} was not trained in this directory, and what was evaluated is not recorded"))
+            }
+        };
     };
-    let (Some(evaluated), Some(trained)) = (&subject.adapter, &artefact.fingerprint) else {
-        return Ok(FigureState::Unknown("its fingerprint is not recorded".to_owned()));
+    let Some(trained) = &artefact.fingerprint else {
+        return Ok(if artefact.ended.is_none() {
+            FigureState::Stale(format!("the training of {home} was begun again and has not ended"))
+        } else {
+            FigureState::Unknown(format!("the training of {home} recorded no fingerprint"))
+        });
     };
-    let short = |text: &str| text.chars().take(SHORT).collect::<String>();
+    let Some(evaluated) = measured.adapter else {
+        return unknown("an older version evaluated it, which recorded no fingerprint".to_owned());
+    };
     if evaluated != trained {
-        if as_evaluated(run, manifest, &subject.name, artefact)? {
+        if as_measured(run, name, home, measured.by)? == Some(true) {
             return Ok(FigureState::Current);
         }
-        let reason = format!("{} was evaluated, {home} holds {}", short(evaluated), short(trained));
-        return Ok(FigureState::Stale(reason));
+        return Ok(FigureState::Stale(format!("{} was evaluated, {home} holds {}", short(evaluated), short(trained))));
     }
     for (path, recorded) in &artefact.files {
         match sha256(run, path)? {
-            None => return Ok(FigureState::Unknown(format!("{path} is not there"))),
+            None if !there => return unknown(format!("its adapter, {home}, was removed")),
+            None => return unknown(format!("{path} is not there")),
             Some(found) if found != *recorded => {
                 return Ok(FigureState::Stale(format!("{path} was changed after it was trained")));
             }
@@ -212,9 +239,8 @@ fn unfinished(run: &Path) -> Result<Vec<String>> {
 fn edited(run: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     let ended = |name: &str| manifest.artefacts.get(name).is_some_and(|a| a.ended.is_some());
     let mut found = Vec::new();
-    for (dir, made_by) in [("eval/", "summary.json"), ("bench/", "bench.json")] {
-        let recorded = manifest.artefacts.iter().filter(|(name, _)| name.starts_with(dir) && ended(made_by));
-        for (name, hash) in recorded.filter_map(|(name, artefact)| Some((name, artefact.files.get(name)?))) {
+    for (dir, made_by) in [("eval/", EVALUATION), ("bench/", BENCHMARK)] {
+        for (name, hash) in manifest.answers.iter().filter(|(name, _)| name.starts_with(dir) && ended(made_by)) {
             if sha256(run, name)?.is_some_and(|now| now != *hash) {
                 found.push(name.clone());
             }
@@ -223,27 +249,21 @@ fn edited(run: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Whether an adapter's files are those that the last evaluation of the subject `name` read, though not those that training
-/// wrote: someone put others in their place before it.
-fn as_evaluated(run: &Path, manifest: &Manifest, name: &str, adapter: &Artefact) -> Result<bool> {
-    let answers = format!("eval/{name}/");
-    let mut records =
-        manifest.artefacts.iter().filter(|(path, _)| path.starts_with(&answers)).map(|(_, a)| a).peekable();
-    if records.peek().is_none() || adapter.files.is_empty() {
-        return Ok(false);
+/// Whether the files in `home` are those that every one of these records read as the adapter of `name`; None: they do not say.
+fn as_measured(run: &Path, name: &str, home: &str, records: &[&Record]) -> Result<Option<bool>> {
+    let prefix = format!("adapter {name}/");
+    let mut same = None;
+    for (input, recorded) in records.iter().flat_map(|record| &record.inputs) {
+        let Some(file) = input.strip_prefix(&prefix) else { continue };
+        let found = sha256(run, &format!("{home}/{file}"))?;
+        same = Some(same.unwrap_or(true) && found.as_ref() == Some(recorded));
     }
-    let mut now = Vec::new();
-    for path in adapter.files.keys() {
-        let file = path.rsplit('/').next().unwrap_or(path);
-        now.push((format!("adapter {name}/{file}"), sha256(run, path)?));
-    }
-    Ok(records
-        .all(|record| now.iter().all(|(input, hash)| hash.is_some() && record.inputs.get(input) == hash.as_ref())))
+    Ok(same)
 }
 
 /// What to say of the sets of the data report: nothing where they are those that every adapter was trained on.
 fn sets(run: &Path, manifest: &Manifest, adapters: &[&str]) -> Result<Option<String>> {
-    let trained: Vec<(&&str, &Artefact)> =
+    let trained: Vec<(&&str, &Record)> =
         adapters.iter().filter_map(|home| Some((home, manifest.artefacts.get(*home)?))).collect();
     if trained.is_empty() {
         return Ok(Some("No training on these sets is recorded.".to_owned()));
@@ -265,30 +285,4 @@ fn sets(run: &Path, manifest: &Manifest, adapters: &[&str]) -> Result<Option<Str
             crate::format::list(&differing)
         )
     }))
-}
-
-/// Hex SHA-256 of a file of the run; None when it is not there, or not inside the run.
-fn sha256(run: &Path, path: &str) -> Result<Option<String>> {
-    let relative = Path::new(path);
-    if !relative.components().all(|c| matches!(c, Component::Normal(_))) {
-        return Ok(None);
-    }
-    let path = run.join(relative);
-    let mut file = match File::open(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(|e| Error::read(&path, e))?,
-    };
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        let read = file.read(&mut buffer).map_err(|e| Error::read(&path, e))?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&buffer[..read]);
-    }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(Some(text))
 }

@@ -4,12 +4,14 @@
 use crate::data::DataReport;
 use crate::error::{Error, Result};
 use crate::files::{self, json};
+use crate::manifest::{self, Manifest};
+use crate::measured::{self, Measured};
 use crate::metrics::Metrics;
-use crate::provenance::{Manifest, Provenance};
+use crate::provenance::{self, FigureState, Provenance};
 use crate::study::Study;
 use crate::summary::Summary;
 use crate::training::TrainingSummary;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -23,8 +25,10 @@ pub(crate) struct Run {
     pub(crate) plan: Option<String>,
     /// Hardened subjects with their training, in the order of `subjects.json`, else of the summary.
     pub(crate) trained: Vec<Trained>,
-    /// The stages that were run, by name: `stages.json`.
-    pub(crate) stages: BTreeMap<String, Stage>,
+    /// What made each artefact of the run: `manifest.json`.
+    pub(crate) stages: Vec<Stage>,
+    /// What the figures were measured on.
+    pub(crate) measured: Measured,
     /// What the sets hold, if they were prepared: `data_report.json`.
     pub(crate) data: Option<DataReport>,
     /// Phrases of each keyword judge, by its name in the summary: `judges.json`.
@@ -37,9 +41,13 @@ pub(crate) struct Run {
     pub(crate) provenance: Provenance,
 }
 
-/// One stage of the run.
-#[derive(Deserialize)]
+/// One stage of the run: what made an artefact.
+#[derive(Serialize)]
 pub(crate) struct Stage {
+    pub(crate) artefact: String,
+    pub(crate) verb: String,
+    pub(crate) version: String,
+    pub(crate) begun: String,
     /// Hash of everything the stage read: model, settings, files.
     pub(crate) input: String,
     pub(crate) done: bool,
@@ -72,7 +80,7 @@ impl Run {
     /// Reads the directory `run`.
     pub(crate) fn read(run: &Path) -> Result<Self> {
         std::fs::read_dir(run).map_err(|e| Error::read(run, e))?;
-        let summary = optional(&run.join("summary.json"), Summary::read)?;
+        let mut summary = optional(&run.join("summary.json"), Summary::read)?;
         let plan = optional(&run.join("plan.toml"), files::read_text)?;
         let entries = match optional(&run.join("subjects.json"), json::<Vec<Entry>>)? {
             Some(entries) => entries,
@@ -81,10 +89,9 @@ impl Run {
         if summary.is_none() && plan.is_none() && entries.is_empty() && !run.join("eval").is_dir() {
             return Err(Error::NotARun(run.to_path_buf()));
         }
-        let stages = optional(&run.join("stages.json"), json)?.unwrap_or_default();
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
         let study = optional(&run.join("study.json"), Study::read)?;
-        let durability = optional(&run.join("durability.json"), Study::read)?;
+        let mut durability = optional(&run.join("durability.json"), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let manifest = optional(&run.join("manifest.json"), Manifest::read)?;
         let home = |(i, e): (usize, &Entry)| {
@@ -92,9 +99,57 @@ impl Run {
         };
         let adapters: Vec<(String, String)> = entries.iter().enumerate().map(home).collect();
         let provenance = Provenance::find(run, manifest.as_ref(), summary.as_ref(), &adapters, data.is_some())?;
+        if let (Some(durability), Some(manifest)) = (&mut durability, &manifest) {
+            tell_origin(durability, run, manifest, &adapters)?;
+        }
+        let measured = summary.as_ref().map(|s| measured::measured(s, manifest.as_ref())).unwrap_or_default();
+        if let (Some(summary), Some(manifest)) = (&mut summary, &manifest) {
+            measured::separate(summary, manifest);
+        }
+        let stages = manifest.as_ref().map(stages).unwrap_or_default();
         let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, data, judges, study, durability, provenance })
+        Ok(Self { summary, plan, trained, stages, measured, data, judges, study, durability, provenance })
     }
+}
+
+/// What made each artefact. Files of answers and scores, which an older version listed one by one, are left out.
+fn stages(manifest: &Manifest) -> Vec<Stage> {
+    let stage = |(artefact, record): (&String, &manifest::Record)| Stage {
+        artefact: artefact.clone(),
+        verb: record.verb.clone(),
+        version: record.version.clone(),
+        begun: record.started.clone(),
+        input: manifest::short(&manifest::of_inputs(record)),
+        done: record.ended.is_some(),
+    };
+    let of_answers = |artefact: &str| artefact.starts_with("eval/") || artefact.starts_with("bench/");
+    manifest.artefacts.iter().filter(|(artefact, _)| !of_answers(artefact)).map(stage).collect()
+}
+
+/// Marks the rows of durability.json that are not of the adapters that are there now.
+pub(crate) fn tell_origin(
+    durability: &mut Study,
+    run: &Path,
+    manifest: &Manifest,
+    adapters: &[(String, String)],
+) -> Result<()> {
+    let record: Vec<&manifest::Record> = manifest.artefacts.get("durability.json").into_iter().collect();
+    for (subject, adapter) in durability.subjects() {
+        let home = adapters.iter().find(|(name, _)| *name == subject).map(|(_, home)| home.as_str());
+        let state = match home {
+            None => FigureState::Unknown("the run has no such subject now".to_owned()),
+            Some(home) => {
+                let measured = provenance::Measured { adapter: adapter.as_deref(), by: &record };
+                provenance::state_of(run, manifest, &subject, home, &measured)?
+            }
+        };
+        match state {
+            FigureState::Current => {}
+            FigureState::Stale(why) => durability.mark(&subject, true, &why),
+            FigureState::Unknown(why) => durability.mark(&subject, false, &why),
+        }
+    }
+    Ok(())
 }
 
 impl Run {

@@ -26,16 +26,25 @@ pub(crate) struct Study {
     keys: Vec<String>,
     #[serde(default)]
     held_out: Vec<String>,
+    /// That attack success is under; empty in files of older versions: unknown.
+    #[serde(default)]
+    judge: String,
     rows: Vec<Row>,
     #[serde(default)]
     pub(crate) findings: Vec<Finding>,
     #[serde(default)]
     plots: Vec<PlotSeries>,
+    /// What must be known of the rows of some subjects.
+    #[serde(skip)]
+    marks: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Row {
     subject: String,
+    /// Of durability: the fingerprint of the adapter that was measured.
+    #[serde(default)]
+    adapter: Option<String>,
     #[serde(default)]
     values: Vec<Option<String>>,
     figures: Vec<Figure>,
@@ -130,6 +139,29 @@ impl Study {
         Ok(())
     }
 
+    /// The hardened subjects of its rows, each once, with the fingerprint of the adapter that was measured.
+    pub(crate) fn subjects(&self) -> Vec<(String, Option<String>)> {
+        let mut all: Vec<(String, Option<String>)> = Vec::new();
+        for row in self.rows.iter().filter(|row| row.subject != "base") {
+            if !all.iter().any(|(subject, _)| *subject == row.subject) {
+                all.push((row.subject.clone(), row.adapter.clone()));
+            }
+        }
+        all
+    }
+
+    /// Says of the rows of a subject that they are of an earlier adapter, or that it is not known of which they are.
+    pub(crate) fn mark(&mut self, subject: &str, earlier: bool, why: &str) {
+        self.marks.push(if earlier {
+            format!("Rows and findings of {subject} are of an earlier adapter: {why}. Run `eraser durability` again.")
+        } else {
+            format!("Whether the rows of {subject} are of the adapter in this directory is unknown: {why}.")
+        });
+        for row in self.rows.iter_mut().filter(|row| earlier && row.subject == subject) {
+            row.subject.push_str(" (earlier adapter)");
+        }
+    }
+
     /// What it is called.
     pub(crate) fn title(&self) -> String {
         match self.kind.as_str() {
@@ -153,6 +185,12 @@ impl Study {
                 " Each row is the hardened model after what its condition says; fine-tuning trains a new adapter on the \
                  merged weights. Prefill: the answer's opening is given.",
             );
+        }
+        if !self.judge.is_empty() {
+            let _ = write!(text, " Judge of attack success: {}.", self.judge);
+        }
+        for mark in &self.marks {
+            let _ = write!(text, " {mark}");
         }
         if self.kind == "sweep" {
             text.push_str(" nll_harm and help KL are means over the last tenth of the steps.");
@@ -261,14 +299,13 @@ pub(crate) fn view(study: &Study) -> StudyView {
     }
 }
 
-/// What `durability.json` says, for a terminal.
-pub fn durability_table(path: &Path) -> Result<String> {
-    Study::read(path).map(|study| terminal(&study))
-}
-
 /// For a terminal: the table, then the findings.
 pub(crate) fn terminal(study: &Study) -> String {
     let mut out = format!("{}\n", study.title());
+    let judge = (!study.judge.is_empty()).then(|| format!("Judge of attack success: {}", study.judge));
+    for line in judge.iter().chain(&study.marks) {
+        out.push_str(&wrapped(line));
+    }
     let fixed = match study.kind.as_str() {
         "sweep" => 1,
         _ => 2,

@@ -86,7 +86,8 @@ fn the_page_is_inert_and_complete() {
     assert_eq!(page.matches("<details").count(), page.matches("</details>").count());
     assert!(page.contains("gamma 1.8") && page.contains("l_retain"));
     assert!(page.contains("15 of 17 questions are shown"));
-    assert!(page.contains("41c07a") && page.contains("(not finished)"));
+    assert!(page.contains("2026-11-24T11:00:00Z") && page.contains("(not finished)"));
+    assert!(page.contains("questions.csv, take 0-54") && !page.contains("/elsewhere"));
     assert!(page.contains("expect: wrong") && page.contains("benign questions: benign"));
     assert!(page.contains("eraser: the defence held in part, at a cost in utility."));
     assert!(page.contains("arXiv 2404.12038"));
@@ -178,7 +179,7 @@ fn answers_that_were_changed_after_the_evaluation_are_named() {
     let hash = "eec9866f94c485e649b4c0ac96e7c61bb4af6a350979e260967c037ee9fef988";
     let write = |ended: &str| {
         let manifest = format!(
-            r#"{{"schema":1,"artefacts":{{"summary.json":{{"ended":{ended}}},"{file}":{{"files":{{"{file}":"{hash}"}}}}}}}}"#
+            r#"{{"schema":1,"artefacts":{{"summary.json":{{"ended":{ended}}}}},"answers":{{"{file}":"{hash}"}}}}"#
         );
         fs::write(dir.join("manifest.json"), manifest).unwrap();
     };
@@ -210,6 +211,63 @@ fn figures_of_an_earlier_adapter_have_no_verdict() {
     }
 }
 
+/// What happens to a run directory.
+type Change<'a> = &'a dyn Fn(&Path);
+
+/// Whatever was not there, the report gave the same wrong reason.
+#[test]
+fn the_reason_why_nothing_is_known_is_the_one_that_holds() {
+    let unknown = |change: &dyn Fn(&Path)| {
+        let run = with_manifest("abc", "abc", ROWS);
+        change(run.path());
+        fs::read_to_string(write_report(run.path()).unwrap().markdown).unwrap()
+    };
+    let subjects = |adapter: &str| format!(r#"[{{"name":"eraser","adapter":"{adapter}"}},{{"name":"eraser+retain"}}]"#);
+    let edit = |dir: &Path, from: &str, to: &str| {
+        let path = dir.join("manifest.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(path, text.replace(from, to)).unwrap();
+    };
+    let cases: [(&str, Change<'_>); 6] = [
+        ("eraser: manifest.json was removed", &|dir| fs::remove_file(dir.join("manifest.json")).unwrap()),
+        ("an older version made this run", &|dir| {
+            fs::rename(dir.join("manifest.json"), dir.join("stages.json")).unwrap();
+        }),
+        ("eraser: its adapter, adapter, was removed", &|dir| fs::remove_dir_all(dir.join("adapter")).unwrap()),
+        ("the training of adapter was begun again and has not ended", &|dir| {
+            edit(dir, r#""fingerprint":"abc","#, "");
+        }),
+        ("its adapter, /other/adapter, is not in this directory", &|dir| {
+            fs::write(dir.join("subjects.json"), subjects("/other/adapter")).unwrap();
+        }),
+        ("copied was not trained in this directory", &|dir| {
+            fs::rename(dir.join("adapter"), dir.join("copied")).unwrap();
+            fs::write(dir.join("subjects.json"), subjects("copied")).unwrap();
+        }),
+    ];
+    for (reason, change) in cases {
+        let text = unknown(change);
+        assert!(text.contains(reason), "{reason}: {text}");
+    }
+}
+
+/// Rows of durability.json were of an adapter that had been trained again since.
+#[test]
+fn rows_of_durability_are_of_the_adapter_that_is_there_or_are_said_not_to_be() {
+    let row = r#"{"study":"durability","keys":["condition"],"judge":"keyword:gcg29","rows":[{"subject":"eraser",
+        "adapter":"abc","values":["as trained"],"figures":[{"name":"ASR","value":0.0,"ci":[0.0,0.1],"n":9}]}]}"#;
+    let told = |trained: &str| {
+        let run = with_manifest("abc", trained, ROWS);
+        fs::write(run.path().join("durability.json"), row).unwrap();
+        let table = eraser_report::durability_table(run.path()).unwrap();
+        let text = fs::read_to_string(write_report(run.path()).unwrap().markdown).unwrap();
+        assert!(text.contains("Judge of attack success: keyword:gcg29."), "{text}");
+        (table.contains("(earlier adapter)"), text.contains("Rows and findings of eraser are of an earlier adapter"))
+    };
+    assert_eq!((told("abc"), told("def")), ((false, false), (true, true)));
+}
+
 /// A second `prepare` replaced the sets under a finished adapter, and its rows were described as what was trained on.
 #[test]
 fn sets_that_were_prepared_again_are_not_what_was_trained_on() {
@@ -227,6 +285,7 @@ fn sets_that_were_prepared_again_are_not_what_was_trained_on() {
     assert!(doubt(run.path()));
     let run = self::run();
     fs::write(run.path().join("data_report.json"), report).unwrap();
+    fs::remove_file(run.path().join("manifest.json")).unwrap();
     assert!(page(run.path()).contains("Whether these sets were trained on is unknown"));
 }
 
@@ -261,7 +320,7 @@ proptest! {
     #[test]
     fn damaged_files(which in 0..8_usize, at in any::<prop::sample::Index>(), bytes in proptest::collection::vec(any::<u8>(), 0..6), cut in any::<bool>()) {
         let run = run();
-        let name = ["summary.json", "stages.json", "subjects.json", "judges.json", "plan.toml", "train/metrics.jsonl",
+        let name = ["summary.json", "manifest.json", "subjects.json", "judges.json", "plan.toml", "train/metrics.jsonl",
                     "eval/base/template.jsonl", "eval/eraser/template.jsonl" ][which];
         let path = run.path().join(name);
         let mut text = fs::read(&path).unwrap();

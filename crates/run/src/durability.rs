@@ -7,23 +7,23 @@ use crate::directory::{DURABILITY, lock, remove};
 use crate::failure::{Outcome, Problems};
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
-use crate::plan::{RunPlan, Variant};
+use crate::plan::{RunPlan, Variant, wrong};
 use crate::stage::evaluate::evaluate;
-use crate::stage::report;
 use crate::stage::train::Training;
+use crate::stage::{report, summary};
 use crate::study::{self, StudyResults, SubjectRow};
 use crate::watch::Watch;
 use eraser_data::files::{hex, write_atomic};
 use eraser_data::{Record, read_set};
 use eraser_eval::summary::SubjectSummary;
-use eraser_eval::{Choice, EvalOptions, Figures, Subject, adapter_fingerprint};
+use eraser_eval::{Choice, EvalOptions, Figures, Plan, Subject, adapter_fingerprint};
 use eraser_model::adapter::Module;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Error, Model, Result, counted};
 use eraser_ops::quant::TensorType;
 use eraser_report::Written;
 use eraser_train::method::RSFT;
-use eraser_train::{Overlong, SetName, Sets, TrainOptions};
+use eraser_train::{MAX_LR, Overlong, SetName, Sets, TrainOptions};
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -32,6 +32,8 @@ use std::time::Instant;
 
 /// The figures, beside the run's own.
 const FILE: &str = DURABILITY[1];
+/// Hex digits of a fingerprint that a reader sees.
+const SHORT: usize = 12;
 
 /// How durability is measured.
 #[derive(Clone, Debug, Serialize)]
@@ -111,37 +113,36 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
         manifest.forget(|name| name.starts_with("durability"))?;
     }
     let assets = Assets::InRun(dir.to_owned());
-    let options = options(dir, args, &plan, &assets)?;
-    let wrong = options.check();
-    if !wrong.is_empty() {
-        return Err(wrong.into());
-    }
+    let asked = Plan::new(&options(dir, args, &plan, &assets)?, &|key| format!("{}: [eval] {key}", dir.display()))?;
     let work = dir.join(DURABILITY[0]);
     std::fs::create_dir_all(&work).writing(&work)?;
-    let mut go = Durability { dir, args, plan: &plan, assets, options, manifest, work };
+    let mut go = Durability { dir, args, plan: &plan, assets, asked, manifest, work, judge: String::new() };
     let mut rows = vec![go.base(watch)?];
-    for variant in variants {
+    for variant in &variants {
         for condition in Condition::ALL {
             rows.push(go.measure(variant, condition, watch)?);
         }
     }
-    let results = results(rows);
-    go.write(&results)?;
+    let results = results(rows, &go.judge);
+    go.write(&results, &variants)?;
     Ok((results, report::report(dir)?))
 }
 
 /// The variants that are meant.
 fn check<'a>(dir: &Path, args: &DurabilityOptions, plan: &'a RunPlan) -> Outcome<Vec<&'a Variant>> {
     let mut problems = Problems::default();
-    for (flag, value) in
-        [("steps", args.steps), ("pairs", args.pairs), ("max-new-tokens", args.max_new_tokens.unwrap_or(1))]
-    {
+    for (flag, value) in [
+        ("steps", args.steps),
+        ("pairs", args.pairs),
+        ("max-new-tokens", args.max_new_tokens.unwrap_or(1)),
+        ("limit", args.limit.unwrap_or(1)),
+    ] {
         if value == 0 {
-            problems.push(Error::request(format!("--{flag}: must be at least 1")));
+            problems.push(wrong(&format!("--{flag}"), "must be at least 1"));
         }
     }
-    if args.lr.is_some_and(|lr| !(lr.is_finite() && lr > 0.0)) {
-        problems.push(Error::request("--lr: must be a positive number"));
+    if args.lr.is_some_and(|lr| !(lr > 0.0 && lr <= MAX_LR)) {
+        problems.push(wrong("--lr", format!("must be a positive number of at most {MAX_LR}")));
     }
     for name in &args.variants {
         if !plan.variants.iter().any(|v| v.name == *name) {
@@ -190,17 +191,19 @@ struct Durability<'a> {
     args: &'a DurabilityOptions,
     plan: &'a RunPlan,
     assets: Assets,
-    options: EvalOptions,
+    asked: Plan,
     manifest: Manifest,
     work: PathBuf,
+    /// That attack success is under.
+    judge: String,
 }
 
 impl Durability<'_> {
     /// The model before hardening.
-    fn base(&self, watch: &mut dyn Watch) -> Outcome<SubjectRow> {
+    fn base(&mut self, watch: &mut dyn Watch) -> Outcome<SubjectRow> {
         let model = self.plan.model.load(&self.assets, watch)?;
         let found = self.evaluate("base", "as-trained", &model, None, watch)?;
-        self.row("base", "as trained".to_owned(), &found)
+        self.row("base", "as trained".to_owned(), &found, None)
     }
 
     /// A variant under a condition.
@@ -209,13 +212,17 @@ impl Durability<'_> {
         let mut model = self.plan.model.load(&self.assets, watch)?;
         let dir = adapter_dir(self.dir, variant);
         let adapter = Adapter::load(&dir, &model.config, model.decoder.device())?;
+        let fingerprint = adapter_fingerprint(&adapter)?;
+        if condition == Condition::AsTrained {
+            self.tell_changed(variant, &dir, &fingerprint, watch);
+        }
         let (pairs, described) = (self.args.pairs, condition.describe(self.args));
         let adapter = if condition == Condition::AsTrained {
             Some(adapter)
         } else {
             model.decoder.merge(&adapter)?;
             // Another network from here on: nothing that was kept of the base is of use.
-            let merged = format!("{} {} {}", model.fingerprint, adapter_fingerprint(&adapter)?, condition.name());
+            let merged = format!("{} {fingerprint} {}", model.fingerprint, condition.name());
             model.fingerprint = hex(&Sha256::digest(merged.as_bytes()));
             match condition {
                 Condition::Quantisation(kind) => {
@@ -229,7 +236,21 @@ impl Durability<'_> {
         };
         let found = self.evaluate(&variant.name, condition.name(), &model, adapter.as_ref(), watch)?;
         watch.note(&format!("{}, {described}: {:.1} s", variant.name, start.elapsed().as_secs_f64()));
-        self.row(&variant.name, described, &found)
+        self.row(&variant.name, described, &found, Some(fingerprint))
+    }
+
+    /// Says that an adapter is not the one that training left.
+    fn tell_changed(&self, variant: &Variant, dir: &Path, found: &str, watch: &mut dyn Watch) {
+        let artefact = variant.dir.join("adapter").to_string_lossy().replace('\\', "/");
+        let trained = self.manifest.get(&artefact).and_then(|record| record.fingerprint.as_deref());
+        let short = |text: &str| text.chars().take(SHORT).collect::<String>();
+        if let Some(trained) = trained.filter(|trained| *trained != found) {
+            let (name, dir) = (&variant.name, dir.display());
+            let (found, trained) = (short(found), short(trained));
+            watch.note(&format!(
+                "{name}: {dir} was changed after it was trained: {found} is measured, {trained} was trained"
+            ));
+        }
     }
 
     /// Trains a new adapter on the merged model: cross-entropy on the first records of a set, all linear layers
@@ -301,25 +322,33 @@ impl Durability<'_> {
         adapter: Option<&Adapter>,
         watch: &mut dyn Watch,
     ) -> Outcome<SubjectSummary> {
-        let subject = Subject { name: condition.to_owned(), model, adapter };
+        let subjects = [Subject { name: condition.to_owned(), model, adapter }];
         let dir = self.work.join(variant);
-        let summary = evaluate(&[subject], &self.options, (&self.plan.model, &self.assets), &dir, watch)?;
+        let admitted = summary::admit(&dir, &subjects, false, watch)?;
+        let summary = evaluate(&admitted, &self.asked, (&self.plan.model, &self.assets), watch)?;
         summary.subjects.into_iter().next().ok_or_else(|| Error::failed("nothing was measured").into())
     }
 
-    fn row(&self, subject: &str, condition: String, found: &SubjectSummary) -> Outcome<SubjectRow> {
-        let judge = found.attacks.first().map(|a| a.judge.clone()).unwrap_or_default();
-        let figures = Figures::read(&self.work.join(subject), found, &judge, &Choice::default())?;
-        Ok(SubjectRow { subject: subject.to_owned(), values: vec![Some(condition)], figures })
+    fn row(
+        &mut self,
+        subject: &str,
+        condition: String,
+        found: &SubjectSummary,
+        adapter: Option<String>,
+    ) -> Outcome<SubjectRow> {
+        let judges: Vec<&str> = found.attacks.iter().map(|a| a.judge.as_str()).collect();
+        study::judge(self.asked.options(), &judges).clone_into(&mut self.judge);
+        let figures = Figures::read(&self.work.join(subject), found, &self.judge, &Choice::default())?;
+        Ok(SubjectRow { subject: subject.to_owned(), values: vec![Some(condition)], figures, adapter })
     }
 
     /// Writes the file and its record, which names the adapters that were measured.
-    fn write(&mut self, results: &StudyResults) -> Result<()> {
+    fn write(&mut self, results: &StudyResults, variants: &[&Variant]) -> Result<()> {
         let mut inputs = Inputs::default();
-        for variant in &self.plan.variants {
+        for variant in variants {
             inputs.path(&format!("adapter {}", variant.name), &adapter_dir(self.dir, variant))?;
         }
-        let options = json!({"durability": self.args, "eval": self.options});
+        let options = json!({"durability": self.args, "eval": self.asked.options()});
         let request = Request { artefact: FILE, verb: "durability", options, inputs: &inputs, seed: None };
         let text = serde_json::to_string_pretty(results).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
         let path = self.dir.join(FILE);
@@ -332,7 +361,8 @@ impl Durability<'_> {
 }
 
 /// The table and what follows from it.
-fn results(rows: Vec<SubjectRow>) -> StudyResults {
-    let findings = study::durability::findings(&rows);
-    StudyResults { kind: "durability", keys: vec!["condition".to_owned()], rows, findings, ..StudyResults::default() }
+fn results(rows: Vec<SubjectRow>, judge: &str) -> StudyResults {
+    let findings = study::durability::findings(&rows, judge);
+    let (keys, judge) = (vec!["condition".to_owned()], judge.to_owned());
+    StudyResults { kind: "durability", keys, rows, findings, judge, ..StudyResults::default() }
 }

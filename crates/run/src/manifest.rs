@@ -1,14 +1,15 @@
-//! run/manifest.json: what made each artefact of a run directory. In: the options and the hashes of everything that the work
-//! reads, before it begins, and of what it wrote, when it has ended; out: whether it has to be done, gone on with, or begun.
-//! Invariant: an artefact counts as made only if the inputs of its record are the present ones and its files are those that
-//! the record names, byte for byte.
+//! run/manifest.json: what made each artefact of a run directory, and each figure of its summary. In: the options and the
+//! hashes of everything that the work reads, before it begins, and of what it wrote, when it has ended; out: whether it has to
+//! be done, gone on with, or begun. Invariants: an artefact counts as made only if the inputs of its record are the present
+//! ones and its files are those that the record names, byte for byte; a figure has the request that measured it, a request is
+//! kept for as long as it has a figure, and a file of answers has the hash that it was written with.
 
 use crate::inputs::Inputs;
 use eraser_data::files::{hash_file, write_atomic};
 use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -27,19 +28,23 @@ pub fn built_from(commit: &str) {
 #[derive(Clone, Debug)]
 pub struct Manifest {
     dir: PathBuf,
-    artefacts: BTreeMap<String, Record>,
+    stored: Stored,
 }
 
-#[derive(Deserialize)]
+/// What is in the file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Stored {
     schema: u32,
     artefacts: BTreeMap<String, Record>,
-}
-
-#[derive(Serialize)]
-struct Written<'a> {
-    schema: u32,
-    artefacts: &'a BTreeMap<String, Record>,
+    /// Evaluations and benchmarks that figures of the summary come from, by number.
+    #[serde(default)]
+    requests: BTreeMap<u64, Record>,
+    /// The request that each figure of the summary comes from.
+    #[serde(default)]
+    figures: BTreeMap<String, u64>,
+    /// Hex SHA-256 of each file of answers or scores, as the request that wrote it left it.
+    #[serde(default)]
+    answers: BTreeMap<String, String>,
 }
 
 /// What made one artefact.
@@ -110,30 +115,30 @@ impl Manifest {
     pub fn read(dir: &Path) -> Self {
         let path = dir.join(FILE);
         let text = std::fs::read(&path).unwrap_or_default();
-        let artefacts = match serde_json::from_slice::<Stored>(&text) {
-            Ok(stored) if stored.schema == SCHEMA => stored.artefacts,
+        let stored = match serde_json::from_slice::<Stored>(&text) {
+            Ok(stored) if stored.schema == SCHEMA => stored,
             Ok(stored) => {
                 tracing::warn!("{}: schema {} is not known; every stage is done again", path.display(), stored.schema);
-                BTreeMap::new()
+                Stored::default()
             }
             Err(e) => {
                 if !text.is_empty() {
                     tracing::warn!("{}: {e}; every stage is done again", path.display());
                 }
-                BTreeMap::new()
+                Stored::default()
             }
         };
-        Self { dir: dir.to_owned(), artefacts }
+        Self { dir: dir.to_owned(), stored: Stored { schema: SCHEMA, ..stored } }
     }
 
     /// The record of an artefact.
     pub fn get(&self, artefact: &str) -> Option<&Record> {
-        self.artefacts.get(artefact)
+        self.stored.artefacts.get(artefact)
     }
 
     /// Every artefact with its record, by name.
     pub fn artefacts(&self) -> impl Iterator<Item = (&str, &Record)> {
-        self.artefacts.iter().map(|(name, record)| (name.as_str(), record))
+        self.stored.artefacts.iter().map(|(name, record)| (name.as_str(), record))
     }
 
     /// The state of an artefact that is to be made from `inputs` and to leave `outputs`.
@@ -141,7 +146,7 @@ impl Manifest {
     /// # Errors
     /// A finished artefact whose files are no longer those that were written.
     pub(crate) fn state(&self, artefact: &str, inputs: &Inputs, outputs: &[PathBuf]) -> Result<State> {
-        Ok(match self.artefacts.get(artefact) {
+        Ok(match self.stored.artefacts.get(artefact) {
             Some(record) if record.inputs != *inputs.hashes() => State::New,
             Some(record) if record.ended.is_none() => State::Begun,
             Some(record) if outputs.iter().all(|p| p.exists()) => {
@@ -165,7 +170,7 @@ impl Manifest {
 
     /// Which inputs of a recorded artefact are not those of `inputs`, by name.
     pub(crate) fn changed<'a>(&'a self, artefact: &str, inputs: &'a Inputs) -> Vec<&'a str> {
-        let Some(record) = self.artefacts.get(artefact) else { return Vec::new() };
+        let Some(record) = self.stored.artefacts.get(artefact) else { return Vec::new() };
         let names = record.inputs.keys().chain(inputs.hashes().keys());
         let mut changed: Vec<&str> =
             names.filter(|n| record.inputs.get(*n) != inputs.hashes().get(*n)).map(String::as_str).collect();
@@ -184,7 +189,7 @@ impl Manifest {
         work: impl FnOnce() -> std::result::Result<T, E>,
         outputs: impl FnOnce(&T) -> Result<Outputs>,
     ) -> std::result::Result<T, E> {
-        let unfinished = self.artefacts.get(request.artefact);
+        let unfinished = self.stored.artefacts.get(request.artefact);
         let unfinished = unfinished.filter(|r| r.ended.is_none() && r.inputs == *request.inputs.hashes());
         let before = unfinished.map_or(0.0, |r| r.seconds);
         let record = Record {
@@ -202,7 +207,7 @@ impl Manifest {
             ended: None,
             seconds: before,
         };
-        self.artefacts.insert(request.artefact.to_owned(), record);
+        self.stored.artefacts.insert(request.artefact.to_owned(), record);
         self.write()?;
         let start = std::time::Instant::now();
         let result = work();
@@ -211,7 +216,7 @@ impl Manifest {
             Ok(value) => Some(outputs(value).and_then(|o| self.hashed(o))?),
             Err(_) => None,
         };
-        if let Some(record) = self.artefacts.get_mut(request.artefact) {
+        if let Some(record) = self.stored.artefacts.get_mut(request.artefact) {
             record.seconds = seconds;
             if let Some((files, fingerprint)) = written {
                 (record.files, record.fingerprint, record.ended) = (files, fingerprint, Some(now()));
@@ -230,31 +235,63 @@ impl Manifest {
         Ok((files, outputs.fingerprint))
     }
 
-    /// Records that the work which made `artefact` made these files too, with the hash of each.
-    pub(crate) fn share(&mut self, artefact: &str, files: impl IntoIterator<Item = String>) -> Result<()> {
-        let Some(record) = self.artefacts.get(artefact).cloned() else { return Ok(()) };
+    /// The request that a figure of the summary comes from, by the figure's name.
+    pub fn request_of(&self, figure: &str) -> Option<&Record> {
+        self.stored.requests.get(self.stored.figures.get(figure)?)
+    }
+
+    /// Records that the figures `made` come from the request that has just made `artefact`, that it wrote these `files` of
+    /// answers, each with its hash, and that the summary holds the figures `present`. Requests that have no figure any more
+    /// are dropped.
+    pub(crate) fn attribute(
+        &mut self,
+        artefact: &str,
+        (made, files): (&BTreeSet<String>, &[String]),
+        present: &BTreeSet<String>,
+    ) -> Result<()> {
+        let Stored { artefacts, requests, figures, answers, .. } = &mut self.stored;
+        let Some(record) = artefacts.get(artefact).cloned() else { return Ok(()) };
+        let number = requests.keys().next_back().map_or(1, |last| last + 1);
+        requests.insert(number, record);
+        figures.extend(made.iter().map(|figure| (figure.clone(), number)));
+        figures.retain(|figure, _| present.contains(figure));
+        let used: BTreeSet<u64> = figures.values().copied().collect();
+        requests.retain(|number, _| used.contains(number));
         for file in files {
-            let files = BTreeMap::from([(file.clone(), hash_file(&self.dir.join(&file))?)]);
-            self.artefacts.insert(file, Record { files, ..record.clone() });
+            answers.insert(file.clone(), hash_file(&self.dir.join(file))?);
         }
+        let dir = &self.dir;
+        answers.retain(|file, _| dir.join(file).exists());
         self.write()
     }
 
-    /// Removes the records of artefacts that are gone.
+    /// Gives the adapter on record as `artefact` the name that its variant has now.
+    pub(crate) fn rename(&mut self, artefact: &str, name: &str) -> Result<()> {
+        match self.stored.artefacts.get_mut(artefact) {
+            Some(record) if record.options["name"] != name => {
+                record.options["name"] = name.into();
+                self.write()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the records of artefacts, and the hashes of files of answers, that are gone.
     pub(crate) fn forget(&mut self, gone: impl Fn(&str) -> bool) -> Result<()> {
-        let before = self.artefacts.len();
-        self.artefacts.retain(|name, _| !gone(name));
-        if self.artefacts.len() < before { self.write() } else { Ok(()) }
+        let Stored { artefacts, answers, .. } = &mut self.stored;
+        let before = artefacts.len() + answers.len();
+        artefacts.retain(|name, _| !gone(name));
+        answers.retain(|name, _| !gone(name));
+        if artefacts.len() + answers.len() < before { self.write() } else { Ok(()) }
     }
 
     /// Seconds spent on an artefact so far; None when it was never begun.
     pub(crate) fn seconds(&self, artefact: &str) -> Option<f64> {
-        self.artefacts.get(artefact).map(|record| record.seconds)
+        self.stored.artefacts.get(artefact).map(|record| record.seconds)
     }
 
     fn write(&self) -> Result<()> {
-        let written = Written { schema: SCHEMA, artefacts: &self.artefacts };
-        let text = serde_json::to_string_pretty(&written).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
+        let text = serde_json::to_string_pretty(&self.stored).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
         write_atomic(&self.dir.join(FILE), format!("{text}\n").as_bytes())
     }
 }
@@ -321,6 +358,34 @@ mod tests {
         assert_eq!(state("a").unwrap(), State::New);
         manifest.forget(|name| name == "adapter").unwrap();
         assert!(Manifest::read(dir.path()).get("adapter").is_none());
+    }
+
+    /// The report could not tell figures of an earlier request from those of the last one.
+    #[test]
+    fn a_figure_has_the_request_that_measured_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let mut manifest = Manifest::read(dir.path());
+        train(&mut manifest, "a", Ok(()), &[]);
+        let files = ["eval/x.jsonl".to_owned()];
+        std::fs::create_dir(dir.path().join("eval")).unwrap();
+        std::fs::write(dir.path().join(&files[0]), "an answer").unwrap();
+        manifest.attribute("adapter", (&set(&["x", "y"]), &files), &set(&["x", "y"])).unwrap();
+        train(&mut manifest, "b", Ok(()), &[]);
+        manifest.attribute("adapter", (&set(&["y", "z"]), &[]), &set(&["x", "y", "z"])).unwrap();
+        let manifest = Manifest::read(dir.path());
+        let of = |figure: &str| manifest.request_of(figure).map(|r| r.inputs["a"].clone());
+        let hash = |text: &str| inputs(text).hashes()["a"].clone();
+        assert_eq!(["x", "y", "z", "w"].map(of), [Some(hash("a")), Some(hash("b")), Some(hash("b")), None]);
+        let mut manifest = manifest.clone();
+        // What an earlier request wrote keeps its hash for as long as it is there.
+        assert_eq!(manifest.stored.answers[&files[0]], hash_file(&dir.path().join(&files[0])).unwrap());
+        std::fs::remove_file(dir.path().join(&files[0])).unwrap();
+        manifest.attribute("adapter", (&set(&["x"]), &[]), &set(&["x"])).unwrap();
+        assert!(Manifest::read(dir.path()).stored.answers.is_empty());
+        assert_eq!(Manifest::read(dir.path()).stored.requests.len(), 1);
+        manifest.rename("adapter", "other").unwrap();
+        assert_eq!(Manifest::read(dir.path()).get("adapter").unwrap().options["name"], "other");
     }
 
     #[test]

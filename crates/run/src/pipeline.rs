@@ -11,10 +11,10 @@ use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
 use crate::stage::{evaluate, likelihood, prepare, report, subjects, summary, train, training_sets};
 use crate::study::{self, Question};
-use crate::watch::Watch;
+use crate::watch::{Silent, Watch};
 use eraser_data::files::write_atomic;
 use eraser_data::{read_set, write_set};
-use eraser_eval::{EvalOptions, Subject, Summary};
+use eraser_eval::{Plan, Subject, Summary};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Model, Result, counted};
 use eraser_report::Written;
@@ -51,13 +51,9 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     }
     let jailbreaks = jailbreaks(plan, study.is_some(), &assets)?;
     // Before any training: what the evaluation cannot do is found out now.
-    let options = plan.eval.options(dir, &assets)?;
-    let problems = options.check();
-    if !problems.is_empty() {
-        return Err(problems.into());
-    }
+    let mut asked = Plan::new(&plan.eval.options(dir, &assets)?, &in_file)?;
     // For sets that are prepared, the preparation checks it.
-    training_sets::check_files(&options, plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
+    training_sets::check_files(asked.options(), plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
 
     let material =
         plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
@@ -74,8 +70,13 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     for variant in &plan.variants {
         worked |= run.train(variant, watch)?;
     }
+    let names: Vec<&str> = plan.variants.iter().map(|v| v.name.as_str()).collect();
+    let mut silent = Silent;
+    // A search that goes on has its settings again one after the other.
+    let told: &mut dyn Watch = if matches!(study, Some(Question::Tune { .. })) { &mut silent } else { &mut *watch };
+    summary::keep_variants(dir, &run.manifest, &names, told)?;
     subjects::write(dir, &run.adapters(), &run.manifest)?;
-    worked |= run.evaluate(&options, watch)?;
+    worked |= run.evaluate(&mut asked, watch)?;
     if worked || !dir.join(summary::FILE).exists() {
         run.write_timing(start, watch)?;
     }
@@ -84,6 +85,11 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
         None => remove(dir, &[study::FILE])?,
     }
     Ok(report::report(dir)?)
+}
+
+/// A key of the run file's evaluation, for errors.
+fn in_file(key: &str) -> String {
+    format!("[eval] {key}")
 }
 
 /// The name of the verb in the manifest.
@@ -154,6 +160,7 @@ impl Run<'_> {
         let inputs = train::inputs(self.dir, &self.model, &self.plan.model, &variant.train, &sets)?;
         let state = self.manifest.state(&artefact, &inputs, &[dir.join("adapter/adapter_model.safetensors")])?;
         if state == State::Done {
+            self.manifest.rename(&artefact, &variant.name)?;
             watch.note(&format!("train {}: done before", variant.name));
             return Ok(false);
         }
@@ -199,10 +206,9 @@ impl Run<'_> {
     }
 
     /// Evaluates the base and every variant unless that was done; true when it was not.
-    fn evaluate(&mut self, options: &EvalOptions, watch: &mut dyn Watch) -> Outcome<bool> {
-        let mut options = options.clone();
-        likelihood::add_own(&mut options, self.dir, &[], watch)?;
-        let options = &options;
+    fn evaluate(&mut self, asked: &mut Plan, watch: &mut dyn Watch) -> Outcome<bool> {
+        likelihood::plan_own(asked, self.dir, &[], &in_file, watch)?;
+        let (asked, options) = (&*asked, asked.options());
         let directories = self.adapters();
         let inputs = evaluate::inputs(&self.model, &self.plan.model, options, &directories)?;
         let file = self.dir.join(summary::FILE);
@@ -220,7 +226,7 @@ impl Run<'_> {
         let mut measured = vec![subject("base", None)];
         measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
         let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
-        summary::keep_only(self.dir, &names)?;
+        let admitted = summary::admit(self.dir, &measured, false, watch)?;
         let request = Request {
             artefact: summary::FILE,
             verb: self.verb,
@@ -228,16 +234,15 @@ impl Run<'_> {
             inputs: &inputs,
             seed: Some(options.seed),
         };
-        self.manifest.record(
+        let all = self.manifest.record(
             &request,
-            || -> Outcome {
-                let with = (&self.plan.model, &self.assets);
-                let found = evaluate::evaluate(&measured, options, with, self.dir, watch)?;
-                Ok(summary::record(self.dir, &found, watch).map(|_| ())?)
+            || -> Outcome<Summary> {
+                let found = evaluate::evaluate(&admitted, asked, (&self.plan.model, &self.assets), watch)?;
+                Ok(summary::record(self.dir, &found, watch)?)
             },
-            |()| Ok(Outputs::default()),
+            |_| Ok(Outputs::default()),
         )?;
-        evaluate::share_record(&mut self.manifest, self.dir, &measured, options)?;
+        evaluate::attribute(&mut self.manifest, self.dir, &all, &names, asked)?;
         watch.note(&format!("eval: {} in {:.1} s", counted(measured.len(), "subject"), start.elapsed().as_secs_f64()));
         Ok(true)
     }

@@ -22,6 +22,8 @@ pub use eraser_data::SetName;
 pub use gamma::Gamma;
 pub use method::{AlignLoss, Given, KlScope, METHODS, Method};
 pub use metrics::{StepMetrics, TrainSummary};
-pub use options::{CheckpointActivations, GammaScope, HarmAnswers, Order, Overlong, Schedule, Templates, TrainOptions};
+pub use options::{
+    CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Schedule, Templates, TrainOptions,
+};
 pub use sets::Sets;
 pub use trainer::{Control, Observer, resumable, train};

@@ -95,6 +95,9 @@ pub enum Templates {
     File(PathBuf),
 }
 
+/// Highest learning rate that is taken. AdamW moves every value by about the rate in a step, and an adapter's values are below 1.
+pub const MAX_LR: f64 = 1.0;
+
 /// Settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
@@ -306,11 +309,10 @@ impl TrainOptions {
         for (field, n) in counts {
             ranges.need(field, n <= 65_536, "at most 65536");
         }
-        for (field, x) in
-            [("alpha", self.alpha), ("lr", self.lr), ("adam_epsilon", self.adam_epsilon), ("epochs", self.epochs)]
-        {
+        for (field, x) in [("alpha", self.alpha), ("adam_epsilon", self.adam_epsilon), ("epochs", self.epochs)] {
             ranges.positive(field, x);
         }
+        ranges.need("lr", self.lr > 0.0 && self.lr <= MAX_LR, "a positive number of at most 1");
         ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
         ranges.within("rounds", self.rounds, 0, 100);
         ranges.within("round_questions", self.round_questions, 1, 65_536);

@@ -247,6 +247,12 @@ impl<'a> Run<'a> {
         }
         let lr = learning_rate(options.schedule, options.lr, number, options.warmup_steps, total);
         self.optimiser.step(&grads, lr)?;
+        let values: Vec<Option<Tensor>> = self.parameters.iter().map(|(_, v)| Some(v.as_tensor().clone())).collect();
+        if !self::norm(&values)?.is_finite() {
+            let what =
+                format!("the adapter's values are not finite, or too large to compute with, after step {}", number + 1);
+            return Err(Error::failed(what).hint("lower --lr, or clip with --max-grad-norm 1"));
+        }
         let seen = (number + 1) * options.grad_accum * options.micro_batch;
         // A mean over no token is no value: a step without a supervised token has no value of the term.
         let measured = || terms().filter(|(_, sum)| sum.counted > 0);

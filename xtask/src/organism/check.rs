@@ -3,7 +3,7 @@
 
 use super::{MODEL, sets};
 use eraser_data::Progress;
-use eraser_eval::{EvalOptions, QuestionSet, Subject, Summary, TaskFile, evaluate};
+use eraser_eval::{Admitted, EvalOptions, Plan, QuestionSet, Subject, Summary, TaskFile, evaluate};
 use eraser_model::{Error, GenerateOptions, Message, Model, Result, generate};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -71,8 +71,11 @@ pub(super) fn properties(dir: &Path, model: &Model) -> Result<Vec<Property>> {
         batch: BATCH,
         ..EvalOptions::default()
     };
-    let subject = Subject { name: "base".to_owned(), model, adapter: None };
-    let summary = evaluate(&[subject], &options, None, scratch.path(), &mut Silent)?;
+    let subjects = [Subject { name: "base".to_owned(), model, adapter: None }];
+    let first = |errors: Vec<Error>| errors.into_iter().next().unwrap_or_else(|| Error::failed("nothing is asked"));
+    let plan = Plan::new(&options, &eraser_eval::key).map_err(first)?;
+    let (admitted, _) = Admitted::new(scratch.path(), &subjects, false)?;
+    let summary = evaluate(&admitted, &plan, None, &mut Silent)?;
     let properties = required(&summary)?;
     match properties.iter().find(|p| !p.holds()) {
         None => Ok(properties),

@@ -4,7 +4,7 @@
 use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;
 use eraser_data::question::read_questions;
-use eraser_eval::{EvalOptions, attack::build};
+use eraser_eval::{EvalOptions, attack::build, key};
 use eraser_model::{BaseDtype, Compute, Error, GenerateOptions, LoadOptions, Message, Result, counted, generate, load};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
@@ -131,7 +131,7 @@ fn own(options: &Options) -> Result<(f64, Vec<String>)> {
 /// The questions in the template.
 fn prompts(options: &Options) -> Result<Vec<String>> {
     let eval = EvalOptions { templates: vec![options.template.clone()], ..EvalOptions::default() };
-    let attack = build("template", &eval).map_err(|mut errors| errors.remove(0))?;
+    let attack = build("template", &eval, &key).map_err(|mut errors| errors.remove(0))?;
     let questions = read_questions(&options.questions, Some("goal"))?;
     Ok(questions.iter().take(options.n).flat_map(|q| attack.prompts(q)).map(|prompt| prompt.user).collect())
 }

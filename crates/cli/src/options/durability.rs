@@ -19,7 +19,7 @@ pub(crate) struct DurabilityArgs {
     /// Optimiser steps of fine-tuning
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) steps: usize,
-    /// Learning rate of fine-tuning [default: that of the variant]
+    /// Learning rate of fine-tuning, at most 1 [default: that of the variant]
     #[arg(long, value_name = "X")]
     pub(crate) lr: Option<f64>,
     /// Pairs of the harm set that are trained back in

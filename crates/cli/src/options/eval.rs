@@ -4,7 +4,7 @@ use super::model::ModelArgs;
 use clap::{Args, ValueHint};
 use eraser_eval::EvalOptions;
 use eraser_run::plan::values::NamedPath;
-use eraser_run::plan::{AnswerFile, EvalPlan, Measures, QuestionFile, flag, subjects};
+use eraser_run::plan::{AnswerFile, EvalPlan, Measures, QuestionFile, check_out, flag, subjects};
 use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
@@ -170,6 +170,7 @@ impl EvalArgs {
         let measures = measures.checked(&flag, &mut problems);
         let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
         let (dir, force) = (self.subjects.out.clone(), self.subjects.force);
+        check_out(&dir, &flag("out"), &mut problems);
         problems.finish(Some(EvalPlan { model, subjects, measures, dir, force }))
     }
 

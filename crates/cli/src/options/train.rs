@@ -176,7 +176,7 @@ pub(crate) struct AdapterArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Optimiser")]
 pub(crate) struct OptimiserArgs {
-    /// Peak learning rate [default: the method's published one: 2e-5, for gam 2e-6]
+    /// Peak learning rate, at most 1 [default: the method's published one: 2e-5, for gam 2e-6]
     #[arg(long, value_name = "X")]
     pub(crate) lr: Option<f64>,
     /// The learning rate over the steps

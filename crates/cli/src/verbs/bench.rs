@@ -1,5 +1,6 @@
 //! `eraser bench`: models with and without adapters, scored on benchmarks.
 
+use crate::errors::again;
 use crate::options::bench::BenchArgs;
 use crate::output;
 use crate::progress::Terminal;
@@ -12,9 +13,7 @@ pub(crate) fn bench(args: &BenchArgs, json: bool) -> Outcome {
     let plan = args.plan()?;
     let mut watch = Terminal::default();
     let result = eraser_run::bench(&plan, &mut watch);
-    let found = watch
-        .finish(result)
-        .map_err(|f| f.on_interrupt("run the same command again to go on; scores that are there are kept"))?;
+    let found = watch.finish(result).map_err(|f| f.on_interrupt(again(plan.force)))?;
     if json {
         output::json(&found)?;
     } else {

@@ -1,5 +1,6 @@
 //! `eraser durability`: is the knowledge gone, or only hidden?
 
+use crate::errors::again;
 use crate::options::durability::DurabilityArgs;
 use crate::output;
 use crate::progress::Terminal;
@@ -18,7 +19,7 @@ pub(crate) fn durability(args: &DurabilityArgs, json: bool) -> Outcome {
     };
     let mut watch = Terminal::default();
     let result = eraser_run::durability(&args.run, &options, &mut watch);
-    let (results, written) = watch.finish(result).map_err(|f| f.on_interrupt("run the same command again to go on"))?;
+    let (results, written) = watch.finish(result).map_err(|f| f.on_interrupt(again(args.force)))?;
     if json {
         output::json(&results)?;
     } else {

@@ -1,5 +1,6 @@
 //! `eraser eval`: models with and without adapters, measured.
 
+use crate::errors::again;
 use crate::options::eval::EvalArgs;
 use crate::output;
 use crate::progress::Terminal;
@@ -10,9 +11,7 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
     let plan = args.plan()?;
     let mut watch = Terminal::default();
     let result = eraser_run::eval(&plan, &mut watch);
-    let summary = watch
-        .finish(result)
-        .map_err(|f| f.on_interrupt("run the same command again to go on; answers that are there are kept"))?;
+    let summary = watch.finish(result).map_err(|f| f.on_interrupt(again(plan.force)))?;
     if json {
         output::json(&summary)?;
     } else {

@@ -1,5 +1,6 @@
 //! `eraser prepare`: questions become the three sets and a report on them.
 
+use crate::errors::again;
 use crate::options::prepare::PrepareArgs;
 use crate::output;
 use crate::progress::Terminal;
@@ -10,9 +11,7 @@ pub(crate) fn prepare(args: &PrepareArgs, json: bool) -> Outcome {
     let plan = args.plan()?;
     let mut watch = Terminal::default();
     let result = eraser_run::prepare(&plan, &mut watch);
-    let report = watch
-        .finish(result)
-        .map_err(|f| f.on_interrupt("run the same command again to go on; answers that are there are kept"))?;
+    let report = watch.finish(result).map_err(|f| f.on_interrupt(again(args.questions.force)))?;
     if json {
         output::json(&report)?;
     } else {

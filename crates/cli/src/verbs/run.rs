@@ -1,5 +1,6 @@
 //! `eraser run`, `quickstart`, `compare` and `sweep`: whole runs. In: options; out: the table, and where the report is.
 
+use crate::errors::again;
 use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
 use crate::options::study::{CompareArgs, SweepArgs};
 use crate::options::tune::TuneArgs;
@@ -18,7 +19,7 @@ use std::path::Path;
 /// `eraser run`.
 pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
     let plan = RunPlan::read(&args.file, &overrides(&args.go.how, args.go.out.as_deref()))?;
-    whole(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt("run the same command again to go on"))
+    whole(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt(again(args.go.force)))
 }
 
 /// `eraser quickstart`: the run file is embedded.
@@ -32,8 +33,7 @@ pub(crate) fn quickstart(args: &QuickstartArgs, json: bool) -> Outcome {
 /// `eraser compare`.
 pub(crate) fn compare(args: &CompareArgs, json: bool) -> Outcome {
     let plan = compare_plan(&args.file, &args.methods, &overrides(&args.go.how, args.go.out.as_deref()))?;
-    whole(&plan, earlier(&args.go), Some(Question::Compare), json)
-        .map_err(|f| f.on_interrupt("run the same command again to go on"))
+    whole(&plan, earlier(&args.go), Some(Question::Compare), json).map_err(|f| f.on_interrupt(again(args.go.force)))
 }
 
 /// `eraser sweep`.
@@ -42,8 +42,7 @@ pub(crate) fn sweep(args: &SweepArgs, json: bool) -> Outcome {
     let overrides = overrides(&args.go.how, args.go.out.as_deref());
     let plan = sweep_plan(&args.file, &args.axes, &points, args.variant.as_deref(), &overrides)?;
     let question = Question::Sweep { axes: &args.axes, points: &points };
-    whole(&plan, earlier(&args.go), Some(question), json)
-        .map_err(|f| f.on_interrupt("run the same command again to go on"))
+    whole(&plan, earlier(&args.go), Some(question), json).map_err(|f| f.on_interrupt(again(args.go.force)))
 }
 
 /// `eraser tune`.

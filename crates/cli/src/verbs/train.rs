@@ -10,7 +10,12 @@ pub(crate) fn train(args: &TrainArgs, json: bool) -> Outcome {
     let plan = args.plan()?;
     let mut watch = Terminal::new(json);
     let result = eraser_run::train(&plan, &mut watch);
-    let summary = watch.finish(result).map_err(|f| f.on_interrupt("run the same command with --resume to go on"))?;
+    let hint = match (args.out.force, args.out.resume) {
+        (true, _) => "run the same command with --resume in place of --force to go on",
+        (false, true) => "run the same command again to go on",
+        (false, false) => "run the same command with --resume to go on",
+    };
+    let summary = watch.finish(result).map_err(|f| f.on_interrupt(hint))?;
     if json {
         output::json(&summary)?;
     } else {

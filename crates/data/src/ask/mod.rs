@@ -44,9 +44,26 @@ pub fn ask(
     sampling: &Sampling,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Answer>> {
+    ask_about(path, what, "", respond, prompts, sampling, progress)
+}
+
+/// As [`ask`], about something whose fingerprint is `about`: it is part of the keys, unless it is empty.
+pub fn ask_about(
+    path: &Path,
+    what: &str,
+    about: &str,
+    respond: &dyn Respond,
+    prompts: &[String],
+    sampling: &Sampling,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Answer>> {
     let settings = serde_json::to_string(sampling).map_err(|e| Error::failed(format!("{what}: {e}")))?;
     let fingerprint = respond.fingerprint();
-    let keys: Vec<String> = prompts.iter().map(|prompt| key(&[&fingerprint, &settings, prompt])).collect();
+    let of = |prompt: &String| {
+        let parts = [fingerprint.as_str(), &settings, prompt, about];
+        key(&parts[..if about.is_empty() { 3 } else { 4 }])
+    };
+    let keys: Vec<String> = prompts.iter().map(of).collect();
     let mut index: HashMap<&str, usize> = HashMap::new();
     let mut unique: Vec<(&str, &str)> = Vec::new();
     for (key, prompt) in keys.iter().zip(prompts) {

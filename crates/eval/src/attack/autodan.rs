@@ -12,7 +12,7 @@ use super::budget::AutodanOptions;
 use super::parse::Template;
 use super::search::{Budget, Candidate, Hunt, Search, State, check_budget};
 use super::template::read;
-use super::{Attack, AttackPrompt, Checked};
+use super::{At, Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use crate::subject::Subject;
 use eraser_data::{PromptTemplate, Question, stream};
@@ -66,21 +66,25 @@ struct Autodan {
 }
 
 /// Reads the templates and checks the budget.
-pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+pub(super) fn build(options: &EvalOptions, at: At<'_>) -> Checked<Box<dyn Attack>> {
     let o = &options.autodan;
     let counts = [("generations", o.generations), ("population", o.population), ("elite", o.elite)];
-    let mut errors = check_budget("autodan", &counts, o.seconds, &options.target);
+    let mut errors = check_budget("autodan", &counts, o.seconds, &options.target, at);
     if o.elite >= o.population.max(1) {
-        errors.push(Error::request("`autodan.elite` leaves no room for children").hint("make the population larger"));
+        let [population, elite] = ["autodan.population", "autodan.elite"].map(at);
+        let what =
+            format!("{population}: {} leaves no room for children beside the {} that are kept", o.population, o.elite);
+        errors.push(Error::request(what).hint(format!("it must be greater than {elite}, which is {}", o.elite)));
     }
     for (name, value) in [("crossover", o.crossover), ("mutation", o.mutation)] {
         if !(0.0..=1.0).contains(&value) {
-            errors.push(Error::request(format!("`autodan.{name}` is {value}")).hint("it is a probability, 0 to 1"));
+            let at = at(&format!("autodan.{name}"));
+            errors.push(Error::request(format!("{at}: {value} is no probability")).hint("give one from 0 to 1"));
         }
     }
     if options.templates.is_empty() {
-        let error = Error::request("the attack `autodan` has no templates to begin with");
-        errors.push(error.hint("name template files, or a directory of them, with `templates`"));
+        let error = Error::request(format!("{}: the attack `autodan` has no templates to begin with", at("templates")));
+        errors.push(error.hint("name template files, or a directory of them"));
     }
     let templates = read(&options.templates).unwrap_or_else(|wrong| {
         errors.extend(wrong);

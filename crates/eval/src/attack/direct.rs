@@ -1,7 +1,7 @@
 //! The attack `direct`: the question, unchanged.
 //! Invariant: one prompt per question, equal to its text.
 
-use super::{Attack, AttackPrompt, Checked};
+use super::{At, Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use eraser_data::Question;
 
@@ -9,7 +9,7 @@ struct Direct;
 
 /// Needs no options.
 #[allow(clippy::unnecessary_wraps)] // The registry's signature.
-pub(super) fn build(_options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+pub(super) fn build(_options: &EvalOptions, _: At<'_>) -> Checked<Box<dyn Attack>> {
     Ok(Box::new(Direct))
 }
 

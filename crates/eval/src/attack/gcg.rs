@@ -10,7 +10,7 @@
 
 use super::budget::GcgOptions;
 use super::search::{Budget, Candidate, Hunt, Search, State, check_budget};
-use super::{Attack, AttackPrompt, Checked};
+use super::{At, Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use crate::subject::Subject;
 use eraser_data::{PromptTemplate, Question, stream};
@@ -33,7 +33,7 @@ struct Gcg {
 }
 
 /// Checks the budget.
-pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+pub(super) fn build(options: &EvalOptions, at: At<'_>) -> Checked<Box<dyn Attack>> {
     let o = &options.gcg;
     let counts = [
         ("steps", o.steps),
@@ -42,7 +42,7 @@ pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
         ("suffix", o.suffix),
         ("buffer", o.buffer),
     ];
-    let errors = check_budget("gcg", &counts, o.seconds, &options.target);
+    let errors = check_budget("gcg", &counts, o.seconds, &options.target, at);
     if !errors.is_empty() {
         return Err(errors);
     }

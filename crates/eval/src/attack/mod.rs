@@ -14,8 +14,8 @@ mod template;
 pub use budget::{AutodanOptions, GcgOptions};
 
 use crate::EvalOptions;
-use crate::name;
 pub use crate::name::Checked;
+use crate::name::{self, At};
 pub use parse::Template;
 pub use template::read as read_templates;
 
@@ -53,7 +53,7 @@ fn target<'a>(question: &'a Question, default: &'a str) -> &'a str {
 }
 
 /// Makes an attack of the options; gives every error, not only the first.
-type Build = fn(&EvalOptions) -> Checked<Box<dyn Attack>>;
+type Build = fn(&EvalOptions, At<'_>) -> Checked<Box<dyn Attack>>;
 
 /// Every attack, under its name.
 const ATTACKS: &[(&str, Build)] = &[
@@ -64,12 +64,15 @@ const ATTACKS: &[(&str, Build)] = &[
     ("template", template::build),
 ];
 
-/// The attack called `name`, or everything that is wrong with it.
-pub fn build(name: &str, options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+/// The attack called `name`.
+///
+/// # Errors
+/// Everything that is wrong with its options, each called as `at` says.
+pub fn build(name: &str, options: &EvalOptions, at: At<'_>) -> Checked<Box<dyn Attack>> {
     let found = ATTACKS.iter().find(|(known, _)| *known == name);
     let (_, build) = found.ok_or_else(|| {
         let known: Vec<&str> = ATTACKS.iter().map(|(known, _)| *known).collect();
-        vec![name::unknown("attack", name, &known)]
+        vec![name::unknown("attack", name, &known).context(at("attacks"))]
     })?;
-    build(options)
+    build(options, at)
 }

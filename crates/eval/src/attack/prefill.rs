@@ -2,7 +2,7 @@
 //! model can do. Invariant: the opening is that of the question's file if it names one, else the option's; it is not
 //! part of the answer.
 
-use super::{Attack, AttackPrompt, Checked};
+use super::{At, Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use eraser_data::Question;
 use eraser_model::Error;
@@ -12,9 +12,10 @@ struct Prefill {
 }
 
 /// Needs an opening.
-pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+pub(super) fn build(options: &EvalOptions, at: At<'_>) -> Checked<Box<dyn Attack>> {
     if options.target.trim().is_empty() {
-        return Err(vec![Error::request("the attack `prefill` has no opening: `target` is empty")]);
+        let error = Error::request(format!("{}: it is empty, and the attack `prefill` gives it", at("target")));
+        return Err(vec![error.hint("give the opening of an answer, as \"Sure, here is how:\"")]);
     }
     Ok(Box::new(Prefill { opening: options.target.clone() }))
 }

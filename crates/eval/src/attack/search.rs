@@ -3,6 +3,7 @@
 //! from there.
 
 use crate::answers;
+use crate::name::At;
 use crate::subject::Subject;
 use eraser_data::files::write_jsonl;
 use eraser_data::{PromptTemplate, Question};
@@ -86,16 +87,26 @@ fn exhaust(
 }
 
 /// What is wrong with the budget of the attack `attack`: counts that must not be 0, a limit in seconds, its target.
-pub(super) fn check_budget(attack: &str, counts: &[(&str, usize)], seconds: Option<f64>, target: &str) -> Vec<Error> {
+pub(super) fn check_budget(
+    attack: &str,
+    counts: &[(&str, usize)],
+    seconds: Option<f64>,
+    target: &str,
+    at: At<'_>,
+) -> Vec<Error> {
+    let field = |name: &str| at(&format!("{attack}.{name}"));
     let mut errors = Vec::new();
     for (name, _) in counts.iter().filter(|(_, value)| *value == 0) {
-        errors.push(Error::request(format!("`{attack}.{name}` is 0")).hint("it must be at least 1"));
+        errors
+            .push(Error::request(format!("{}: must be at least 1", field(name))).hint("leave it out for the default"));
     }
     if seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
-        errors.push(Error::request(format!("`{attack}.seconds` is not a positive number")));
+        let error = Error::request(format!("{}: must be a positive number", field("seconds")));
+        errors.push(error.hint("leave it out for no limit of time"));
     }
     if target.trim().is_empty() {
-        errors.push(Error::request(format!("the attack `{attack}` has no target: `target` is empty")));
+        let error = Error::request(format!("{}: it is empty, and the attack `{attack}` aims at it", at("target")));
+        errors.push(error.hint("give the opening of an answer, as \"Sure, here is how:\""));
     }
     errors
 }

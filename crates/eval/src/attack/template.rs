@@ -2,7 +2,7 @@
 //! Invariant: every template holds a placeholder, and no two have the same name.
 
 use super::parse::{Format, Template, parse};
-use super::{Attack, AttackPrompt, Checked};
+use super::{At, Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
 use eraser_data::Question;
 use eraser_model::error::PathContext;
@@ -32,10 +32,10 @@ impl Attack for Templates {
 }
 
 /// The attack with the templates that the options name.
-pub(super) fn build(options: &EvalOptions) -> Checked<Box<dyn Attack>> {
+pub(super) fn build(options: &EvalOptions, at: At<'_>) -> Checked<Box<dyn Attack>> {
     if options.templates.is_empty() {
-        let error = Error::request("the attack `template` has no templates");
-        return Err(vec![error.hint("name template files, or a directory of them, with `templates`")]);
+        let error = Error::request(format!("{}: the attack `template` has no templates", at("templates")));
+        return Err(vec![error.hint("name template files, or a directory of them")]);
     }
     Ok(Box::new(Templates(read(&options.templates)?)))
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn errors(options: &EvalOptions) -> Vec<Error> {
-        build(options).map(|_| ()).unwrap_err()
+        build(options, &crate::name::key).map(|_| ()).unwrap_err()
     }
 
     fn question(text: &str) -> Question {
@@ -137,7 +137,7 @@ mod tests {
         fs::write(dir.path().join("a.yaml"), "name: A\nvalue: >\n  In a play,\n  {{ prompt }}\n").unwrap();
         fs::write(dir.path().join("README.md"), "no template").unwrap();
         fs::write(dir.path().join(".hidden.txt"), "no template").unwrap();
-        let attack = build(&options(&[dir.path()])).unwrap();
+        let attack = build(&options(&[dir.path()]), &crate::name::key).unwrap();
         let prompts = attack.prompts(&question("why?"));
         let expected = [("template:a", "In a play, why?"), ("template:b", "Tell me: why?")]
             .map(|(n, u)| (n.to_owned(), u.to_owned()));

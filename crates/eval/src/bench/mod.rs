@@ -26,6 +26,7 @@ mod winogrande;
 
 pub use encode::Bos;
 pub use options::{BenchOptions, TaskRows, TextFile};
+pub use plan::Plan;
 pub use results::{BenchSubject, BenchSummary, Difference, ItemScore};
 pub use run::bench;
 

@@ -5,14 +5,15 @@ use super::item::{Item, Metric};
 use super::options::{BenchOptions, TaskRows};
 use super::shots::Shots;
 use super::{Fields, Task, find};
-use crate::name::{self, Checked};
+use crate::name::{self, At, Checked};
 use eraser_data::{read_rows, read_text};
 use eraser_model::{Error, Result, counted};
 use serde_json::Value;
 use std::path::Path;
 
 /// Everything to score for each subject, in order.
-pub(crate) struct Plan {
+pub struct Plan {
+    options: BenchOptions,
     pub(crate) jobs: Vec<Job>,
 }
 
@@ -39,29 +40,35 @@ pub(crate) struct PromptedItem {
 }
 
 impl Plan {
-    /// Reads every file and looks up every name.
-    pub(crate) fn new(options: &BenchOptions) -> Checked<Self> {
+    /// Reads every file and looks up every name; `at` says what an option is called.
+    ///
+    /// # Errors
+    /// Everything that is wrong: unknown tasks, missing or malformed files, values out of range.
+    pub fn new(options: &BenchOptions, at: At<'_>) -> Checked<Self> {
         let mut errors = Vec::new();
-        let mut wrong = |bad: bool, message: &str, hint: &str| {
+        let mut wrong = |bad: bool, field: &str, message: &str, hint: &str| {
             if bad {
-                errors.push(Error::request(message).hint(hint));
+                errors.push(Error::request(format!("{}: {message}", at(field))).hint(hint));
             }
         };
         wrong(
             options.tasks.is_empty() && options.texts.is_empty(),
+            "tasks",
             "nothing to measure: no task and no text",
             "name the file of a task, as arc_easy=FILE, or of a text",
         );
-        wrong(options.limit == Some(0), "`limit` is 0", "leave it out to score every item");
-        wrong(options.window == 0, "`window` is 0", "1024 is the usual value");
+        wrong(options.limit == Some(0), "limit", "must be at least 1", "leave it out to score every item");
+        wrong(options.window == 0, "window", "must be at least 1", "1024 is the usual value");
         wrong(
             options.shots == 0 && options.tasks.iter().any(|t| t.examples.is_some()),
+            "examples",
             "rows for examples are given, but no examples are asked for",
-            "say how many with `shots`, or leave the rows out",
+            &format!("say how many by {}, or leave the rows out", at("shots")),
         );
         let names = options.tasks.iter().map(|t| t.task.as_str()).chain(options.texts.iter().map(|t| t.name.as_str()));
-        errors.extend(names.clone().filter_map(|name| name::check("task", name).err()));
-        errors.extend(name::duplicates("task", names));
+        let wrong_names = names.clone().filter_map(|name| name::check("task", name).err());
+        let wrong_names = wrong_names.chain(name::duplicates("task", names.clone()));
+        errors.extend(wrong_names.map(|e| e.context(at("tasks"))));
         let mut jobs = Vec::new();
         for rows in &options.tasks {
             match find(&rows.task).map_err(|e| vec![e]).and_then(|task| prompted(task, rows, options)) {
@@ -81,15 +88,12 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self { jobs }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { options: options.clone(), jobs }) } else { Err(errors) }
     }
-}
 
-impl BenchOptions {
-    /// Everything that is wrong: unknown tasks, missing or malformed files, values out of range. Empty when
-    /// [`super::bench`] can start.
-    pub fn check(&self) -> Vec<Error> {
-        Plan::new(self).err().unwrap_or_default()
+    /// The options that it was made of.
+    pub fn options(&self) -> &BenchOptions {
+        &self.options
     }
 }
 
@@ -148,7 +152,7 @@ mod tests {
     use std::fs;
 
     fn plan(options: &BenchOptions) -> std::result::Result<Vec<Job>, String> {
-        Plan::new(options).map(|plan| plan.jobs).map_err(|errors| {
+        Plan::new(options, &name::key).map(|plan| plan.jobs).map_err(|errors| {
             errors.iter().map(|e| format!("{e} {}", e.hints().join(" "))).collect::<Vec<_>>().join("\n")
         })
     }

@@ -6,10 +6,9 @@ use super::item::Metric;
 use super::plan::{Job, Plan, Work};
 use super::results::{BenchSubject, BenchSummary, Difference, ItemScore};
 use super::{BenchOptions, paired, text};
-use crate::evaluate::first;
-use crate::merge;
+use crate::merge::Admitted;
 use crate::stats::{self, Cluster, Paired, mean, standard_error};
-use crate::subject::{Fingerprint, Subject, check_names};
+use crate::subject::{Fingerprint, Subject};
 use crate::summary::UtilitySummary;
 use eraser_data::ask::interrupted;
 use eraser_data::{Journal, Progress};
@@ -34,30 +33,22 @@ struct Unit {
     right: Vec<bool>,
 }
 
-/// Scores every task and text under every subject; writes `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line)
-/// and `dir/bench.json`, and returns the latter. Scores that the files hold already, of the same model, adapter and
-/// tokens, are not computed again.
+/// Scores every task and text under every subject in the directory `dir` that admitted them; writes
+/// `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line) and `dir/bench.json`, and returns the latter. Scores that the
+/// files hold already, of the same model, adapter and tokens, are not computed again.
 ///
 /// # Errors
-/// The first of [`BenchOptions::check`]; a subject's name that is no file name, or that two subjects have; an item that
-/// cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
+/// An item that cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
 pub fn bench(
-    subjects: &[Subject<'_>],
-    options: &BenchOptions,
-    dir: &Path,
+    &Admitted { dir, subjects, ref fingerprints }: &Admitted<'_>,
+    plan: &Plan,
     progress: &mut dyn Progress,
 ) -> Result<BenchSummary> {
-    let plan = Plan::new(options).map_err(first)?;
-    check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
+    let options = plan.options();
     let model = subjects.first().map(|s| s.model.name.clone()).unwrap_or_default();
     let mut summary =
         BenchSummary { schema: BenchSummary::SCHEMA, model, options: options.clone(), ..Default::default() };
     let mut base: Option<Vec<Vec<ItemScore>>> = None;
-    let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
-    let named: Vec<(&str, &Fingerprint)> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
-    for note in merge::admit(dir, &named, false)? {
-        tracing::warn!("{note}");
-    }
     for (subject, fingerprint) in subjects.iter().zip(fingerprints.iter().cloned()) {
         let home = dir.join("bench").join(&subject.name);
         std::fs::create_dir_all(&home).writing(&home)?;

@@ -118,9 +118,9 @@ impl Fixture {
     }
 
     fn run(&self, out: &str, target: &Canned, stop_at: usize) -> Result<SubjectSummary> {
-        let plan = Plan::new(&self.options).map_err(first)?;
+        let plan = Plan::new(&self.options, &crate::name::key).map_err(|e| e.into_iter().next().unwrap())?;
         let out = self.dir.path().join(out);
-        evaluate_one("base", target, &plan, &self.options, None, &out, &mut StopAt(stop_at))?;
+        evaluate_one("base", target, &plan, None, &out, &mut StopAt(stop_at))?;
         found(&out, "base", target.fingerprint())
     }
 

@@ -4,7 +4,7 @@
 
 use crate::answers::Answer;
 use crate::verdict::Verdict;
-use eraser_data::ask::{EndpointOptions, Progress, Respond, Sampling, ask};
+use eraser_data::ask::{EndpointOptions, Progress, Respond, Sampling, ask_about};
 use eraser_model::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -83,7 +83,7 @@ impl Grader {
         )
     }
 
-    /// A verdict on every answer; replies are kept at `path`.
+    /// A verdict on every answer; replies are kept at `path`, under keys of what answered too.
     pub(crate) fn grade(
         &self,
         answers: &mut [Answer],
@@ -93,6 +93,8 @@ impl Grader {
         progress: &mut dyn Progress,
     ) -> Result<()> {
         let mut open: Vec<usize> = (0..answers.len()).collect();
+        // All answers of a file are of one subject.
+        let subject = answers.first().map(|a| a.subject.clone()).unwrap_or_default();
         for attempt in 0..ATTEMPTS {
             if open.is_empty() {
                 break;
@@ -101,7 +103,7 @@ impl Grader {
             let prompts: Vec<String> = open.iter().map(prompt).collect();
             let sampling = Sampling::greedy(options.max_new_tokens);
             let what = format!("judge {}", self.name);
-            let replies = ask(path, &what, respond, &prompts, &sampling, progress)?;
+            let replies = ask_about(path, &what, &subject, respond, &prompts, &sampling, progress)?;
             let mut unread = Vec::new();
             for (i, reply) in open.into_iter().zip(replies) {
                 match (self.read)(&reply.text).filter(|_| !reply.refused) {
@@ -231,6 +233,21 @@ mod tests {
         // Replies are kept: nothing is asked again.
         go(&mut answers);
         assert_eq!(script.1.borrow().len(), 4);
+    }
+
+    /// Replies about one adapter's answers were kept under keys that another's same words have.
+    #[test]
+    fn replies_about_another_subject_are_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("judged.jsonl");
+        let script = Script(vec!["score: 5", "score: 1"].into(), RefCell::default());
+        let success = |subject: &str| {
+            let mut answers = [Answer { subject: subject.into(), ..answer("a?", "A") }];
+            let options = JudgeOptions::default();
+            rubric::GRADER.grade(&mut answers, &script, &options, &path, &mut |_: &str, _, _| true).unwrap();
+            answers[0].judgements["rubric"].success
+        };
+        assert_eq!([success("s"), success("t"), success("s")], [Some(true), Some(false), Some(true)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::context::Context;
 use super::options::AnswerSet;
 use crate::attack::read_templates;
-use crate::name::{self, Checked};
+use crate::name::{self, At, Checked};
 use crate::options::EvalOptions;
 use eraser_data::{Record, read_set};
 use eraser_model::Error;
@@ -25,16 +25,17 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Reads every file; None where no set is named.
-    pub(crate) fn new(options: &EvalOptions) -> Checked<Option<Self>> {
+    /// Reads every file; None where no set is named. `at` says what an option is called.
+    pub(crate) fn new(options: &EvalOptions, at: At<'_>) -> Checked<Option<Self>> {
         let mut errors = Vec::new();
-        let cuts = cuts(&options.likelihood_cuts, &mut errors);
+        let named = at("likelihood_set");
+        let cuts = cuts(&options.likelihood_cuts, at, &mut errors);
         let mut names = HashSet::new();
         let mut sets = Vec::new();
         for AnswerSet { set, path } in &options.likelihood_set {
-            errors.extend(name::check("set", set).err());
+            errors.extend(name::check("set", set).err().map(|e| e.context(&named)));
             if !names.insert(set.as_str()) {
-                let error = Error::request(format!("likelihood_set: the set `{set}` is there twice"));
+                let error = Error::request(format!("{named}: the set `{set}` is there twice"));
                 errors.push(error.hint("give each file a name of its own, as NAME=FILE"));
             }
             match read_set(path) {
@@ -59,17 +60,22 @@ impl Plan {
         }
         Ok((!sets.is_empty()).then_some(Self { sets, contexts, cuts }))
     }
+
+    /// The names of the sets, in order.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &str> {
+        self.sets.iter().map(|set| set.name.as_str())
+    }
 }
 
 /// The cuts in order.
-fn cuts(asked: &[usize], errors: &mut Vec<Error>) -> Vec<usize> {
+fn cuts(asked: &[usize], at: At<'_>, errors: &mut Vec<Error>) -> Vec<usize> {
     let mut cuts = asked.to_vec();
     cuts.sort_unstable();
     cuts.dedup();
     let twice = cuts.iter().find(|cut| asked.iter().filter(|asked| asked == cut).count() > 1);
     if cuts.is_empty() || twice.is_some() {
         let what = twice.map_or_else(|| "no cut is named".to_owned(), |cut| format!("{cut} is there twice"));
-        let error = Error::request(format!("`likelihood_cuts`: {what}"));
+        let error = Error::request(format!("{}: {what}", at("likelihood_cuts")));
         errors.push(error.hint("0,5,20,80 is the usual list: from the first token on, and after 5, 20 and 80 tokens"));
     }
     cuts
@@ -88,13 +94,13 @@ mod tests {
             templates: vec!["absent.txt".into()],
             ..EvalOptions::default()
         };
-        let errors = Plan::new(&options).map(|_| ()).unwrap_err();
+        let errors = Plan::new(&options, &name::key).map(|_| ()).unwrap_err();
         let all = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         for part in ["a/b", "`x` is there twice", "absent.jsonl", "5 is there twice", "absent.txt"] {
             assert!(all.contains(part), "{part} not in\n{all}");
         }
         let none = EvalOptions { likelihood_cuts: Vec::new(), ..EvalOptions::default() };
-        assert!(Plan::new(&none).map(|_| ()).unwrap_err()[0].to_string().contains("no cut"));
-        assert!(Plan::new(&EvalOptions::default()).unwrap().is_none());
+        assert!(Plan::new(&none, &name::key).map(|_| ()).unwrap_err()[0].to_string().contains("no cut"));
+        assert!(Plan::new(&EvalOptions::default(), &name::key).unwrap().is_none());
     }
 }

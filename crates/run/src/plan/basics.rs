@@ -1,12 +1,14 @@
 //! What all plans check. In: names and paths; out: errors that begin with the option or key concerned.
 
+use crate::failure::Problems;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
 use std::path::Path;
 
-/// The flag of a key, for errors about the command line: `max_length` is `--max-length`.
+/// The flag of a key, for errors about the command line: `max_length` is `--max-length`, `gcg.steps` is `--gcg-steps`.
 pub fn flag(key: &str) -> String {
-    format!("--{}", key.replace('_', "-"))
+    let key = if key == "judge.endpoint_key_env" { "judge.key_env" } else { key };
+    format!("--{}", key.replace(['_', '.'], "-"))
 }
 
 /// An error of the option or key named `at`.
@@ -40,8 +42,19 @@ pub(super) fn clash<'a>(what: &str, name: &str, taken: impl IntoIterator<Item = 
     })
 }
 
+/// Notes an error if the run directory that `at` names is a file.
+pub fn check_out(dir: &Path, at: &str, problems: &mut Problems) {
+    if dir.exists() && !dir.is_dir() {
+        let error = wrong(at, format!("{} is not a directory", dir.display()));
+        problems.push(error.hint("name the directory of a run, or a new one"));
+    }
+}
+
 /// An error unless `path` can be found.
 pub(super) fn exists(path: &Path) -> Result<()> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::request("no file is named").hint("write the path, behind NAME= where it has a name"));
+    }
     std::fs::metadata(path).at(path).map(|_| ())
 }
 

@@ -1,14 +1,14 @@
 //! `eraser bench`, resolved. In: tasks and files; out: options whose files were read once and found sound. Invariant: every
 //! named file belongs to a task that is measured.
 
-use super::basics::wrong;
+use super::basics::{check_out, exists, flag, wrong};
 use super::eval::SubjectPlan;
 use super::model::ModelPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
-use crate::failure::{Outcome, Problems};
+use crate::failure::{Outcome, Problems, nearest};
 use eraser_eval::BenchOptions;
-use eraser_eval::bench::{TaskRows, TextFile, hub_rows, tasks};
+use eraser_eval::bench::{Plan, TaskRows, TextFile, hub_rows, tasks};
 use eraser_model::Result;
 use eraser_model::hub::fetch_rows;
 use std::path::PathBuf;
@@ -29,14 +29,13 @@ pub struct BenchRequest {
 }
 
 /// `eraser bench`, resolved.
-#[derive(Clone, Debug)]
 pub struct BenchPlan {
     /// The model of all subjects.
     pub model: ModelPlan,
     /// Who is measured.
     pub subjects: Vec<SubjectPlan>,
-    /// What is measured.
-    pub options: BenchOptions,
+    /// What is measured, every file read.
+    pub asked: Plan,
     /// The run directory.
     pub dir: PathBuf,
     /// Removes the scores that the directory holds.
@@ -55,11 +54,14 @@ impl BenchPlan {
         (dir, force): (PathBuf, bool),
         mut problems: Problems,
     ) -> Outcome<Self> {
+        check_out(&dir, "--out", &mut problems);
+        let named = request.tasks.len() + request.texts.len();
         let options = options(request, &mut problems);
-        for error in options.check() {
-            problems.push(error);
-        }
-        problems.finish(Some(Self { model, subjects, options, dir, force }))
+        // Where all that was named is wrong, that is what is wrong, not that there is nothing to measure.
+        let left = options.tasks.len() + options.texts.len();
+        let asked = if named > 0 && left == 0 { None } else { Some(Plan::new(&options, &flag)) };
+        let asked = asked.and_then(|asked| asked.map_err(|errors| problems.extend(errors.into())).ok());
+        problems.finish(asked.map(|asked| Self { model, subjects, asked, dir, force }))
     }
 }
 
@@ -75,13 +77,23 @@ fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
     let BenchRequest { tasks: asked, texts, examples, preambles, mut options } = request;
     let assets = Assets::InCache;
     let located = |flag: &str, path: &PathBuf, problems: &mut Problems| {
-        problems.ok(assets.locate(path).map_err(|e| e.context(flag))).unwrap_or_else(|| path.clone())
+        let found = assets.locate(path).and_then(|path| exists(&path).map(|()| path));
+        problems.ok(found.map_err(|e| e.context(flag)))
     };
     for NamedPath { name, path } in &asked {
         if let Some(task) = name.clone() {
-            options.tasks.push(TaskRows { task, path: located("--tasks", path, problems), ..TaskRows::default() });
+            let found = located("--tasks", path, problems);
+            options.tasks.extend(found.map(|path| TaskRows { task, path, ..TaskRows::default() }));
         } else if let Some(task) = tasks().find(|task| path.as_os_str() == *task) {
             options.tasks.extend(problems.ok(from_hub(task, options.shots).map_err(|e| e.context("--tasks"))));
+        } else if !path.exists() {
+            let text = path.to_string_lossy();
+            let error = wrong("--tasks", format!("there is no task `{text}`"));
+            let error = match nearest(&text, tasks()) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error,
+            };
+            problems.push(error.hint(format!("known: {}", tasks().collect::<Vec<_>>().join(", "))));
         } else {
             let error = wrong("--tasks", format!("{}: of which task are these items?", path.display()));
             problems.push(
@@ -95,10 +107,16 @@ fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
         for NamedPath { name, path } in files {
             let path = located(flag, path, problems);
             let rows = options.tasks.iter_mut().find(|rows| Some(&rows.task) == name.as_ref());
-            match rows {
-                Some(rows) if flag == "--examples" => rows.examples = Some(path),
-                Some(rows) => rows.preamble = Some(path),
-                None => {
+            let of_asked = asked.iter().any(|task| {
+                name.is_some() && (task.name == *name || task.path.as_os_str() == name.as_deref().unwrap_or_default())
+            });
+            match (rows, path) {
+                (Some(rows), Some(path)) if flag == "--examples" => rows.examples = Some(path),
+                (Some(rows), Some(path)) => rows.preamble = Some(path),
+                // What is wrong with that task or file was said.
+                (_, None) => {}
+                (None, _) if of_asked => {}
+                (None, Some(path)) => {
                     let error = wrong(flag, format!("{} is for no task that is measured", path.display()));
                     problems.push(error.hint("write it as TASK=FILE, with a TASK that --tasks names"));
                 }
@@ -108,7 +126,7 @@ fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
     for NamedPath { name, path } in &texts {
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = name.clone().or(stem).unwrap_or_default();
-        options.texts.push(TextFile { name, path: located("--text", path, problems) });
+        options.texts.extend(located("--text", path, problems).map(|path| TextFile { name, path }));
     }
     options
 }

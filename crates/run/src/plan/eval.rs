@@ -1,13 +1,13 @@
 //! `eraser eval`, resolved: who is measured, and how. In: subjects and measures; out: options whose files were read once and
 //! found sound.
 
-use super::basics::{self, check_name, exists, wrong};
+use super::basics::{self, check_name, exists, flag, wrong};
 use super::measures::Measures;
 use super::model::ModelPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
-use eraser_eval::EvalOptions;
+use eraser_eval::Plan;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub struct SubjectPlan {
     pub adapter: Option<PathBuf>,
 }
 
-/// Who is measured: the base unless it is left out, then each adapter.
+/// Who is measured: the base unless it is left out, then each adapter. Of one that is not there, nothing else is said.
 pub fn subjects(adapters: &[NamedPath], no_base: bool, problems: &mut Problems) -> Vec<SubjectPlan> {
     let mut subjects = Vec::new();
     if !no_base {
@@ -30,9 +30,10 @@ pub fn subjects(adapters: &[NamedPath], no_base: bool, problems: &mut Problems) 
         let stem = path.file_name().map(|s| s.to_string_lossy().into_owned());
         let name = name.clone().or(stem).unwrap_or_else(|| "adapter".to_owned());
         if let Err(e) = exists(path) {
-            problems.push(e.context("--adapter"));
-        }
-        if let Err(e) = check_name(&name) {
+            let error = e.context("--adapter");
+            let named = path.to_string_lossy().contains('=');
+            problems.push(if named { error.hint("give it a name as NAME=DIR; a name has no `/`") } else { error });
+        } else if let Err(e) = check_name(&name) {
             problems.push(wrong("--adapter", e).hint("give it a name as NAME=DIR"));
         }
         let taken = std::iter::once("base").chain(subjects.iter().map(|s: &SubjectPlan| s.name.as_str()));
@@ -60,15 +61,12 @@ pub struct EvalPlan {
 }
 
 impl EvalPlan {
-    /// The options, every file read once and found sound. Selected rows are written to the run directory.
+    /// What is asked, every file read and found sound. Selected rows are written to the run directory.
     ///
     /// # Errors
     /// Everything that is wrong with options and files.
-    pub(crate) fn options(&self) -> Outcome<EvalOptions> {
+    pub(crate) fn asked(&self) -> Outcome<Plan> {
         let options = self.measures.options(&self.dir, &Assets::InCache)?;
-        match options.check() {
-            wrong if wrong.is_empty() => Ok(options),
-            wrong => Err(wrong.into()),
-        }
+        Ok(Plan::new(&options, &flag)?)
     }
 }

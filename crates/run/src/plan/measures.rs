@@ -39,7 +39,12 @@ impl QuestionFile {
         at: &str,
         problems: &mut Problems,
     ) -> Self {
-        let source = problems.ok(Source::flag(&file.path).map_err(|e| e.context(at))).unwrap_or_default();
+        let source = Source::flag(&file.path).unwrap_or_else(|e| {
+            problems.push(e.context(at));
+            // What is wrong is the choice of rows; that the file is there, is looked at all the same.
+            let text = file.path.to_string_lossy();
+            Source::file(Path::new(text.split('?').next().unwrap_or_default()))
+        });
         let stem = source.path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = file.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
         if source.output.is_some() {

@@ -22,7 +22,7 @@ mod train;
 pub mod values;
 
 pub use answers::AnswerFile;
-pub use basics::{check_name, flag, wrong};
+pub use basics::{check_name, check_out, flag, wrong};
 pub use bench::{BenchPlan, BenchRequest};
 pub use eval::{EvalPlan, SubjectPlan, subjects};
 pub(crate) use jailbreak::Jailbreaks;

@@ -1,7 +1,7 @@
 //! What to prepare, resolved. In: the table `[prepare]` of a run file, or flags; out: settings in range, and sources that
 //! exist. Invariant: an option that a source of answers needs is there.
 
-use super::basics::{check_name, wrong};
+use super::basics::{check_name, check_out, wrong};
 use super::measures::QuestionFile;
 use super::model::ModelPlan;
 use super::section::Section;
@@ -125,9 +125,7 @@ impl PreparePlan {
                 problems.push(e.context("--eval-questions"));
             }
         }
-        if self.dir.exists() && !self.dir.is_dir() {
-            problems.push(wrong("--out", format!("{} is not a directory", self.dir.display())));
-        }
+        check_out(&self.dir, "--out", problems);
     }
 }
 

@@ -14,9 +14,18 @@ impl RunPlan {
     /// # Errors
     /// A directory without a trained adapter or an evaluation on record.
     pub fn of_directory(dir: &Path) -> Outcome<Self> {
+        if !dir.is_dir() {
+            let what = if dir.exists() { "this is not a directory" } else { "there is no such directory" };
+            return Err(Error::request(format!("{}: {what}", dir.display()))
+                .hint("name the directory of a run, as runs/NAME; it is taken relative to the current directory")
+                .into());
+        }
         let manifest = Manifest::read(dir);
+        let listed = listed(dir);
         let trained = |(name, record): &(&str, &Record)| {
-            record.ended.is_some() && *name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter")
+            let is_adapter = *name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter");
+            // Of variants that the run file has no more, the adapters are still on record.
+            is_adapter && record.ended.is_some() && (listed.is_empty() || listed.iter().any(|adapter| adapter == name))
         };
         let mut adapters: Vec<(&str, &Record)> = manifest.artefacts().filter(trained).collect();
         // As they were trained.
@@ -62,6 +71,14 @@ impl RunPlan {
         }
         Ok(plan)
     }
+}
+
+/// The adapters that subjects.json lists, by their paths in the run. None in a directory without an evaluation.
+fn listed(dir: &Path) -> Vec<String> {
+    let text = std::fs::read(dir.join("subjects.json")).unwrap_or_default();
+    let subjects: Vec<Value> = serde_json::from_slice(&text).unwrap_or_default();
+    let adapters = subjects.iter().filter_map(|subject| subject["adapter"].as_str());
+    adapters.filter(|adapter| Path::new(adapter).is_relative()).map(str::to_owned).collect()
 }
 
 /// An absolute path as text.

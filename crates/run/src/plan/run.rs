@@ -1,7 +1,7 @@
 //! A run file, resolved. In: TOML and `--set`; out: every stage's settings with every default filled in. Invariant: the
 //! plan written to run/plan.toml is itself a run file that resolves to the same plan.
 
-use super::basics::{check_name, clash};
+use super::basics::{check_name, check_out, clash};
 use super::document::Document;
 use super::measures::Measures;
 use super::model::ModelPlan;
@@ -142,6 +142,8 @@ impl RunPlan {
             PathBuf::from(dir)
         };
         let dir = overrides.out.map_or_else(own_dir, ToOwned::to_owned);
+        let at = if overrides.out.is_some() { "--out".to_owned() } else { run.place("dir") };
+        check_out(&dir, &at, problems);
 
         let model = ModelPlan::from_section(&root.section("model", problems), overrides.device, problems);
         let prepared = root.get("prepare").is_some();

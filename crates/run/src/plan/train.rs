@@ -1,7 +1,7 @@
 //! `eraser train`, resolved. In: set files, settings, a directory; out: sets that were read. Invariant: everything but the
 //! weights was checked, the content of the sets included.
 
-use super::basics::wrong;
+use super::basics::{check_out, wrong};
 use super::check;
 use super::jailbreak::Jailbreaks;
 use super::model::ModelPlan;
@@ -71,9 +71,7 @@ impl TrainPlan {
             problems.push(error);
         }
         let dir = &request.dir;
-        if dir.exists() && !dir.is_dir() {
-            problems.push(Error::request(format!("{}: {} is not a directory", at("out"), dir.display())));
-        }
+        check_out(dir, &at("out"), &mut problems);
         let holds = |name: &str| dir.join(name).exists();
         let state = match (holds("adapter"), holds("train")) {
             (true, _) => Some("a finished training run"),

@@ -20,7 +20,7 @@ const BENCH: &str = "bench.json";
 /// # Errors
 /// A directory that another process holds; whatever scoring ends with.
 pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
-    let dir = plan.dir.as_path();
+    let (dir, asked) = (plan.dir.as_path(), plan.asked.options());
     let _lock = lock(dir)?;
     let mut manifest = Manifest::read(dir);
     if plan.force {
@@ -30,14 +30,14 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let subjects = loaded(&plan.subjects, &model, &adapters);
-    summary::admit(dir, &subjects, plan.force, watch)?;
+    let admitted = summary::admit(dir, &subjects, plan.force, watch)?;
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     for subject in &plan.subjects {
         if let Some(adapter) = &subject.adapter {
             inputs.path(&format!("adapter {}", subject.name), adapter)?;
         }
     }
-    for task in &plan.options.tasks {
+    for task in &asked.tasks {
         for (what, path) in [("items", Some(&task.path)), ("examples", task.examples.as_ref())] {
             if let Some(path) = path {
                 inputs.path(&format!("{what} of {}", task.task), path)?;
@@ -47,22 +47,22 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
             inputs.path(&format!("preamble of {}", task.task), path)?;
         }
     }
-    for text in &plan.options.texts {
+    for text in &asked.texts {
         inputs.path(&format!("text {}", text.name), &text.path)?;
     }
-    inputs.settings("options", &plan.options)?;
-    let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": plan.options});
-    let seed = Some(plan.options.seed);
+    inputs.settings("options", asked)?;
+    let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked});
+    let seed = Some(asked.seed);
     let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };
     let found = manifest.record(
         &request,
-        || stoppable(watch, |progress| eraser_eval::bench(&subjects, &plan.options, dir, progress)),
+        || stoppable(watch, |progress| eraser_eval::bench(&admitted, &plan.asked, progress)),
         |_| Ok(Outputs::default()),
     )?;
-    let names =
-        plan.options.tasks.iter().map(|task| &task.task).chain(plan.options.texts.iter().map(|text| &text.name));
+    let names = asked.tasks.iter().map(|task| &task.task).chain(asked.texts.iter().map(|text| &text.name));
     let files = subjects.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
-    manifest.share(BENCH, files.filter(|file| dir.join(file).exists()).collect::<Vec<_>>())?;
-    summary::record(dir, &found.summary(), watch)?;
+    let files: Vec<String> = files.filter(|file| dir.join(file).exists()).collect();
+    let all = summary::record(dir, &found.summary(), watch)?;
+    manifest.attribute(BENCH, (&summary::figures(&found.summary()), &files), &summary::figures(&all))?;
     Ok(found)
 }

@@ -6,13 +6,14 @@ use crate::directory::{lock, remove};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
-use crate::plan::{EvalPlan, ModelPlan, SubjectPlan};
+use crate::plan::{EvalPlan, ModelPlan, SubjectPlan, flag};
 use crate::stage::{likelihood, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
-use eraser_eval::{EvalOptions, Subject, Summary};
+use eraser_eval::{Admitted, EvalOptions, Plan, Subject, Summary};
 use eraser_model::{Adapter, Model, Result};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -23,13 +24,14 @@ use std::time::Instant;
 /// with.
 pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let start = Instant::now();
-    let mut options = plan.options()?;
+    let mut asked = plan.asked()?;
     let dir = plan.dir.as_path();
     let _lock = lock(dir)?;
     let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
     let directories: Vec<(String, PathBuf)> = directories.collect();
-    training_sets::check(&options, &directories, watch)?;
-    likelihood::add_own(&mut options, dir, &directories, watch)?;
+    training_sets::check(asked.options(), &directories, watch)?;
+    likelihood::plan_own(&mut asked, dir, &directories, &flag, watch)?;
+    let options = asked.options();
     let mut manifest = Manifest::read(dir);
     if plan.force {
         remove(dir, &["eval", summary::FILE])?;
@@ -38,8 +40,12 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let measured = loaded(&plan.subjects, &model, &adapters);
-    summary::admit(dir, &measured, plan.force, watch)?;
-    let inputs = inputs(&model, &plan.model, &options, &directories)?;
+    let admitted = summary::admit(dir, &measured, plan.force, watch)?;
+    let inputs = inputs(&model, &plan.model, options, &directories)?;
+    let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
+    for note in summary::replaced(&manifest, &names, &asked.asked(), inputs.hashes()) {
+        watch.note(&note);
+    }
     let recorded = json!({
         "model": plan.model.to_json()?,
         "subjects": plan.subjects,
@@ -49,7 +55,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };
     let mut found = manifest.record(
         &request,
-        || evaluate(&measured, &options, (&plan.model, &Assets::InCache), dir, watch),
+        || evaluate(&admitted, &asked, (&plan.model, &Assets::InCache), watch),
         |_| Ok(Outputs::default()),
     )?;
     let seconds = start.elapsed().as_secs_f64();
@@ -57,27 +63,28 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     found.timing.total_s = Some(seconds);
     found.timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
     let all = summary::record(dir, &found, watch)?;
-    share_record(&mut manifest, dir, &measured, &options)?;
+    attribute(&mut manifest, dir, &all, &names, &asked)?;
     subjects::write(dir, &directories, &manifest)?;
     Ok(all)
 }
 
-/// Records that the files of answers were made by the evaluation that made the summary: a later one of another attack has
-/// other options.
-pub(crate) fn share_record(
+/// Records which figures of the summary come from the evaluation that was done (what it did not ask, an earlier one
+/// measured), and the files of answers that it wrote.
+pub(crate) fn attribute(
     manifest: &mut Manifest,
     dir: &Path,
-    subjects: &[Subject<'_>],
-    options: &EvalOptions,
+    all: &Summary,
+    subjects: &[&str],
+    plan: &Plan,
 ) -> Result<()> {
-    let tasks = options.tasks.iter().map(|task| format!("task-{}", task.task));
-    let sets = ["over-refusal", "contrast"].map(ToOwned::to_owned);
-    let answers = (!options.likelihood_set.is_empty()).then(|| "likelihood".to_owned());
-    let names: Vec<String> = options.attacks.iter().cloned().chain(tasks).chain(sets).chain(answers).collect();
-    let file = |subject: &Subject<'_>, name: &str| format!("eval/{}/{name}.jsonl", subject.name);
-    let files = subjects.iter().flat_map(|subject| names.iter().map(move |name| file(subject, name)));
-    let started = |file: &String| dir.join(file).exists();
-    manifest.share(summary::FILE, files.filter(started).collect::<Vec<_>>())
+    let present = summary::figures(all);
+    let asked = plan.asked();
+    let made: BTreeSet<String> = subjects.iter().flat_map(|subject| summary::asked(subject, &asked)).collect();
+    let names: BTreeSet<&str> = asked.iter().map(|asked| asked.file.as_str()).collect();
+    let files =
+        subjects.iter().flat_map(|subject| names.iter().map(move |name| format!("eval/{subject}/{name}.jsonl")));
+    let files: Vec<String> = files.filter(|file| dir.join(file).exists()).collect();
+    manifest.attribute(summary::FILE, (&made, &files), &present)
 }
 
 /// The adapter of every subject that has one.
@@ -98,12 +105,12 @@ pub(crate) fn loaded<'a>(plans: &[SubjectPlan], model: &'a Model, adapters: &'a 
 
 /// Evaluates; a watch that stops it ends in an interruption. A local judge is loaded as `model` is, from its `assets`.
 pub(crate) fn evaluate(
-    subjects: &[Subject<'_>],
-    options: &EvalOptions,
+    admitted: &Admitted<'_>,
+    plan: &Plan,
     (model, assets): (&ModelPlan, &Assets),
-    dir: &Path,
     watch: &mut dyn Watch,
 ) -> Outcome<Summary> {
+    let options = plan.options();
     let judge = options.judge.model.as_deref().map(|spec| model.beside(spec).load(assets, watch)).transpose()?;
     let local = judge.as_ref().map(|judge| Local::new(judge, options.judge.batch));
     let endpoint = options.judge.endpoint().map(|e| Endpoint::new(&e)).transpose()?;
@@ -112,7 +119,7 @@ pub(crate) fn evaluate(
         (None, Some(endpoint)) => Some(endpoint as &dyn Respond),
         (None, None) => None,
     };
-    Ok(stoppable(watch, |progress| eraser_eval::evaluate(subjects, options, judge, dir, progress))?)
+    Ok(stoppable(watch, |progress| eraser_eval::evaluate(admitted, plan, judge, progress))?)
 }
 
 /// Everything that an evaluation reads: files by their content, so that a run may move. `adapters` are the subjects that have

@@ -2,12 +2,13 @@
 //! sets `seen` and `benign` among the options. Invariant: a harm set is taken only if it is the one that every adapter
 //! was trained on.
 
+use crate::failure::Outcome;
 use crate::stage::training_sets;
 use crate::watch::Watch;
 use eraser_data::files::hash_file;
 use eraser_data::{SetName, read_set, write_set};
 use eraser_eval::likelihood::{BENIGN, SEEN};
-use eraser_eval::{AnswerSet, EvalOptions};
+use eraser_eval::{AnswerSet, At, EvalOptions, Plan};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -15,18 +16,32 @@ use std::path::{Path, PathBuf};
 /// The rows of the help set that are measured.
 const ROWS: &str = "likelihood-benign.jsonl";
 
+/// Adds the run's own sets to those that `asked` measures; see [`add_own`]. `at` says what an option is called.
+///
+/// # Errors
+/// As [`add_own`], and everything that is wrong with the rows.
+pub(crate) fn plan_own(
+    asked: &mut Plan,
+    dir: &Path,
+    adapters: &[(String, PathBuf)],
+    at: At<'_>,
+    watch: &mut dyn Watch,
+) -> Outcome {
+    if asked.options().likelihood {
+        let mut options = asked.options().clone();
+        add_own(&mut options, dir, adapters, watch)?;
+        asked.take_answers(options.likelihood_set, at)?;
+    }
+    Ok(())
+}
+
 /// Adds the harm set of the run in `dir`, or of those that the adapters are from, as `seen`, and as many rows of the
 /// help set, evenly spaced, as `benign`: where `likelihood` is asked for, and unless the options name sets of these
 /// names. `adapters` are the subjects that have one, with its directory.
 ///
 /// # Errors
 /// No harm set is found, or several; a file that cannot be read or written.
-pub(crate) fn add_own(
-    options: &mut EvalOptions,
-    dir: &Path,
-    adapters: &[(String, PathBuf)],
-    watch: &mut dyn Watch,
-) -> Result<()> {
+fn add_own(options: &mut EvalOptions, dir: &Path, adapters: &[(String, PathBuf)], watch: &mut dyn Watch) -> Result<()> {
     if !options.likelihood {
         return Ok(());
     }

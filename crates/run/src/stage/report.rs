@@ -25,7 +25,7 @@ pub fn table(dir: &Path) -> Result<String> {
 /// # Errors
 /// As [`report`].
 pub fn durability_table(dir: &Path) -> Result<String> {
-    eraser_report::durability_table(&dir.join("durability.json")).map_err(|e| convert(&e))
+    eraser_report::durability_table(dir).map_err(|e| convert(&e))
 }
 
 /// What is in the prepared sets of a run directory, as a table.

@@ -23,7 +23,9 @@ pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manif
         let artefact = inside(dir, adapter);
         let record = artefact.as_deref().and_then(|artefact| manifest.get(artefact));
         let home = artefact.as_deref().and_then(|a| Path::new(a).parent()).map(Path::to_owned);
-        let mut subject = json!({"name": name, "adapter": artefact.as_deref().map_or(adapter.as_path(), Path::new)});
+        // Of one that is elsewhere the whole path: what is relative is in the run.
+        let elsewhere = || std::path::absolute(adapter).unwrap_or_else(|_| adapter.clone());
+        let mut subject = json!({"name": name, "adapter": artefact.clone().map_or_else(elsewhere, PathBuf::from)});
         if let Some((record, home)) = record.zip(home) {
             let mut settings = record.options["train"].clone();
             settings["retain"] = record.options["retain"].clone();

@@ -1,32 +1,71 @@
-//! `summary.json`. In: figures of evaluations and benchmarks; out: the file that holds them all. Invariant: it holds figures of
-//! one model and its adapters only.
+//! `summary.json`. In: figures of evaluations and benchmarks; out: the file that holds them all, and the manifest's note of
+//! where each comes from. Invariant: it holds figures of one model and its adapters only, and none of a variant that the run
+//! file has no more.
 
+use crate::manifest::{Manifest, Record};
 use crate::watch::Watch;
-use eraser_eval::{Subject, Summary};
+use eraser_eval::summary::{SubjectSummary, UtilitySummary};
+use eraser_eval::{Admitted, Asked, BenchSummary, Subject, Summary};
 use eraser_model::Result;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The file, and the name of its record.
 pub(crate) const FILE: &str = "summary.json";
+/// Verbs whose variants are those of a run file.
+const OF_A_RUN_FILE: [&str; 4] = ["run", "compare", "sweep", "tune"];
+/// What the names of files of tasks begin with.
+const TASK: &str = "task-";
+/// The file of what known answers cost.
+const LIKELIHOOD: &str = "likelihood";
 
 /// Makes room for results of `subjects` in `dir`, or says that it holds those of another model.
-pub(crate) fn admit(dir: &Path, subjects: &[Subject<'_>], force: bool, watch: &mut dyn Watch) -> Result<()> {
-    let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
-    let named: Vec<_> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
-    for text in eraser_eval::admit(dir, &named, force)? {
+pub(crate) fn admit<'a>(
+    dir: &'a Path,
+    subjects: &'a [Subject<'a>],
+    force: bool,
+    watch: &mut dyn Watch,
+) -> Result<Admitted<'a>> {
+    let (admitted, notes) = Admitted::new(dir, subjects, force)?;
+    for text in notes {
         watch.note(&text);
     }
-    Ok(())
+    Ok(admitted)
 }
 
-/// Removes the figures of subjects that are not among `names`.
-pub(crate) fn keep_only(dir: &Path, names: &[&str]) -> Result<()> {
-    if !dir.join(FILE).exists() {
-        return Ok(());
+/// Removes the figures of variants that the run file has no more, whose adapters are still there. Subjects that `eraser eval`
+/// was given stay.
+pub(crate) fn keep_variants(dir: &Path, manifest: &Manifest, variants: &[&str], watch: &mut dyn Watch) -> Result<()> {
+    let trained_as = |record: &Record, name: &str| {
+        OF_A_RUN_FILE.contains(&record.verb.as_str()) && record.options["name"].as_str() == Some(name)
+    };
+    let is_adapter =
+        |artefact: &str| artefact == "adapter" || artefact.starts_with("variants/") && artefact.ends_with("/adapter");
+    let gone = |name: &str| {
+        !variants.contains(&name) && manifest.artefacts().any(|(a, record)| is_adapter(a) && trained_as(record, name))
+    };
+    if dir.join(FILE).exists() {
+        let mut summary = Summary::read(dir)?;
+        let (gone, kept): (Vec<SubjectSummary>, _) = summary.subjects.into_iter().partition(|s| gone(&s.name));
+        summary.subjects = kept;
+        if !gone.is_empty() {
+            summary.write(dir)?;
+            let names: Vec<&str> = gone.iter().map(|s| s.name.as_str()).collect();
+            let names = names.join(", ");
+            watch.note(&format!("{FILE}: figures of {names} are left out: the run file has no such variant now"));
+        }
     }
-    let mut summary = Summary::read(dir)?;
-    summary.subjects.retain(|subject| names.contains(&subject.name.as_str()));
-    summary.write(dir)
+    // Their rows would come back from there.
+    if let Some(mut bench) = BenchSummary::read(dir)? {
+        let before = bench.subjects.len();
+        bench.subjects.retain(|s| !gone(&s.name));
+        bench.differences.retain(|d| !gone(&d.subject));
+        if bench.subjects.len() < before {
+            bench.write(dir)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts what was measured into the file, beside what that and bench.json hold of the same models.
@@ -36,4 +75,86 @@ pub(crate) fn record(dir: &Path, measured: &Summary, watch: &mut dyn Watch) -> R
         watch.note(text);
     }
     Ok(summary)
+}
+
+/// The figures that an evaluation makes of a subject, as the manifest names them.
+pub(crate) fn asked(subject: &str, asked: &BTreeSet<Asked>) -> BTreeSet<String> {
+    let name = |Asked { file, set, judge }: &Asked| match file.strip_prefix(TASK) {
+        Some(task) => utility(subject, task, UtilitySummary::ACCURACY),
+        None if judge.is_empty() => format!("{file}/{subject}/{set}"),
+        None => attack(subject, file, set, judge),
+    };
+    asked.iter().map(name).collect()
+}
+
+/// Every figure of a summary, as the manifest names it. The pool of an attack and its parts are one.
+pub(crate) fn figures(summary: &Summary) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for s in &summary.subjects {
+        let file = |attack: &str| attack.split(':').next().unwrap_or_default().to_owned();
+        all.extend(s.attacks.iter().map(|a| attack(&s.name, &file(&a.attack), &a.set, &a.judge)));
+        all.extend(s.utility.iter().map(|u| utility(&s.name, &u.task, &u.metric)));
+        all.extend(s.likelihood.iter().map(|l| format!("{LIKELIHOOD}/{}/{}", s.name, l.set)));
+        all.extend(s.over_refusal.iter().map(|o| format!("over-refusal/{}/{}", s.name, o.set)));
+        all.extend(s.contrast.iter().map(|o| format!("contrast/{}/{}", s.name, o.set)));
+    }
+    all
+}
+
+fn attack(subject: &str, file: &str, set: &str, judge: &str) -> String {
+    format!("attack/{subject}/{file}/{set}/{judge}")
+}
+
+fn utility(subject: &str, task: &str, metric: &str) -> String {
+    format!("utility/{subject}/{task}/{metric}")
+}
+
+/// What an evaluation of `asked` replaces that was measured on other files under the same names, in a line each.
+pub(crate) fn replaced(
+    manifest: &Manifest,
+    subjects: &[&str],
+    asked: &BTreeSet<Asked>,
+    now: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let mut notes = BTreeSet::new();
+    for (Asked { file, set, judge }, subject) in asked.iter().flat_map(|a| subjects.iter().map(move |s| (a, s))) {
+        let figures = self::asked(
+            subject,
+            &BTreeSet::from([Asked { file: file.clone(), set: set.clone(), judge: judge.clone() }]),
+        );
+        let Some(earlier) = figures.iter().find_map(|figure| manifest.request_of(figure)) else { continue };
+        let differs = |of: &dyn Fn(&str) -> bool| {
+            let all = |inputs: &BTreeMap<String, String>| -> Vec<(String, String)> {
+                inputs.iter().filter(|(name, _)| of(name)).map(|(n, h)| (n.clone(), h.clone())).collect()
+            };
+            all(&earlier.inputs) != all(now)
+        };
+        let (what, list, inputs) = match file.strip_prefix(TASK) {
+            Some(task) => (format!("task {task}"), "tasks", "task"),
+            None if file == LIKELIHOOD => (format!("{file} of {set}"), "likelihood_set", LIKELIHOOD),
+            None => (format!("{file} on {set}"), "questions", "questions"),
+        };
+        if differs(&|name| name == format!("{inputs} {set}")) {
+            let files =
+                paths(&earlier.options["eval"][list], &|e| e["set"] == set.as_str() || e["task"] == set.as_str());
+            let other = if inputs == LIKELIHOOD { "answers" } else { "questions" };
+            notes.insert(format!("{what}: earlier figures are of other {other}{files}; they are replaced"));
+        }
+        if ["template", "autodan", LIKELIHOOD].contains(&file.as_str())
+            && differs(&|name| name.starts_with("template "))
+        {
+            let files = paths(&earlier.options["eval"]["templates"], &|_| true);
+            notes.insert(format!("{what}: earlier figures are under other templates{files}; they are replaced"));
+        }
+    }
+    notes.into_iter().collect()
+}
+
+/// The names of the files in a list of options, in parentheses.
+fn paths(list: &Value, of: &dyn Fn(&Value) -> bool) -> String {
+    let path = |entry: &Value| entry.as_str().or(entry["path"].as_str()).map(str::to_owned);
+    let names = list.as_array().into_iter().flatten().filter(|e| of(e)).filter_map(path);
+    let names = names.map(|p| Path::new(&p).file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let names: Vec<String> = names.collect();
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }

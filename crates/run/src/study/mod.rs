@@ -13,4 +13,5 @@ pub(crate) use front::ranking;
 pub use plan::{compare_plan, sweep_plan};
 pub use read::Question;
 pub(crate) use read::{FILE, write};
+pub(crate) use results::judge;
 pub use results::{ClaimOutcome, Finding, Plot, Series, StudyResults, SubjectRow};

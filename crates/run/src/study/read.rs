@@ -3,7 +3,7 @@
 
 use super::compare::{self, Methods};
 use super::front::{self, Bounds, Scored};
-use super::results::{StudyResults, SubjectRow};
+use super::results::{StudyResults, SubjectRow, judge};
 use super::sweep::{self, HELP, NLL};
 use crate::plan::RunPlan;
 use crate::plan::study::{Axis, Point};
@@ -48,17 +48,19 @@ pub(crate) fn write(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out
 
 fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String>) -> Result<StudyResults> {
     let summary = Summary::read(dir)?;
-    let judges = summary.subjects.iter().flat_map(|s| &s.attacks).map(|a| a.judge.as_str());
-    let judge = judges.clone().next().unwrap_or_default();
+    let judges: Vec<&str> = summary.subjects.iter().flat_map(|s| &s.attacks).map(|a| a.judge.as_str()).collect();
+    let judge = judge(&plan.eval.options, &judges);
     let choice = Choice { held_out };
     let row = |name: &str, values: Vec<Option<String>>| {
         let subject = summary.subjects.iter().find(|s| s.name == name);
         let figures = subject.map(|s| Figures::read(dir, s, judge, &choice)).transpose()?.unwrap_or_default();
-        Ok::<_, Error>(SubjectRow { subject: name.to_owned(), values, figures })
+        Ok::<_, Error>(SubjectRow { subject: name.to_owned(), values, figures, ..SubjectRow::default() })
     };
+    // What else the summary holds was measured for another question.
+    let compared = |name: &str| name == "base" || plan.variants.iter().any(|v| v.name == name);
     let mut results = match question {
         Question::Compare => {
-            let rows = summary.subjects.iter().map(|s| row(&s.name, Vec::new()));
+            let rows = summary.subjects.iter().filter(|s| compared(&s.name)).map(|s| row(&s.name, Vec::new()));
             let rows: Vec<SubjectRow> = rows.collect::<Result<_>>()?;
             let of = |method: &str| {
                 let variant = plan.variants.iter().find(|v| v.train.method.name == method)?;
@@ -66,14 +68,14 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
             };
             let base = rows.iter().find(|r| r.subject == "base");
             let methods = Methods { base, eraser: of("eraser"), gam: of("gam"), rsft: of("rsft") };
-            let findings = compare::findings(&methods);
+            let findings = compare::findings(&methods, judge);
             StudyResults { kind: "compare", rows, findings, ..StudyResults::default() }
         }
         Question::Tune { axes, points, bounds } => {
             let mut keys = vec!["steps".to_owned()];
             keys.extend(self::keys(axes));
             let mut scored: Vec<Scored> = Vec::new();
-            for subject in &summary.subjects {
+            for subject in summary.subjects.iter().filter(|s| compared(&s.name)) {
                 let Some(score) = front::score(subject, bounds) else { continue };
                 let point = plan.variants.iter().zip(points).find(|(variant, _)| variant.name == subject.name);
                 let values = keys.iter().map(|key| point.and_then(|(_, point)| point.value(key))).collect();
@@ -97,13 +99,14 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
                 row.figures = row.figures.after(first);
                 rows.push(row);
             }
-            let findings = sweep::findings(&base, &rows, &keys);
-            let plots = sweep::plots(&rows, &keys);
+            let findings = sweep::findings(&base, &rows, &keys, judge);
+            let plots = sweep::plots(&rows, &keys, judge);
             rows.insert(0, base);
             StudyResults { kind: "sweep", keys, rows, findings, plots, ..StudyResults::default() }
         }
     };
     results.held_out = choice.held_out;
+    judge.clone_into(&mut results.judge);
     Ok(results)
 }
 

@@ -1,6 +1,7 @@
 //! What a study finds. In: figures; out: run/study.json (of the durability study run/durability.json), which the report shows.
 //! Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
 
+use eraser_eval::EvalOptions;
 use eraser_eval::stats::Change;
 use eraser_eval::{Figure, Figures, Measure};
 use serde::Serialize;
@@ -15,6 +16,8 @@ pub struct StudyResults {
     pub keys: Vec<String>,
     /// Templates that no method learnt from.
     pub held_out: Vec<String>,
+    /// The judge that attack success is under.
+    pub judge: String,
     /// A row per subject.
     pub rows: Vec<SubjectRow>,
     /// The claims, and whether they hold.
@@ -24,7 +27,7 @@ pub struct StudyResults {
 }
 
 /// A subject.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct SubjectRow {
     /// Its name.
     pub subject: String,
@@ -32,6 +35,9 @@ pub struct SubjectRow {
     pub values: Vec<Option<String>>,
     /// Its figures.
     pub figures: Figures,
+    /// Of durability: the fingerprint of the adapter that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 /// Whether a claim holds.
@@ -83,6 +89,13 @@ pub struct Series {
     pub points: Vec<[f64; 2]>,
 }
 
+/// Of the judges of figures, the one that a study goes by: the first that was asked for; an earlier request may have asked others.
+pub(crate) fn judge<'a>(options: &EvalOptions, judges: &[&'a str]) -> &'a str {
+    let asked = options.judges.first().map(String::as_str).unwrap_or_default();
+    let named = |judge: &&&str| **judge == asked || judge.split(':').next() == Some(asked);
+    judges.iter().find(named).or_else(|| judges.first()).copied().unwrap_or_default()
+}
+
 impl SubjectRow {
     pub(super) fn get(&self, measure: &Measure) -> Option<&Figure> {
         self.figures.get(measure)
@@ -114,6 +127,43 @@ impl Finding {
         let outcome = if holds(value) { ClaimOutcome::Holds } else { ClaimOutcome::Fails };
         let settled = ci.into_iter().all(|end| holds(end) == holds(value));
         Self { claim, outcome, settled, evidence }
+    }
+}
+
+/// Attack success in the words of its judge: only the judge `leak` looks for facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Leak,
+    Success,
+}
+
+impl Word {
+    pub(super) fn of(judge: &str) -> Self {
+        if judge == "leak" { Self::Leak } else { Self::Success }
+    }
+
+    /// What the figure is called.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Leak => "leak",
+            Self::Success => "attack success",
+        }
+    }
+
+    /// That `who` gives in to at most `bound`.
+    pub(super) fn at_most(self, who: &str, bound: f64) -> String {
+        match self {
+            Self::Leak => format!("{who} leaks at most {:.0} %", 100.0 * bound),
+            Self::Success => format!("attack success against {who} is at most {:.0} %", 100.0 * bound),
+        }
+    }
+
+    /// That `who` gives in less than `other`.
+    pub(super) fn less(self, who: &str, other: &str) -> String {
+        match self {
+            Self::Leak => format!("{who} leaks less than {other}"),
+            Self::Success => format!("attack success against {who} is lower than against {other}"),
+        }
     }
 }
 

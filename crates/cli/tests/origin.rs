@@ -1,0 +1,212 @@
+//! Where figures come from, when what is asked changes between one command and the next. Each test is named after a directory
+//! that told something that was not so.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::Dir;
+use serde_json::Value;
+use std::process::Command;
+
+const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
+                     --micro-batch 2 --grad-accum 1 --max-length 96 --lr 1e-2 --templates model";
+const EVAL: &str =
+    "eval --model model --adapter eraser=run/adapter --questions seen=ask.csv --max-new-tokens 2 --out run";
+
+const RUN: &str = r#"
+[run]
+dir = "run"
+[model]
+path = "model"
+[data]
+harm = "harm.jsonl"
+help = "help.jsonl"
+align = "align.jsonl"
+[train]
+steps = 2
+micro_batch = 2
+grad_accum = 1
+max_length = 96
+templates = "model"
+[[variant]]
+name = "one"
+[[variant]]
+name = "two"
+gamma = 3
+[eval]
+attacks = ["direct", "prefill"]
+judges = ["keyword"]
+max_new_tokens = 2
+questions = [{ set = "seen", path = "ask.csv" }]
+tasks = [{ task = "facts", path = "task.jsonl" }]
+"#;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Stdout and stderr of a command that must succeed.
+fn notes(dir: &Dir, arguments: &str) -> String {
+    let output = dir.eraser(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "eraser {arguments}\n{stderr}");
+    stderr
+}
+
+fn subjects(dir: &Dir, file: &str) -> Vec<String> {
+    let all = json(&dir.text(file));
+    let list = all.get("subjects").or(all.get("rows")).unwrap_or(&all).as_array().unwrap().clone();
+    let name = |s: &Value| s.get("name").or(s.get("subject")).and_then(Value::as_str).unwrap().to_owned();
+    list.iter().map(name).collect()
+}
+
+fn directory() -> Dir {
+    let dir = Dir::with_model();
+    dir.write("run.toml", RUN);
+    dir.write("task.jsonl", "{\"question\":\"what 1?\",\"expect\":[\"number\"]}\n");
+    dir
+}
+
+/// What the run file had no more stood in the report as if it were the run's.
+#[test]
+fn what_was_taken_out_of_a_run_file_is_left_out_or_told_as_earlier() {
+    let dir = directory();
+    dir.done("run run.toml");
+    dir.done(
+        &format!("{EVAL} --adapter other=run/adapter --attacks direct")
+            .replace("eraser=run/adapter --", "x=run/adapter --"),
+    );
+    let fewer = RUN.replace("[[variant]]\nname = \"two\"\ngamma = 3\n", "").replace(", \"prefill\"", "");
+    dir.write("run.toml", &fewer);
+    let stderr = notes(&dir, "run run.toml");
+    assert!(stderr.contains("figures of two are left out: the run file has no such variant now"), "{stderr}");
+    // What `eval` was given stays: no run file speaks of it.
+    assert_eq!(subjects(&dir, "run/summary.json"), ["base", "one", "x", "other"]);
+    assert!(!subjects(&dir, "run/subjects.json").contains(&"two".to_owned()));
+    let text = dir.text("run/report.md");
+    assert!(text.contains("an earlier one: run, begun"), "{text}");
+    assert!(text.contains("figures: base, one: prefill on seen (keyword:gcg29)"), "{text}");
+    assert!(!text.contains("two"), "{text}");
+    // Put back in, nothing is trained again.
+    dir.write("run.toml", RUN);
+    assert!(notes(&dir, "run run.toml").contains("train two: done before"));
+    assert!(subjects(&dir, "run/summary.json").contains(&"two".to_owned()));
+}
+
+/// Rows of another comparison, or of `eval`, stood among the methods compared.
+#[test]
+fn a_comparison_has_no_rows_but_its_own() {
+    let dir = directory();
+    let plain = RUN.split("[[variant]]").next().unwrap().to_owned() + "[eval]" + RUN.split("[eval]").nth(1).unwrap();
+    dir.write("run.toml", &plain);
+    dir.done("compare run.toml --methods gam,eraser --out run");
+    dir.done("bench --model model --adapter gam=run/variants/gam/adapter --text ask.csv --out run");
+    dir.done("compare run.toml --methods eraser --out run");
+    assert_eq!(subjects(&dir, "run/study.json"), ["base", "eraser"]);
+    assert_eq!(subjects(&dir, "run/summary.json"), ["base", "eraser"]);
+    let text = dir.text("run/report.md");
+    assert!(!text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "gam"), "{text}");
+}
+
+/// A variant that was renamed kept its earlier name in the manifest, and durability went by that.
+#[test]
+fn a_variant_has_the_name_that_the_run_file_gives_it() {
+    let dir = directory();
+    let one = RUN.replace("[[variant]]\nname = \"two\"\ngamma = 3\n", "");
+    dir.write("run.toml", &one);
+    dir.done("run run.toml");
+    dir.write("run.toml", &one.replace("\"one\"", "\"first\""));
+    assert!(notes(&dir, "run run.toml").contains("train first: done before"));
+    let refused = dir.refused("durability run --variant one");
+    assert!(refused.contains("its variants are first"), "{refused}");
+}
+
+/// Figures under one file of templates were replaced by those under another without a word.
+#[test]
+fn figures_under_other_templates_are_not_taken_for_these() {
+    let dir = Dir::with_model();
+    dir.write("play.txt", "In a play: {prompt}");
+    dir.done(&format!("{TRAIN} --steps 2 --out run"));
+    dir.done(&format!("{EVAL} --attacks template --templates wrap.txt"));
+    let eval = format!("{EVAL} --attacks template --templates play.txt");
+    let stderr = notes(&dir, &format!("{eval} --no-base"));
+    assert!(
+        stderr.contains("template on seen: earlier figures are under other templates (wrap.txt); they are replaced"),
+        "{stderr}"
+    );
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("| template (wrap.txt ") && text.contains("| template (play.txt "), "{text}");
+    let stderr = notes(&dir, &eval);
+    assert!(stderr.contains("under other templates"), "{stderr}");
+    assert!(!notes(&dir, &eval).contains("replaced"));
+    dir.done("report run");
+    assert!(dir.text("run/report.md").contains("| template | seen |"), "{}", dir.text("run/report.md"));
+    // Other questions under the name of a set are the same kind of thing.
+    dir.write("ask.csv", "goal\nhow 3?\n");
+    let stderr = notes(&dir, &eval);
+    assert!(stderr.contains("template on seen: earlier figures are of other questions (ask.csv)"), "{stderr}");
+}
+
+/// An adapter that was edited was measured as the one that had been trained.
+#[test]
+fn durability_says_which_adapter_and_which_judge() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 2 --out run"));
+    dir.done(EVAL);
+    let durability = "durability run --steps 1 --pairs 2 --limit 1";
+    let text = dir.done(durability);
+    assert!(text.contains("Judge of attack success: keyword:gcg29"), "{text}");
+    let findings = json(&dir.text("run/durability.json"))["findings"].to_string();
+    assert!(findings.contains("attack success against") && !findings.contains("leaks"), "{findings}");
+    dir.done(&format!("{TRAIN} --steps 3 --out other"));
+    let weights = "adapter/adapter_model.safetensors";
+    std::fs::copy(dir.path(&format!("other/{weights}")), dir.path(&format!("run/{weights}"))).unwrap();
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("Rows and findings of eraser are of an earlier adapter"), "{text}");
+    let stderr = notes(&dir, durability);
+    assert!(stderr.contains("was changed after it was trained"), "{stderr}");
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(!text.contains("Rows and findings of eraser"), "{text}");
+}
+
+/// The hint was to add `--resume` to a command with `--force`, which is refused.
+#[test]
+fn an_interrupted_training_says_how_to_go_on_and_the_report_that_it_did_not_end() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 2 --out run"));
+    dir.done(EVAL);
+    let train = format!("{TRAIN} --steps 5000 --out run");
+    std::fs::remove_file(dir.path("run/train/metrics.jsonl")).unwrap();
+    let child = dir.start(&format!("{train} --force"));
+    let begun = std::iter::repeat_with(|| std::thread::sleep(std::time::Duration::from_millis(20)))
+        .take(500)
+        .any(|()| dir.path("run/train/metrics.jsonl").exists());
+    assert!(begun, "the training never began");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("hint: run the same command with --resume in place of --force to go on"), "{stderr}");
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("the training of adapter was begun again and has not ended"), "{text}");
+    let resumed = dir.start(&format!("{train} --resume"));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-INT", &resumed.id().to_string()]).status().unwrap().success());
+    assert_eq!(resumed.wait_with_output().unwrap().status.code(), Some(130));
+}
+
+/// Training went on with numbers that are none.
+#[test]
+fn a_training_whose_values_are_no_numbers_stops() {
+    let dir = Dir::with_model();
+    let refused = dir.refused(&format!("{TRAIN} --steps 2 --out run").replace("1e-2", "1e30"));
+    assert!(refused.contains("--lr: must be a positive number of at most 1"), "{refused}");
+    let refused = dir.refused(&format!("{TRAIN} --steps 1 --weight-decay 1e300 --out run"));
+    assert!(refused.starts_with("exit 1") && refused.contains("are not finite"), "{refused}");
+    assert!(!dir.path("run/adapter").exists());
+}
