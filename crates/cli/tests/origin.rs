@@ -107,6 +107,13 @@ fn a_comparison_has_no_rows_but_its_own() {
     assert_eq!(subjects(&dir, "run/summary.json"), ["base", "eraser"]);
     let text = dir.text("run/report.md");
     assert!(!text.split(|c: char| !c.is_alphanumeric()).any(|word| word == "gam"), "{text}");
+    // Nor are the rows told of an adapter that was put in the place of theirs.
+    dir.done(&format!("{TRAIN} --steps 3 --out other"));
+    let weights = "adapter/adapter_model.safetensors";
+    std::fs::copy(dir.path(&format!("other/{weights}")), dir.path(&format!("run/variants/eraser/{weights}"))).unwrap();
+    dir.done("report run");
+    let text = dir.text("run/report.md");
+    assert!(text.contains("Rows and findings of eraser are of an earlier adapter"), "{text}");
 }
 
 /// A variant that was renamed kept its earlier name in the manifest, and durability went by that.
@@ -137,7 +144,7 @@ fn figures_under_other_templates_are_not_taken_for_these() {
     );
     dir.done("report run");
     let text = dir.text("run/report.md");
-    assert!(text.contains("| template (wrap.txt ") && text.contains("| template (play.txt "), "{text}");
+    assert!(text.contains(" wrap.txt) | seen |") && text.contains(" play.txt) | seen |"), "{text}");
     let stderr = notes(&dir, &eval);
     assert!(stderr.contains("under other templates"), "{stderr}");
     assert!(!notes(&dir, &eval).contains("replaced"));

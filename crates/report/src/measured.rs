@@ -253,6 +253,11 @@ pub(crate) fn separate(summary: &mut Summary, manifest: &Manifest) {
             contexts.entry(row.set.clone()).or_default().insert(templates(record, TEMPLATES));
             known.entry(row.set.clone()).or_default().insert(answers(record, &row.set));
         }
+        for (kind, refusals) in [("over-refusal", &s.over_refusal), ("contrast", &s.contrast)] {
+            let Some(o) = refusals else { continue };
+            let Some(record) = origin(&manifest::refusals(kind, &s.name, &o.set)) else { continue };
+            sets.entry(o.set.clone()).or_default().insert(questions(record, &o.set));
+        }
     }
     for s in &mut summary.subjects {
         for a in &mut s.attacks {
@@ -281,6 +286,13 @@ pub(crate) fn separate(summary: &mut Summary, manifest: &Manifest) {
             }
             if others {
                 row.set = format!("{} ({})", row.set, label(&answers(record, &row.set)));
+            }
+        }
+        for (kind, refusals) in [("over-refusal", &mut s.over_refusal), ("contrast", &mut s.contrast)] {
+            let Some(o) = refusals else { continue };
+            let Some(record) = origin(&manifest::refusals(kind, &s.name, &o.set)) else { continue };
+            if sets.get(&o.set).is_some_and(|found| found.len() > 1) {
+                o.set = format!("{} ({})", o.set, label(&questions(record, &o.set)));
             }
         }
     }
@@ -315,11 +327,12 @@ fn questions(record: &Record, set: &str) -> Inputs {
     found.into_iter().map(|(_, hash)| (String::new(), hash.clone())).collect()
 }
 
-/// What tells such files apart: their names, and the first digits of their hashes. No `:`, which begins the part of an attack.
+/// What tells such files apart: the first digits of their hashes, which no table cuts off, and their names. No `:`, which begins
+/// the part of an attack.
 fn label(files: &Inputs) -> String {
     let one = |(name, hash): &(String, String)| {
         let hash: String = hash.chars().take(6).collect();
-        if name.is_empty() { hash } else { format!("{} {hash}", name.replace(':', "_")) }
+        if name.is_empty() { hash } else { format!("{hash} {}", name.replace(':', "_")) }
     };
     match files.as_slice() {
         [] => "none".to_owned(),
@@ -406,8 +419,8 @@ mod tests {
         assert!(facts.contains(&("known answers", "known (bbbbbbbbbbbb)".to_owned())), "{facts:?}");
         separate(&mut found, &manifest);
         let [plain, pool, part] = &found.subjects[1].likelihood[..] else { panic!("three rows") };
-        assert_eq!([&plain.context, &pool.context], ["plain", "template (two.txt 222222)"]);
-        assert_eq!((part.context.as_str(), &part.set), ("template (two.txt 222222):t", &"known".to_owned()));
+        assert_eq!([&plain.context, &pool.context], ["plain", "template (222222 two.txt)"]);
+        assert_eq!((part.context.as_str(), &part.set), ("template (222222 two.txt):t", &"known".to_owned()));
         assert!(part.is_part() && pool.is_pool() && !plain.is_pool());
         // Under the same name, other answers.
         let last = manifest.requests.get_mut(&2).unwrap();
@@ -427,10 +440,10 @@ mod tests {
         assert_eq!(
             names,
             [
-                "template (one.txt 111111)",
-                "template (one.txt 111111):t",
-                "template (two.txt 222222)",
-                "template (two.txt 222222):t"
+                "template (111111 one.txt)",
+                "template (111111 one.txt):t",
+                "template (222222 two.txt)",
+                "template (222222 two.txt):t"
             ]
         );
         let rows = crate::rows::attacks(&found);

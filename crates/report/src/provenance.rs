@@ -156,7 +156,7 @@ pub(crate) struct Measured<'a> {
 }
 
 /// The requests that figures of the subject `name` come from.
-fn evaluations<'a>(manifest: &'a Manifest, name: &str) -> Vec<&'a Record> {
+pub(crate) fn evaluations<'a>(manifest: &'a Manifest, name: &str) -> Vec<&'a Record> {
     let of = |figure: &str| figure.split('/').nth(1) == Some(name);
     let mut numbers: Vec<u64> = manifest.figures.iter().filter(|(f, _)| of(f)).map(|(_, number)| *number).collect();
     numbers.sort_unstable();

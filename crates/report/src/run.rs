@@ -90,7 +90,7 @@ impl Run {
             return Err(Error::NotARun(run.to_path_buf()));
         }
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
-        let study = optional(&run.join("study.json"), Study::read)?;
+        let mut study = optional(&run.join("study.json"), Study::read)?;
         let mut durability = optional(&run.join("durability.json"), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let manifest = optional(&run.join("manifest.json"), Manifest::read)?;
@@ -99,8 +99,10 @@ impl Run {
         };
         let adapters: Vec<(String, String)> = entries.iter().enumerate().map(home).collect();
         let provenance = Provenance::find(run, manifest.as_ref(), summary.as_ref(), &adapters, data.is_some())?;
-        if let (Some(durability), Some(manifest)) = (&mut durability, &manifest) {
-            tell_origin(durability, run, manifest, &adapters)?;
+        for study in study.iter_mut().chain(&mut durability) {
+            if let Some(manifest) = &manifest {
+                tell_origin(study, run, manifest, &adapters)?;
+            }
         }
         let measured = summary.as_ref().map(|s| measured::measured(s, manifest.as_ref())).unwrap_or_default();
         if let (Some(summary), Some(manifest)) = (&mut summary, &manifest) {
@@ -126,27 +128,25 @@ fn stages(manifest: &Manifest) -> Vec<Stage> {
     manifest.artefacts.iter().filter(|(artefact, _)| !of_answers(artefact)).map(stage).collect()
 }
 
-/// Marks the rows of durability.json that are not of the adapters that are there now.
-pub(crate) fn tell_origin(
-    durability: &mut Study,
-    run: &Path,
-    manifest: &Manifest,
-    adapters: &[(String, String)],
-) -> Result<()> {
-    let record: Vec<&manifest::Record> = manifest.artefacts.get("durability.json").into_iter().collect();
-    for (subject, adapter) in durability.subjects() {
+/// Marks the rows of a study that are not of the adapters that are there now.
+fn tell_origin(study: &mut Study, run: &Path, manifest: &Manifest, adapters: &[(String, String)]) -> Result<()> {
+    for (subject, adapter) in study.subjects() {
+        let records = match manifest.artefacts.get("durability.json").filter(|_| study.is_durability()) {
+            Some(record) => vec![record],
+            None => provenance::evaluations(manifest, &subject),
+        };
         let home = adapters.iter().find(|(name, _)| *name == subject).map(|(_, home)| home.as_str());
         let state = match home {
             None => FigureState::Unknown("the run has no such subject now".to_owned()),
             Some(home) => {
-                let measured = provenance::Measured { adapter: adapter.as_deref(), by: &record };
+                let measured = provenance::Measured { adapter: adapter.as_deref(), by: &records };
                 provenance::state_of(run, manifest, &subject, home, &measured)?
             }
         };
         match state {
             FigureState::Current => {}
-            FigureState::Stale(why) => durability.mark(&subject, true, &why),
-            FigureState::Unknown(why) => durability.mark(&subject, false, &why),
+            FigureState::Stale(why) => study.mark(&subject, true, &why),
+            FigureState::Unknown(why) => study.mark(&subject, false, &why),
         }
     }
     Ok(())

@@ -42,7 +42,7 @@ pub(crate) struct Study {
 #[derive(Clone, Debug, Deserialize)]
 struct Row {
     subject: String,
-    /// Of durability: the fingerprint of the adapter that was measured.
+    /// The fingerprint of the adapter that was measured; None in files of older versions: unknown.
     #[serde(default)]
     adapter: Option<String>,
     #[serde(default)]
@@ -150,10 +150,15 @@ impl Study {
         all
     }
 
+    pub(crate) fn is_durability(&self) -> bool {
+        self.kind == "durability"
+    }
+
     /// Says of the rows of a subject that they are of an earlier adapter, or that it is not known of which they are.
     pub(crate) fn mark(&mut self, subject: &str, earlier: bool, why: &str) {
         self.marks.push(if earlier {
-            format!("Rows and findings of {subject} are of an earlier adapter: {why}. Run `eraser durability` again.")
+            let verb = &self.kind;
+            format!("Rows and findings of {subject} are of an earlier adapter: {why}. Run `eraser {verb}` again.")
         } else {
             format!("Whether the rows of {subject} are of the adapter in this directory is unknown: {why}.")
         });

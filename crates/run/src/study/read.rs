@@ -54,7 +54,8 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
     let row = |name: &str, values: Vec<Option<String>>| {
         let subject = summary.subjects.iter().find(|s| s.name == name);
         let figures = subject.map(|s| Figures::read(dir, s, judge, &choice)).transpose()?.unwrap_or_default();
-        Ok::<_, Error>(SubjectRow { subject: name.to_owned(), values, figures, ..SubjectRow::default() })
+        let adapter = subject.and_then(|s| s.fingerprint.as_ref()?.adapter.clone());
+        Ok::<_, Error>(SubjectRow { subject: name.to_owned(), values, figures, adapter })
     };
     // What else the summary holds was measured for another question.
     let compared = |name: &str| name == "base" || plan.variants.iter().any(|v| v.name == name);

@@ -35,7 +35,7 @@ pub struct SubjectRow {
     pub values: Vec<Option<String>>,
     /// Its figures.
     pub figures: Figures,
-    /// Of durability: the fingerprint of the adapter that was measured.
+    /// The fingerprint of the adapter that was measured; of the base there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
 }
