@@ -1,5 +1,5 @@
-//! Where figures come from, when what is asked changes between one command and the next. Each test is named after a directory
-//! that told something that was not so.
+//! Where figures come from, when what is asked changes between one command and the next. Each test is named after a
+//! directory that told something that was not so.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 /// them: with more of them the batch stays full, with fewer less is lost when the process is killed.
 const BATCHES: usize = 2;
 
-/// Evaluates every subject in the directory `dir` that admitted them and writes `dir/eval/<subject>/<attack>.jsonl` (one
-/// [`Answer`] a line, appended as they come; answers already there are not generated again) and returns the summary, which
-/// the caller completes with timing and writes.
+/// Evaluates every subject in the directory `dir` that admitted them and writes `dir/eval/<subject>/<attack>.jsonl`
+/// (one [`Answer`] a line, appended as they come; answers already there are not generated again) and returns the
+/// summary, which the caller completes with timing and writes.
 ///
 /// Files: `likelihood` (one [`likelihood::Line`] a line), and of answers `direct`, `template`, `prefill`, `gcg`,
 /// `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks

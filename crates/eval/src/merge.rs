@@ -17,8 +17,8 @@ use std::path::Path;
 /// Most bytes of the first line of a file that are read to see whose it is.
 const LONGEST: u64 = 8 << 20;
 
-/// A directory that holds no results but those of the subjects it was opened for, and of others on the same model. Only in
-/// such a directory can an evaluation begin, and what identifies the subjects is computed once for it.
+/// A directory that holds no results but those of the subjects it was opened for, and of others on the same model. Only
+/// in such a directory can an evaluation begin, and what identifies the subjects is computed once for it.
 pub struct Admitted<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) subjects: &'a [Subject<'a>],
@@ -28,14 +28,13 @@ pub struct Admitted<'a> {
 impl<'a> Admitted<'a> {
     /// Prepares `dir` for results of `subjects`, and gives a line for each thing that was removed.
     ///
-    /// Results of a hardened subject that has another fingerprint under the same name were measured before it was trained
-    /// again:
-    /// they are removed. Results of another base model, or of adapters on another model, are an error unless `force`, which
-    /// removes everything measured in the directory.
+    /// Results of a hardened subject that has another fingerprint under the same name were measured before it was
+    /// trained again: they are removed. Results of another base model, or of adapters on another model, are an error
+    /// unless `force`, which removes everything measured in the directory.
     ///
     /// # Errors
-    /// A subject's name that is no file name, or that two subjects have; the directory holds results of another model; a file in it
-    /// cannot be read or removed.
+    /// A subject's name that is no file name, or that two subjects have; the directory holds results of another model;
+    /// a file in it cannot be read or removed.
     pub fn new(dir: &'a Path, subjects: &'a [Subject<'a>], force: bool) -> Result<(Self, Vec<String>)> {
         check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
         let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;

@@ -1,6 +1,6 @@
-//! The plan of an evaluation. In: options, and how each is called where it was given; out: every prompt to answer, with its
-//! judges: files read, names looked up. Invariant: every error is found before the first answer is generated, and all are
-//! reported together, under the name that the user gave the option by.
+//! The plan of an evaluation. In: options, and how each is called where it was given; out: every prompt to answer, with
+//! its judges: files read, names looked up. Invariant: every error is found before the first answer is generated, and
+//! all are reported together, under the name that the user gave the option by.
 
 use crate::attack::{self, Attack};
 use crate::judge::{self, AnyJudge, Grader, Judge, REFUSAL};
@@ -49,8 +49,8 @@ pub struct Plan {
     pub(crate) known_answers: Option<likelihood::Plan>,
 }
 
-/// What an evaluation asks: a file of answers, a set of questions in it, and who judges. For what is no attack, the judge is
-/// empty.
+/// What an evaluation asks: a file of answers, a set of questions in it, and who judges. For what is no attack, the
+/// judge is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
     /// The file's name without its ending: `direct`, `task-entities`, `over-refusal`, `likelihood`.

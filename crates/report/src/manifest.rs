@@ -1,5 +1,6 @@
-//! `manifest.json`: what made each artefact of a run, and which request measured each figure. In: the file; out: its records.
-//! Invariant after [`Manifest::read`]: the layout is one that this version knows, and no list is longer than a run's.
+//! `manifest.json`: what made each artefact of a run, and which request measured each figure. In: the file; out: its
+//! records. Invariant after [`Manifest::read`]: the layout is one that this version knows, and no list is longer than a
+//! run's.
 
 use crate::error::{Error, Result};
 use serde::Deserialize;

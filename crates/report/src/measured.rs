@@ -1,6 +1,6 @@
 //! What was measured: model, files, settings and version of every request that figures come from. In: the summary and
-//! manifest.json; out: a block of facts for the page and Markdown, and the summary with figures of different prompts under
-//! different names. Invariant: figures that answer different prompts are never in one row.
+//! manifest.json; out: a block of facts for the page and Markdown, and the summary with figures of different prompts
+//! under different names. Invariant: figures that answer different prompts are never in one row.
 
 use crate::format::list;
 use crate::manifest::{self, Manifest, Record, short};
@@ -201,8 +201,8 @@ fn words(list: &Value) -> String {
     all.join(", ")
 }
 
-/// The last part of a path: the directories of the machine that made the run say nothing to a reader. Names of the hub have
-/// two parts.
+/// The last part of a path: the directories of the machine that made the run say nothing to a reader. Names of the hub
+/// have two parts.
 fn name(path: &str) -> &str {
     let whole = !path.starts_with(['/', '.', '~']) && path.matches('/').count() <= 1;
     if whole { path } else { path.trim_end_matches('/').rsplit(['/', '\\']).next().unwrap_or(path) }
@@ -327,8 +327,8 @@ fn questions(record: &Record, set: &str) -> Inputs {
     found.into_iter().map(|(_, hash)| (String::new(), hash.clone())).collect()
 }
 
-/// What tells such files apart: the first digits of their hashes, which no table cuts off, and their names. No `:`, which begins
-/// the part of an attack.
+/// What tells such files apart: the first digits of their hashes, which no table cuts off, and their names. No `:`,
+/// which begins the part of an attack.
 fn label(files: &Inputs) -> String {
     let one = |(name, hash): &(String, String)| {
         let hash: String = hash.chars().take(6).collect();

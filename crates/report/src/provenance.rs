@@ -1,6 +1,6 @@
-//! Which adapter a figure is of. In: the manifest, `subjects.json`, the summary; out: whether each subject's figures are of
-//! the adapter that is in the directory now, and whether the data report is of the sets that were trained on. Invariant: what
-//! cannot be told is unknown, never current.
+//! Which adapter a figure is of. In: the manifest, `subjects.json`, the summary; out: whether each subject's figures
+//! are of the adapter that is in the directory now, and whether the data report is of the sets that were trained on.
+//! Invariant: what cannot be told is unknown, never current.
 
 use crate::error::Result;
 use crate::manifest::{Manifest, Record, sha256, short};
@@ -249,7 +249,8 @@ fn edited(run: &Path, manifest: &Manifest) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Whether the files in `home` are those that every one of these records read as the adapter of `name`; None: they do not say.
+/// Whether the files in `home` are those that every one of these records read as the adapter of `name`; None: they do
+/// not say.
 fn as_measured(run: &Path, name: &str, home: &str, records: &[&Record]) -> Result<Option<bool>> {
     let prefix = format!("adapter {name}/");
     let mut same = None;

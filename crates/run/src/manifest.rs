@@ -1,8 +1,9 @@
-//! run/manifest.json: what made each artefact of a run directory, and each figure of its summary. In: the options and the
-//! hashes of everything that the work reads, before it begins, and of what it wrote, when it has ended; out: whether it has to
-//! be done, gone on with, or begun. Invariants: an artefact counts as made only if the inputs of its record are the present
-//! ones and its files are those that the record names, byte for byte; a figure has the request that measured it, a request is
-//! kept for as long as it has a figure, and a file of answers has the hash that it was written with.
+//! run/manifest.json: what made each artefact of a run directory, and each figure of its summary. In: the options and
+//! the hashes of everything that the work reads, before it begins, and of what it wrote, when it has ended; out:
+//! whether it has to be done, gone on with, or begun. Invariants: an artefact counts as made only if the inputs of its
+//! record are the present ones and its files are those that the record names, byte for byte; a figure has the request
+//! that measured it, a request is kept for as long as it has a figure, and a file of answers has the hash that it was
+//! written with.
 
 use crate::inputs::Inputs;
 use eraser_data::files::{hash_file, write_atomic};
@@ -240,9 +241,9 @@ impl Manifest {
         self.stored.requests.get(self.stored.figures.get(figure)?)
     }
 
-    /// Records that the figures `made` come from the request that has just made `artefact`, that it wrote these `files` of
-    /// answers, each with its hash, and that the summary holds the figures `present`. Requests that have no figure any more
-    /// are dropped.
+    /// Records that the figures `made` come from the request that has just made `artefact`, that it wrote these `files`
+    /// of answers, each with its hash, and that the summary holds the figures `present`. Requests that have no figure
+    /// any more are dropped.
     pub(crate) fn attribute(
         &mut self,
         artefact: &str,

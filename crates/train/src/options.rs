@@ -95,7 +95,8 @@ pub enum Templates {
     File(PathBuf),
 }
 
-/// Highest learning rate that is taken. AdamW moves every value by about the rate in a step, and an adapter's values are below 1.
+/// Highest learning rate that is taken. AdamW moves every value by about the rate in a step, and an adapter's values
+/// are below 1.
 pub const MAX_LR: f64 = 1.0;
 
 /// Settings of a training run.

@@ -34,8 +34,8 @@ struct Unit {
 }
 
 /// Scores every task and text under every subject in the directory `dir` that admitted them; writes
-/// `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line) and `dir/bench.json`, and returns the latter. Scores that the
-/// files hold already, of the same model, adapter and tokens, are not computed again.
+/// `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line) and `dir/bench.json`, and returns the latter. Scores
+/// that the files hold already, of the same model, adapter and tokens, are not computed again.
 ///
 /// # Errors
 /// An item that cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.

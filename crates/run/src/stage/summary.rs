@@ -1,6 +1,6 @@
-//! `summary.json`. In: figures of evaluations and benchmarks; out: the file that holds them all, and the manifest's note of
-//! where each comes from. Invariant: it holds figures of one model and its adapters only, and none of a variant that the run
-//! file has no more.
+//! `summary.json`. In: figures of evaluations and benchmarks; out: the file that holds them all, and the manifest's
+//! note of where each comes from. Invariant: it holds figures of one model and its adapters only, and none of a variant
+//! that the run file has no more.
 
 use crate::manifest::{Manifest, Record};
 use crate::watch::Watch;
@@ -34,8 +34,8 @@ pub(crate) fn admit<'a>(
     Ok(admitted)
 }
 
-/// Removes the figures of variants that the run file has no more, whose adapters are still there. Subjects that `eraser eval`
-/// was given stay.
+/// Removes the figures of variants that the run file has no more, whose adapters are still there. Subjects that `eraser
+/// eval` was given stay.
 pub(crate) fn keep_variants(dir: &Path, manifest: &Manifest, variants: &[&str], watch: &mut dyn Watch) -> Result<()> {
     let trained_as = |record: &Record, name: &str| {
         OF_A_RUN_FILE.contains(&record.verb.as_str()) && record.options["name"].as_str() == Some(name)

@@ -5,7 +5,8 @@ use super::compare::LEAK;
 use super::results::{Finding, SubjectRow, Word, shown};
 use eraser_eval::{Figures, Measure};
 
-/// A finding for every condition of every variant, and for answers whose opening was given; attack success under `judge`.
+/// A finding for every condition of every variant, and for answers whose opening was given; attack success under
+/// `judge`.
 pub(crate) fn findings(rows: &[SubjectRow], judge: &str) -> Vec<Finding> {
     let word = Word::of(judge);
     let mut findings = Vec::new();

@@ -89,7 +89,8 @@ pub struct Series {
     pub points: Vec<[f64; 2]>,
 }
 
-/// Of the judges of figures, the one that a study goes by: the first that was asked for; an earlier request may have asked others.
+/// Of the judges of figures, the one that a study goes by: the first that was asked for; an earlier request may have
+/// asked others.
 pub(crate) fn judge<'a>(options: &EvalOptions, judges: &[&'a str]) -> &'a str {
     let asked = options.judges.first().map(String::as_str).unwrap_or_default();
     let named = |judge: &&&str| **judge == asked || judge.split(':').next() == Some(asked);
