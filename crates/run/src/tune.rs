@@ -106,15 +106,14 @@ pub fn tune(request: &TuneRequest<'_>, earlier: Earlier, watch: &mut dyn Watch) 
     let fewest = rungs(1, steps).first().map_or(steps, |rung| rung.steps);
     let mut tried = vec![trial(0, fewest)];
     let mut written = go(request, &tried, earlier, watch)?;
-    let search = match read(&dir, steps) {
-        Some(search) => search,
-        None => {
-            let points = request.points.unwrap_or_else(|| begin_with(&dir, fewest, steps, request.minutes));
-            let search = Search { points, steps, rungs: rungs(points, steps) };
-            let text = serde_json::to_string_pretty(&search).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
-            write_atomic(&dir.join(FILE), text.as_bytes())?;
-            search
-        }
+    let search = if let Some(search) = read(&dir, steps) {
+        search
+    } else {
+        let points = request.points.unwrap_or_else(|| begin_with(&dir, fewest, steps, request.minutes));
+        let search = Search { points, steps, rungs: rungs(points, steps) };
+        let text = serde_json::to_string_pretty(&search).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
+        write_atomic(&dir.join(FILE), text.as_bytes())?;
+        search
     };
     watch.note(&format!("tune: {}", describe(&search.rungs)));
 
@@ -150,7 +149,7 @@ fn plan(request: &TuneRequest<'_>, points: &[Point], tune: bool) -> Outcome<RunP
     let variants = Variants::Points { of: request.variant, points };
     let suffix = if tune { "-tune" } else { "-tuned" };
     let out = if tune { request.overrides.out } else { None };
-    RunPlan::read(request.file, &Overrides { variants, suffix, tune, out, ..request.overrides.clone() })
+    RunPlan::read(request.file, &Overrides { out, variants, tune, suffix, ..request.overrides.clone() })
 }
 
 /// Trains and measures every setting of `points` that was not yet.
