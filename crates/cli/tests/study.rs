@@ -193,7 +193,7 @@ fn what_cannot_be_swept_is_said_at_once() {
     dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\""));
     insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
     exit 2
-    error: run.toml:10: `method`: unknown method `npo`, known are eraser, gam, rsft
+    error: run.toml:10: `method`: unknown method `npo`, known are eraser, gam, rsft, sft
     hint: correct run.toml, or name another file
     "#);
 }

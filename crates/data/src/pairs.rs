@@ -1,5 +1,6 @@
-//! Questions with or without answers, in the forms that public files have. In: CSV, TSV, JSON, JSONL, Parquet, or plain text
-//! with one question a line; out: pairs. Invariant: what is asked is whole: what an instruction is about is part of it.
+//! Questions with or without answers, in the forms that public files have. In: CSV, TSV, JSON, JSONL, Parquet, or
+//! plain text with one question a line; out: pairs. Invariant: what is asked is whole: what an instruction is about
+//! is part of it.
 
 use crate::question::find_column;
 use crate::record::record;
@@ -28,9 +29,9 @@ pub struct Pair {
     pub extra: Map<String, Value>,
 }
 
-/// Reads pairs: rows of `messages`, or with what is asked in the first column there is of instruction (with input or context),
-/// goal, question, prompt, input, text, behavior, `forbidden_prompt`, and the answer in the first of output, response,
-/// answer, completion, `safe_response`, refusal; or plain text, one question a line.
+/// Reads pairs: rows of `messages`, or with what is asked in the first column there is of instruction (with input or
+/// context), goal, question, prompt, input, text, behavior, `forbidden_prompt`, and the answer in the first of
+/// output, response, answer, completion, `safe_response`, refusal; or plain text, one question a line.
 ///
 /// # Errors
 /// A file that cannot be read or holds no row; a row of which it is not clear what is asked.

@@ -1,6 +1,7 @@
 //! The command line as it is typed. In: arguments; out: raw options, checked one by one by clap. Invariant: nothing here
 //! looks at a file; what the options mean together is resolved by `plan`.
 
+pub(crate) mod align;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod durability;
@@ -70,6 +71,8 @@ pub(crate) enum Verb {
     Tune(tune::TuneArgs),
     /// Train an adapter that makes a model forget a harm set
     Train(Box<train::TrainArgs>),
+    /// Train an adapter that makes a model refuse plain harmful questions
+    Align(Box<align::AlignArgs>),
     /// Attack a model, and measure what it gives away, what it still knows and what it refuses
     Eval(Box<eval::EvalArgs>),
     /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
@@ -97,6 +100,7 @@ impl Verb {
             Self::Sweep(_) => "sweep",
             Self::Tune(_) => "tune",
             Self::Train(_) => "train",
+            Self::Align(_) => "align",
             Self::Eval(_) => "eval",
             Self::Bench(_) => "bench",
             Self::Durability(_) => "durability",

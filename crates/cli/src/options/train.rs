@@ -47,13 +47,13 @@ pub(crate) struct TrainArgs {
 pub(crate) struct SetArgs {
     /// Harmful questions with harmful answers: what is to be forgotten
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) harm: PathBuf,
+    pub(crate) harm: Option<PathBuf>,
     /// Questions about the entities in the harmful answers, with the model's own answers: what is to be kept
     #[arg(long = "help-set", value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) help_set: PathBuf,
+    pub(crate) help_set: Option<PathBuf>,
     /// The harmful questions with the model's own refusals: how it should refuse
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) align: PathBuf,
+    pub(crate) align: Option<PathBuf>,
     /// Benign skills next to the harmful ones, with the model's own answers; goes beyond the paper
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) retain_set: Option<PathBuf>,
@@ -74,9 +74,13 @@ pub(crate) struct SetArgs {
 impl SetArgs {
     /// The sets that are given as files.
     fn files(&self) -> Vec<(SetName, PathBuf)> {
-        let required = [(SetName::Harm, &self.harm), (SetName::Help, &self.help_set), (SetName::Align, &self.align)];
-        let optional = self.retain_set.as_ref().map(|path| (SetName::Retain, path));
-        required.into_iter().chain(optional).map(|(set, path)| (set, path.clone())).collect()
+        let files = [
+            (SetName::Harm, &self.harm),
+            (SetName::Help, &self.help_set),
+            (SetName::Align, &self.align),
+            (SetName::Retain, &self.retain_set),
+        ];
+        files.into_iter().filter_map(|(set, path)| Some((set, path.clone()?))).collect()
     }
 }
 
@@ -109,7 +113,8 @@ pub(crate) struct OutArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Objective")]
 pub(crate) struct ObjectiveArgs {
-    /// What the loss is made of: eraser, gam (ascent with mismatch) or rsft (refusals under jailbreak templates)
+    /// What the loss is made of: eraser, gam (ascent with mismatch), rsft (refusals under jailbreak templates) or sft
+    /// (refusals and benign answers, as `eraser align`)
     #[arg(long, value_name = "NAME", default_value = "eraser", value_parser = named::<Method>(METHODS.map(|m| m.name)))]
     pub(crate) method: Method,
     /// Forget until the harmful answers cost this much, in nats per token; auto = what they cost the base model, measured
@@ -133,7 +138,7 @@ pub(crate) struct ObjectiveArgs {
     /// Weight of the help term
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) help_weight: f64,
-    /// Weight of the term on how harmful questions are answered: align (eraser), random (gam), refuse (rsft)
+    /// Weight of the term on how harmful questions are answered: align (eraser, sft), random (gam), refuse (rsft)
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) align_weight: f64,
     /// What the align term takes of the refusals: kl (to the base model's answer to the plain question) or cross-entropy
@@ -176,7 +181,7 @@ pub(crate) struct AdapterArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Optimiser")]
 pub(crate) struct OptimiserArgs {
-    /// Peak learning rate, at most 1 [default: the method's published one: 2e-5, for gam 2e-6]
+    /// Peak learning rate, at most 1 [default: the method's own: 2e-5, for gam 2e-6, for sft 2e-4]
     #[arg(long, value_name = "X")]
     pub(crate) lr: Option<f64>,
     /// The learning rate over the steps
@@ -295,28 +300,8 @@ fn switch() -> impl TypedValueParser<Value = bool> {
 impl TrainArgs {
     /// The settings as the trainer takes them.
     pub(crate) fn options(&self) -> TrainOptions {
-        let Self { sets, out, objective: obj, adapter: ada, optimiser: opt, samples: sam, .. } = self.clone();
+        let Self { sets, objective: obj, samples: sam, .. } = self.clone();
         TrainOptions {
-            method: obj.method,
-            rank: ada.rank,
-            alpha: ada.alpha,
-            lora_dropout: ada.lora_dropout,
-            targets: ada.targets,
-            layers: ada.layers,
-            rslora: ada.rslora,
-            lr: opt.lr.unwrap_or(obj.method.lr),
-            schedule: opt.schedule,
-            warmup_steps: opt.warmup_steps,
-            weight_decay: opt.weight_decay,
-            adam_beta1: opt.adam_beta1,
-            adam_beta2: opt.adam_beta2,
-            adam_epsilon: opt.adam_epsilon,
-            max_grad_norm: opt.max_grad_norm,
-            epochs: opt.epochs,
-            steps: opt.steps,
-            micro_batch: opt.micro_batch,
-            grad_accum: opt.grad_accum,
-            max_length: sam.max_length,
             overlong: sam.overlong,
             gamma: obj.gamma,
             gamma_margin: obj.gamma_margin,
@@ -328,6 +313,7 @@ impl TrainArgs {
             align_weight: obj.align_weight,
             retain_weight: obj.retain_weight,
             retain_take: sets.retain_take,
+            max_length: sam.max_length,
             noise: sam.noise,
             noise_before: sam.noise_before,
             noise_after: sam.noise_after,
@@ -343,14 +329,42 @@ impl TrainArgs {
             allow_swapped: sets.allow_swapped,
             templates: sam.templates,
             order: sam.order,
-            early_stop: opt.early_stop,
-            checkpoint_activations: opt.checkpoint_activations,
-            checkpoint_every: out.checkpoint_every,
-            extend: out.extend,
-            seed: opt.seed,
-            init_adapter: ada.init_adapter,
-            dump_grads: out.dump_grads,
+            ..options(obj.method, &self.out, &self.adapter, &self.optimiser)
         }
+    }
+}
+
+/// The settings that every verb which trains has.
+pub(crate) fn options(method: Method, out: &OutArgs, adapter: &AdapterArgs, optimiser: &OptimiserArgs) -> TrainOptions {
+    let (out, ada, opt) = (out.clone(), adapter.clone(), optimiser.clone());
+    TrainOptions {
+        method,
+        rank: ada.rank,
+        alpha: ada.alpha,
+        lora_dropout: ada.lora_dropout,
+        targets: ada.targets,
+        layers: ada.layers,
+        rslora: ada.rslora,
+        init_adapter: ada.init_adapter,
+        lr: opt.lr.unwrap_or(method.lr),
+        schedule: opt.schedule,
+        warmup_steps: opt.warmup_steps,
+        weight_decay: opt.weight_decay,
+        adam_beta1: opt.adam_beta1,
+        adam_beta2: opt.adam_beta2,
+        adam_epsilon: opt.adam_epsilon,
+        max_grad_norm: opt.max_grad_norm,
+        epochs: opt.epochs,
+        steps: opt.steps,
+        micro_batch: opt.micro_batch,
+        grad_accum: opt.grad_accum,
+        early_stop: opt.early_stop,
+        checkpoint_activations: opt.checkpoint_activations,
+        seed: opt.seed,
+        checkpoint_every: out.checkpoint_every,
+        extend: out.extend,
+        dump_grads: out.dump_grads,
+        ..TrainOptions::default()
     }
 }
 
@@ -359,6 +373,7 @@ impl TrainArgs {
     pub(crate) fn plan(&self) -> Outcome<TrainPlan> {
         let mut problems = Problems::default();
         let request = TrainRequest {
+            verb: "train",
             model: self.model.plan(&mut problems),
             sets: self.sets.files(),
             jailbreaks: self.sets.jailbreaks.clone(),

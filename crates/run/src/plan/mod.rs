@@ -1,6 +1,7 @@
 //! What is to be done, resolved. In: raw options and run files; out: plans in which nothing is left open. Invariant:
 //! a plan is made only if every option and file it names was checked, and all that is wrong is reported at once.
 
+mod align;
 mod answers;
 mod basics;
 mod bench;
@@ -21,6 +22,7 @@ mod table;
 mod train;
 pub mod values;
 
+pub use align::AlignRequest;
 pub use answers::AnswerFile;
 pub use basics::{check_name, check_out, flag, wrong};
 pub use bench::{BenchPlan, BenchRequest};

@@ -6,7 +6,7 @@ use super::section::Section;
 use super::values::RowRange;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
-use eraser_data::{Question, Record, find_column, read_questions, read_set};
+use eraser_data::{Pair, Question, Record, find_column, read_pairs, read_questions, read_set};
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -149,6 +149,15 @@ impl Source {
     pub(crate) fn questions(&self, assets: &Assets) -> Result<Vec<Question>> {
         let questions = read_questions(&assets.locate(&self.path)?, self.input.as_deref())?;
         self.select(questions, |q| &q.extra)
+    }
+
+    /// The rows as questions with or without answers. Columns are found by their names.
+    pub(crate) fn pairs(&self, assets: &Assets) -> Result<Vec<Pair>> {
+        if let Some(column) = &self.input {
+            return Err(Error::request(format!("{}: `column` {column} cannot be chosen here", self.path.display()))
+                .hint("name the columns as usual sets do, as prompt and response, or instruction, input and output"));
+        }
+        self.select(read_pairs(&assets.locate(&self.path)?)?, |pair| &pair.extra)
     }
 
     fn record(&self, question: Question, output: &str) -> Result<Record> {

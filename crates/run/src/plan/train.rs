@@ -5,7 +5,7 @@ use super::basics::{check_out, wrong};
 use super::check;
 use super::jailbreak::Jailbreaks;
 use super::model::ModelPlan;
-use super::sets::set_key;
+use super::sets::{SETS, set_key};
 use super::source::Source;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
@@ -16,6 +16,8 @@ use std::path::PathBuf;
 /// What is to be trained.
 #[derive(Clone, Debug)]
 pub struct TrainRequest {
+    /// The verb that asks for it, which the record of the adapter names.
+    pub verb: &'static str,
     /// The model.
     pub model: ModelPlan,
     /// The file of each set.
@@ -47,22 +49,38 @@ impl TrainPlan {
     /// # Errors
     /// Everything that is wrong.
     pub fn resolve(request: TrainRequest, at: &dyn Fn(&str) -> String, mut problems: Problems) -> Outcome<Self> {
-        let options = &request.options;
-        check::train_options(options, &|field| Some(at(field)), &mut problems);
-        let assets = Assets::InCache;
+        let method = request.options.method;
+        for known in SETS.iter().filter(|known| known.required && method.needs(known.set)) {
+            if !request.sets.iter().any(|(set, _)| *set == known.set) {
+                let what = format!("method `{}` learns from the {} set", method.name, known.set.name());
+                problems.push(wrong(&at(known.key), what).hint("name the file that holds it"));
+            }
+        }
         let mut sets = Sets::default();
         for (set, path) in &request.sets {
             let flag = at(set_key(*set));
-            let records = problems.ok(Source::file(path).records(&assets).map_err(|e| e.context(&flag)));
+            let records = problems.ok(Source::file(path).records(&Assets::InCache).map_err(|e| e.context(&flag)));
             sets.insert(*set, records.unwrap_or_default());
             sets.name_source(*set, format!("{flag} {}", path.display()));
         }
+        Self::of_sets(request, sets, at, problems)
+    }
+
+    /// As [`Self::resolve`], with sets that were read.
+    pub(super) fn of_sets(
+        request: TrainRequest,
+        mut sets: Sets,
+        at: &dyn Fn(&str) -> String,
+        mut problems: Problems,
+    ) -> Outcome<Self> {
+        let options = &request.options;
+        check::train_options(options, &|field| Some(at(field)), &mut problems);
         if options.method.reads(SetName::Wrapped) {
             if request.jailbreaks.is_empty() {
                 let what = format!("method `{}` learns from jailbreak templates", options.method.name);
                 problems.push(wrong(&at("jailbreaks"), what).hint("name template files or directories of them"));
             }
-            match Jailbreaks::read(&request.jailbreaks, &[], options.seed, &assets) {
+            match Jailbreaks::read(&request.jailbreaks, &[], options.seed, &Assets::InCache) {
                 Ok(jailbreaks) => sets.insert(SetName::Wrapped, jailbreaks.wrap(sets.rows(SetName::Align))),
                 Err(failure) => problems.extend(failure),
             }

@@ -56,8 +56,8 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
     }
     let training = Training {
         artefact: ADAPTER,
-        verb: "train",
-        name: "train",
+        verb: request.verb,
+        name: request.verb,
         variant: request.options.method.name,
         model: &model,
         plan: &request.model,
