@@ -205,16 +205,6 @@ pub(crate) struct OptimiserArgs {
     /// Stop once the hinge has been closed and the KL terms flat for N steps [default: never]
     #[arg(long, value_name = "N")]
     pub(crate) early_stop: Option<usize>,
-    /// Train N times more, each time for the same number of steps: before it, ask the model what it still says (plainly, under
-    /// noise, with the answer's opening given), and add what is no refusal to the harm set
-    #[arg(long, value_name = "N", default_value = "0")]
-    pub(crate) rounds: usize,
-    /// Questions of the harm set that are asked in a round
-    #[arg(long, value_name = "N", default_value = "64")]
-    pub(crate) round_questions: usize,
-    /// Most tokens of an answer in a round
-    #[arg(long, value_name = "N", default_value = "64")]
-    pub(crate) round_tokens: usize,
     /// Keep activations for backward, or run blocks again; auto keeps up to 340 MB. Changes no result
     #[arg(long, value_name = "WHEN", default_value = "auto",
           value_parser = named::<CheckpointActivations>(&["auto", "on", "off"]))]
@@ -276,6 +266,16 @@ pub(crate) struct SampleArgs {
     /// 0 = never
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) align_depth: usize,
+    /// Train N times more, each time for the same number of steps: before it, ask the model what it still says (plainly, under
+    /// noise, with the answer's opening given), and add what is no refusal to the harm set
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) rounds: usize,
+    /// Questions of the harm set that are asked in a round
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub(crate) round_questions: usize,
+    /// Most tokens of an answer in a round
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub(crate) round_tokens: usize,
     /// Prompt templates: model (its own), plain (USER/ASSISTANT), both, or a text file with {} for the question
     #[arg(long, value_name = "NAME|FILE", default_value = "both", value_parser = values::templates)]
     pub(crate) templates: Templates,
@@ -323,9 +323,9 @@ impl TrainArgs {
             align_loss: obj.align_loss,
             align_noise: sam.align_noise,
             align_depth: sam.align_depth,
-            rounds: opt.rounds,
-            round_questions: opt.round_questions,
-            round_tokens: opt.round_tokens,
+            rounds: sam.rounds,
+            round_questions: sam.round_questions,
+            round_tokens: sam.round_tokens,
             allow_swapped: sets.allow_swapped,
             templates: sam.templates,
             order: sam.order,

@@ -65,7 +65,7 @@ fn read(file: &Path, texts: Option<&RefusalTexts>, seed: u64, before: usize) -> 
             Error::request(format!("{}: row {i} ({asked:?}) has no answer", source.path.display()))
                 .hint("an answer is a column output, response, answer or completion")
         })?;
-        Ok(Record { input: pair.input, output, extra: pair.extra })
+        Ok(Record { input: pair.input, output, extra: pair.extra, place: String::new() })
     };
     pairs.into_iter().enumerate().map(record).collect()
 }
