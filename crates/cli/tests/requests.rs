@@ -104,7 +104,7 @@ port = 80
     assert_snapshot!(dir.refused("run run.toml --device cuda:99"), @r#"
     exit 2
     error: run.toml:27: unknown key `sever`
-    hint: the keys are run, model, prepare, data, train, method, variant, eval
+    hint: the keys are run, model, prepare, data, train, method, variant, eval, tune
     error: run.toml:4: unknown key `devise` in [model]
     hint: did you mean `device`?
     error: --device: device cuda:99: this build has no cuda support

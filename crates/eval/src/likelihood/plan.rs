@@ -46,7 +46,9 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
-        let contexts = match read_templates(&options.templates) {
+        let measured = options.likelihood || !options.likelihood_set.is_empty();
+        let templates = if measured { read_templates(&options.templates) } else { Ok(Vec::new()) };
+        let contexts = match templates {
             Ok(templates) => Context::all(templates),
             // The attack that has them too tells of them.
             Err(_) if options.attacks.iter().any(|attack| attack == "template" || attack == "autodan") => Vec::new(),
@@ -102,5 +104,8 @@ mod tests {
         let none = EvalOptions { likelihood_cuts: Vec::new(), ..EvalOptions::default() };
         assert!(Plan::new(&none, &name::key).map(|_| ()).unwrap_err()[0].to_string().contains("no cut"));
         assert!(Plan::new(&EvalOptions::default(), &name::key).unwrap().is_none());
+        // Templates that nothing is asked under are one fault, and not this plan's.
+        let unused = EvalOptions { templates: vec!["absent.txt".into()], ..EvalOptions::default() };
+        assert!(Plan::new(&unused, &name::key).unwrap().is_none());
     }
 }
