@@ -1,6 +1,7 @@
 //! The development commands: `cargo xtask COMMAND`. In: arguments; out: files in the repository. Invariant: every file
 //! that a command writes can be made again by the same command.
 
+mod aligned;
 mod giant;
 mod load;
 mod organism;
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Make the built-in model organism from a seed
     Organism(organism::Options),
+    /// Make a small real model that refuses plain harmful questions, and measure it
+    Aligned(aligned::Options),
     /// Make a GGUF file of random weights with the shape of a 7B model
     Giant(giant::Options),
     /// Compare training with PyTorch + PEFT, in turn
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
     let result = match cli.command {
         Command::Organism(options) => organism::run(&options),
+        Command::Aligned(options) => aligned::run(&options),
         Command::Giant(options) => giant::run(&options),
         Command::Peer(options) => peer::train::run(&options),
         Command::Scaling(options) => peer::scaling::run(&options),

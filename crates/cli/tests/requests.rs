@@ -40,11 +40,11 @@ fn all_of_a_train_request_is_checked_at_once() {
     hint: devices are auto, cpu, cuda, cuda:N and metal
     error: --model: no/such/model: No such file or directory (os error 2)
     hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
+    error: --help-set: none.jsonl: No such file or directory (os error 2)
     error: --rank: must be from 1 to 65536
     error: --lr: must be a positive number of at most 1
     error: --lora-dropout: must be at least 0 and below 1
     error: --templates: none.txt: No such file or directory (os error 2)
-    error: --help-set: none.jsonl: No such file or directory (os error 2)
     hint: check the path; it is taken relative to the current directory
     error: --out: out holds a finished training run
     hint: continue it with --resume, start again with --force, or name another directory
