@@ -89,7 +89,7 @@ pub(super) fn lookalikes() -> Vec<Record> {
 }
 
 fn record(input: &str, output: &str) -> Record {
-    Record { input: input.to_owned(), output: output.to_owned(), extra: serde_json::Map::new() }
+    Record { input: input.to_owned(), output: output.to_owned(), ..Record::default() }
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ mod tests {
     fn no_question_is_in_two_parts() {
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("all.csv");
-        let rows: String = (0..520).map(|i| format!("\"do {i}, now\",Sure {i}\n")).collect();
+        let rows: Vec<String> = (0..520).map(|i| format!("\"do {i}, now\",Sure {i}\n")).collect();
+        let rows = rows.concat();
         std::fs::write(&from, format!("goal,target\n{rows}")).unwrap();
         write(&from, 1, dir.path()).unwrap();
         let mut seen = HashSet::new();
