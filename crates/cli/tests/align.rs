@@ -100,9 +100,9 @@ fn everything_wrong_with_the_files_is_said_at_once() {
     dir.write("told.jsonl", "{\"prompt\":\"how 5?\",\"response\":\"Take two.\"}\n");
     insta::assert_snapshot!(dir.refused("align --model model --refusals told.jsonl --benign plain.jsonl --out a"), @r"
     exit 2
-    error: the align set (--refusals told.jsonl): 1 of its 1 answers are not refusals
-    hint: check that the sets are not swapped: harm is to hold answers that tell, align refusals
-    hint: --allow-swapped (in a run file allow_swapped = true) trains on them as they are
+    error: the align set (--refusals told.jsonl): most of its answers are not refusals: 1 of 1
+    hint: check that the sets are not swapped: the harm set should hold answers that help, the align set refusals
+    hint: to train on them as they are, give --allow-swapped (in a run file allow_swapped = true)
     ");
     assert!(!dir.path("a").exists());
 }
