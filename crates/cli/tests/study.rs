@@ -145,7 +145,10 @@ fn a_search_halves_settings_and_writes_the_best_run_file() {
 
     let again = dir.eraser(&go.replace(" --json", ""));
     let (text, notes) = (String::from_utf8(again.stdout).unwrap(), String::from_utf8(again.stderr).unwrap());
-    assert!(text.contains("best: ") && text.contains("tuned.toml"), "{text}");
+    assert!(
+        text.contains("best: ") && text.contains("tuned.toml") && text.contains("Search over gamma, rank"),
+        "{text}"
+    );
     assert!(notes.contains(&format!("train {}: done before", found[1])), "{notes}");
 }
 

@@ -19,7 +19,7 @@ const MAX: usize = 1000;
 /// The file.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Study {
-    /// `compare`, `sweep` or `durability`.
+    /// `compare`, `sweep`, `tune` or `durability`.
     #[serde(rename = "study")]
     kind: String,
     #[serde(default)]
@@ -171,6 +171,8 @@ impl Study {
     pub(crate) fn title(&self) -> String {
         match self.kind.as_str() {
             "sweep" => format!("Sweep over {}", self.keys.join(", ")),
+            // The first key is the steps, which the search sets itself.
+            "tune" => format!("Search over {}", self.keys.get(1..).unwrap_or_default().join(", ")),
             "durability" => "Durability: erased, or only hidden?".into(),
             _ => "Methods compared".into(),
         }
@@ -197,6 +199,13 @@ impl Study {
         for mark in &self.marks {
             let _ = write!(text, " {mark}");
         }
+        if self.kind == "tune" {
+            text.push_str(
+                " The best setting comes first among those of the same number of steps. Attack success: the mean over attacks, \
+                 each on its questions that were not trained on. These questions chose the setting, so how good it is must \
+                 be measured on others.",
+            );
+        }
         if self.kind == "sweep" {
             text.push_str(" nll_harm and help KL are means over the last tenth of the steps.");
         }
@@ -205,7 +214,7 @@ impl Study {
 
     /// Whether subjects stand below each other.
     fn is_list(&self) -> bool {
-        ["sweep", "durability"].contains(&self.kind.as_str())
+        ["sweep", "tune", "durability"].contains(&self.kind.as_str())
     }
 
     /// Names of all figures, in the order of first appearance.

@@ -9,7 +9,7 @@ use serde::Serialize;
 /// run/study.json.
 #[derive(Debug, Default, Serialize)]
 pub struct StudyResults {
-    /// `compare`, `sweep` or `durability`.
+    /// `compare`, `sweep`, `tune` or `durability`.
     #[serde(rename = "study")]
     pub kind: &'static str,
     /// Keys that change between rows.
