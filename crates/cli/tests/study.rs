@@ -161,6 +161,13 @@ fn questions_that_choose_are_not_those_that_measure() {
     error: [tune] and [eval] share 1 of 3 questions
     hint: questions that choose a setting say nothing about it afterwards: give [tune] others, by `take`
     ");
+    dir.write("run.toml", &dir.text("run.toml").replace("set = \"choose\"", "set = \"seen\""));
+    insta::assert_snapshot!(dir.refused("tune run.toml gamma=8,9 --points 3"), @"
+    exit 2
+    error: [tune] has no set of questions but `seen`
+    hint: settings are chosen by questions that were not trained on: name a set of them otherwise
+    ");
+    insta::assert_snapshot!(dir.refused("tune run.toml gama=8,9 --points 3").lines().nth(1).unwrap_or_default(), @"error: sweep gama=8: unknown key `gama` in [[variant]]");
     dir.write("run.toml", RUN);
     insta::assert_snapshot!(dir.refused("tune run.toml gamma=8,9 --points 3"), @"
     exit 2

@@ -98,6 +98,17 @@ fn killed_anywhere_and_resumed_gives_the_same_bytes() {
     }
 }
 
+/// The record of the adapter became one of work that had not ended, and the report said so.
+#[test]
+fn a_refused_resume_leaves_the_manifest_as_it_was() {
+    let dir = Dir::with_model();
+    dir.done(&train("--steps 2 --out a"));
+    let before = dir.text("a/manifest.json");
+    let refused = dir.refused(&train("--steps 2 --out a --resume --seed 7"));
+    assert!(refused.contains("seed was 42, is 7"), "{refused}");
+    assert_eq!(before, dir.text("a/manifest.json"));
+}
+
 #[test]
 fn rounds_are_the_same_whether_resumed_or_not() {
     let dir = Dir::with_model();

@@ -87,14 +87,14 @@ impl Condition {
     }
 
     /// For the table and the findings.
-    fn describe(self, args: &DurabilityOptions) -> String {
+    fn describe(self, args: &DurabilityOptions, pairs: usize) -> String {
         match self {
             Self::AsTrained => "as trained".to_owned(),
             Self::Merging => "adapter merged".to_owned(),
             Self::Quantisation(TensorType::Q8_0) => "merged, 8 bits (Q8_0)".to_owned(),
             Self::Quantisation(_) => "merged, 4 bits (Q4_0)".to_owned(),
             Self::BenignTuning => format!("{} on the help set", counted(args.steps, "step")),
-            Self::Relearning => format!("{} on {}", counted(args.steps, "step"), counted(args.pairs, "harm pair")),
+            Self::Relearning => format!("{} on {}", counted(args.steps, "step"), counted(pairs, "harm pair")),
         }
     }
 }
@@ -216,7 +216,13 @@ impl Durability<'_> {
         if condition == Condition::AsTrained {
             self.tell_changed(variant, &dir, &fingerprint, watch);
         }
-        let (pairs, described) = (self.args.pairs, condition.describe(self.args));
+        let pairs = match condition {
+            Condition::Relearning => {
+                read_set(&self.dir.join("data").join(SetName::Harm.file()))?.len().min(self.args.pairs)
+            }
+            _ => self.args.pairs,
+        };
+        let described = condition.describe(self.args, pairs);
         let adapter = if condition == Condition::AsTrained {
             Some(adapter)
         } else {

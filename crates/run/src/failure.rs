@@ -10,6 +10,24 @@ pub struct Failure(Vec<Error>);
 /// The result of work that may fail for several reasons at once.
 pub type Outcome<T = ()> = std::result::Result<T, Failure>;
 
+/// Whatever ends work has a kind.
+pub(crate) trait Kind {
+    /// Whether the request was wrong, the work failed or was interrupted.
+    fn kind(&self) -> ErrorKind;
+}
+
+impl Kind for Error {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+}
+
+impl Kind for Failure {
+    fn kind(&self) -> ErrorKind {
+        self.kind()
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self(vec![error])

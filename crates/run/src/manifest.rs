@@ -5,9 +5,10 @@
 //! that measured it, a request is kept for as long as it has a figure, and a file of answers has the hash that it was
 //! written with.
 
+use crate::failure::Kind;
 use crate::inputs::Inputs;
 use eraser_data::files::{hash_file, write_atomic};
-use eraser_model::{Error, Result};
+use eraser_model::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -184,7 +185,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Those of `work`; a manifest that cannot be written.
-    pub(crate) fn record<T, E: From<Error>>(
+    pub(crate) fn record<T, E: From<Error> + Kind>(
         &mut self,
         request: &Request<'_>,
         work: impl FnOnce() -> std::result::Result<T, E>,
@@ -208,14 +209,22 @@ impl Manifest {
             ended: None,
             seconds: before,
         };
-        self.stored.artefacts.insert(request.artefact.to_owned(), record);
+        let earlier = self.stored.artefacts.insert(request.artefact.to_owned(), record);
         self.write()?;
         let start = std::time::Instant::now();
         let result = work();
         let seconds = before + start.elapsed().as_secs_f64();
         let written = match &result {
             Ok(value) => Some(outputs(value).and_then(|o| self.hashed(o))?),
-            Err(_) => None,
+            Err(error) => {
+                // Work that was refused made nothing: what was there before still is.
+                if let Some(earlier) = earlier.filter(|r| r.ended.is_some() && error.kind() == ErrorKind::Request) {
+                    self.stored.artefacts.insert(request.artefact.to_owned(), earlier);
+                    self.write()?;
+                    return result;
+                }
+                None
+            }
         };
         if let Some(record) = self.stored.artefacts.get_mut(request.artefact) {
             record.seconds = seconds;

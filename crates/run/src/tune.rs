@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 const FILE: &str = "tune.json";
 /// The run file with the best setting.
 const TUNED: &str = "tuned.toml";
+/// The set of questions that were trained on.
+const SEEN: &str = "seen";
 
 /// The keys that are searched over where none is named: how far and how fast is forgotten, by how much of the model, and in
 /// which contexts.
@@ -91,6 +93,9 @@ pub fn tune(request: &TuneRequest<'_>, earlier: Earlier, watch: &mut dyn Watch) 
     let measured = plan(request, &[Point::default()], false)?;
     let first = plan(request, &[Point::default()], true)?;
     let dir = first.dir.clone();
+    // A wrong key or value is found before the first training.
+    let every: Vec<Point> = request.axes.iter().flat_map(values).collect();
+    plan(request, &every, true)?;
     apart(&first, &measured)?;
     let steps = first.variants.first().and_then(|v| v.train.steps).ok_or_else(|| {
         Error::request("the search needs the number of steps of a whole training")
@@ -106,7 +111,8 @@ pub fn tune(request: &TuneRequest<'_>, earlier: Earlier, watch: &mut dyn Watch) 
     let fewest = rungs(1, steps).first().map_or(steps, |rung| rung.steps);
     let mut tried = vec![trial(0, fewest)];
     let mut written = go(request, &tried, earlier, watch)?;
-    let search = if let Some(search) = read(&dir, steps) {
+    let recorded = read(&dir, steps).filter(|search| request.points.is_none_or(|points| points == search.points));
+    let search = if let Some(search) = recorded {
         search
     } else {
         let points = request.points.unwrap_or_else(|| begin_with(&dir, fewest, steps, request.minutes));
@@ -160,14 +166,18 @@ fn go(request: &TuneRequest<'_>, points: &[Point], earlier: Earlier, watch: &mut
 
 /// An error where `[tune]` and `[eval]` ask the same questions.
 fn apart(search: &RunPlan, measured: &RunPlan) -> Result<()> {
-    let texts = |plan: &RunPlan| -> Result<HashSet<String>> {
+    let texts = |plan: &RunPlan, which: &dyn Fn(&str) -> bool| -> Result<HashSet<String>> {
         let mut texts = HashSet::new();
-        for file in plan.eval.questions.iter().filter(|file| file.name != "seen") {
+        for file in plan.eval.questions.iter().filter(|file| which(&file.name)) {
             texts.extend(file.source.questions(&Assets::InCache)?.iter().map(|question| normal(&question.text)));
         }
         Ok(texts)
     };
-    let (chosen, kept) = (texts(search)?, texts(measured)?);
+    if !search.eval.questions.iter().any(|file| file.name != SEEN) {
+        return Err(Error::request(format!("[tune] has no set of questions but `{SEEN}`"))
+            .hint("settings are chosen by questions that were not trained on: name a set of them otherwise"));
+    }
+    let (chosen, kept) = (texts(search, &|_| true)?, texts(measured, &|name| name != SEEN)?);
     let shared = chosen.intersection(&kept).count();
     if shared > 0 {
         let all = chosen.len();
@@ -175,6 +185,13 @@ fn apart(search: &RunPlan, measured: &RunPlan) -> Result<()> {
             .hint("questions that choose a setting say nothing about it afterwards: give [tune] others, by `take`"));
     }
     Ok(())
+}
+
+/// A point for each value of a key.
+fn values(axis: &Axis) -> impl Iterator<Item = Point> {
+    let key = axis.key.clone();
+    let numbered = axis.values.iter().cloned().enumerate();
+    numbered.map(move |(i, value)| Point { label: Some(format!("{key}-{i}")), values: vec![(key.clone(), value)] })
 }
 
 /// With how many settings a search begins that is to take `minutes`, by what the first one took.

@@ -106,7 +106,9 @@ fn read(question: Question<'_>, dir: &Path, plan: &RunPlan, held_out: Vec<String
             StudyResults { kind: "sweep", keys, rows, findings, plots, ..StudyResults::default() }
         }
     };
-    results.held_out = choice.held_out;
+    if !matches!(question, Question::Tune { .. }) {
+        results.held_out = choice.held_out;
+    }
     judge.clone_into(&mut results.judge);
     Ok(results)
 }
