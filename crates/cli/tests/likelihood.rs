@@ -115,6 +115,12 @@ fn known_answers_are_figures_of_the_request_that_measured_them() {
     dir.done("report run");
     let report = dir.text("run/report.md");
     assert!(report.contains("Answers were changed") && report.contains("likelihood.jsonl"), "{report}");
+    // The next evaluation took what it held for answers of the model, and recorded its new hash.
+    let stderr = String::from_utf8(dir.eraser(&other).stderr).unwrap();
+    assert!(stderr.contains(&format!("{FILE} was changed after it had been written: it is made again")), "{stderr}");
+    assert_eq!(text, dir.text(&format!("run/{FILE}")));
+    dir.done("report run");
+    assert!(!dir.text("run/report.md").contains("Answers were changed"));
 }
 
 /// Seventy rows: a round and a part of one, in each context.

@@ -8,6 +8,7 @@
 use crate::failure::Kind;
 use crate::inputs::Inputs;
 use eraser_data::files::{hash_file, write_atomic};
+use eraser_model::error::PathContext as _;
 use eraser_model::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -273,6 +274,26 @@ impl Manifest {
         let dir = &self.dir;
         answers.retain(|file, _| dir.join(file).exists());
         self.write()
+    }
+
+    /// Removes those of `files` that were changed after the work that made `artefact` had written them, so that they are
+    /// made again, and says so in a line each. After work that was interrupted nothing is known: it may have replaced
+    /// files of the work before.
+    pub(crate) fn discard_changed(&mut self, artefact: &str, files: &[String]) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        if self.stored.artefacts.get(artefact).is_none_or(|record| record.ended.is_none()) {
+            return Ok(notes);
+        }
+        for file in files {
+            let path = self.dir.join(file);
+            let Some(hash) = self.stored.answers.get(file).filter(|_| path.exists()) else { continue };
+            if hash_file(&path)? != *hash {
+                std::fs::remove_file(&path).writing(&path)?;
+                self.stored.answers.remove(file);
+                notes.push(format!("{file} was changed after it had been written: it is made again"));
+            }
+        }
+        Ok(notes)
     }
 
     /// Gives the adapter on record as `artefact` the name that its variant has now.

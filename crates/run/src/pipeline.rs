@@ -227,6 +227,9 @@ impl Run<'_> {
         measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
         let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
         let admitted = summary::admit(self.dir, &measured, false, watch)?;
+        for note in self.manifest.discard_changed(summary::FILE, &evaluate::files(&names, asked))? {
+            watch.note(&note);
+        }
         let request = Request {
             artefact: summary::FILE,
             verb: self.verb,

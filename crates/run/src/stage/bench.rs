@@ -54,14 +54,18 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked});
     let seed = Some(asked.seed);
     let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };
+    let names = asked.tasks.iter().map(|task| &task.task).chain(asked.texts.iter().map(|text| &text.name));
+    let files = subjects.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
+    let files: Vec<String> = files.collect();
+    for note in manifest.discard_changed(BENCH, &files)? {
+        watch.note(&note);
+    }
     let found = manifest.record(
         &request,
         || stoppable(watch, |progress| eraser_eval::bench(&admitted, &plan.asked, progress)),
         |_| Ok(Outputs::default()),
     )?;
-    let names = asked.tasks.iter().map(|task| &task.task).chain(asked.texts.iter().map(|text| &text.name));
-    let files = subjects.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
-    let files: Vec<String> = files.filter(|file| dir.join(file).exists()).collect();
+    let files: Vec<String> = files.into_iter().filter(|file| dir.join(file).exists()).collect();
     let all = summary::record(dir, &found.summary(), watch)?;
     manifest.attribute(BENCH, (&summary::figures(&found.summary()), &files), &summary::figures(&all))?;
     Ok(found)

@@ -46,6 +46,9 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     for note in summary::replaced(&manifest, &names, &asked.asked(), inputs.hashes()) {
         watch.note(&note);
     }
+    for note in manifest.discard_changed(summary::FILE, &files(&names, &asked))? {
+        watch.note(&note);
+    }
     let recorded = json!({
         "model": plan.model.to_json()?,
         "subjects": plan.subjects,
@@ -80,11 +83,16 @@ pub(crate) fn attribute(
     let present = summary::figures(all);
     let asked = plan.asked();
     let made: BTreeSet<String> = subjects.iter().flat_map(|subject| summary::asked(subject, &asked)).collect();
-    let names: BTreeSet<&str> = asked.iter().map(|asked| asked.file.as_str()).collect();
-    let files =
-        subjects.iter().flat_map(|subject| names.iter().map(move |name| format!("eval/{subject}/{name}.jsonl")));
-    let files: Vec<String> = files.filter(|file| dir.join(file).exists()).collect();
+    let files: Vec<String> = files(subjects, plan).into_iter().filter(|file| dir.join(file).exists()).collect();
     manifest.attribute(summary::FILE, (&made, &files), &present)
+}
+
+/// The files of answers that an evaluation of `subjects` writes.
+pub(crate) fn files(subjects: &[&str], plan: &Plan) -> Vec<String> {
+    let asked = plan.asked();
+    let names: BTreeSet<&str> = asked.iter().map(|asked| asked.file.as_str()).collect();
+    let file = |subject: &&str, name: &str| format!("eval/{subject}/{name}.jsonl");
+    subjects.iter().flat_map(|subject| names.iter().map(move |name| file(subject, name))).collect()
 }
 
 /// The adapter of every subject that has one.
