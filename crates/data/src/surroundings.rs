@@ -14,7 +14,7 @@ pub enum NoiseKind {
     /// Random vocabulary tokens (as published).
     #[default]
     Tokens,
-    /// Sentences of benign texts before and after the question, in the same turn.
+    /// Sentences of benign requests and answers before and after the question, in the same turn.
     Text,
     /// Benign turns of a conversation before the question.
     Chat,
@@ -55,10 +55,11 @@ pub struct Benign {
 }
 
 impl Benign {
-    /// The exchanges of `records`, and the sentences of their answers.
+    /// The exchanges of `records`, and the sentences of their requests and answers. A jailbreak is itself an instruction
+    /// beside the question, so there must be others to tell it from.
     pub fn new(records: &[Record]) -> Self {
         let exchanges: Vec<(String, String)> = records.iter().map(|r| (r.input.clone(), r.output.clone())).collect();
-        let texts = exchanges.iter().flat_map(|(_, answer)| sentences(answer));
+        let texts = exchanges.iter().flat_map(|(request, answer)| sentences(request).chain(sentences(answer)));
         Self { sentences: texts.map(str::to_owned).collect(), exchanges }
     }
 }
@@ -238,7 +239,7 @@ mod tests {
             for text in [before, after] {
                 let mut left = text.trim();
                 while !left.is_empty() {
-                    let next = ["aa bb.", "ab!", "a", "b"].iter().find_map(|s| left.strip_prefix(s));
+                    let next = ["ba?", "b?", "aa bb.", "ab!", "a", "b"].iter().find_map(|s| left.strip_prefix(s));
                     left = next.unwrap_or_else(|| panic!("{question}")).trim_start();
                 }
             }

@@ -30,7 +30,7 @@ const SEEN: &str = "seen";
 
 /// The keys that are searched over where none is named: how far and how fast is forgotten, by how much of the model, and in
 /// which contexts.
-pub const AXES: [&str; 10] = [
+pub const AXES: [&str; 11] = [
     "gamma=2.5,4,6",
     "lr=2e-4,5e-4,1e-3",
     r#"targets=[["q", "v"], ["q", "k", "v", "o", "gate", "up", "down"]]"#,
@@ -41,6 +41,7 @@ pub const AXES: [&str; 10] = [
     "harm_depth=0,32",
     "align_depth=0,16",
     "align_noise=true,false",
+    "retain_noise=true,false",
 ];
 
 /// What is searched.

@@ -8,6 +8,7 @@ pub mod method;
 pub mod metrics;
 pub mod objective;
 pub mod options;
+pub mod preset;
 pub mod reference;
 pub mod schedule;
 pub mod sets;
@@ -25,5 +26,6 @@ pub use metrics::{StepMetrics, TrainSummary};
 pub use options::{
     CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Schedule, Templates, TrainOptions,
 };
+pub use preset::Preset;
 pub use sets::Sets;
 pub use trainer::{Control, Observer, resumable, train};

@@ -183,6 +183,8 @@ pub struct TrainOptions {
     pub align_loss: AlignLoss,
     /// Prompt noise T on the align set.
     pub align_noise: bool,
+    /// Prompt noise T on the retain set.
+    pub retain_noise: bool,
     /// Most tokens of a harmful answer to the same question that are given before a refusal; 0 = none.
     pub align_depth: usize,
     /// How often, between two trainings of this length, the model is asked what it still says, and its answers join the harm
@@ -256,6 +258,7 @@ impl Default for TrainOptions {
             harm_depth: 0,
             align_loss: AlignLoss::Kl,
             align_noise: false,
+            retain_noise: false,
             align_depth: 0,
             rounds: 0,
             round_questions: 64,
@@ -280,6 +283,7 @@ impl TrainOptions {
         (self.method.terms)(&TermSettings {
             noise: self.noise,
             align_noise: self.align_noise,
+            retain_noise: self.retain_noise,
             harm_depth: self.harm_depth,
             align_depth: self.align_depth,
             align_loss: self.align_loss,
@@ -325,6 +329,8 @@ impl TrainOptions {
             // Only the refusal is there both when asked plainly and here.
             ranges.need(field, plain || !on, "off with kl_scope all, unless align_loss is cross-entropy");
         }
+        let response = self.kl_scope == KlScope::Response;
+        ranges.need("retain_noise", response || !self.retain_noise, "off with kl_scope all");
         if let Gamma::Nats(gamma) = self.gamma {
             ranges.need("gamma", gamma.is_finite() && gamma >= 0.0, "0, a positive number or auto");
         }

@@ -7,6 +7,7 @@ pub(crate) mod chat;
 pub(crate) mod durability;
 pub(crate) mod eval;
 pub(crate) mod export;
+mod given;
 pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;

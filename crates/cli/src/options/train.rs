@@ -1,5 +1,6 @@
 //! `eraser train`: one flag per field of `TrainOptions`.
 
+use super::given::Given;
 use super::model::ModelArgs;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
@@ -9,7 +10,7 @@ use eraser_run::plan::{TrainPlan, TrainRequest, flag, values};
 use eraser_run::{Outcome, Problems};
 use eraser_train::{
     AlignLoss, CheckpointActivations, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong,
-    Schedule, SetName, Templates, TrainOptions,
+    Preset, Schedule, SetName, Templates, TrainOptions,
 };
 use std::path::PathBuf;
 
@@ -25,6 +26,9 @@ pub(crate) type Layers = Vec<usize>;
                         published settings. DIR/adapter is a PEFT adapter."
 )]
 pub(crate) struct TrainArgs {
+    // The first one: clap takes the values out as it reads the others.
+    #[command(flatten)]
+    pub(crate) given: Given,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
@@ -117,6 +121,10 @@ pub(crate) struct ObjectiveArgs {
     /// (refusals and benign answers, as `eraser align`)
     #[arg(long, value_name = "NAME", default_value = "eraser", value_parser = named::<Method>(METHODS.map(|m| m.name)))]
     pub(crate) method: Method,
+    /// Settings that go together: paper (the published ones, the defaults), strong (what held best of all that was measured) or
+    /// light (a smaller adapter, half of the steps). Other flags go before those of a preset
+    #[arg(long, value_name = "NAME", value_parser = named::<Preset>(Preset::ALL.map(|(name, _)| name)))]
+    pub(crate) preset: Option<Preset>,
     /// Forget until the harmful answers cost this much, in nats per token; auto = what they cost the base model, measured
     /// at the start, plus --gamma-margin
     #[arg(long, value_name = "X|auto", default_value = "1.8")]
@@ -262,6 +270,9 @@ pub(crate) struct SampleArgs {
     /// Prompt noise around the questions of the align set too
     #[arg(long, value_name = "SWITCH", default_value = "off", action = ArgAction::Set, value_parser = switch())]
     pub(crate) align_noise: bool,
+    /// Prompt noise around the requests of the retain set too, so that it does not become the sign to refuse by
+    #[arg(long, value_name = "SWITCH", default_value = "off", action = ArgAction::Set, value_parser = switch())]
+    pub(crate) retain_noise: bool,
     /// Give up to N tokens of a harmful answer before a refusal, in half of the draws: what was begun is to be broken off;
     /// 0 = never
     #[arg(long, value_name = "N", default_value = "0")]
@@ -300,6 +311,26 @@ fn switch() -> impl TypedValueParser<Value = bool> {
 impl TrainArgs {
     /// The settings as the trainer takes them.
     pub(crate) fn options(&self) -> TrainOptions {
+        let flags = self.flags();
+        self.objective.preset.and_then(|preset| self.on_top(preset, &flags)).unwrap_or(flags)
+    }
+
+    /// The preset's settings, with those of the flags that were given.
+    fn on_top(&self, preset: Preset, flags: &TrainOptions) -> Option<TrainOptions> {
+        let mut options = flags.clone();
+        preset.apply(&mut options);
+        let flags = serde_json::to_value(flags).ok()?;
+        let mut merged = serde_json::to_value(&options).ok()?;
+        for name in self.given.names() {
+            if let (Some(flag), Some(value)) = (flags.get(name), merged.get_mut(name)) {
+                value.clone_from(flag);
+            }
+        }
+        serde_json::from_value(merged).ok()
+    }
+
+    /// The settings without a preset.
+    fn flags(&self) -> TrainOptions {
         let Self { sets, objective: obj, samples: sam, .. } = self.clone();
         TrainOptions {
             overlong: sam.overlong,
@@ -322,6 +353,7 @@ impl TrainArgs {
             harm_depth: sam.harm_depth,
             align_loss: obj.align_loss,
             align_noise: sam.align_noise,
+            retain_noise: sam.retain_noise,
             align_depth: sam.align_depth,
             rounds: sam.rounds,
             round_questions: sam.round_questions,
@@ -372,12 +404,16 @@ impl TrainArgs {
     /// What is to be trained, its sets read.
     pub(crate) fn plan(&self) -> Outcome<TrainPlan> {
         let mut problems = Problems::default();
+        let options = self.options();
+        if self.objective.preset.is_some() && options.method != Method::default() {
+            problems.push(Preset::wrong_method(options.method).context("--preset"));
+        }
         let request = TrainRequest {
             verb: "train",
             model: self.model.plan(&mut problems),
             sets: self.sets.files(),
             jailbreaks: self.sets.jailbreaks.clone(),
-            options: self.options(),
+            options,
             dir: self.out.out.clone(),
             resume: self.out.resume,
             force: self.out.force,
@@ -405,6 +441,18 @@ mod tests {
     }
 
     #[test]
+    fn a_preset_is_below_the_flags_that_are_given() {
+        let mut strong = TrainOptions::default();
+        Preset::Strong.apply(&mut strong);
+        assert_eq!(options("--preset strong"), strong);
+        // 8 is the default, and is given.
+        let found = options("--preset strong --rank 8 --gamma 1.8 --noise-share 1 --align-noise off --seed 3");
+        assert_eq!((found.rank, found.noise_share, found.align_noise, found.seed), (8, 1.0, false, 3));
+        assert_eq!((found.gamma, found.lr), (Gamma::Nats(1.8), strong.lr));
+        assert_eq!(options("--preset paper"), TrainOptions::default());
+    }
+
+    #[test]
     fn every_field_has_a_flag() {
         let set = options(
             "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --lr 1e-3 --schedule constant \
@@ -414,7 +462,7 @@ mod tests {
              --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on \
              --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random \
              --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped --noise-kind mix --noise-share 0.5 \
-             --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 \
+             --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 --retain-noise on \
              --rounds 2 --round-questions 3 --round-tokens 4",
         );
         let (set, default) =

@@ -14,7 +14,7 @@ use super::table::{self, absolute, path_value, source_table};
 use super::{check, values};
 use crate::failure::{Outcome, Problems};
 use eraser_model::{Error, Result};
-use eraser_train::{METHODS, Method, SetName, Templates, TrainOptions};
+use eraser_train::{METHODS, Method, Preset, SetName, Templates, TrainOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -258,7 +258,8 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
     of_methods.know(&METHODS.map(|m| m.name), problems);
     // The settings of a method: the shared ones, its published rate if there is none, its own table.
     let of_method = METHODS.map(|method| {
-        let lr = if base.get("lr").is_some() { shared.lr } else { method.lr };
+        let of_preset = base.get("preset").is_some() && method == shared.method;
+        let lr = if base.get("lr").is_some() || of_preset { shared.lr } else { method.lr };
         let table = of_methods.section(method.name, problems);
         let settings = TrainOptions { method, lr, ..shared.clone() };
         (method, train_options(&table, &settings, &[], false, problems))
@@ -315,7 +316,7 @@ fn encoded<T: Serialize>(setting: T) -> Reading {
     toml::Value::try_from(setting).map_err(|e| e.to_string())
 }
 
-/// Training settings of a table on top of `defaults`, values as in the flags.
+/// Training settings of a table on top of its preset, or of `defaults`; values as in the flags.
 fn train_options(
     table: &Section<'_>,
     defaults: &TrainOptions,
@@ -341,12 +342,20 @@ fn train_options(
             ("init_adapter" | "dump_grads", Some(text)) => {
                 table.relative(text).map_err(|e| e.to_string()).and_then(encoded)
             }
-            ("noise", Some("on")) => Ok(true.into()),
-            ("noise", Some("off")) => Ok(false.into()),
+            ("noise" | "align_noise" | "retain_noise", Some("on")) => Ok(true.into()),
+            ("noise" | "align_noise" | "retain_noise", Some("off")) => Ok(false.into()),
             _ => return None,
         })
     };
-    let options = table.settings(defaults, special, convert, problems);
+    let mut defaults = defaults.clone();
+    if let Some(preset) = table.value::<Preset>("preset", problems) {
+        preset.apply(&mut defaults);
+    }
+    let special: Vec<&str> = special.iter().copied().chain(["preset"]).collect();
+    let options = table.settings(&defaults, &special, convert, problems);
+    if table.get("preset").is_some() && options.method != Method::default() {
+        problems.push(table.wrong("preset", Preset::wrong_method(options.method)));
+    }
     // Of a table that builds on others only its own keys are checked here; the shared ones were checked once.
     let own = |field: &str| shared || table.get(field).is_some();
     let at = |field: &str| own(field).then(|| format!("{}: `{field}`", table.place(field)));
@@ -480,5 +489,25 @@ likelihood_cuts = [0, 9]
                 above = line;
             }
         }
+    }
+
+    #[test]
+    fn a_preset_is_below_the_keys_beside_it_and_above_those_of_other_tables() {
+        let dir = directory();
+        let run = RUN
+            .replace("[train]\nsteps = 7\nlr = 1e-3\n", "[train]\npreset = \"strong\"\nsteps = 7\n")
+            .replace("name = \"one\"\n", "name = \"one\"\npreset = \"paper\"\nrank = 4\n")
+            .replace("[eval]\n", "[[variant]]\nname = \"three\"\nmethod = \"gam\"\n[eval]\n");
+        let plan = RunPlan::parse(&dir.path().join("run.toml"), &run, &Overrides::default()).unwrap();
+        let [one, two, three] = &plan.variants[..] else { panic!("three variants") };
+        let mut strong = TrainOptions::default();
+        Preset::Strong.apply(&mut strong);
+        assert_eq!((two.train.steps, two.train.rank, two.train.lr), (Some(7), strong.rank, strong.lr));
+        assert_eq!((two.train.gamma, two.train.align_noise), (Gamma::Nats(3.0), strong.align_noise));
+        assert_eq!((one.train.rank, one.train.steps, one.train.align_noise), (4, None, false));
+        assert_eq!(three.train.lr, Method::named("gam").unwrap().lr);
+        let error = RunPlan::parse(&dir.path().join("run.toml"), &run.replace("strong", "stong"), &Overrides::default());
+        let error = error.unwrap_err();
+        assert!(error.errors().iter().any(|e| e.to_string().contains("`preset`: ")), "{error:?}");
     }
 }

@@ -12,6 +12,8 @@
 //! - With `align_noise` and `align_depth`, the align term asks what is answered in place of the harmful answer:
 //!   `KL(f(refusal | question) || h(refusal | T(question), harmful answer[..c]))`, or with `align_loss = "cross-entropy"`
 //!   `-mean log h(refusal | T(question), harmful answer[..c])`.
+//! - With `retain_noise`, the term of the retain set is `KL(f(answer | request) || h(answer | T(request)))`: what stands
+//!   around a request is not to become the sign to refuse by.
 
 use super::term::{AlignLoss, Given, Loss, Method, Term, TermSettings};
 use eraser_data::SetName;
@@ -36,11 +38,15 @@ fn terms(options: &TermSettings) -> Vec<Term> {
         given: given(options.align_depth, Given::Harmful),
         ..Term::new("align", SetName::Align, refuse, options.align_weight)
     };
+    let retain = Term {
+        noise: options.retain_noise,
+        ..Term::new("retain", SetName::Retain, kl, options.retain_weight)
+    };
     vec![
         harm,
         Term::new("help", SetName::Help, kl, options.help_weight),
         align,
-        Term::new("retain", SetName::Retain, kl, options.retain_weight),
+        retain,
     ]
 }
 
@@ -52,6 +58,17 @@ mod tests {
     #[test]
     fn loss_and_gradients_are_those_of_pytorch() {
         parity::check("eraser");
+    }
+
+    #[test]
+    fn noise_is_around_the_sets_that_are_named() {
+        let noisy = |options: &TrainOptions| -> Vec<&str> {
+            options.terms().iter().filter(|term| term.noise).map(|term| term.name).collect()
+        };
+        let published = TrainOptions::default();
+        assert_eq!(noisy(&published), ["harm"]);
+        assert_eq!(noisy(&TrainOptions { align_noise: true, ..published.clone() }), ["harm", "align"]);
+        assert_eq!(noisy(&TrainOptions { retain_noise: true, ..published }), ["harm", "retain"]);
     }
 
     /// Options beyond the paper: a hinge for each token, answers of which a beginning is given.

@@ -112,6 +112,8 @@ pub struct TermSettings {
     pub noise: bool,
     /// Prompt noise T on the align set.
     pub align_noise: bool,
+    /// Prompt noise T on the retain set.
+    pub retain_noise: bool,
     /// Most tokens of a harmful answer that are given, and the rest unlearned.
     pub harm_depth: usize,
     /// Most tokens of a harmful answer that are given before the refusal.
@@ -137,6 +139,7 @@ impl Default for TermSettings {
         Self {
             noise: true,
             align_noise: false,
+            retain_noise: false,
             harm_depth: 0,
             align_depth: 0,
             align_loss: AlignLoss::Kl,

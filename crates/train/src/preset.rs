@@ -1,0 +1,117 @@
+//! Settings that go together, under a name. In: a name; out: the options that it sets. Invariant: a preset decides how a
+//! model is trained, never what on; docs/decisions.md has the measurements behind each.
+
+use crate::gamma::Gamma;
+use crate::method::{AlignLoss, Method};
+use crate::options::{GammaScope, Schedule, Templates, TrainOptions};
+use eraser_data::NoiseKind;
+use eraser_model::Error;
+use eraser_model::adapter::Module;
+use serde::{Deserialize, Serialize};
+
+/// A named choice of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The published settings, which are the defaults.
+    Paper,
+    /// What held best of all that was measured: every linear layer, prompt noise of several kinds around harmful, refused
+    /// and benign questions, answers that are broken off. Goes beyond the paper.
+    Strong,
+    /// As `Strong`, for a smaller adapter and half of the steps.
+    Light,
+}
+
+impl Preset {
+    /// Every preset with its name.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("paper", Self::Paper), ("strong", Self::Strong), ("light", Self::Light)];
+
+    /// The error where a preset is asked for with another method.
+    pub fn wrong_method(method: Method) -> Error {
+        let own = Method::default().name;
+        Error::request(format!("presets are settings of the method {own}, not of {}", method.name))
+            .hint(format!("leave the preset out, or train with {own}"))
+    }
+
+    /// Sets the options that the preset decides, and leaves the others.
+    pub fn apply(self, options: &mut TrainOptions) {
+        let published = TrainOptions::default();
+        let set = match self {
+            Self::Paper => published,
+            Self::Strong => strong(published),
+            Self::Light => TrainOptions { rank: 8, alpha: 16.0, steps: Some(30), ..strong(published) },
+        };
+        *options = TrainOptions {
+            max_length: options.max_length,
+            overlong: options.overlong,
+            kl_scope: options.kl_scope,
+            harm_answers: options.harm_answers,
+            retain_take: options.retain_take,
+            allow_swapped: options.allow_swapped,
+            order: options.order,
+            early_stop: options.early_stop,
+            checkpoint_activations: options.checkpoint_activations,
+            checkpoint_every: options.checkpoint_every,
+            extend: options.extend,
+            seed: options.seed,
+            init_adapter: options.init_adapter.take(),
+            dump_grads: options.dump_grads.take(),
+            ..set
+        };
+    }
+}
+
+fn strong(published: TrainOptions) -> TrainOptions {
+    TrainOptions {
+        method: Method::default(),
+        targets: Module::ALL.to_vec(),
+        rank: 16,
+        alpha: 32.0,
+        lora_dropout: 0.0,
+        lr: 4e-4,
+        schedule: Schedule::Cosine,
+        max_grad_norm: Some(1.0),
+        steps: Some(60),
+        micro_batch: 6,
+        grad_accum: 1,
+        gamma: Gamma::Nats(4.0),
+        gamma_scope: GammaScope::Token,
+        noise_before: 80,
+        noise_after: 20,
+        noise_kind: NoiseKind::Mix,
+        noise_share: 0.67,
+        retain_noise: true,
+        retain_weight: 2.0,
+        harm_depth: 24,
+        align_noise: true,
+        align_depth: 16,
+        align_loss: AlignLoss::CrossEntropy,
+        templates: Templates::Model,
+        ..published
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_paper_is_the_default_and_every_preset_is_within_the_ranges() {
+        for (name, preset) in Preset::ALL {
+            let mut options = TrainOptions { seed: 7, ..TrainOptions::default() };
+            preset.apply(&mut options);
+            assert!(options.check().is_empty(), "{name}: {:?}", options.check());
+            assert_eq!((options.seed, serde_json::to_value(preset).unwrap()), (7, name.into()));
+            assert_eq!(preset == Preset::Paper, options == TrainOptions { seed: 7, ..TrainOptions::default() }, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_preset_takes_another_ones_settings_back() {
+        let mut options = TrainOptions::default();
+        Preset::Strong.apply(&mut options);
+        Preset::Paper.apply(&mut options);
+        assert_eq!(options, TrainOptions::default());
+    }
+}
