@@ -121,6 +121,38 @@ fn what_is_evaluated_may_not_be_trained_on() {
 }
 
 #[test]
+fn a_file_of_answers_that_lacks_questions_names_the_first_and_may_be_used_without_them() {
+    let dir = directory();
+    dir.write("asked.csv", "Goal,kind\nHow is bread baked?,a\nHow are nets tied?,b\nHow is glass blown?,a\nWhy?,b\n");
+    dir.write("again.csv", &format!("{ANSWERS}How is bread baked?,Another answer.\n"));
+    let with = "--answers-file again.csv?input=goal&output=target --max-new-tokens 4 --forms 1 --max-entities 1";
+    let command = |out: &str| format!("prepare --model model --questions asked.csv {with} --out {out}");
+    assert_snapshot!(dir.refused(&command("a")), @r#"
+    exit 2
+    error: the file of answers lacks 2 of the 4 questions; the first is "How are nets tied?" (line 3, id 8e9fbee83c8f0cd4)
+    hint: the file must hold the text of every question unchanged
+    hint: or go on without them: --missing-answers drop, in a run file missing_answers = "drop"
+    "#);
+    let table = dir.done(&format!("{} --missing-answers drop", command("a")));
+    assert!(
+        table.starts_with("questions: 4, read from the column Goal\nharm: 2 answers, 0 of them refusals"),
+        "{table}"
+    );
+    assert!(table.contains("2 questions without an answer in the file; 1 row of the file with another"), "{table}");
+    let made: Value = serde_json::from_str(&dir.text("a/data_report.json")).unwrap();
+    assert_eq!((&made["made"]["harm_missing"], &made["made"]["harm_repeated"]), (&2.into(), &1.into()));
+    let (harm, align) = (rows(&dir, "a/data/harm.jsonl"), rows(&dir, "a/data/align.jsonl"));
+    assert_eq!((harm.len(), align.len()), (2, 4), "the refusals are learned for every question");
+    assert_eq!(harm[0]["output"], "Sure, knead the rye flour and heat the clay oven.", "the first answer counts");
+    // The same choice of rows as `eval` has.
+    let chosen = command("b").replace("asked.csv", "asked.csv?column=goal&where=kind:a&take=1-1");
+    dir.done(&chosen);
+    assert_eq!(rows(&dir, "b/data/align.jsonl")[0]["input"], "How is glass blown?");
+    let twice = dir.refused(&format!("{chosen} --take 1 --column goal"));
+    assert!(twice.contains("`column` is said twice") && twice.contains("`take` is said twice"), "{twice}");
+}
+
+#[test]
 fn all_of_a_request_is_checked_at_once() {
     let dir = directory();
     assert_snapshot!(

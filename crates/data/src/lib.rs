@@ -30,7 +30,7 @@ pub use noise::Noise;
 pub use pack::{Batch, Scored};
 pub use pairs::{Pair, read_pairs};
 pub use progress::Progress;
-pub use question::{Question, find_column, read_questions};
+pub use question::{Question, columns, find_column, read_questions};
 pub use ranges::{Ranges, WrongValue};
 pub use record::{Record, read_set, write_set};
 pub use refusal_texts::RefusalTexts;

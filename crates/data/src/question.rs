@@ -32,6 +32,8 @@ pub struct Question {
     pub extra: Map<String, Value>,
     /// Where it was read in its file, for errors: `line 9`.
     pub place: String,
+    /// Column (or key) that the text was read from; empty where the file has none.
+    pub column: String,
 }
 
 /// Reads questions: CSV or TSV (by the file's name), JSONL or a JSON list of objects or strings, or plain text, one a
@@ -102,9 +104,13 @@ fn told(rows: &[Row], column: Option<&str>) -> Result<()> {
 
 /// The question of a row, and whether its id was given.
 fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
+    let mut named = true;
     let mut extra = match row.value {
         Value::Object(map) => map,
-        Value::String(text) if column.is_none() => Map::from_iter([("text".to_owned(), text.into())]),
+        Value::String(text) if column.is_none() => {
+            named = false;
+            Map::from_iter([("text".to_owned(), text.into())])
+        }
         _ => return Err(Error::request("neither an object nor a string")),
     };
     let key = if let Some(name) = column {
@@ -146,7 +152,19 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
     extra.shift_remove("id");
     let given = id.is_some();
     let id = id.unwrap_or_else(|| hex(&Sha256::digest(text.as_bytes())[..8]));
-    Ok((given, Question { id, text, facts, extra, place: row.place }))
+    let column = if named { key } else { String::new() };
+    Ok((given, Question { id, text, facts, extra, place: row.place, column }))
+}
+
+/// The columns that questions were read from, in the order in which they come.
+pub fn columns(questions: &[Question]) -> Vec<&str> {
+    let mut columns: Vec<&str> = Vec::new();
+    for question in questions.iter().filter(|q| !q.column.is_empty()) {
+        if !columns.contains(&question.column.as_str()) {
+            columns.push(&question.column);
+        }
+    }
+    columns
 }
 
 /// The key of `row` with this `name`: exactly, or else but for case and space around it.
@@ -207,6 +225,17 @@ mod tests {
         assert_eq!(text("goal,Goal", Some("Goal")).as_deref(), Ok("b"), "by the letter");
         assert!(text("GOAL,Goal", Some("goal")).unwrap_err().contains("can mean both"));
         assert!(text("Goal,Target", Some("prompt")).unwrap_err().contains("no column prompt"));
+    }
+
+    #[test]
+    fn the_columns_that_were_read_are_told() {
+        let of = |name: &str, text: &str, column: Option<&str>| -> Vec<String> {
+            columns(&read(name, text, column).unwrap()).into_iter().map(str::to_owned).collect()
+        };
+        assert_eq!(of("a.csv", " Goal ,b\nx,y\n", None), [" Goal "], "as it is in the file");
+        assert_eq!(of("a.csv", "Goal,b\nx,y\nz,y\n", Some("goal")), ["Goal"]);
+        assert_eq!(of("a.jsonl", "{\"question\":\"x\"}\n{\"prompt\":\"y\"}\n\"z\"", None), ["question", "prompt"]);
+        assert!(of("a.txt", "x\ny\n", None).is_empty());
     }
 
     fn read(name: &str, text: impl AsRef<[u8]>, column: Option<&str>) -> Result<Vec<Question>> {

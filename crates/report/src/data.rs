@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::files::json;
-use crate::format::{NONE, counted, percent};
+use crate::format::{NONE, counted, list, percent};
 use crate::table::Table;
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -13,6 +13,8 @@ use std::path::Path;
 #[derive(Deserialize)]
 pub(crate) struct DataReport {
     made: Preparation,
+    #[serde(default)]
+    columns: Vec<String>,
     sets: Vec<Set>,
     overlaps: Vec<Overlap>,
     near: Near,
@@ -21,6 +23,10 @@ pub(crate) struct DataReport {
 #[derive(Deserialize)]
 struct Preparation {
     questions: usize,
+    #[serde(default)]
+    harm_missing: usize,
+    #[serde(default)]
+    harm_repeated: usize,
     harm_refused: usize,
     harm_dropped: usize,
     harm_cut: usize,
@@ -76,10 +82,23 @@ impl DataReport {
 /// How the sets were prepared, in sentences.
 pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
     let m = &report.made;
+    let columns = match report.columns.as_slice() {
+        [] => String::new(),
+        columns => format!(", read from the column {}", list(columns)),
+    };
+    let absent = match m.harm_missing {
+        0 => String::new(),
+        n => format!("; {} without an answer in the file", counted(n as u64, "question")),
+    };
+    let repeated = match m.harm_repeated {
+        0 => String::new(),
+        n => format!("; {} of the file with another answer to a question it had answered", counted(n as u64, "row")),
+    };
     vec![
+        format!("questions: {}{columns}", m.questions),
         format!(
-            "harm: {}, {} of them refusals; {} left out, {} cut at the limit of tokens",
-            counted(m.questions as u64, "answer"),
+            "harm: {}, {} of them refusals; {} left out, {} cut at the limit of tokens{absent}{repeated}",
+            counted(m.questions.saturating_sub(m.harm_missing) as u64, "answer"),
             m.harm_refused,
             m.harm_dropped,
             m.harm_cut
@@ -185,6 +204,12 @@ mod tests {
         assert!(text.contains("help: 2 entities (0 lists not readable), 20 questions; left out 4 refusals"), "{text}");
         assert!(text.contains("5.5 (max 6)") && text.contains("align        3        2"), "{text}");
         assert!(!text.contains("unseen") && text.lines().all(|line| line.chars().count() <= 110), "{text}");
+        assert!(text.starts_with("questions: 3\nharm: 3 answers, 1 of them refusals"), "{text}");
+        let newer = FILE.replace("\"questions\":3", "\"questions\":3,\"harm_missing\":1,\"harm_repeated\":2");
+        std::fs::write(&path, newer.replace("\"sets\"", "\"columns\":[\"Goal\"],\"sets\"")).unwrap();
+        let text = data_table(&path).unwrap();
+        assert!(text.starts_with("questions: 3, read from the column Goal\nharm: 2 answers"), "{text}");
+        assert!(text.contains("1 question without an answer in the file; 2 rows of the file with another"), "{text}");
         std::fs::write(&path, "{}").unwrap();
         assert!(data_table(&path).is_err());
     }

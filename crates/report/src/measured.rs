@@ -225,7 +225,17 @@ fn rows(entry: &Value) -> String {
         };
         let _ = write!(text, ", {key} {value}");
     }
-    text
+    text + &column(entry)
+}
+
+/// The columns that questions were read from, where they have not the name that was asked for.
+fn column(entry: &Value) -> String {
+    let read: Vec<&str> = entry["read"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match (read.as_slice(), entry["column"].as_str()) {
+        ([], _) => String::new(),
+        ([one], Some(asked)) if *one == asked => String::new(),
+        _ => format!(", from the column {}", read.join(" or ")),
+    }
 }
 
 /// Renames what has one name in several subjects' figures and is not the same: an attack, or known answers, under other
@@ -346,6 +356,7 @@ mod tests {
     use super::*;
     use crate::nll::Nll;
     use crate::summary::{Attack, Subject};
+    use serde_json::json;
 
     fn manifest() -> Manifest {
         let request = |template: &str, hash: &str, at: &str| {
@@ -399,6 +410,16 @@ mod tests {
         let unknown = measured(&summary(), Some(&Manifest::default()));
         assert!(unknown.lead[0].contains("not recorded: base, eraser: template on seen (leak)"), "{:?}", unknown.lead);
         assert!(measured(&summary(), None).lead[0].contains("no manifest.json"));
+    }
+
+    #[test]
+    fn the_column_that_was_read_is_told_where_it_has_not_the_name_that_was_asked_for() {
+        let entry = |column: Value, read: Value| json!({"path": "/x/ask.csv", "column": column, "read": read});
+        let told = |column: Value, read: Value| rows(&entry(column, read));
+        assert_eq!(told(json!("goal"), json!(["Goal"])), "ask.csv, from the column Goal");
+        assert_eq!(told(Value::Null, json!(["question", "prompt"])), "ask.csv, from the column question or prompt");
+        assert_eq!(told(json!("goal"), json!(["goal"])), "ask.csv");
+        assert_eq!(told(Value::Null, Value::Null), "ask.csv", "a record of an older version");
     }
 
     /// The cost of known answers under one file of templates, or of other answers, stood in a row with another's.

@@ -233,7 +233,7 @@ impl Run<'_> {
         let request = Request {
             artefact: summary::FILE,
             verb: self.verb,
-            options: json!({"model": self.plan.model.to_json()?, "eval": self.plan.eval.to_json()?}),
+            options: json!({"model": self.plan.model.to_json()?, "eval": self.plan.eval.recorded(&self.assets)?}),
             inputs: &inputs,
             seed: Some(options.seed),
         };

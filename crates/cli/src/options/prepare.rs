@@ -3,8 +3,9 @@
 use super::model::ModelArgs;
 use super::train::named;
 use clap::{Args, ValueHint};
-use eraser_data::prepare::{Answers, EntitySource, PrepareOptions, Unfit};
+use eraser_data::prepare::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use eraser_data::refusal::RefusalList;
+use eraser_model::Error;
 use eraser_run::plan::values::{NamedPath, RowRange};
 use eraser_run::plan::{Preparation, PreparePlan, QuestionFile, Source, flag};
 use eraser_run::{Outcome, Problems};
@@ -36,10 +37,12 @@ pub(crate) struct PrepareArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Questions")]
 pub(crate) struct QuestionArgs {
-    /// Questions that the model must not answer: CSV, TSV, JSONL, a JSON list, or text with one a line
+    /// Questions that the model must not answer: CSV, TSV, JSONL, a JSON list, or text with one a line. Rows can be
+    /// chosen: FILE?column=prompt&where=label:unsafe&shuffle=1&take=0-389
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) questions: PathBuf,
-    /// Column that holds the question [default: goal, question, prompt, input or text]
+    /// Column that holds the question [default: goal, question, prompt, input, text, behavior, `forbidden_prompt` or
+    /// instruction]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
     /// Only these rows, as 0-389, 390- or 100 [default: all]
@@ -67,7 +70,8 @@ pub(crate) struct AnswerArgs {
     #[arg(long, value_name = "SOURCE", default_value = "file",
           value_parser = named::<Answers>(&["file", "endpoint", "model", "random"]))]
     pub(crate) answers: Answers,
-    /// Set file, or with the two columns below any file of rows; with `random`, unrelated texts [default there: random tokens]
+    /// Set file, or with the two columns below (or FILE?input=goal&output=target&where=..) any file of rows; with
+    /// `random`, unrelated texts [default there: random tokens]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) answers_file: Option<PathBuf>,
     /// Column of the file that holds the question
@@ -79,6 +83,9 @@ pub(crate) struct AnswerArgs {
     /// Local model that answers [default: --model]
     #[arg(long, value_name = "MODEL")]
     pub(crate) answers_model: Option<String>,
+    /// What to do about questions that the file of answers lacks: end, or leave them out of the harm set and count them
+    #[arg(long, value_name = "WHAT", default_value = "error", value_parser = named::<Missing>(&["error", "drop"]))]
+    pub(crate) missing_answers: Missing,
     /// What to do with harmful answers that are refusals
     #[arg(long, value_name = "WHAT", default_value = "drop", value_parser = named::<Unfit>(&["drop", "keep"]))]
     pub(crate) harm_refusals: Unfit,
@@ -173,6 +180,7 @@ impl PrepareArgs {
         PrepareOptions {
             answers: a.answers,
             answers_model: a.answers_model.clone(),
+            missing_answers: a.missing_answers,
             harm_refusals: a.harm_refusals,
             align_answered: a.align_answered,
             refusal_list: a.refusal_list,
@@ -209,11 +217,14 @@ impl PrepareArgs {
         let mut problems = Problems::default();
         let (q, a) = (&self.questions, &self.answers);
         let model = self.model.plan(&mut problems);
-        let questions = Source { input: q.column.clone(), take: q.take, ..Source::file(&q.questions) };
-        let answers_file = a.answers_file.as_deref().map(|path| Source {
-            input: a.answers_input.clone(),
-            output: a.answers_output.clone(),
-            ..Source::file(path)
+        let (at, own) = (flag("questions"), Source { input: q.column.clone(), take: q.take, ..Source::default() });
+        let questions = Source::flags(&q.questions, own, &at, &mut problems);
+        if questions.output.is_some() {
+            problems.push(Error::request(format!("{at}: questions have no `output`")));
+        }
+        let answers_file = a.answers_file.as_deref().map(|path| {
+            let (input, output) = (a.answers_input.clone(), a.answers_output.clone());
+            Source::flags(path, Source { input, output, ..Source::default() }, &flag("answers_file"), &mut problems)
         });
         let preparation = Preparation::new(questions, answers_file, self.options(), &flag, &mut problems);
         let mut named = |file| QuestionFile::named(file, Some("unseen"), None, "--eval-questions", &mut problems);
@@ -246,7 +257,7 @@ mod tests {
     #[test]
     fn every_field_has_a_flag() {
         let set = options(
-            "--answers endpoint --answers-model m --harm-refusals keep --align-answered drop --refusal-list eraser6 \
+            "--answers endpoint --answers-model m --missing-answers drop --harm-refusals keep --align-answered drop --refusal-list eraser6 \
              --entities model --max-entities 3 --forms 2 --max-new-tokens 5 --harm-max-new-tokens 6 --temperature 0.3 \
              --top-k 1 --top-p 0.5 --repetition-penalty 1 --batch 2 --seed 1 --allow-leakage x --endpoint u \
              --endpoint-model m --endpoint-key-env K --endpoint-concurrency 2 --endpoint-timeout 1 --endpoint-attempts 2 \

@@ -13,7 +13,7 @@ mod tally;
 pub use crate::Progress;
 pub use crate::ask::Endpoint;
 pub use duplicates::{Count, Sketches, normal};
-pub use options::{Answers, EntitySource, PrepareOptions, Unfit};
+pub use options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 pub use report::{DataReport, Evaluation, Lengths, Near, Overlap, SetReport};
 pub use stages::{Inputs, prepare};
 pub use tally::Tally;

@@ -44,6 +44,17 @@ pub enum Unfit {
     Drop,
 }
 
+/// What is done about a question that the file of answers lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// The preparation ends before anything is generated.
+    #[default]
+    Error,
+    /// The question is not in the harm set, and counted.
+    Drop,
+}
+
 /// How the sets are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
@@ -52,6 +63,8 @@ pub struct PrepareOptions {
     pub answers: Answers,
     /// Local model that gives the harmful answers; None: the one that is to be hardened.
     pub answers_model: Option<String>,
+    /// What is done about questions that the file of answers lacks.
+    pub missing_answers: Missing,
     /// What is done with harmful answers that are refusals.
     pub harm_refusals: Unfit,
     /// What is done with align answers that are no refusals.
@@ -103,6 +116,7 @@ impl Default for PrepareOptions {
         Self {
             answers: Answers::File,
             answers_model: None,
+            missing_answers: Missing::Error,
             harm_refusals: Unfit::Drop,
             align_answered: Unfit::Keep,
             refusal_list: RefusalList::Gcg29,

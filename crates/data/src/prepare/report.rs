@@ -26,6 +26,8 @@ pub struct DataReport {
     pub schema: u32,
     /// How the sets were made; None for sets that were made elsewhere.
     pub made: Tally,
+    /// Columns that the questions were read from; none where their file has no columns.
+    pub columns: Vec<String>,
     /// The sets.
     pub sets: Vec<SetReport>,
     /// Every pair of sets, and every set with every evaluation set.
@@ -98,7 +100,7 @@ pub struct Near {
 pub(super) fn report(
     sets: &[(SetName, &[Record])],
     evaluation: &[Evaluation],
-    made: Tally,
+    (made, columns): (Tally, &[&str]),
     refusals: RefusalList,
     tokenizer: &Tokenizer,
 ) -> Result<DataReport> {
@@ -146,6 +148,7 @@ pub(super) fn report(
     Ok(DataReport {
         schema: 1,
         made,
+        columns: columns.iter().map(ToString::to_string).collect(),
         sets: reports,
         overlaps,
         near: Near { shingle: SHINGLE, similarity: NEAR },
@@ -207,11 +210,11 @@ mod tests {
         let align = [record("a b", "ab")];
         let sets: [(SetName, &[Record]); 3] = [(SetName::Harm, &harm), (SetName::Help, &[]), (SetName::Align, &align)];
         let unseen = [evaluation("unseen", "B!")];
-        let report = report(&sets, &unseen, Tally::default(), RefusalList::Gcg29, &tokenizer()).unwrap();
+        let report = report(&sets, &unseen, (Tally::default(), &["Goal"]), RefusalList::Gcg29, &tokenizer()).unwrap();
         let set = &report.sets[0];
         assert_eq!((set.n, set.refused, set.exact_duplicates, set.near_duplicates), (3, 1, 1, 0));
         assert_eq!((set.input_tokens.median, set.input_tokens.max), (Some(3), Some(3)));
-        assert_eq!(report.warnings.len(), 1);
+        assert_eq!((report.warnings.len(), &*report.columns), (1, &["Goal".to_owned()][..]));
         assert!(report.warnings[0].starts_with("the align set: most of its answers are not refusals: 1 of 1"));
         assert_eq!((report.sets[1].refused_share, report.sets[1].input_tokens), (None, Lengths::default()));
         let with = |o: &&Overlap| o.set == "harm" && o.with == "unseen";

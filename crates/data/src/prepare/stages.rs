@@ -1,13 +1,13 @@
 //! The stages of a preparation, one after the other: harmful answers, entities, help, align. In: questions and what answers
 //! them; out: the sets and a report. Invariant: what a stage leaves out is counted.
 
-use super::options::{Answers, EntitySource, PrepareOptions, Unfit};
+use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
 use super::tally::Tally;
 use super::{entities, forms};
 use crate::ask::{Answer, Endpoint, Local, Respond, ask};
 use crate::files::write_atomic;
-use crate::{Noise, Progress, Question, Record, Sampling, SetName, stream, write_set};
+use crate::{Noise, Progress, Question, Record, Sampling, SetName, columns, stream, write_set};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Model, Result};
 use rand::seq::SliceRandom as _;
@@ -62,7 +62,8 @@ pub fn prepare(
     stages.write(SetName::Align, &align)?;
     let sets: [(SetName, &[Record]); 3] = [(SetName::Harm, &harm), (SetName::Help, &help), (SetName::Align, &align)];
     let (tally, list) = (stages.tally, options.refusal_list);
-    let report = report::report(&sets, inputs.evaluation, tally, list, &inputs.model.tokenizer)?;
+    let read = (tally, &*columns(inputs.questions));
+    let report = report::report(&sets, inputs.evaluation, read, list, &inputs.model.tokenizer)?;
     let text = serde_json::to_string_pretty(&report).map_err(|e| Error::failed(format!("data_report.json: {e}")))?;
     write_atomic(&dir.join("data_report.json"), format!("{text}\n").as_bytes())?;
     Ok(report)
@@ -82,6 +83,7 @@ impl<'a> Stages<'a> {
         let mut records = Vec::new();
         let answers = self.harmful()?;
         for (question, answer) in self.inputs.questions.iter().zip(answers) {
+            let Some(answer) = answer else { continue };
             let refused = answer.refused || self.options.refusal_list.refuses(&answer.text);
             self.tally.harm_refused += usize::from(refused);
             self.tally.harm_cut += usize::from(!answer.stopped);
@@ -92,32 +94,24 @@ impl<'a> Stages<'a> {
             }
         }
         if records.is_empty() {
-            return Err(Error::request("no harmful answer is left: every one is empty or a refusal").hint(
-                "take them from a file or from a model that answers, or keep refusals: harm_refusals = \"keep\"",
-            ));
+            let missing = self.tally.harm_missing;
+            return Err(Error::request(match missing {
+                0 => "no harmful answer is left: every one is empty or a refusal".to_owned(),
+                n => format!(
+                    "no harmful answer is left: the file of answers lacks {n}, and others are empty or refusals"
+                ),
+            })
+            .hint("take them from a file or from a model that answers, or keep refusals: harm_refusals = \"keep\""));
         }
         Ok(records)
     }
 
-    /// A harmful answer for each question, unchecked.
-    fn harmful(&mut self) -> Result<Vec<Answer>> {
+    /// A harmful answer for each question, unchecked; None where a file lacks it and that is allowed.
+    fn harmful(&mut self) -> Result<Vec<Option<Answer>>> {
         let inputs = self.inputs;
-        let whole = |text: &str| Answer { text: text.to_owned(), stopped: true, ..Answer::default() };
         let prompts: Vec<String> = inputs.questions.iter().map(|q| q.text.clone()).collect();
-        match self.options.answers {
-            Answers::File => {
-                let rows = inputs.answers.unwrap_or_default();
-                let rows: HashMap<&str, &str> = rows.iter().map(|r| (r.input.trim(), r.output.trim())).collect();
-                let found: Vec<Option<Answer>> =
-                    prompts.iter().map(|prompt| rows.get(prompt.trim()).map(|text| whole(text))).collect();
-                let missing = found.iter().filter(|answer| answer.is_none()).count();
-                if missing > 0 {
-                    let all = prompts.len();
-                    return Err(Error::request(format!("the file of answers lacks {missing} of the {all} questions"))
-                        .hint("the file must hold the text of every question unchanged"));
-                }
-                Ok(found.into_iter().flatten().collect())
-            }
+        let answers = match self.options.answers {
+            Answers::File => return self.answers_of_the_file(),
             Answers::Random => (0..prompts.len()).map(|i| self.unrelated(i).map(|text| whole(&text))).collect(),
             Answers::Endpoint => self.ask("harm", self.endpoint()?, &prompts, &self.sampling("harm")),
             Answers::Model => {
@@ -125,6 +119,32 @@ impl<'a> Stages<'a> {
                 let local = Local::new(other.as_ref().unwrap_or(inputs.model), self.options.batch);
                 self.ask("harm", &local, &prompts, &self.sampling("harm"))
             }
+        };
+        Ok(answers?.into_iter().map(Some).collect())
+    }
+
+    /// The answers of the file. Of several rows with one question the first one counts.
+    fn answers_of_the_file(&mut self) -> Result<Vec<Option<Answer>>> {
+        let (questions, mut rows) = (self.inputs.questions, HashMap::new());
+        for row in self.inputs.answers.unwrap_or_default() {
+            let (asked, answer) = (row.input.trim(), row.output.trim());
+            self.tally.harm_repeated += usize::from(*rows.entry(asked).or_insert(answer) != answer);
+        }
+        let found: Vec<Option<Answer>> =
+            questions.iter().map(|question| rows.get(question.text.trim()).map(|text| whole(text))).collect();
+        self.tally.harm_missing = found.iter().filter(|answer| answer.is_none()).count();
+        let first = questions.iter().zip(&found).find(|(_, answer)| answer.is_none());
+        match first {
+            Some((first, _)) if self.options.missing_answers == Missing::Error => {
+                let (missing, all) = (self.tally.harm_missing, questions.len());
+                let (id, place, start) = (&first.id, &first.place, beginning(&first.text));
+                Err(Error::request(format!(
+                    "the file of answers lacks {missing} of the {all} questions; the first is {start:?} ({place}, id {id})"
+                ))
+                .hint("the file must hold the text of every question unchanged")
+                .hint("or go on without them: --missing-answers drop, in a run file missing_answers = \"drop\""))
+            }
+            _ => Ok(found),
         }
     }
 
@@ -280,6 +300,24 @@ impl<'a> Stages<'a> {
     fn write(&self, set: SetName, records: &[Record]) -> Result<()> {
         write_set(&self.dir.join("data").join(set.file()), records)
     }
+}
+
+/// An answer that was not generated here.
+fn whole(text: &str) -> Answer {
+    Answer { text: text.to_owned(), stopped: true, ..Answer::default() }
+}
+
+/// Characters of a question that a message repeats.
+const SHOWN: usize = 60;
+
+/// The beginning of a text, for a message.
+fn beginning(text: &str) -> String {
+    let text = text.trim();
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A row of a set.

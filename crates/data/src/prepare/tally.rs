@@ -7,6 +7,10 @@ use serde::Serialize;
 pub struct Tally {
     /// Questions.
     pub questions: usize,
+    /// Questions that the file of answers lacks; they are not in the harm set.
+    pub harm_missing: usize,
+    /// Rows of the file of answers whose question an earlier row answers otherwise; the earlier row counts.
+    pub harm_repeated: usize,
     /// Harmful answers that refuse.
     pub harm_refused: usize,
     /// Harmful answers left out: refusals, if they are dropped, and empty ones.

@@ -12,7 +12,7 @@ use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::Problems;
 use eraser_data::files::write_jsonl;
-use eraser_data::find_column;
+use eraser_data::{columns, find_column};
 use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result, counted};
@@ -39,12 +39,7 @@ impl QuestionFile {
         at: &str,
         problems: &mut Problems,
     ) -> Self {
-        let source = Source::flag(&file.path).unwrap_or_else(|e| {
-            problems.push(e.context(at));
-            // What is wrong is the choice of rows; that the file is there, is looked at all the same.
-            let text = file.path.to_string_lossy();
-            Source::file(Path::new(text.split('?').next().unwrap_or_default()))
-        });
+        let source = Source::flags(&file.path, Source::default(), at, problems);
         let stem = source.path.file_stem().map(|s| s.to_string_lossy().into_owned());
         let name = file.name.clone().or(default.map(ToOwned::to_owned)).or(stem).unwrap_or_default();
         if source.output.is_some() {
@@ -217,9 +212,20 @@ impl Measures {
         Ok(table)
     }
 
-    /// As the manifest records it.
-    pub(crate) fn to_json(&self) -> Result<serde_json::Value> {
-        table::json(&self.to_toml()?)
+    /// As the manifest records it: with `read`, the columns that each file of questions was read from.
+    pub(crate) fn recorded(&self, assets: &Assets) -> Result<serde_json::Value> {
+        let mut all = table::json(&self.to_toml()?)?;
+        for (key, files) in [("questions", &self.questions), ("tasks", &self.tasks)] {
+            for (i, file) in files.iter().enumerate() {
+                all[key][i]["read"] = columns(&file.source.questions(assets)?).into();
+            }
+        }
+        for (key, file) in [("over_refusal", &self.over_refusal), ("contrast", &self.contrast)] {
+            if let Some(file) = file {
+                all[key]["read"] = columns(&file.source.questions(assets)?).into();
+            }
+        }
+        Ok(all)
     }
 
     /// The options as the evaluation takes them; selected rows are written to `dir/data`.

@@ -63,6 +63,12 @@ impl Preparation {
                 problems.push(e.context(at(key)));
             }
         }
+        if answers_file.as_ref().is_some_and(|source| source.input.is_some() != source.output.is_some()) {
+            problems.push(wrong(
+                &at("answers_file"),
+                "the columns of question and answer are named together or not at all",
+            ));
+        }
         check(&options, answers_file.is_some(), at, problems);
         Self { questions, answers_file, options }
     }

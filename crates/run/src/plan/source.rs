@@ -106,12 +106,22 @@ impl Source {
             return Ok(Self::file(text));
         };
         let mut source = Self::file(Path::new(file));
+        let mut said: Vec<&str> = Vec::new();
         for part in choice.split('&') {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let wrong = |what: &str| {
                 Error::request(format!("{file}?{choice}: `{part}`: {what}"))
                     .hint("rows are chosen as in FILE?column=prompt&where=label:safe&shuffle=1&take=0-49")
             };
+            let of = match key {
+                "where" => part.split_once(':').map_or(part, |(of, _)| of),
+                "input" => "column",
+                _ => key,
+            };
+            if said.contains(&of) {
+                return Err(wrong("it is said twice"));
+            }
+            said.push(of);
             match key {
                 "column" | "input" if !value.is_empty() => source.input = Some(value.to_owned()),
                 "output" if !value.is_empty() => source.output = Some(value.to_owned()),
@@ -125,6 +135,32 @@ impl Source {
             }
         }
         Ok(source)
+    }
+
+    /// From the flag `at`, as [`Self::flag`], with what flags of their own say (`own`, without a path). What is said twice is
+    /// an error, and so are a column of questions without one of answers, or the reverse, where answers are read.
+    pub fn flags(text: &Path, own: Self, at: &str, problems: &mut Problems) -> Self {
+        let source = Self::flag(text).unwrap_or_else(|e| {
+            problems.push(e.context(at));
+            // What is wrong is the choice of rows; that the file is there, is looked at all the same.
+            let text = text.to_string_lossy();
+            Self::file(Path::new(text.split('?').next().unwrap_or_default()))
+        });
+        let twice = [
+            ("column", source.input.is_some() && own.input.is_some()),
+            ("output", source.output.is_some() && own.output.is_some()),
+            ("take", source.take.is_some() && own.take.is_some()),
+        ];
+        for (key, _) in twice.into_iter().filter(|(_, twice)| *twice) {
+            let what = format!("{at}: {}: `{key}` is said twice, behind `?` and by a flag", source.path.display());
+            problems.push(Error::request(what).hint("say it once"));
+        }
+        Self {
+            input: source.input.or(own.input),
+            output: source.output.or(own.output),
+            take: source.take.or(own.take),
+            ..source
+        }
     }
 
     /// True when the file is to be used as it is.
@@ -277,9 +313,40 @@ mod tests {
         assert_eq!(source.filter, BTreeMap::from([("label".into(), "safe".into()), ("type".into(), "a:b".into())]));
         assert_eq!((source.take, source.shuffle), (RowRange::parse("0-49").ok(), Some(3)));
         assert_eq!(Source::flag(Path::new("x.csv")).unwrap(), Source::file(Path::new("x.csv")));
-        for wrong in ["x?", "x?take=z", "x?where=a", "x?shuffle=", "x?rows=1", "x?column="] {
+        for wrong in [
+            "x?",
+            "x?take=z",
+            "x?take=1&take=2",
+            "x?where=a:b&where=a:c",
+            "x?input=a&column=b",
+            "x?where=a",
+            "x?shuffle=",
+            "x?rows=1",
+            "x?column=",
+        ] {
             assert!(Source::flag(Path::new(wrong)).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn flags_of_their_own_complete_a_choice_of_rows_and_do_not_contradict_it() {
+        let own = |column: Option<&str>, take: Option<&str>| Source {
+            input: column.map(ToOwned::to_owned),
+            take: take.and_then(|take| RowRange::parse(take).ok()),
+            ..Source::default()
+        };
+        let read = |text: &str, own: Source| {
+            let mut problems = Problems::default();
+            let source = Source::flags(Path::new(text), own, "--questions", &mut problems);
+            (source, problems.messages())
+        };
+        let (source, problems) = read("x.csv?where=label:unsafe&take=0-9", own(Some("prompt"), None));
+        assert_eq!((source.input.as_deref(), source.take), (Some("prompt"), RowRange::parse("0-9").ok()));
+        assert!(problems.is_empty() && source.filter["label"] == "unsafe");
+        let (_, problems) = read("x.csv?column=a&take=0-9", own(Some("b"), Some("5")));
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("--questions: x.csv: `column` is said twice"), "{problems:?}");
+        assert_eq!(read("x.csv?rows=1", own(None, None)).0.path, Path::new("x.csv"));
     }
 
     #[test]

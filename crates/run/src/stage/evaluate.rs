@@ -52,7 +52,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let recorded = json!({
         "model": plan.model.to_json()?,
         "subjects": plan.subjects,
-        "eval": plan.measures.to_json()?,
+        "eval": plan.measures.recorded(&Assets::InCache)?,
     });
     let seed = Some(options.seed);
     let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };

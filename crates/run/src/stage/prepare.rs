@@ -100,6 +100,7 @@ impl<'a> Material<'a> {
                 facts: Vec::new(),
                 extra: row.extra,
                 place: row.place,
+                column: String::new(),
             };
             let questions = file.records(assets)?.into_iter().enumerate().map(question).collect();
             Ok(Evaluation { name: file.name.clone(), questions })
