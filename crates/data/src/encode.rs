@@ -34,6 +34,24 @@ impl PromptTemplate {
         self.render_after(&[], question)
     }
 
+    /// The first `most` tokens of a prompt that this template rendered. A chat template writes the special tokens that it
+    /// wants, as transformers takes it; before a text stands BOS where the tokenizer's own default puts one, unless the text
+    /// begins with it.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn encode(&self, prompt: &str, tokenizer: &Tokenizer, most: usize) -> Result<Beginning> {
+        let mut beginning = Beginning::of(prompt, tokenizer, most)?;
+        if let (Self::Text(_), true, Some(bos)) = (self, tokenizer.adds_bos(), tokenizer.bos())
+            && beginning.ids.first() != Some(&bos)
+        {
+            beginning.ids.insert(0, bos);
+            beginning.cut |= beginning.ids.len() > most;
+            beginning.ids.truncate(most);
+        }
+        Ok(beginning)
+    }
+
     /// The prompt text for a question that comes after exchanges (what the user said, what was answered): as a conversation,
     /// or, where the template is a text, one exchange under it after the other.
     pub fn render_after(&self, history: &[(String, String)], question: &str) -> Result<String> {
@@ -212,6 +230,34 @@ mod tests {
             prop_assert_eq!(&beginning.ids[..], &whole[..whole.len().min(most)]);
             prop_assert_eq!(beginning.cut, whole.len() > most);
         }
+    }
+
+    /// The authors' code encodes prompts with the tokenizer's default of special tokens.
+    #[test]
+    fn the_plain_form_begins_as_the_tokenizers_own_default_has_it() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/prompts");
+        let recorded: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(fixtures.join("prompts.json")).unwrap()).unwrap();
+        let (plain, mut with_bos) = (PromptTemplate::plain(), 0);
+        for (name, prompts) in recorded.as_object().unwrap() {
+            let tokenizer = Tokenizer::from_hf_dir(&fixtures.join(name)).unwrap();
+            let expected: Vec<u32> = serde_json::from_value(prompts[0].clone()).unwrap();
+            let prompt = plain.render("Why is rust red?").unwrap();
+            assert_eq!(
+                plain.encode(&prompt, &tokenizer, 512).unwrap(),
+                Beginning { ids: expected.clone(), cut: false },
+                "{name}"
+            );
+            let (whole, bos) = (expected.len(), tokenizer.bos().unwrap());
+            let cut = plain.encode(&prompt, &tokenizer, whole - 1).unwrap();
+            assert_eq!((cut.ids.as_slice(), cut.cut), (&expected[..whole - 1], true), "{name}");
+            with_bos += usize::from(expected[0] == bos);
+            // A file of a prompt that begins with BOS gets no second one.
+            let own = PromptTemplate::text("<s>Q: {} A:").unwrap();
+            let ids = own.encode(&own.render("a").unwrap(), &tokenizer, 512).unwrap().ids;
+            assert!(ids[0] == bos && ids[1] != bos, "{name}: {ids:?}");
+        }
+        assert_eq!((with_bos, recorded.as_object().unwrap().len()), (5, 11));
     }
 
     #[test]

@@ -125,7 +125,9 @@ impl ChatTemplate {
         let tokens = tokenizer.named_tokens().clone();
         let name = spec.to_str().unwrap_or_default();
         if let Some(source) = forms::source(name) {
-            return Self::with_tokens(&format!("the form {name}"), source, None, tokens);
+            // Vicuna's own prompts are encoded with the tokenizer's default; the other forms say where BOS stands.
+            let start = if name == "vicuna" && tokenizer.adds_bos() { "{{- bos_token or '' -}}" } else { "" };
+            return Self::with_tokens(&format!("the form {name}"), &format!("{start}{source}"), None, tokens);
         }
         let own = named_templates(dir)?;
         if let Some((file, source)) = own.as_ref().and_then(|(file, all)| Some((file, all.get(name)?))) {

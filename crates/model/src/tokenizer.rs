@@ -98,10 +98,10 @@ impl Tokenizer {
             add_bos: false,
             stops: ends,
         };
+        // As transformers 5: beside a tokenizer.json, `add_bos_token` decides nothing (`tests/fixtures/prompts.py`).
         roles.add_bos = match (template_start(&root["post_processor"]), roles.bos) {
             (Some(first), Some(bos)) => library.token_to_id(first) == Some(bos),
-            (None, Some(_)) => side.config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
-            (_, None) => false,
+            _ => false,
         };
         Self::assemble(library, roles, side.named_tokens())
     }

@@ -96,13 +96,17 @@ mod tests {
             "version": "1.0",
             "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
             "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
             "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
             "model": {"type": "BPE", "vocab": vocab, "merges": merges, "unk_token": "<unk>", "byte_fallback": true, "fuse_unk": true},
         });
         std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
         std::fs::write(
             dir.path().join("tokenizer_config.json"),
-            json!({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true}).to_string(),
+            json!({"bos_token": "<s>", "eos_token": "</s>"}).to_string(),
         )
         .unwrap();
         Tokenizer::from_hf_dir(dir.path()).unwrap()

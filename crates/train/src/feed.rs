@@ -104,7 +104,7 @@ impl<'a> Feed<'a> {
         let mut prompts = Vec::with_capacity(records.len() * templates.len());
         for template in templates {
             for record in records {
-                prompts.push(beginning(&template.render(&record.input)?)?);
+                prompts.push(template.encode(&template.render(&record.input)?, tokenizer, limit)?);
             }
         }
         let mut by_question: HashMap<&str, Vec<&Record>> = HashMap::new();
@@ -202,7 +202,7 @@ impl<'a> Feed<'a> {
                     Some(surrounded) => {
                         let template = &self.templates[template];
                         let prompt = template.render_after(&surrounded.history, &surrounded.question)?;
-                        Some(Beginning::of(&prompt, self.tokenizer, self.limit)?)
+                        Some(template.encode(&prompt, self.tokenizer, self.limit)?)
                     }
                 }
             }

@@ -48,7 +48,9 @@ impl Settings {
         }
         for template in templates {
             if let PromptTemplate::Text(text) = template {
-                all.insert("the text of the prompt template".into(), format!("hash {}", hash([text.as_str()])).into());
+                let bos = if model.tokenizer.adds_bos() { " after BOS" } else { "" };
+                let value = format!("hash {}{bos}", hash([text.as_str()]));
+                all.insert("the text of the prompt template".into(), value.into());
             }
         }
         if options.init_adapter.is_some() {

@@ -85,7 +85,7 @@ impl<'a> Encoder<'a> {
 
     pub(super) fn encode(&self, context: &Context, row: &Record) -> Result<Encoded> {
         let prompt = self.template.render(&context.user(&row.input))?;
-        let prompt = Beginning::of(&prompt, self.tokenizer, self.limit)?;
+        let prompt = self.template.encode(&prompt, self.tokenizer, self.limit)?;
         let answer = Beginning::of(&row.output, self.tokenizer, self.limit)?;
         let (sample, cut_off) = Sample::new(&prompt, &answer, self.end, self.limit);
         Ok(Encoded { sample, cut_off })

@@ -182,7 +182,7 @@ impl Rounds<'_> {
         let noise = Surroundings { share: 1.0, ..feed::surroundings(self.sets, self.options) };
         let most = feed::limit(self.model, self.options);
         let tokenizer = &self.model.tokenizer;
-        let ids = |prompt: &str| Beginning::of(prompt, tokenizer, most).map(|beginning| beginning.ids);
+        let ids = |prompt: &str| template.encode(prompt, tokenizer, most).map(|beginning| beginning.ids);
         let mut asked = Vec::with_capacity(3 * rows.len());
         for (i, row) in rows.into_iter().enumerate() {
             let question = row.input.as_str();
