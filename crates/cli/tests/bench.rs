@@ -55,8 +55,9 @@ fn everything_wrong_is_said_at_once() {
     assert!(said.contains("no beginning-of-sequence token"), "{said}");
 }
 
-/// A stand-in for the hub that has one file under any name; gives its address and what was asked for.
-fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
+/// A stand-in for the hub that has one file under any name; gives its address and what was asked for. Without `ranges` it is
+/// a mirror that knows whole files only.
+fn hub(ranges: bool) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -64,13 +65,13 @@ fn hub() -> (String, Arc<Mutex<Vec<String>>>) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let seen = seen.clone();
-            std::thread::spawn(move || while give(&stream, &seen).is_some() {});
+            std::thread::spawn(move || while give(&stream, &seen, ranges).is_some() {});
         }
     });
     (url, asked)
 }
 
-fn give(mut stream: &TcpStream, asked: &Mutex<Vec<String>>) -> Option<()> {
+fn give(mut stream: &TcpStream, asked: &Mutex<Vec<String>>, ranges: bool) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut first = String::new();
     reader.read_line(&mut first).ok().filter(|n| *n > 0)?;
@@ -80,6 +81,9 @@ fn give(mut stream: &TcpStream, asked: &Mutex<Vec<String>>) -> Option<()> {
         reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
         if line.trim().is_empty() {
             break;
+        }
+        if !ranges {
+            continue;
         }
         if let Some((_, bytes)) = line.to_ascii_lowercase().split_once("range: bytes=") {
             let (from, to) = bytes.trim().split_once('-').unwrap();
@@ -91,10 +95,10 @@ fn give(mut stream: &TcpStream, asked: &Mutex<Vec<String>>) -> Option<()> {
     asked.lock().unwrap().push(path.to_owned());
     let (from, to) = range.unwrap_or((0, PARQUET.len() - 1));
     let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
+    let part = if ranges { format!("content-range: bytes {from}-{to}/{}\r\n", PARQUET.len()) } else { String::new() };
     write!(
         stream,
-        "HTTP/1.1 {status}\r\nx-repo-commit: abc\r\netag: \"e\"\r\ncontent-range: bytes {from}-{to}/{}\r\ncontent-length: {}\r\n\r\n",
-        PARQUET.len(),
+        "HTTP/1.1 {status}\r\nx-repo-commit: abc\r\netag: \"e\"\r\n{part}content-length: {}\r\n\r\n",
         to - from + 1,
     )
     .ok()?;
@@ -103,8 +107,17 @@ fn give(mut stream: &TcpStream, asked: &Mutex<Vec<String>>) -> Option<()> {
 
 #[test]
 fn a_task_without_a_file_comes_from_the_hub_once() {
+    comes_from_the_hub_once(true);
+}
+
+#[test]
+fn a_mirror_that_knows_no_ranges_of_bytes_is_asked_for_whole_files() {
+    comes_from_the_hub_once(false);
+}
+
+fn comes_from_the_hub_once(ranges: bool) {
     let dir = Dir::with_model();
-    let (url, asked) = hub();
+    let (url, asked) = hub(ranges);
     let run = |arguments: &str, offline: &str| {
         let mut command = assert_cmd::cargo::cargo_bin_cmd!("eraser");
         command.current_dir(dir.path("")).args(arguments.split_whitespace());

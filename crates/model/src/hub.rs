@@ -82,8 +82,8 @@ mod online {
         if let Some(dir) = without_connection(name, &cache, offline())? {
             return Ok(dir);
         }
-        let repo = api(name, cache)?.model(name.to_owned());
-        download(name, &repo)
+        let repo = api(name, cache.clone())?.model(name.to_owned());
+        download(name, &repo, &cache)
     }
 
     pub(super) fn fetch_rows(dataset: &str, file: &str) -> Result<PathBuf> {
@@ -99,8 +99,8 @@ mod online {
             return Err(Error::request(error).hint(local));
         }
         tracing::info!("fetching {what}");
-        let got = api(dataset, cache)?.repo(repo()).get(file);
-        got.map_err(|e| {
+        let remote = api(dataset, cache.clone())?.repo(repo());
+        get(&remote, &cache, repo(), file).map_err(|e| {
             let page = format!("{local}: its page is https://huggingface.co/datasets/{dataset}");
             Error::failed(format!("{what}: the Hugging Face hub: {e}")).hint(page)
         })
@@ -130,7 +130,7 @@ mod online {
         if let Some(token) = env("HF_TOKEN") {
             api = api.with_token(Some(token));
         }
-        api.build().map_err(|e| failed(name, &e))
+        api.build().map_err(|e| failed(name, e))
     }
 
     fn env(key: &str) -> Option<String> {
@@ -164,8 +164,8 @@ mod online {
         complete.then_some(dir)
     }
 
-    fn download(name: &str, repo: &ApiRepo) -> Result<PathBuf> {
-        let files = repo.info().map_err(|e| failed(name, &e))?.siblings;
+    fn download(name: &str, repo: &ApiRepo, cache: &Cache) -> Result<PathBuf> {
+        let files = repo.info().map_err(|e| failed(name, e))?.siblings;
         let has = |wanted: &str| files.iter().any(|file| file.rfilename == wanted);
         if !has(CONFIG) {
             return Err(Error::request(format!("{name}: the hub's repository has no {CONFIG}"))
@@ -183,18 +183,89 @@ mod online {
             return Err(Error::request(format!("{name}: the hub's repository has no safetensors weights"))
                 .hint("convert it with transformers: save_pretrained(DIR, safe_serialization=True)"));
         }
-        let get = |file: &str| {
+        let one = |file: &str| {
             tracing::info!("fetching {name}/{file}");
-            repo.get(file).map_err(|e| failed(&format!("{name}/{file}"), &e))
+            get(repo, cache, Repo::model(name.to_owned()), file).map_err(|e| failed(&format!("{name}/{file}"), e))
         };
-        let config = get(CONFIG)?;
+        let config = one(CONFIG)?;
         for file in wanted {
-            get(file)?;
+            one(file)?;
         }
         Ok(config.parent().unwrap_or(Path::new(".")).to_path_buf())
     }
 
-    fn failed(what: &str, e: &ApiError) -> Error {
+    /// A file of a repository. hf-hub needs servers that answer requests for a range of bytes; a mirror that does not is asked
+    /// for the whole file.
+    fn get(remote: &ApiRepo, cache: &Cache, repo: Repo, file: &str) -> std::result::Result<PathBuf, String> {
+        match remote.get(file) {
+            Err(ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_)) => {
+                let commit = || remote.info().map(|info| info.sha).ok();
+                whole(&remote.url(file), &cache.repo(repo), cache.token(), file, &commit)
+            }
+            other => other.map_err(|e| e.to_string()),
+        }
+    }
+
+    /// Redirections that are followed.
+    const HOPS: usize = 8;
+
+    /// The file at `url`, put where the cache has the snapshot of the commit that the server names, or else `commit` does.
+    fn whole(
+        url: &str,
+        cache: &CacheRepo,
+        token: Option<String>,
+        file: &str,
+        commit: &dyn Fn() -> Option<String>,
+    ) -> std::result::Result<PathBuf, String> {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().max_redirects(0).max_redirects_will_error(false).build().into();
+        let token = env("HF_TOKEN").or(token);
+        let (mut at, mut named) = (url.to_owned(), None);
+        for _ in 0..HOPS {
+            let mut request = agent.get(&at);
+            // The key is for the hub, not for where it keeps its files.
+            if let Some(token) = token.as_ref().filter(|_| origin(&at) == origin(url)) {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let mut response = request.call().map_err(|e| e.to_string())?;
+            let header =
+                |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            named = named.or(header("x-repo-commit"));
+            if response.status().is_redirection() {
+                let to = header("location").ok_or_else(|| format!("{}: no location", response.status()))?;
+                at = if to.starts_with('/') { format!("{}{to}", origin(&at)) } else { to };
+                continue;
+            }
+            let expected: Option<u64> = header("content-length").and_then(|n| n.parse().ok());
+            let commit = named.or_else(commit).filter(|name| is_commit(name)).ok_or("the server names no commit")?;
+            let path = cache.pointer_path(&commit).join(file);
+            let home = path.parent().unwrap_or(Path::new("."));
+            let written = |e: std::io::Error| format!("{}: {e}", path.display());
+            std::fs::create_dir_all(home).map_err(written)?;
+            let mut part = tempfile::NamedTempFile::new_in(home).map_err(written)?;
+            let got = std::io::copy(&mut response.body_mut().as_reader(), &mut part).map_err(|e| e.to_string())?;
+            if expected.is_some_and(|expected| expected != got) {
+                return Err(format!("the answer ended after {got} of {} bytes", expected.unwrap_or_default()));
+            }
+            part.persist(&path).map_err(|e| written(e.error))?;
+            cache.create_ref(&commit).map_err(written)?;
+            return Ok(path);
+        }
+        Err(format!("more than {HOPS} redirections"))
+    }
+
+    /// Scheme and host of a URL.
+    fn origin(url: &str) -> &str {
+        let host = url.find("://").map_or(0, |at| at + 3);
+        url[host..].find('/').map_or(url, |end| &url[..host + end])
+    }
+
+    /// Whether a server's name of a commit can be the name of a directory.
+    fn is_commit(name: &str) -> bool {
+        !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric())
+    }
+
+    fn failed(what: &str, e: impl std::fmt::Display) -> Error {
         let text = e.to_string();
         let name = what.split('/').take(2).collect::<Vec<_>>().join("/");
         let error = Error::failed(format!("{what}: the Hugging Face hub: {text}"));
@@ -238,12 +309,22 @@ mod online {
         }
 
         #[test]
+        fn a_key_stays_with_its_server_and_a_commit_is_a_name() {
+            assert_eq!(origin("http://127.0.0.1:8/a/b"), "http://127.0.0.1:8");
+            assert_eq!((origin("https://x"), origin("https://x/")), ("https://x", "https://x"));
+            for (name, good) in [("abc", true), ("0af9", true), ("", false), ("../x", false), ("a/b", false)] {
+                assert_eq!(is_commit(name), good, "{name}");
+            }
+        }
+
+        #[test]
         fn without_a_connection_the_hint_says_how_to_do_without() {
             let home = tempfile::tempdir().unwrap();
             let api = ApiBuilder::from_cache(Cache::new(home.path().to_path_buf()));
             // Nothing listens on the discard port.
             let repo = api.with_endpoint("http://127.0.0.1:9".to_owned()).build().unwrap().model("org/name".to_owned());
-            let error = download("org/name", &repo).unwrap_err();
+            let cache = Cache::new(home.path().to_path_buf());
+            let error = download("org/name", &repo, &cache).unwrap_err();
             assert!(error.to_string().starts_with("org/name: the Hugging Face hub: "), "{error}");
             assert!(error.hints()[0].contains("hf download org/name"), "{error:?}");
         }
