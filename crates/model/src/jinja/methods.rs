@@ -2,10 +2,11 @@
 //! method as a value. Invariant: no method changes the value it is called on.
 
 use super::bind::{Call, Entry, run};
+use super::characters;
 use super::objects::View;
 use super::python::{Outcome, charge, defined, fail, integer, items, kind, pairs, printable, string};
 use super::strings::{
-    capitalize, cased, casefold, center, is_digit, just, lines, replace, split_space, strip, swapcase, title,
+    capitalize, cased, casefold, center, just, lines, replace, split_space, strip, swapcase, title, titled,
 };
 use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, from_args};
 use minijinja::{Error, State, Value};
@@ -52,21 +53,20 @@ const STRING: &[Entry] = &[
         let part = string(c.need(0)?)?;
         Ok(Value::from(if part.is_empty() { window.chars().count() + 1 } else { window.matches(part).count() }))
     }),
-    ("isalpha", NONE, |c| all(c, char::is_alphabetic)),
-    ("isdigit", NONE, |c| all(c, is_digit)),
-    ("isdecimal", NONE, |c| all(c, is_digit)),
-    ("isnumeric", NONE, |c| all(c, char::is_numeric)),
-    ("isalnum", NONE, |c| all(c, char::is_alphanumeric)),
-    ("isspace", NONE, |c| all(c, char::is_whitespace)),
+    ("isalpha", NONE, |c| all(c, characters::alpha)),
+    ("isdigit", NONE, |c| all(c, characters::digit)),
+    ("isdecimal", NONE, |c| all(c, characters::decimal)),
+    ("isnumeric", NONE, |c| all(c, characters::numeric)),
+    ("isalnum", NONE, |c| all(c, characters::alphanumeric)),
+    ("isspace", NONE, |c| all(c, characters::space)),
     ("isascii", NONE, |c| Ok(Value::from(own(c).is_ascii()))),
     ("isprintable", NONE, |c| Ok(Value::from(own(c).chars().all(printable)))),
     ("islower", NONE, |c| Ok(Value::from(cased(own(c), char::is_lowercase, char::is_uppercase)))),
     ("isupper", NONE, |c| Ok(Value::from(cased(own(c), char::is_uppercase, char::is_lowercase)))),
-    ("istitle", NONE, |c| Ok(Value::from(own(c).chars().any(char::is_alphabetic) && title(own(c)) == own(c)))),
+    ("istitle", NONE, |c| Ok(Value::from(titled(own(c))))),
     ("isidentifier", NONE, |c| {
         let text = own(c);
-        let first = text.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');
-        Ok(Value::from(first && text.chars().all(|c| c.is_alphanumeric() || c == '_')))
+        Ok(Value::from(text.chars().next().is_some_and(characters::begins) && text.chars().all(characters::continues)))
     }),
     ("join", &["iterable"], |c| {
         let (separator, mut out) = (own(c), String::new());

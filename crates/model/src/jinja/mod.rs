@@ -7,6 +7,7 @@
 //! what is refused; `tests/jinja.rs` compares with what Jinja2 gives.
 //!
 //! The files are layers, and each imports from lower ones only:
+//! - `unicode`, `characters`: properties of characters;
 //! - `objects`: types of values; `python`: what any value means; `bind`, `strings`, `sort`, `percent`: arguments, text, order, `%`;
 //! - `globals`, `json`, `methods`: functions, `tojson` and the methods of strings, lists and dicts;
 //! - `operators`, which look methods up, and `filters`;
@@ -14,6 +15,7 @@
 //! - `lower`, which asks filters, methods and tests for the names they know. `source` works on text and needs none of these.
 
 mod bind;
+mod characters;
 mod filters;
 mod globals;
 mod json;
@@ -28,6 +30,7 @@ mod sort;
 mod source;
 mod strings;
 mod tests;
+mod unicode;
 
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;

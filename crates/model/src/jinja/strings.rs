@@ -2,29 +2,27 @@
 //! `float` makes of it. Invariant: these know texts only, not the values of a template, so methods, filters and tests can share
 //! them.
 
+use super::characters;
 use super::python::{Outcome, charge};
 use minijinja::State;
 
-/// Python's `str.isdigit` of one character, without superscripts and the like.
-pub(super) fn is_digit(c: char) -> bool {
-    c.is_ascii_digit() || (c.is_numeric() && !c.is_ascii() && unicode_decimal(c))
-}
-
-/// Decimal digits of the other scripts that are known here. `char::is_numeric` alone is too wide: it has fractions and Roman
-/// numerals too.
-fn unicode_decimal(c: char) -> bool {
-    let code = u32::from(c);
-    matches!(code, 0x660..=0x669 | 0x6f0..=0x6f9 | 0x7c0..=0x7c9 | 0x966..=0x96f | 0x9e6..=0x9ef | 0xe50..=0xe59 | 0xff10..=0xff19)
-}
-
-/// A letter in title case: one of the four digraphs (U+01C5 and so on) whose first half alone is upper case.
-fn is_title(c: char) -> bool {
-    matches!(u32::from(c), 0x1c5 | 0x1c8 | 0x1cb | 0x1f2)
-}
-
 /// Whether a text has letters of the case that `wanted` tells, and none of the other case.
 pub(super) fn cased(text: &str, wanted: fn(char) -> bool, other: fn(char) -> bool) -> bool {
-    text.chars().any(wanted) && !text.chars().any(|c| other(c) || is_title(c))
+    text.chars().any(wanted) && !text.chars().any(|c| other(c) || characters::title(c))
+}
+
+/// `str.istitle`: letters of upper or title case begin words only, those of lower case continue them only, and there are some.
+pub(super) fn titled(text: &str) -> bool {
+    let (mut any, mut inside) = (false, false);
+    for c in text.chars() {
+        let (begins, continues) = (c.is_uppercase() || characters::title(c), c.is_lowercase());
+        if (begins && inside) || (continues && !inside) {
+            return false;
+        }
+        inside = begins || continues;
+        any |= inside;
+    }
+    any
 }
 
 /// The title case of a letter: upper case, but for the digraphs that have a form of their own.
@@ -51,7 +49,7 @@ pub(super) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
     for c in text.chars() {
-        let cased = c.is_lowercase() || c.is_uppercase() || is_title(c);
+        let cased = c.is_lowercase() || c.is_uppercase() || characters::title(c);
         if inside {
             out.extend(c.to_lowercase());
         } else {
@@ -88,14 +86,9 @@ pub(super) fn casefold(text: &str) -> String {
 
 /// Python's `strip`: of white space, or of the characters in `chars`.
 pub(super) fn strip(text: &str, chars: Option<&str>, left: bool, right: bool) -> String {
-    let gone = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
+    let gone = |c: char| chars.map_or_else(|| characters::space(c), |chars| chars.contains(c));
     let text = if left { text.trim_start_matches(gone) } else { text };
     if right { text.trim_end_matches(gone) } else { text }.to_owned()
-}
-
-/// White space as `str.strip` has it: Unicode's, and four separators of ASCII.
-pub(super) fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
 /// Python's `split` and `rsplit` at white space: at most `most` splits; what is left is one part, with its inner white space.
@@ -103,7 +96,11 @@ pub(super) fn split_space(text: &str, most: usize, from_right: bool) -> Vec<&str
     let mut out = Vec::new();
     let mut rest = text;
     loop {
-        rest = if from_right { rest.trim_end_matches(is_space) } else { rest.trim_start_matches(is_space) };
+        rest = if from_right {
+            rest.trim_end_matches(characters::space)
+        } else {
+            rest.trim_start_matches(characters::space)
+        };
         if rest.is_empty() {
             break;
         }
@@ -113,10 +110,11 @@ pub(super) fn split_space(text: &str, most: usize, from_right: bool) -> Vec<&str
             break;
         }
         let (word, after) = if from_right {
-            let at = rest.char_indices().rev().find(|(_, c)| is_space(*c)).map_or(0, |(at, c)| at + c.len_utf8());
+            let at =
+                rest.char_indices().rev().find(|(_, c)| characters::space(*c)).map_or(0, |(at, c)| at + c.len_utf8());
             (&rest[at..], &rest[..at])
         } else {
-            rest.split_at(rest.find(is_space).unwrap_or(rest.len()))
+            rest.split_at(rest.find(characters::space).unwrap_or(rest.len()))
         };
         out.push(word);
         rest = after;
@@ -173,7 +171,7 @@ pub(super) fn center(text: &str, width: i64, fill: char) -> String {
 
 /// Python's `int(text, base)`.
 pub(super) fn parse_int(text: &str, base: i64) -> Option<i128> {
-    let text = text.trim();
+    let text = &*latin(text);
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -197,8 +195,13 @@ pub(super) fn parse_int(text: &str, base: i64) -> Option<i128> {
 
 /// Python's `float(text)`.
 pub(super) fn parse_float(text: &str) -> Option<f64> {
-    let text = text.trim();
-    without_underscores(text)?.parse().ok()
+    without_underscores(&latin(text))?.parse().ok()
+}
+
+/// A number without the white space around it, and with the decimal digits of every script as those of ASCII.
+fn latin(text: &str) -> String {
+    let digit = |c: char| characters::value(c).and_then(|value| char::from_digit(value, 10)).unwrap_or(c);
+    text.trim_matches(characters::space).chars().map(digit).collect()
 }
 
 /// Single underscores between digits group them.
