@@ -2,6 +2,7 @@
 //! either honoured or refused.
 
 use super::family::{Spec, unsupported};
+use super::known;
 use super::metadata::Metadata;
 use super::{Family, Layer, ModelConfig, RopeScaling};
 use crate::{Error, Result, gguf::GgufFile};
@@ -19,6 +20,7 @@ impl ModelConfig {
             spec = Spec::of(Family::Mistral);
         }
         refuse(&found, spec)?;
+        known::warn(&unknown(&found, spec));
         let mut config = base(&found, spec)?;
         let name = |hf: &str| name(&found, hf);
         // The sizes first: the rest is computed from them.
@@ -146,6 +148,11 @@ const BIASES: &[(&str, &str)] = &[
     ("blk.0.ffn_up.bias", "mlp_bias"),
 ];
 
+/// The keys that are not known and not off.
+fn unknown(found: &Metadata<'_>, spec: &Spec) -> Vec<String> {
+    known::of_metadata(found, spec, &|key| CHANGES.iter().any(|(name, _)| *name == key))
+}
+
 /// Refuses what would change the computation and is not implemented.
 fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
     let at = |e: Error| found.at(e);
@@ -228,4 +235,35 @@ fn recognise(factors: &[f32], original: Option<u32>, config: &ModelConfig) -> Op
             (factor - expected).abs() <= 1e-4 * expected
         });
     same.then_some(scaling)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_the_converter_writes_are_known_and_others_are_told() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
+        let mut read = 0;
+        for entry in std::fs::read_dir(fixtures).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|ext| ext != "gguf") {
+                continue;
+            }
+            let file = GgufFile::open(&path).unwrap();
+            let Some(architecture) = file.string("general.architecture").unwrap() else { continue };
+            let Some(spec) = Spec::by_architecture(architecture) else { continue };
+            let told = unknown(&Metadata { file: &file, architecture }, spec);
+            assert!(told.is_empty(), "{}: {told:?}", path.display());
+            read += 1;
+        }
+        assert!(read >= 10, "{read}");
+        let builder = crate::gguf::tests::Builder::new().u32("llama.key_of_tomorrow", 2).u32("llama.off", 0);
+        let (_dir, file) = builder.u32("llama.vocab_size", 9).open();
+        assert_eq!(
+            unknown(&Metadata { file: &file, architecture: "llama" }, Spec::of(Family::Llama)),
+            ["`llama.key_of_tomorrow`"]
+        );
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::family::{Spec, unsupported};
 use super::keys::Keys;
+use super::known;
 use super::rope::{Rope, RopeScaling, plain};
 use super::{Layer, ModelConfig};
 use crate::{Error, Result, error::PathContext};
@@ -32,6 +33,7 @@ impl ModelConfig {
             refuse_quantised(keys)?;
         }
         refuse(keys, spec)?;
+        known::warn(&unknown(keys, spec));
         let (rope, window_rope, partial) = rope(keys, spec)?;
         let size = |key: &str| {
             let default = spec.defaults.sizes.iter().find(|(name, _)| *name == key).map(|(_, size)| *size);
@@ -178,6 +180,9 @@ const CHANGES: &[(&str, Option<f64>)] = &[
     ("attention_multiplier", None),
     ("attn_logit_softcapping", None),
     ("attn_temperature_tuning", None),
+    ("attn_output_gate", None),
+    ("attention_chunk_size", None),
+    ("block_configs", None),
     ("clip_qkv", None),
     ("dim_model_base", None),
     ("embedding_multiplier", Some(1.0)),
@@ -192,6 +197,7 @@ const CHANGES: &[(&str, Option<f64>)] = &[
     ("num_experts", Some(0.0)),
     ("num_local_experts", Some(0.0)),
     ("parallel_attn", None),
+    ("pruned_heads", None),
     ("q_lora_rank", None),
     ("qk_norm", None),
     ("query_pre_attn_scalar", None),
@@ -206,6 +212,11 @@ const CHANGES: &[(&str, Option<f64>)] = &[
     ("use_qk_norm", None),
     ("xpos", None),
 ];
+
+/// The keys that are not known and not off.
+fn unknown(keys: Keys<'_>, spec: &Spec) -> Vec<String> {
+    known::of_json(keys, spec, &|key| CHANGES.iter().any(|(name, _)| *name == key))
+}
 
 /// Refuses what would change the computation and the family does not read.
 fn refuse(keys: Keys<'_>, spec: &Spec) -> Result<()> {
@@ -306,4 +317,38 @@ fn rope(keys: Keys<'_>, spec: &Spec) -> Result<(Rope, Option<Rope>, Option<f64>)
     let shared = if spec.reads("rope_local_base_freq") { None } else { Some(f64::from(rope.theta)) };
     let windowed = read(windowed, local.or(shared), default)?;
     Ok((rope, Some(windowed), partial))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+mod tests {
+    use super::*;
+
+    fn unknown_of(config: &Value) -> Vec<String> {
+        let (spec, keys) = family(Keys { map: config.as_object().unwrap(), prefix: "" }).unwrap();
+        unknown(keys, spec)
+    }
+
+    #[test]
+    fn keys_that_transformers_writes_are_known_and_others_are_told() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let mut read = 0;
+        for list in ["families", "layers"] {
+            for entry in std::fs::read_dir(fixtures.join(list)).unwrap() {
+                let path = entry.unwrap().path().join("config.json");
+                let mut config = read_json(&path, MAX_BYTES).unwrap();
+                assert!(unknown_of(&config).is_empty(), "{}: {:?}", path.display(), unknown_of(&config));
+                let inner = config.get("text_config").is_some();
+                let keys = if inner { config["text_config"].as_object_mut() } else { config.as_object_mut() }.unwrap();
+                keys.extend([("key_of_tomorrow".to_owned(), json!(2)), ("another".to_owned(), json!(null))]);
+                let name = if inner { "`text_config.key_of_tomorrow`" } else { "`key_of_tomorrow`" };
+                assert_eq!(unknown_of(&config), [name], "{}", path.display());
+                read += 1;
+            }
+        }
+        assert!(read >= 20, "{read}");
+        // A window is nothing that every family has.
+        let config = json!({"model_type": "granite", "sliding_window": 8, "scale_depth": 2});
+        assert_eq!(unknown_of(&config), ["`sliding_window`"]);
+    }
 }

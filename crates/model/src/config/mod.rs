@@ -5,6 +5,7 @@ mod family;
 mod gguf;
 mod hf;
 mod keys;
+mod known;
 mod layer;
 mod metadata;
 mod rope;

@@ -11,6 +11,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "arcee",
     interleaved: true,
     reads: &["attention_bias", "mlp_bias"],
+    known: &[],
     activations: &["relu2"],
     defaults: Defaults { positions: 4096, eps: 1e-5, ..Defaults::LLAMA },
     read: |config, keys| {

@@ -17,6 +17,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "exaone4",
     interleaved: false,
     reads: &[],
+    known: &["sliding_window", "sliding_window_pattern"],
     activations: SILU,
     defaults: Defaults { eps: 1e-5, ..Defaults::LLAMA },
     read: |config, keys| {

@@ -23,6 +23,7 @@ pub(super) const GEMMA: Spec = Spec {
     architecture: "gemma",
     interleaved: false,
     reads: &[],
+    known: &[],
     activations: GELU,
     defaults: DEFAULTS,
     read: |config, keys| {
@@ -44,6 +45,7 @@ pub(super) const GEMMA2: Spec = Spec {
     architecture: "gemma2",
     interleaved: false,
     reads: &["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"],
+    known: &["sliding_window"],
     activations: GELU,
     defaults: DEFAULTS,
     read: |config, keys| {
@@ -74,6 +76,7 @@ pub(super) const GEMMA3: Spec = Spec {
     architecture: "gemma3",
     interleaved: false,
     reads: &["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq"],
+    known: &["_sliding_window_pattern", "sliding_window", "sliding_window_pattern"],
     activations: GELU,
     defaults: Defaults {
         positions: 131_072,

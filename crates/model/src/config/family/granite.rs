@@ -25,6 +25,7 @@ pub(super) const SPEC: Spec = Spec {
         "residual_scale",
         "logit_scale",
     ],
+    known: &[],
     activations: SILU,
     defaults: Defaults::LLAMA,
     read: |config, keys| {

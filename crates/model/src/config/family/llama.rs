@@ -11,6 +11,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "llama",
     interleaved: true,
     reads: &["attention_bias", "mlp_bias"],
+    known: &["sliding_window"],
     activations: SILU,
     defaults: Defaults::LLAMA,
     // transformers' Llama has no window, whatever its config.json says.

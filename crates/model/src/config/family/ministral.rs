@@ -12,6 +12,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "mistral3",
     interleaved: true,
     reads: &["attention.temperature_scale", "rope.scaling.yarn_log_multiplier"],
+    known: &["sliding_window"],
     activations: SILU,
     defaults: Defaults {
         positions: 262_144,

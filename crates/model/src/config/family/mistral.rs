@@ -15,6 +15,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "llama",
     interleaved: true,
     reads: &[],
+    known: &["sliding_window"],
     activations: SILU,
     defaults: Defaults { positions: 4096 * 32, ..Defaults::LLAMA },
     read: |config, keys| {

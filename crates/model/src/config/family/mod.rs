@@ -34,6 +34,8 @@ pub(crate) struct Spec {
     pub(crate) interleaved: bool,
     /// Keys of config.json and of GGUF metadata that it reads, and that are refused where a family does not.
     pub(super) reads: &'static [&'static str],
+    /// Other keys that it reads, or that its class in transformers passes over; of what is in no list, a warning tells.
+    pub(super) known: &'static [&'static str],
     /// Names that its activation has in config.json.
     pub(super) activations: &'static [&'static str],
     /// What its class in transformers assumes where config.json is silent.

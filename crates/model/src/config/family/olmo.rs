@@ -18,6 +18,8 @@ pub(super) const OLMO2: Spec = Spec {
     architecture: "olmo2",
     interleaved: false,
     reads: &["attention_bias", "rope.scaling.attn_factor"],
+    // A GGUF file of OLMo 3 is of the same architecture.
+    known: &["attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"],
     activations: SILU,
     defaults: Defaults { eps: 1e-5, ..Defaults::LLAMA },
     read: |config, keys| {
@@ -46,6 +48,7 @@ pub(super) const OLMO3: Spec = Spec {
     architecture: "olmo2",
     interleaved: false,
     reads: &["attention_bias"],
+    known: &["sliding_window"],
     activations: SILU,
     defaults: Defaults { eps: 1e-5, theta: 500_000.0, window_theta: Some(500_000.0), ..Defaults::LLAMA },
     read: |config, keys| {

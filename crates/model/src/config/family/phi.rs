@@ -17,6 +17,7 @@ pub(super) const SPEC: Spec = Spec {
         "rope.dimension_count",
         "rope.scaling.attn_factor",
     ],
+    known: &["full_attn_mod", "interpolate_factor", "sliding_window"],
     activations: SILU,
     defaults: Defaults { positions: 4096, eps: 1e-5, ..Defaults::LLAMA },
     read: |config, keys| {

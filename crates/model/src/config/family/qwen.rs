@@ -18,6 +18,7 @@ pub(super) const QWEN2: Spec = Spec {
     architecture: "qwen2",
     interleaved: false,
     reads: &[],
+    known: &["max_window_layers", "sliding_window", "use_sliding_window"],
     activations: SILU,
     defaults: Defaults { positions: 32768, ..Defaults::LLAMA },
     read: |config, keys| {
@@ -40,6 +41,7 @@ pub(super) const QWEN3: Spec = Spec {
     architecture: "qwen3",
     interleaved: false,
     reads: &["attention_bias"],
+    known: &["max_window_layers", "sliding_window", "use_sliding_window"],
     activations: SILU,
     defaults: Defaults { positions: 32768, head_dim: Some(128), ..Defaults::LLAMA },
     read: |config, keys| {

@@ -11,6 +11,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "seed_oss",
     interleaved: false,
     reads: &["attention_bias", "mlp_bias"],
+    known: &["attention_out_bias", "residual_dropout"],
     activations: SILU,
     defaults: Defaults {
         positions: 524_288,

@@ -16,6 +16,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "smollm3",
     interleaved: true,
     reads: &["attention_bias", "mlp_bias", "no_rope_layers"],
+    known: &["max_window_layers", "no_rope_layer_interval", "sliding_window", "use_sliding_window"],
     activations: SILU,
     defaults: Defaults {
         positions: 32768,
