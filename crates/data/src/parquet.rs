@@ -96,6 +96,37 @@ mod tests {
         }
     }
 
+    /// The same damage each time: most of it where sizes and places are, at the end.
+    #[test]
+    fn generated_damage_under_every_compression_is_an_error_or_rows() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let mut state = 5_u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let (mut cases, mut refused) = (0, 0);
+        for codec in ["zstd", "gzip", "brotli", "lz4", "snappy", "none"] {
+            let whole = std::fs::read(fixtures.join(format!("pairs-{codec}.parquet"))).unwrap();
+            for case in 0..25 {
+                let mut bytes = whole.clone();
+                for _ in 0..=below(4) {
+                    let at =
+                        if below(3) > 0 { bytes.len() - 1 - below(600.min(bytes.len())) } else { below(bytes.len()) };
+                    bytes[at] = [0, 0xff, 0x7f, 0x80, below(256) as u8][below(5)];
+                }
+                if case % 5 == 0 {
+                    bytes.truncate(below(bytes.len()));
+                }
+                let start = std::time::Instant::now();
+                refused += usize::from(read_bytes(&bytes).is_err());
+                assert!(start.elapsed().as_secs() < 5, "{codec} {case}: {:?}", start.elapsed());
+                cases += 1;
+            }
+        }
+        assert!(cases == 150 && (50..150).contains(&refused), "{refused} of {cases} refused");
+    }
+
     proptest! {
         #[test]
         fn damaged_files_are_errors_or_rows(places in proptest::collection::vec((0usize..ROWS.len(), any::<u8>()), 1..6), cut in 0usize..ROWS.len()) {

@@ -64,7 +64,48 @@ fn check_steps(step: &Value, key: &str, supported: &[&str], list: &str) -> Resul
     if key == "decoder" && kind == "Strip" && step["stop"].as_u64() != Some(0) {
         return Err(Error::request("decoder Strip with a stop other than 0 is not supported"));
     }
+    if let Some(pattern) = step["pattern"]["Regex"].as_str() {
+        check_regex(pattern).map_err(|what| {
+            let shown: String = pattern.chars().take(SHOWN).collect();
+            Error::request(format!("{key}: the regular expression `{shown}` {what}"))
+                .hint("take the tokenizer.json that was published with the model")
+        })?;
+    }
     step[list].as_array().into_iter().flatten().try_for_each(|s| check_steps(s, key, supported, list))
+}
+
+/// Characters of a regular expression that a message shows.
+const SHOWN: usize = 80;
+/// Characters that one is tried on, each many times over, besides those it is written with.
+const TRIED: [char; 8] = ['a', 'A', '0', ' ', '\n', '!', 'é', '中'];
+/// How often. Time that doubles with every character goes beyond the library's bound long before.
+const TIMES: usize = 48;
+/// Steps back that one search may take there. Those of published tokenizers take a few hundred; the library's bound is twenty
+/// times as high, for texts of any length.
+const STEPS: usize = 50_000;
+/// Most characters of its own that one is tried on.
+const OWN: usize = 40;
+
+/// An error for a regular expression whose search backtracks without end for some text. Where a search gives up, the library
+/// leaves the rest of the text in one piece and says nothing.
+fn check_regex(pattern: &str) -> std::result::Result<(), String> {
+    let regex = fancy_regex::RegexBuilder::new(pattern).backtrack_limit(STEPS).build();
+    let regex = regex.map_err(|e| format!("cannot be read: {e}"))?;
+    let mut tried = TRIED.to_vec();
+    for c in pattern.chars() {
+        if tried.len() < TRIED.len() + OWN && !tried.contains(&c) {
+            tried.push(c);
+        }
+    }
+    for c in &tried {
+        for end in ["", "a", "!", "\n", "\u{0}"] {
+            let text = c.to_string().repeat(TIMES) + end;
+            if regex.find_iter(&text).any(|found| found.is_err()) {
+                return Err(format!("takes exponential time, as for {TIMES} times {c:?}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn as_id(value: &Value) -> Option<u32> {

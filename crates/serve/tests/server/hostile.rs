@@ -267,3 +267,70 @@ fn clients_that_do_not_read_give_way_to_others() {
     }
     drop(held);
 }
+
+/// Parts of bodies; most of what they make is refused, and what is not is short.
+const PARTS: [&str; 30] = [
+    "\"model\":\"base\"",
+    "\"model\":\"\\u0000\"",
+    "\"model\":[\"base\"]",
+    "\"max_tokens\":1",
+    "\"max_tokens\":1e400",
+    "\"max_tokens\":18446744073709551616",
+    "\"prompt\":\"a\"",
+    "\"prompt\":[0,4294967296]",
+    "\"prompt\":[[],[[]]]",
+    "\"prompt\":\"\\ud800\"",
+    "\"prompt\":null",
+    "\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]",
+    "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":{}}]}]",
+    "\"messages\":{\"role\":1}",
+    "\"messages\":[[[[[[[[[[1]]]]]]]]]]",
+    "\"stop\":[\"\",\"\",\"\"]",
+    "\"stop\":\"a\"",
+    "\"logit_bias\":{\"-1\":1e300,\"99999999999\":0}",
+    "\"logprobs\":true",
+    "\"logprobs\":99999",
+    "\"n\":0.5",
+    "\"temperature\":-0.0",
+    "\"temperature\":\"hot\"",
+    "\"seed\":-9223372036854775808",
+    "\"stream\":\"yes\"",
+    "\"chat_template_kwargs\":{\"messages\":[],\"a\":{\"b\":[[[]]]}}",
+    "\"tools\":[{\"type\":\"function\",\"function\":null}]",
+    "\"response_format\":{\"type\":{}}",
+    "\"echo\":[true]",
+    "\"\":{}",
+];
+
+#[test]
+fn generated_bodies_are_answered_or_refused() {
+    let Some(server) = Running::start(Limits { max_tokens: 4, ..Limits::default() }, None) else { return };
+    let mut state = 9_u64;
+    let mut below = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let agent = agent();
+    let mut answered = 0;
+    for case in 0..120 {
+        let parts: Vec<&str> = (0..=below(6)).map(|_| PARTS[below(PARTS.len())]).collect();
+        let mut body = format!("{{{}}}", parts.join(","));
+        match below(8) {
+            0 => body = body.replace('}', ""),
+            1 => body = format!("{}{body}", "[".repeat(10_000)),
+            2 => body = format!("\u{feff}{body}"),
+            _ => {}
+        }
+        let path = ["/v1/completions", "/v1/chat/completions"][below(2)];
+        let start = Instant::now();
+        let sent = agent.post(server.url(path)).header("content-type", "application/json").send(body.as_bytes());
+        let answer = sent.unwrap_or_else(|e| panic!("case {case}: {e}: {body:.300}"));
+        let status = answer.status().as_u16();
+        let _ = answer.into_body().read_to_vec();
+        assert!(status == 200 || (400..500).contains(&status), "case {case}: {status}: {body:.300}");
+        assert!(start.elapsed() < Duration::from_secs(10), "case {case}: {:?}", start.elapsed());
+        answered += usize::from(status == 200);
+    }
+    assert!(answered < 120, "{answered}");
+    is_alive(&server);
+}
