@@ -105,6 +105,31 @@ fn other_sources_of_answers() {
     assert_eq!(dir.text("own/prepare/harm.jsonl").lines().count(), 4);
 }
 
+/// An aligned model refuses, unless it is given the opening of the answer.
+#[test]
+fn a_model_goes_on_from_the_opening_of_each_question_and_answers_more_than_once() {
+    let dir = Dir::with_model();
+    dir.write("goals.csv", "goal,target\nHow is bread baked?,\"Sure, knead the rye\"\nHow is rope made?,\n");
+    let command = "prepare --model model --questions goals.csv --answers model --harm-max-new-tokens 12 --max-new-tokens 4 \
+                   --max-entities 1 --forms 1";
+    let opened = |out: &str, more: &str| {
+        dir.done(&format!("{command} --out {out} {more} --answers-opening Here:"));
+        let rows = rows(&dir, &format!("{out}/data/harm.jsonl"));
+        rows.iter().map(|r| [r["input"].as_str().unwrap(), r["output"].as_str().unwrap()].map(str::to_owned)).collect()
+    };
+    let answers: Vec<[String; 2]> = opened("a", "--answers-each 3");
+    assert!(answers.len() >= 5, "{answers:?}");
+    for [question, answer] in &answers {
+        let opening = if question.contains("bread") { "Sure, knead the rye" } else { "Here:" };
+        assert!(answer.starts_with(opening) && answer.len() > opening.len(), "{question} {answer}");
+    }
+    // The first of several answers is the one that is given alone.
+    let one: Vec<[String; 2]> = opened("b", "");
+    assert_eq!(one, answers[..2]);
+    let error = dir.refused(&format!("{command} --out c --answers-each 2 --greedy"));
+    assert!(error.contains("--answers-each: must be 1, unless a model samples the answers"), "{error}");
+}
+
 #[test]
 fn what_is_evaluated_may_not_be_trained_on() {
     let dir = directory();
@@ -129,7 +154,7 @@ fn a_file_of_answers_that_lacks_questions_names_the_first_and_may_be_used_withou
     let command = |out: &str| format!("prepare --model model --questions asked.csv {with} --out {out}");
     assert_snapshot!(dir.refused(&command("a")), @r#"
     exit 2
-    error: the file of answers lacks 2 of the 4 questions; the first is "How are nets tied?" (line 3, id 8e9fbee83c8f0cd4)
+    error: the file of answers lacks 2 of the 4 questions; the first is "How are nets tied?" (line 3, id a9b469b9afa7829e)
     hint: the file must hold the text of every question unchanged
     hint: or go on without them: --missing-answers drop, in a run file missing_answers = "drop"
     "#);

@@ -36,6 +36,15 @@ pub struct Question {
     pub column: String,
 }
 
+impl Question {
+    /// The opening of an answer: the question's own, from the column `target` (as `AdvBench` has it), else `default`.
+    pub fn opening<'a>(&'a self, default: &'a str) -> &'a str {
+        let key = find_column(&self.extra, "target").ok().flatten();
+        let own = key.and_then(|key| self.extra[key].as_str()).map(str::trim);
+        own.filter(|own| !own.is_empty()).unwrap_or(default)
+    }
+}
+
 /// Reads questions: CSV or TSV (by the file's name), JSONL or a JSON list of objects or strings, or plain text, one a
 /// line; or Parquet. The text is in `column`, or in the first there is of goal, question, prompt, input, text, behavior
 /// (`HarmBench`), `forbidden_prompt` (`StrongREJECT`), instruction; names are matched as [`find_column`] does.

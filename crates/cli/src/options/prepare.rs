@@ -83,6 +83,13 @@ pub(crate) struct AnswerArgs {
     /// Local model that answers [default: --model]
     #[arg(long, value_name = "MODEL")]
     pub(crate) answers_model: Option<String>,
+    /// Opening of each answer that a local model goes on from, and that is part of the answer: an aligned model answers
+    /// so. A question's own one, in the column `target`, comes before this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) answers_opening: Option<String>,
+    /// Answers to each question, sampled: an answer that is unlearned has other wordings
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) answers_each: usize,
     /// What to do about questions that the file of answers lacks: end, or leave them out of the harm set and count them
     #[arg(long, value_name = "WHAT", default_value = "error", value_parser = named::<Missing>(&["error", "drop"]))]
     pub(crate) missing_answers: Missing,
@@ -180,6 +187,8 @@ impl PrepareArgs {
         PrepareOptions {
             answers: a.answers,
             answers_model: a.answers_model.clone(),
+            answers_opening: a.answers_opening.clone(),
+            answers_each: a.answers_each,
             missing_answers: a.missing_answers,
             harm_refusals: a.harm_refusals,
             align_answered: a.align_answered,
@@ -257,8 +266,8 @@ mod tests {
     #[test]
     fn every_field_has_a_flag() {
         let set = options(
-            "--answers endpoint --answers-model m --missing-answers drop --harm-refusals keep --align-answered drop --refusal-list eraser6 \
-             --entities model --max-entities 3 --forms 2 --max-new-tokens 5 --harm-max-new-tokens 6 --temperature 0.3 \
+            "--answers endpoint --answers-model m --answers-opening o --answers-each 2 --missing-answers drop \
+             --harm-refusals keep --align-answered drop --refusal-list eraser6 --entities model --max-entities 3 --forms 2 --max-new-tokens 5 --harm-max-new-tokens 6 --temperature 0.3 \
              --top-k 1 --top-p 0.5 --repetition-penalty 1 --batch 2 --seed 1 --allow-leakage x --endpoint u \
              --endpoint-model m --endpoint-key-env K --endpoint-concurrency 2 --endpoint-timeout 1 --endpoint-attempts 2 \
              --endpoint-backoff 1",

@@ -34,16 +34,22 @@ impl<'a> Local<'a> {
     /// The tokens of a prompt that leaves room for an answer.
     fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         let ids = self.model.tokenizer.encode(&self.model.chat_template()?.render(&[Message::user(prompt)], true)?)?;
-        let (n, most) = (ids.len(), self.model.decoder.max_positions());
-        if n >= most {
-            let name = &self.model.name;
-            let start: String = prompt.chars().take(40).collect();
-            return Err(Error::request(format!(
-                "{name}: a prompt of {n} tokens is too long, the model takes at most {most}: {start} .."
-            ))
-            .hint("shorten the question, or leave it out"));
-        }
+        self.fits(ids.len(), prompt)?;
         Ok(ids)
+    }
+
+    /// An error if `n` tokens leave no room for an answer.
+    fn fits(&self, n: usize, prompt: &str) -> Result<()> {
+        let most = self.model.decoder.max_positions();
+        if n < most {
+            return Ok(());
+        }
+        let name = &self.model.name;
+        let start: String = prompt.chars().take(40).collect();
+        Err(Error::request(format!(
+            "{name}: a prompt of {n} tokens is too long, the model takes at most {most}: {start} .."
+        ))
+        .hint("shorten the question, or leave it out"))
     }
 }
 
@@ -53,16 +59,65 @@ impl Respond for Local<'_> {
     }
 
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
-        let tokenizer = &self.model.tokenizer;
         // All of them before the first answer.
-        let encoded: Vec<Vec<u32>> = prompts.iter().map(|prompt| self.encode(prompt)).collect::<Result<_>>()?;
+        let turn = |prompt: &&str| Ok(Turn { prompt: self.encode(prompt)?, opening: Vec::new() });
+        let turns = prompts.iter().map(turn).collect::<Result<Vec<_>>>()?;
+        self.generate(&turns, wanted, sampling, sink)
+    }
+}
+
+/// A model that is given the opening of each answer, and goes on from it. A prompt is a question and an opening, as
+/// [`Opened::prompt`] writes them; an answer begins with its opening.
+pub struct Opened<'a>(pub Local<'a>);
+
+impl Opened<'_> {
+    /// A question and the opening of its answer as one prompt: a JSON list of the two.
+    pub fn prompt(question: &str, opening: &str) -> String {
+        serde_json::json!([question, opening]).to_string()
+    }
+
+    fn parts(prompt: &str) -> Result<[String; 2]> {
+        serde_json::from_str(prompt).map_err(|e| Error::failed(format!("a prompt is no question with an opening: {e}")))
+    }
+}
+
+impl Respond for Opened<'_> {
+    fn fingerprint(&self) -> String {
+        format!("{} with openings", self.0.fingerprint())
+    }
+
+    fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
+        let turn = |prompt: &&str| {
+            let [question, opening] = Self::parts(prompt)?;
+            let (prompt, opening) = (self.0.encode(&question)?, self.0.model.tokenizer.encode(&opening)?);
+            self.0.fits(prompt.len() + opening.len(), &question)?;
+            Ok(Turn { prompt, opening })
+        };
+        let turns = prompts.iter().map(turn).collect::<Result<Vec<_>>>()?;
+        self.0.generate(&turns, wanted, sampling, sink)
+    }
+}
+
+/// What the model goes on from.
+struct Turn {
+    prompt: Vec<u32>,
+    /// Tokens of the answer that are given.
+    opening: Vec<u32>,
+}
+
+impl Local<'_> {
+    /// Answers `turns`, in rounds; an answer begins with its opening.
+    fn generate(&self, turns: &[Turn], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
+        let tokenizer = &self.model.tokenizer;
         let round = self.batch.saturating_mul(BATCHES);
-        for (n, prompts) in encoded.chunks(round).enumerate() {
+        for (n, turns) in turns.chunks(round).enumerate() {
             let first = n * round;
-            let wanted = &wanted[first..first + prompts.len()];
+            let wanted = &wanted[first..first + turns.len()];
             if !wanted.contains(&true) {
                 continue;
             }
+            let prompts: Vec<Vec<u32>> =
+                turns.iter().map(|turn| [turn.prompt.as_slice(), &turn.opening].concat()).collect();
             let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
             let room = self.model.decoder.max_positions().saturating_sub(longest);
             let options = sampling.generation(tokenizer.stops(), room);
@@ -76,12 +131,13 @@ impl Respond for Local<'_> {
                 if !wanted[i] {
                     return Ok(());
                 }
-                let text = tokenizer.decode(&generation.tokens, true)?.trim().to_owned();
+                let whole = [turns[i].opening.as_slice(), &generation.tokens].concat();
+                let text = tokenizer.decode(&whole, true)?.trim().to_owned();
                 let tokens = Some(generation.tokens.len());
                 let answer = Answer { text, tokens, stopped: generation.stopped, refused: false };
                 shared.borrow_mut().take(first + i, answer)
             };
-            generate_each(&self.model.decoder, None, prompts, &options, self.batch, &mut on_token, &mut on_done)?;
+            generate_each(&self.model.decoder, None, &prompts, &options, self.batch, &mut on_token, &mut on_done)?;
             if stopped {
                 return Err(interrupted());
             }

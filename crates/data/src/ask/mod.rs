@@ -7,7 +7,7 @@ mod reply;
 mod respond;
 
 pub use endpoint::{Endpoint, EndpointOptions};
-pub use local::Local;
+pub use local::{Local, Opened};
 pub use respond::{Answer, Respond, Sink, interrupted};
 
 pub use crate::{Progress, Sampling};

@@ -63,6 +63,11 @@ pub struct PrepareOptions {
     pub answers: Answers,
     /// Local model that gives the harmful answers; None: the one that is to be hardened.
     pub answers_model: Option<String>,
+    /// Opening that a local model is given for each harmful answer, where the file of questions has no `target` of its own;
+    /// it is part of the answer. None: the model is asked plainly.
+    pub answers_opening: Option<String>,
+    /// Answers that a model gives to each question, each sampled by itself.
+    pub answers_each: usize,
     /// What is done about questions that the file of answers lacks.
     pub missing_answers: Missing,
     /// What is done with harmful answers that are refusals.
@@ -116,6 +121,8 @@ impl Default for PrepareOptions {
         Self {
             answers: Answers::File,
             answers_model: None,
+            answers_opening: None,
+            answers_each: 1,
             missing_answers: Missing::Error,
             harm_refusals: Unfit::Drop,
             align_answered: Unfit::Keep,
@@ -165,6 +172,7 @@ impl PrepareOptions {
             ("max_entities", self.max_entities),
             ("max_new_tokens", self.max_new_tokens),
             ("harm_max_new_tokens", self.harm_max_new_tokens),
+            ("answers_each", self.answers_each),
             ("batch", self.batch),
             ("endpoint_attempts", self.endpoint_attempts),
         ] {
@@ -179,6 +187,12 @@ impl PrepareOptions {
         let timeout = self.endpoint_timeout;
         ranges.need("endpoint_timeout", timeout > 0.0 && timeout <= 86_400.0, "above 0 and at most 86400");
         ranges.need("endpoint_backoff", (0.0..=3600.0).contains(&self.endpoint_backoff), "from 0 to 3600");
+        let local = self.answers == Answers::Model;
+        let opening = self.answers_opening.as_deref().map(str::trim);
+        ranges.need("answers_opening", opening != Some(""), "the beginning of an answer, as \"Sure, here is\"");
+        ranges.need("answers_opening", local || opening.is_none(), "with answers = model only");
+        let sampled = (local || self.answers == Answers::Endpoint) && self.temperature > 0.0;
+        ranges.need("answers_each", sampled || self.answers_each == 1, "1, unless a model samples the answers");
         if self.needs_endpoint() {
             ranges.need("endpoint", self.endpoint.is_some(), "the base URL of the server");
             ranges.need("endpoint_model", self.endpoint_model.is_some(), "the name of the model on that server");

@@ -5,7 +5,7 @@ use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
 use super::tally::Tally;
 use super::{entities, forms};
-use crate::ask::{Answer, Endpoint, Local, Respond, ask};
+use crate::ask::{Answer, Endpoint, Local, Opened, Respond, ask};
 use crate::files::write_atomic;
 use crate::{Noise, Progress, Question, Record, Sampling, SetName, columns, stream, write_set};
 use eraser_model::error::PathContext as _;
@@ -80,16 +80,17 @@ struct Stages<'a> {
 impl<'a> Stages<'a> {
     /// The questions with harmful answers.
     fn harm(&mut self) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
         let answers = self.harmful()?;
-        for (question, answer) in self.inputs.questions.iter().zip(answers) {
-            let Some(answer) = answer else { continue };
+        let questions = self.inputs.questions;
+        for (i, answer) in answers.into_iter().enumerate() {
+            let (question, Some(answer)) = (&questions[i % questions.len()], answer) else { continue };
             let refused = answer.refused || self.options.refusal_list.refuses(&answer.text);
             self.tally.harm_refused += usize::from(refused);
             self.tally.harm_cut += usize::from(!answer.stopped);
             if answer.text.is_empty() || (refused && self.options.harm_refusals == Unfit::Drop) {
                 self.tally.harm_dropped += 1;
-            } else {
+            } else if !records.iter().any(|r| r.input == question.text && r.output == answer.text) {
                 records.push(record(question, answer));
             }
         }
@@ -106,21 +107,39 @@ impl<'a> Stages<'a> {
         Ok(records)
     }
 
-    /// A harmful answer for each question, unchecked; None where a file lacks it and that is allowed.
+    /// A harmful answer for each question, then a second one for each, and so on; unchecked. None where a file lacks it and
+    /// that is allowed.
     fn harmful(&mut self) -> Result<Vec<Option<Answer>>> {
         let inputs = self.inputs;
         let prompts: Vec<String> = inputs.questions.iter().map(|q| q.text.clone()).collect();
         let answers = match self.options.answers {
             Answers::File => return self.answers_of_the_file(),
             Answers::Random => (0..prompts.len()).map(|i| self.unrelated(i).map(|text| whole(&text))).collect(),
-            Answers::Endpoint => self.ask("harm", self.endpoint()?, &prompts, &self.sampling("harm")),
+            Answers::Endpoint => self.each(self.endpoint()?, &prompts),
             Answers::Model => {
                 let other = self.options.answers_model.as_deref().map(inputs.answers_model).transpose()?;
                 let local = Local::new(other.as_ref().unwrap_or(inputs.model), self.options.batch);
-                self.ask("harm", &local, &prompts, &self.sampling("harm"))
+                if let Some(opening) = self.options.answers_opening.as_deref() {
+                    let opened = |q: &Question| Opened::prompt(&q.text, q.opening(opening.trim()));
+                    let prompts: Vec<String> = inputs.questions.iter().map(opened).collect();
+                    self.each(&Opened(local), &prompts)
+                } else {
+                    self.each(&local, &prompts)
+                }
             }
         };
         Ok(answers?.into_iter().map(Some).collect())
+    }
+
+    /// Harmful answers, `answers_each` times one for every prompt.
+    fn each(&mut self, respond: &dyn Respond, prompts: &[String]) -> Result<Vec<Answer>> {
+        let sampling = self.sampling("harm");
+        let mut answers = Vec::with_capacity(prompts.len() * self.options.answers_each);
+        for n in 0..self.options.answers_each {
+            let sampling = Sampling { seed: sampling.seed.wrapping_add(n as u64), ..sampling.clone() };
+            answers.extend(self.ask("harm", respond, prompts, &sampling)?);
+        }
+        Ok(answers)
     }
 
     /// The answers of the file. Of several rows with one question the first one counts.

@@ -165,7 +165,7 @@ impl Search for Autodan {
         subject: &'a Subject<'a>,
         template: &'a PromptTemplate,
     ) -> Result<Box<dyn Hunt + 'a>> {
-        let target = subject.model.tokenizer.encode(super::target(question, &self.target))?;
+        let target = subject.model.tokenizer.encode(question.opening(&self.target))?;
         Ok(Box::new(Generations { autodan: self, question, subject, template, target }))
     }
 }

@@ -79,7 +79,7 @@ impl Search for Gcg {
         subject: &'a Subject<'a>,
         template: &'a PromptTemplate,
     ) -> Result<Box<dyn Hunt + 'a>> {
-        let place = Place::new(question, super::target(question, &self.target), subject, template)?;
+        let place = Place::new(question, question.opening(&self.target), subject, template)?;
         Ok(Box::new(Suffixes { gcg: self, id: &question.id, subject, place }))
     }
 }

@@ -45,13 +45,6 @@ pub trait Attack {
     }
 }
 
-/// The opening that an attack aims at: the question's own, from the column `target`, else `default`.
-fn target<'a>(question: &'a Question, default: &'a str) -> &'a str {
-    let key = eraser_data::find_column(&question.extra, "target").ok().flatten();
-    let own = key.and_then(|key| question.extra[key].as_str()).map(str::trim);
-    own.filter(|own| !own.is_empty()).unwrap_or(default)
-}
-
 /// Makes an attack of the options; gives every error, not only the first.
 type Build = fn(&EvalOptions, At<'_>) -> Checked<Box<dyn Attack>>;
 

@@ -26,7 +26,7 @@ impl Attack for Prefill {
     }
 
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        let opening = super::target(question, &self.opening).to_owned();
+        let opening = question.opening(&self.opening).to_owned();
         vec![AttackPrompt { name: self.name().to_owned(), user: question.text.clone(), opening }]
     }
 }
