@@ -254,7 +254,7 @@ fn hostile_templates_are_refused_or_bounded() {
     for case in 0..240 {
         let mut source = String::new();
         for _ in 0..=numbers.below(9) {
-            source.push_str(numbers.one(&PIECES));
+            source.push_str(numbers.one::<&str>(&PIECES));
         }
         bounded(&format!("case {case}: {source}"), || {
             let made = Jinja::new("t", "template", &source).and_then(|template| template.render(&variables));
