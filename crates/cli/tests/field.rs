@@ -80,7 +80,7 @@ fn files_of_the_field_go_through_all_verbs() {
     );
     let eval = "eval --model builtin --adapter eraser=run/adapter --out run --attacks direct,template --templates templates \
          --questions seen=questions.csv?where=Category:yard --questions unseen=pairs.parquet?take=0-3 --over-refusal benign.txt \
-         --likelihood-set known=answers.jsonl?input=PROMPT&output=RESPONSE --likelihood-cuts 0,2 \
+         --likelihood-set seen=answers.jsonl?input=PROMPT&output=RESPONSE --likelihood-cuts 0,2 \
          --max-new-tokens 2 --limit 2 --json";
     let summary: Value = serde_json::from_str(&dir.done(eval)).unwrap();
     let rows = summary["subjects"][1]["attacks"].as_array().unwrap();

@@ -57,10 +57,16 @@ pub(crate) fn parse_csv(text: &str, delimiter: u8) -> Result<Vec<Row>> {
             return Err(Error::request(format!("column {name:?} appears twice")));
         }
     }
-    let mut rows = Vec::new();
+    let (mut rows, bytes) = (Vec::new(), text.as_bytes());
+    let (mut line, mut counted) = (1, 0);
     for row in reader.records() {
         let row = row.map_err(Error::request)?;
-        let line = row.position().map_or(0, csv::Position::line);
+        // The reader's own lines are one too few where lines end with CR and LF: a row begins between the two for it.
+        let at = row.position().map_or(0, csv::Position::byte) as usize;
+        let blank = bytes.iter().skip(at).take_while(|b| matches!(b, b'\r' | b'\n')).count();
+        let start = (at + blank).min(bytes.len());
+        line += bytes[counted..start].iter().filter(|b| **b == b'\n').count();
+        counted = start;
         let value = header.iter().zip(&row).map(|(key, field)| (key.to_owned(), field.into())).collect();
         rows.push(Row { place: format!("line {line}"), value: Value::Object(value) });
     }
@@ -176,6 +182,15 @@ mod tests {
         assert_eq!((rows[1].place.as_str(), &rows[1].value["a"]), ("line 3", &Value::from(2)));
         let rows = parse(" \n[{\"a\":1},\n{\"a\":2}]\n").unwrap();
         assert_eq!((rows[1].place.as_str(), &rows[1].value["a"]), ("item 2", &Value::from(2)));
+    }
+
+    #[test]
+    fn rows_of_csv_know_their_line_whatever_ends_it() {
+        for end in ["\n", "\r\n"] {
+            let text = ["a,b", "1,2", "\"x", "y\",3", "", "4,5"].join(end);
+            let places: Vec<String> = parse_csv(&text, b',').unwrap().into_iter().map(|row| row.place).collect();
+            assert_eq!(places, ["line 2", "line 3", "line 6"], "{end:?}");
+        }
     }
 
     #[test]

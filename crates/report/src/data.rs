@@ -84,7 +84,10 @@ pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
     let m = &report.made;
     let columns = match report.columns.as_slice() {
         [] => String::new(),
-        columns => format!(", read from the column {}", list(columns)),
+        columns => {
+            let named: Vec<String> = columns.iter().map(|column| column.trim().to_owned()).collect();
+            format!(", read from the column {}", list(&named))
+        }
     };
     let absent = match m.harm_missing {
         0 => String::new(),

@@ -230,7 +230,8 @@ fn rows(entry: &Value) -> String {
 
 /// The columns that questions were read from, where they have not the name that was asked for.
 fn column(entry: &Value) -> String {
-    let read: Vec<&str> = entry["read"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let names = entry["read"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let read: Vec<&str> = names.map(str::trim).collect();
     match (read.as_slice(), entry["column"].as_str()) {
         ([], _) => String::new(),
         ([one], Some(asked)) if *one == asked => String::new(),
