@@ -12,7 +12,13 @@ pub(crate) fn percent(share: Option<f64>) -> String {
 
 /// An interval of shares: `[8.1, 18.7]`, in per cent.
 pub(crate) fn interval(ci: Option<[f64; 2]>) -> String {
-    ci.map_or_else(|| NONE.into(), |[lo, hi]| format!("[{:.1}, {:.1}]", lo * 100.0, hi * 100.0))
+    ci.map_or_else(
+        || NONE.into(),
+        |ci| {
+            let [lo, hi] = ci.map(|x| decimal(x * 100.0, 1));
+            format!("[{lo}, {hi}]")
+        },
+    )
 }
 
 /// A difference of shares in points, with its sign: `+1.5`, `-0.4`, `0.0`.
@@ -55,11 +61,22 @@ fn seconds(s: f64) -> String {
     }
 }
 
-/// What a run took, by stage; stages that were not timed are left out.
-pub(crate) fn timing(t: &Timing) -> Vec<(&'static str, String)> {
-    let times = [("Training", t.train_s), ("Evaluation", t.eval_s), ("Whole command", t.total_s)];
+/// What a run took, by stage; stages that were not timed are left out. `requests` are the seconds of each evaluation and
+/// benchmark that figures come from: where there are several, the other times are of the last one.
+pub(crate) fn timing(t: &Timing, requests: &[f64]) -> Vec<(String, String)> {
+    let several = requests.len() > 1;
+    let last = if several { " (the last one only)" } else { "" };
+    let times = [
+        ("Training".to_owned(), t.train_s),
+        (format!("Evaluation{last}"), t.eval_s),
+        (
+            format!("All {} evaluations and benchmarks", requests.len()),
+            several.then(|| requests.iter().sum()).filter(|_| t.eval_s.is_some()),
+        ),
+        (format!("Whole command{last}"), t.total_s),
+    ];
     let times = times.into_iter().filter_map(|(what, s)| Some((what, seconds(s?))));
-    times.chain(t.peak_rss_mb.map(|mb| ("Peak memory", format!("{mb} MB")))).collect()
+    times.chain(t.peak_rss_mb.map(|mb| (format!("Peak memory{last}"), format!("{mb} MB")))).collect()
 }
 
 /// The first `limit` characters, with a note of how many were left out.
@@ -110,6 +127,7 @@ mod tests {
         assert_eq!(percent(Some(0.125)), "12.5%");
         assert_eq!(percent(None), "\u{2013}");
         assert_eq!(interval(Some([0.0, 1.0])), "[0.0, 100.0]");
+        assert_eq!(interval(Some([-1e-9, 1.0])), "[0.0, 100.0]");
         assert_eq!(points(-0.000_01), "0.0");
         assert_eq!(points(0.015), "+1.5");
         assert_eq!(number(0.0), "0.000");
@@ -118,6 +136,10 @@ mod tests {
         assert_eq!([1, 2].map(|n| counted(n, "entity")), ["1 entity", "2 entities"]);
         assert_eq!(number(2e-5), "2.00e-5");
         assert_eq!(seconds(3725.0), "1 h 02 min");
+        let took = Timing { eval_s: Some(2.0), ..Timing::default() };
+        assert_eq!(timing(&took, &[2.0]), [("Evaluation".to_owned(), "2.0 s".to_owned())]);
+        let told = timing(&took, &[7.0, 2.0]).into_iter().map(|(what, s)| format!("{what}: {s}")).collect::<Vec<_>>();
+        assert_eq!(told, ["Evaluation (the last one only): 2.0 s", "All 2 evaluations and benchmarks: 9.0 s"]);
         assert_eq!(clip("äöü", 2), "äö \u{2026} [1 character more]");
         assert_eq!(list(&["a".into(), "b".into(), "c".into()]), "a, b and c");
     }

@@ -16,7 +16,6 @@ use crate::search::{self, Search};
 use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
-use crate::training::{self, TrainingSummary};
 use crate::verdict::{self, Outcome, Verdict};
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
@@ -31,6 +30,8 @@ const TEMPLATE: &str = include_str!("../templates/report.html");
 struct Page<'a> {
     version: &'static str,
     measured: bool,
+    /// Why there are no figures.
+    unmeasured: Vec<(&'static str, bool)>,
     has_base: bool,
     subjects: Vec<String>,
     /// None: the run is no study.
@@ -41,7 +42,7 @@ struct Page<'a> {
     /// By subject: its settings as text.
     settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
     plan: Option<&'a str>,
-    timing: Vec<(&'static str, String)>,
+    timing: Vec<(String, String)>,
     stages: &'a [Stage],
     /// What the figures were measured on.
     origin: &'a Measured,
@@ -157,6 +158,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
         measured: run.summary.is_some(),
+        unmeasured: notes::coded(run.unmeasured),
         has_base: base.is_some(),
         subjects: summary.subjects.iter().map(|s| run.provenance.label(&s.name)).collect(),
         study: run.study.as_ref().map(study::view),
@@ -165,7 +167,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         verdicts: verdict::verdicts(summary, run).into_iter().map(verdict_view).collect(),
         settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
-        timing: timing(&summary.timing),
+        timing: timing(&summary.timing, &run.requests),
         stages: &run.stages,
         origin: &run.measured,
         pooled: groups(false),
@@ -180,7 +182,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         likelihood_plots: likelihood::plots(summary, &label),
         utility: utility(summary, base),
         over_refusal: over_refusal(summary, &label),
-        agreement: notes::agreement(summary),
+        agreement: notes::agreement(summary, &label),
         training: run.trained.iter().map(training_view).collect(),
         answers,
         apart: rows::any_apart(summary).then_some(APART_NOTE),
@@ -199,7 +201,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
 fn verdict_view(v: Verdict) -> VerdictView {
     let tone = match (v.outcome, v.cost) {
         (Outcome::Held, false) => "good",
-        (Outcome::Failed | Outcome::Stale | Outcome::Nothing(_), _) => "bad",
+        (Outcome::Failed | Outcome::Stale | Outcome::Untrained | Outcome::Nothing(_), _) => "bad",
         _ => "mixed",
     };
     VerdictView { tone, headline: v.headline(), sentences: v.sentences }
@@ -282,12 +284,7 @@ fn settings(trained: &Trained) -> (&str, Vec<(&str, String)>) {
 }
 
 fn training_view(trained: &Trained) -> Training<'_> {
-    let Some(m) = &trained.metrics else {
-        return Training { name: &trained.name, note: None, plots: Vec::new() };
-    };
-    let summary = trained.summary.as_ref();
-    let given = trained.settings.get("gamma").and_then(serde_json::Value::as_f64);
-    let gamma = summary.and_then(TrainingSummary::gamma).or(given).filter(|_| m.hinged);
-    let note = training::sentences(m, summary, gamma).join(" ");
-    Training { name: &trained.name, note: Some(note), plots: plot::plots(m, gamma) }
+    let said = trained.sentences();
+    let plots = trained.metrics.as_ref().map(|m| plot::plots(m, trained.gamma())).unwrap_or_default();
+    Training { name: &trained.name, note: (!said.is_empty()).then(|| said.join(" ")), plots }
 }

@@ -2,11 +2,11 @@
 //! a fall is claimed only where the 95 % interval of the difference to the base excludes zero; of pooled templates each
 //! one is also looked at for the place where answers reopen.
 
-use crate::format::{NONE, signed};
+use crate::format::{NONE, decimal, signed};
 use crate::metrics::Curve;
 use crate::nll::{Nll, PLAIN, TEMPLATES};
 use crate::plot::{self, Chart, Plot};
-use crate::rows::counts;
+use crate::rows::{counts, in_words};
 use crate::summary::{Subject, Summary};
 use crate::table::Table;
 
@@ -62,9 +62,13 @@ pub(crate) fn table(summary: &Summary, parts: bool, label: &dyn Fn(&str) -> Stri
 /// `5.31 [4.90, 5.72] (+4.29)`.
 fn figure(row: &Nll) -> String {
     let Some(nll) = row.nll else { return NONE.into() };
-    let ci = row.ci.map_or_else(String::new, |[low, high]| format!(" [{low:.2}, {high:.2}]"));
+    // No answer costs less than nothing, whatever the interval of a mean of few questions says.
+    let ci = row.ci.map_or_else(String::new, |ci| {
+        let [low, high] = ci.map(|x| decimal(x.max(0.0), 2));
+        format!(" [{low}, {high}]")
+    });
     let rise = row.change.map_or_else(String::new, |change| format!(" ({})", signed(change.difference, 2)));
-    format!("{nll:.2}{ci}{rise}")
+    format!("{}{ci}{rise}", decimal(nll, 2))
 }
 
 /// NLL by cut, a line a subject: a panel for plain questions and one for all templates, for each set.
@@ -123,7 +127,8 @@ fn of_set(base: &Subject, subject: &Subject, set: &str) -> Vec<String> {
             let [low, high] = change.ci.map(|x| signed(x, 2));
             let unclear = if change.ci[0] <= 0.0 && change.ci[1] >= 0.0 { ": no change is shown" } else { "" };
             let rise = signed(change.difference, 2);
-            format!("{before:.2} to {after:.2} nats per token, {rise} [{low}, {high}]{unclear}")
+            let [before, after] = [before, after].map(|x| decimal(x, 2));
+            format!("{before} to {after} nats per token, {rise} [{low}, {high}]{unclear}")
         }
         (_, after, _) => format!(
             "{:.2} nats per token; the base was not measured on two or more of the same questions",
@@ -163,7 +168,8 @@ fn of_set(base: &Subject, subject: &Subject, set: &str) -> Vec<String> {
 
 /// `under template:aim after 20 tokens`.
 fn place(row: &Nll) -> String {
-    let context = if row.context == PLAIN { "asked plainly".to_owned() } else { format!("under {}", row.context) };
+    let context =
+        if row.context == PLAIN { "asked plainly".to_owned() } else { format!("under {}", in_words(&row.context)) };
     let from = if row.cut == 0 { " from the first token on".to_owned() } else { from(row.cut) };
     format!("{context}{from}")
 }
@@ -260,6 +266,8 @@ mod tests {
         assert_eq!(pooled.rows[1], ["seen", "plain", "20", "9", "0.40 [0.30, 0.50]", "2.40 [2.30, 2.50] (+2.00)"]);
         assert_eq!((pooled.rows.len(), table(&summary, true, &label).rows.len()), (3, 3));
         let plots = plots(&summary, &label);
+        let certain = Nll { ci: Some([-0.4, 0.4]), ..row("plain", 0, -0.000_1, None) };
+        assert_eq!(figure(&certain), "0.00 [0.00, 0.40]", "no cost is negative");
         assert_eq!((plots.len(), plots[0].legend.len()), (2, 2));
         assert!(plots[1].title.contains("under templates"));
     }

@@ -54,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) started: String,
     /// None: it was interrupted, or failed.
     pub(crate) ended: Option<String>,
+    /// Spent on it.
+    pub(crate) seconds: f64,
 }
 
 impl Manifest {
@@ -129,6 +131,13 @@ pub(crate) fn of_inputs(record: &Record) -> String {
         hash.update(format!("{name}\0{value}\n"));
     }
     hex(hash)
+}
+
+/// The first digits of one hash of several.
+pub(crate) fn of_all<'a>(hashes: impl Iterator<Item = &'a str>, digits: usize) -> String {
+    let mut all = Sha256::new();
+    hashes.for_each(|hash| all.update(hash));
+    hex(all).chars().take(digits).collect()
 }
 
 fn hex(hash: Sha256) -> String {

@@ -19,7 +19,10 @@ use std::fmt::Write as _;
 pub(crate) fn render(run: &Run) -> String {
     let mut out = String::from("# Eraser report\n\n");
     match &run.summary {
-        None => out.push_str("There is no `summary.json`: nothing was evaluated yet.\n\n"),
+        None => {
+            let _ = writeln!(out, "{}\n", run.unmeasured);
+            training(&mut out, run);
+        }
         Some(summary) => {
             if let Some(found) = &run.study {
                 study(&mut out, found);
@@ -34,14 +37,15 @@ pub(crate) fn render(run: &Run) -> String {
             known_answers(&mut out, summary, &run.provenance);
             utility(&mut out, summary, &run.provenance);
             over_refusal(&mut out, summary, &run.provenance);
-            agreement(&mut out, summary);
+            agreement(&mut out, summary, &run.provenance);
             if let Some(found) = &run.durability {
                 study(&mut out, found);
             }
             if rows::any_apart(summary) {
                 let _ = writeln!(out, "{}\n", text(APART_NOTE));
             }
-            let cost = timing(&summary.timing);
+            training(&mut out, run);
+            let cost = timing(&summary.timing, &run.requests);
             if !cost.is_empty() {
                 out.push_str("## Cost\n\n");
             }
@@ -183,8 +187,21 @@ fn over_refusal(out: &mut String, summary: &Summary, provenance: &Provenance) {
     }
 }
 
-fn agreement(out: &mut String, summary: &Summary) {
-    let found = notes::agreement(summary);
+/// What the trainings were, without their curves.
+fn training(out: &mut String, run: &Run) {
+    let told: Vec<_> = run.trained.iter().map(|t| (t, t.sentences())).filter(|(_, said)| !said.is_empty()).collect();
+    if told.is_empty() {
+        return;
+    }
+    out.push_str("## Training\n\n");
+    for (trained, said) in told {
+        let _ = writeln!(out, "- {}: {}", text(&trained.name), text(&said.join(" ")));
+    }
+    out.push('\n');
+}
+
+fn agreement(out: &mut String, summary: &Summary, provenance: &Provenance) {
+    let found = notes::agreement(summary, &|name| provenance.label(name));
     if !found.rows.is_empty() {
         out.push_str("## Agreement of judges\n\n");
         escaped(out, &found);
@@ -209,10 +226,20 @@ fn table(out: &mut String, header: &[String], lines: &[Vec<String>]) {
     out.push('\n');
 }
 
-/// Text from a file, on one line, with everything escaped that Markdown or HTML would act on.
+/// Text on one line, with everything escaped that Markdown or HTML would act on. A flag or a command of ours between
+/// backticks stays code: there is nothing in it that could be acted on, whoever wrote it.
 fn text(raw: &str) -> String {
     let mut out = String::with_capacity(raw.len());
-    for c in raw.chars() {
+    let mut rest = raw;
+    while let Some(c) = rest.chars().next() {
+        if let Some((code, after)) =
+            rest.strip_prefix('`').and_then(|inside| inside.split_once('`')).filter(|p| is_code(p.0))
+        {
+            let _ = write!(out, "`{code}`");
+            rest = after;
+            continue;
+        }
+        rest = &rest[c.len_utf8()..];
         match c {
             '<' => out.push_str("&lt;"),
             '&' => out.push_str("&amp;"),
@@ -227,6 +254,12 @@ fn text(raw: &str) -> String {
     out
 }
 
+/// Whether text is a command of this tool, a flag or the name of a file, of letters that mean nothing to Markdown.
+fn is_code(text: &str) -> bool {
+    let ours = text.starts_with("eraser ") || text.starts_with("--") || text.strip_suffix(".json").is_some();
+    ours && text.chars().all(|c| c.is_ascii_alphanumeric() || "-=. /".contains(c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +267,7 @@ mod tests {
     #[test]
     fn text_stays_in_its_cell() {
         assert_eq!(text("a|b\n<script>"), "a\\|b &lt;script>");
+        assert_eq!(text("Run `eraser eval` with `--force`."), "Run `eraser eval` with `--force`.");
+        assert_eq!(text("a `b` `--x|y` `"), "a \\`b\\` \\`--x\\|y\\` \\`");
     }
 }

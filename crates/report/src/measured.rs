@@ -170,6 +170,13 @@ fn facts(summary: &Summary, record: &Record, figures: &[&Figure]) -> Vec<(&'stat
             fact(title, asked(&eval[key], "set", "questions"));
         }
     }
+    let opening =
+        ["prefill", "gcg", "autodan"].iter().any(|attack| entries(&eval["attacks"]).iter().any(|a| a == attack));
+    let target = eval["target"].as_str().filter(|_| attacked && opening);
+    fact(
+        "opening that attacks give or aim at",
+        target.map_or_else(String::new, |t| format!("{t}, where a question has none")),
+    );
     fact("judges", if attacked { words(&eval["judges"]) } else { String::new() });
     let judge = &eval["judge"];
     let judge = [&judge["model"], &judge["endpoint_model"]].into_iter().find_map(|m| m.as_str());
@@ -348,7 +355,8 @@ fn label(files: &Inputs) -> String {
     match files.as_slice() {
         [] => "none".to_owned(),
         [first] => one(first),
-        [first, rest @ ..] => format!("{} and {} more", one(first), rest.len()),
+        // The first one alone would not tell them from others that begin with it.
+        all => format!("{} files, {}", all.len(), manifest::of_all(all.iter().map(|(_, hash)| hash.as_str()), 6)),
     }
 }
 

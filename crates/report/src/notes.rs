@@ -53,12 +53,12 @@ pub(crate) const LIMITS: [&str; 5] = [
     "A dash (\u{2013}) means that nothing was measured; it is not a zero. Unjudged answers count in no rate.",
 ];
 
-/// How far two judges agree: a line per subject and pair of judges.
-pub(crate) fn agreement(summary: &Summary) -> Table {
+/// How far two judges agree: a line per subject, shown under its `label`, and pair of judges.
+pub(crate) fn agreement(summary: &Summary, label: &dyn Fn(&str) -> String) -> Table {
     let pairs = summary.subjects.iter().flat_map(|s| s.agreement.iter().map(move |a| (s, a)));
     let rows = pairs.map(|(s, a)| {
         let kappa = a.kappa.map_or_else(|| NONE.into(), |k| decimal(k, 2));
-        vec![s.name.clone(), format!("{}, {}", a.first, a.second), a.n.to_string(), percent(a.agree), kappa]
+        vec![label(&s.name), format!("{}, {}", a.first, a.second), a.n.to_string(), percent(a.agree), kappa]
     });
     Table::new(["subject", "judges", "n", "agree", "Cohen's kappa"], rows.collect())
 }

@@ -23,6 +23,8 @@ pub(crate) enum FigureState {
     Current,
     /// They are of an earlier one; how that shows.
     Stale(String),
+    /// They are of an earlier one, and the training of the next one was begun and has not ended; how that shows.
+    Untrained(String),
     /// Nothing says so; why.
     Unknown(String),
 }
@@ -39,6 +41,8 @@ pub(crate) struct Provenance {
     interrupted: bool,
     /// Files of answers that were changed after the evaluation had written them.
     edited: Vec<String>,
+    /// Files of answers that were removed after that, or the directories of all of them.
+    gone: Vec<String>,
 }
 
 impl Provenance {
@@ -53,8 +57,8 @@ impl Provenance {
     ) -> Result<Self> {
         let ended = |m: &Manifest| m.artefacts.get(EVALUATION).is_none_or(|record| record.ended.is_some());
         let interrupted = manifest.is_some_and(|m| !ended(m) && m.requests.len() + m.figures.len() > 0);
-        let edited = manifest.map_or_else(|| Ok(Vec::new()), |manifest| edited(run, manifest))?;
-        let mut found = Self { unfinished: unfinished(run)?, interrupted, edited, ..Self::default() };
+        let (edited, gone) = manifest.map_or_else(|| Ok(Default::default()), |manifest| answers(run, manifest))?;
+        let mut found = Self { unfinished: unfinished(run)?, interrupted, edited, gone, ..Self::default() };
         let home = |name: &str| adapters.iter().find(|(subject, _)| subject == name).map(|(_, home)| home.as_str());
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
@@ -88,14 +92,14 @@ impl Provenance {
     /// The name that a subject's figures are shown under.
     pub(crate) fn label(&self, subject: &str) -> String {
         match self.subjects.get(subject) {
-            Some(FigureState::Stale(_)) => format!("{subject} (earlier adapter)"),
+            Some(FigureState::Stale(_) | FigureState::Untrained(_)) => format!("{subject} (earlier adapter)"),
             _ => subject.to_owned(),
         }
     }
 
     /// Whether any subject's figures are of an earlier adapter.
     pub(crate) fn any_stale(&self) -> bool {
-        self.subjects.values().any(|s| matches!(s, FigureState::Stale(_)))
+        self.subjects.values().any(|s| matches!(s, FigureState::Stale(_) | FigureState::Untrained(_)))
     }
 
     /// What a reader of the figures must know of them, in one line; None when all is known.
@@ -116,7 +120,15 @@ impl Provenance {
                 crate::format::list(&self.edited)
             )
         });
-        let told: Vec<String> = interrupted.into_iter().chain(edited).chain(self.unknown_subjects()).collect();
+        let gone = (!self.gone.is_empty()).then(|| {
+            format!(
+                "Answers were removed after the evaluation had written them ({}): the figures of them can no longer be checked. To \
+                 ask again, run `eraser eval` again.",
+                crate::format::list(&self.gone)
+            )
+        });
+        let told = interrupted.into_iter().chain(edited).chain(gone).chain(self.unknown_subjects());
+        let told: Vec<String> = told.collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
 
@@ -175,12 +187,12 @@ pub(crate) fn state_of(
     let unknown = |why: String| Ok(FigureState::Unknown(why));
     let inside = Path::new(home).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !inside {
-        return unknown(format!("its adapter, {home}, is not in this directory"));
+        return unknown(format!("its adapter is not in this directory: {home}"));
     }
     let there = run.join(home).is_dir();
     let Some(artefact) = manifest.artefacts.get(home) else {
         if !there {
-            return unknown(format!("its adapter, {home}, was removed"));
+            return unknown(format!("its adapter was removed: {home}"));
         }
         return match as_measured(run, name, home, measured.by)? {
             Some(true) => Ok(FigureState::Current),
@@ -192,7 +204,7 @@ pub(crate) fn state_of(
     };
     let Some(trained) = &artefact.fingerprint else {
         return Ok(if artefact.ended.is_none() {
-            FigureState::Stale(format!("the training of {home} was begun again and has not ended"))
+            FigureState::Untrained(format!("the training of {home} was begun again and has not ended"))
         } else {
             FigureState::Unknown(format!("the training of {home} recorded no fingerprint"))
         });
@@ -208,7 +220,7 @@ pub(crate) fn state_of(
     }
     for (path, recorded) in &artefact.files {
         match sha256(run, path)? {
-            None if !there => return unknown(format!("its adapter, {home}, was removed")),
+            None if !there => return unknown(format!("its adapter was removed: {home}")),
             None => return unknown(format!("{path} is not there")),
             Some(found) if found != *recorded => {
                 return Ok(FigureState::Stale(format!("{path} was changed after it was trained")));
@@ -234,19 +246,29 @@ fn unfinished(run: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The files of answers and of scores that are not those that were recorded, in order. After an evaluation that was
-/// interrupted nothing is said: it may have replaced files of the one before.
-fn edited(run: &Path, manifest: &Manifest) -> Result<Vec<String>> {
+/// The files of answers and of scores that are not those that were recorded, and those that are gone, in order. After an
+/// evaluation that was interrupted nothing is said: it may have replaced files of the one before.
+fn answers(run: &Path, manifest: &Manifest) -> Result<(Vec<String>, Vec<String>)> {
     let ended = |name: &str| manifest.artefacts.get(name).is_some_and(|a| a.ended.is_some());
-    let mut found = Vec::new();
+    let (mut edited, mut gone) = (Vec::new(), Vec::new());
     for (dir, made_by) in [("eval/", EVALUATION), ("bench/", BENCHMARK)] {
         for (name, hash) in manifest.answers.iter().filter(|(name, _)| name.starts_with(dir) && ended(made_by)) {
-            if sha256(run, name)?.is_some_and(|now| now != *hash) {
-                found.push(name.clone());
+            match sha256(run, name)? {
+                None => {
+                    // A directory that is gone stands for its files.
+                    let parents = Path::new(name).ancestors().skip(1).filter(|parent| parent.components().count() > 0);
+                    let lost = parents.filter(|parent| !run.join(parent).exists()).last();
+                    let lost = lost.map_or_else(|| name.clone(), |dir| format!("{}/", dir.display()));
+                    if !gone.contains(&lost) {
+                        gone.push(lost);
+                    }
+                }
+                Some(now) if now != *hash => edited.push(name.clone()),
+                Some(_) => {}
             }
         }
     }
-    Ok(found)
+    Ok((edited, gone))
 }
 
 /// Whether the files in `home` are those that every one of these records read as the adapter of `name`; None: they do

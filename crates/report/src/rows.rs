@@ -106,6 +106,13 @@ pub(crate) fn signed_apart(figure: String, apart: bool) -> String {
     if apart { figure + APART } else { figure }
 }
 
+/// The name of an attack or a context in a sentence: where it says which templates it is under, that comes last:
+/// `template (6 files, 5fb59b):diary` is `template:diary (6 files, 5fb59b)`.
+pub(crate) fn in_words(name: &str) -> String {
+    let parts = name.split_once(" (").and_then(|(stem, rest)| Some((stem, rest.split_once("):")?)));
+    parts.map_or_else(|| name.to_owned(), |(stem, (files, part))| format!("{stem}:{part} ({files})"))
+}
+
 /// Rows in the order of first appearance.
 pub(crate) fn attacks(summary: &Summary) -> Vec<AttackRow<'_>> {
     let mut rows: Vec<AttackRow<'_>> = Vec::new();
@@ -207,6 +214,8 @@ mod tests {
         let parts: Vec<_> = rows.iter().map(|r| (r.attack, r.part)).collect();
         assert_eq!(parts, [("template", false), ("template:a", true), ("other:a", false), ("template:b", true)]);
         assert!(rows[3].cells[0].is_none() && rows[3].cells[1].is_some());
+        assert_eq!(in_words("template (6 files, 5fb59b):diary"), "template:diary (6 files, 5fb59b)");
+        assert_eq!(["direct", "template (a b.txt)"].map(in_words), ["direct", "template (a b.txt)"]);
         assert_eq!(counts([3, 3, 4].into_iter()), "3/4");
     }
 }

@@ -10,11 +10,16 @@ use crate::metrics::Metrics;
 use crate::provenance::{self, FigureState, Provenance};
 use crate::study::Study;
 use crate::summary::Summary;
-use crate::training::TrainingSummary;
+use crate::training::{self, Course, TrainingSummary};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
+
+/// The directory of the rounds of a training, beside its metrics.
+const ROUNDS: &str = "rounds";
+/// More rounds than any training has.
+const MAX_ROUNDS: usize = 1000;
 
 /// Everything but the answers, which are read on demand.
 #[derive(Default)]
@@ -39,6 +44,10 @@ pub(crate) struct Run {
     pub(crate) durability: Option<Study>,
     /// Which adapters the figures are of.
     pub(crate) provenance: Provenance,
+    /// Seconds of each evaluation and benchmark that figures come from.
+    pub(crate) requests: Vec<f64>,
+    /// Why there are no figures, where there are none.
+    pub(crate) unmeasured: &'static str,
 }
 
 /// One stage of the run: what made an artefact.
@@ -61,6 +70,8 @@ pub(crate) struct Trained {
     pub(crate) metrics: Option<Metrics>,
     /// What training ended with: `summary.json` beside the metrics. None: there is no such file.
     pub(crate) summary: Option<TrainingSummary>,
+    /// How far it went.
+    course: Course,
 }
 
 /// An entry of `subjects.json`.
@@ -82,9 +93,10 @@ impl Run {
         std::fs::read_dir(run).map_err(|e| Error::read(run, e))?;
         let mut summary = optional(&run.join("summary.json"), Summary::read)?;
         let plan = optional(&run.join("plan.toml"), files::read_text)?;
+        let manifest = optional(&run.join("manifest.json"), Manifest::read)?;
         let entries = match optional(&run.join("subjects.json"), json::<Vec<Entry>>)? {
             Some(entries) => entries,
-            None => entries_by_convention(run, summary.as_ref()),
+            None => entries_by_convention(run, summary.as_ref(), manifest.as_ref()),
         };
         if summary.is_none() && plan.is_none() && entries.is_empty() && !run.join("eval").is_dir() {
             return Err(Error::NotARun(run.to_path_buf()));
@@ -93,7 +105,6 @@ impl Run {
         let mut study = optional(&run.join("study.json"), Study::read)?;
         let mut durability = optional(&run.join("durability.json"), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
-        let manifest = optional(&run.join("manifest.json"), Manifest::read)?;
         let home = |(i, e): (usize, &Entry)| {
             (e.name.clone(), e.adapter.clone().unwrap_or_else(|| home(i, &e.name, "adapter")))
         };
@@ -109,8 +120,59 @@ impl Run {
             measured::separate(summary, manifest);
         }
         let stages = manifest.as_ref().map(stages).unwrap_or_default();
-        let trained = entries.into_iter().map(|e| e.read(run)).collect::<Result<_>>()?;
-        Ok(Self { summary, plan, trained, stages, measured, data, judges, study, durability, provenance })
+        let ended =
+            |home: &str| manifest.as_ref().and_then(|m| m.artefacts.get(home)).is_none_or(|r| r.ended.is_some());
+        let trained = entries.into_iter().zip(&adapters).map(|(e, (_, home))| e.read(run, ended(home)));
+        let trained = trained.collect::<Result<_>>()?;
+        let seconds = manifest.iter().flat_map(|m| m.requests.values()).map(|request| request.seconds);
+        let requests = seconds.filter(|s| (0.0..1e12).contains(s)).collect();
+        let unmeasured = unmeasured(run, manifest.as_ref());
+        Ok(Self {
+            summary,
+            plan,
+            trained,
+            stages,
+            measured,
+            data,
+            judges,
+            study,
+            durability,
+            provenance,
+            requests,
+            unmeasured,
+        })
+    }
+}
+
+/// Why a run without summary.json has no figures.
+fn unmeasured(run: &Path, manifest: Option<&Manifest>) -> &'static str {
+    let answered = std::fs::read_dir(run.join("eval")).is_ok_and(|mut entries| entries.next().is_some());
+    let measured = manifest.is_some_and(|m| m.artefacts.get("summary.json").is_some_and(|r| r.ended.is_some()));
+    match (measured, answered) {
+        (true, true) => {
+            "There is no `summary.json`: it was removed after the evaluation. The answers are still there: the same `eraser eval` \
+             makes the figures of them again, without asking anything again."
+        }
+        (true, false) => "There is no `summary.json`: it was removed after the evaluation, and so were the answers.",
+        (false, true) => {
+            "There is no `summary.json`, but there are answers: an evaluation has not ended, or the file was removed. The same \
+             command makes the figures of them."
+        }
+        (false, false) => "There is no `summary.json`: nothing was evaluated yet.",
+    }
+}
+
+impl Trained {
+    /// Where the hinge of its training closes; None for one without a hinge.
+    pub(crate) fn gamma(&self) -> Option<f64> {
+        let given = self.settings.get("gamma").and_then(Value::as_f64);
+        let hinged = self.metrics.as_ref().is_some_and(|m| m.hinged);
+        self.summary.as_ref().and_then(TrainingSummary::gamma).or(given).filter(|_| hinged)
+    }
+
+    /// What the report says of its training; empty where nothing is known of one.
+    pub(crate) fn sentences(&self) -> Vec<String> {
+        training::sentences(self.metrics.as_ref(), &self.course, self.summary.as_ref(), self.gamma())
     }
 }
 
@@ -145,7 +207,7 @@ fn tell_origin(study: &mut Study, run: &Path, manifest: &Manifest, adapters: &[(
         };
         match state {
             FigureState::Current => {}
-            FigureState::Stale(why) => study.mark(&subject, true, &why),
+            FigureState::Stale(why) | FigureState::Untrained(why) => study.mark(&subject, true, &why),
             FigureState::Unknown(why) => study.mark(&subject, false, &why),
         }
     }
@@ -160,7 +222,9 @@ impl Run {
 }
 
 impl Entry {
-    fn read(self, run: &Path) -> Result<Trained> {
+    /// Reads what the training left; `ended` says whether it has.
+    fn read(self, run: &Path, ended: bool) -> Result<Trained> {
+        let mut course = Course { rounds: Vec::new(), unfinished: !ended };
         let (metrics, summary) = match &self.metrics {
             None => (None, None),
             Some(path) => {
@@ -171,10 +235,15 @@ impl Entry {
                 }
                 let path = run.join(relative);
                 let summary = optional(&path.with_file_name("summary.json"), TrainingSummary::read)?;
+                for round in 1..=MAX_ROUNDS {
+                    let earlier = path.with_file_name(ROUNDS).join(round.to_string()).join("train/metrics.jsonl");
+                    let Some(metrics) = optional(&earlier, Metrics::read)? else { break };
+                    course.rounds.push(metrics.steps as u64);
+                }
                 (optional(&path, Metrics::read)?, summary)
             }
         };
-        Ok(Trained { name: self.name, settings: self.settings, metrics, summary })
+        Ok(Trained { name: self.name, settings: self.settings, metrics, summary, course })
     }
 }
 
@@ -184,11 +253,15 @@ fn home(i: usize, name: &str, what: &str) -> String {
 }
 
 /// Without `subjects.json`: `train/metrics.jsonl` belongs to the first hardened subject and
-/// `variants/<name>/train/metrics.jsonl` to each of the others.
-fn entries_by_convention(run: &Path, summary: Option<&Summary>) -> Vec<Entry> {
+/// `variants/<name>/train/metrics.jsonl` to each of the others. Without a summary the adapter in the run itself is the only
+/// subject, by its name on record, whether its training has ended or not.
+fn entries_by_convention(run: &Path, summary: Option<&Summary>, manifest: Option<&Manifest>) -> Vec<Entry> {
     let mut names: Vec<String> = summary.iter().flat_map(|s| s.hardened()).map(|s| s.name.clone()).collect();
-    if names.is_empty() && run.join("train/metrics.jsonl").is_file() {
-        names.push("eraser".into());
+    let record = manifest.and_then(|m| m.artefacts.get("adapter"));
+    let begun = || run.join("train/metrics.jsonl").is_file() || run.join("train").join(ROUNDS).is_dir();
+    if names.is_empty() && (record.is_some() || begun()) {
+        let name = record.and_then(|r| r.options["name"].as_str());
+        names.push(name.unwrap_or("eraser").to_owned());
     }
     let path = |(i, name): (usize, String)| {
         let metrics = home(i, &name, "train/metrics.jsonl");

@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::format::{NONE, number};
+use crate::format::{NONE, decimal, number};
 use crate::metrics::Curve;
 use crate::plot::{self, Chart, Plot};
 use crate::table::Table;
@@ -15,6 +15,10 @@ use std::path::Path;
 
 /// More of anything in a list than a study has.
 const MAX: usize = 1000;
+
+/// What the subjects of a search are called.
+const NAMES: &str = "A subject such as t004-150 is the setting that was drawn with the number 4, trained for 150 steps. A setting \
+     that is trained again for more steps keeps its number.";
 
 /// The file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -200,6 +204,7 @@ impl Study {
             let _ = write!(text, " {mark}");
         }
         if self.kind == "tune" {
+            let _ = write!(text, " {NAMES}");
             text.push_str(
                 " The best setting comes first among those of the same number of steps. Attack success: the mean over attacks, \
                  each on its questions that were not trained on. These questions chose the setting, so how good it is must \
@@ -264,8 +269,8 @@ impl Figure {
         match (self.value, self.ci) {
             (None, _) => NONE.into(),
             (Some(value), Some([lo, hi])) => {
-                let [value, lo, hi] = [value, lo, hi].map(|x| 100.0 * x);
-                format!("{value:.1}% {lo:.1}\u{2013}{hi:.1}")
+                let [value, lo, hi] = [value, lo, hi].map(|x| decimal(100.0 * x, 1));
+                format!("{value}% {lo}\u{2013}{hi}")
             }
             (Some(value), None) => number(value),
         }
@@ -317,7 +322,8 @@ pub(crate) fn view(study: &Study) -> StudyView {
 pub(crate) fn terminal(study: &Study) -> String {
     let mut out = format!("{}\n", study.title());
     let judge = (!study.judge.is_empty()).then(|| format!("Judge of attack success: {}", study.judge));
-    for line in judge.iter().chain(&study.marks) {
+    let names = (study.kind == "tune").then(|| NAMES.to_owned());
+    for line in judge.iter().chain(&names).chain(&study.marks) {
         out.push_str(&wrapped(line));
     }
     let fixed = match study.kind.as_str() {

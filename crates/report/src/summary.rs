@@ -13,6 +13,8 @@ const SCHEMA: u32 = 1;
 /// More answers than any evaluation has; a larger count is damage.
 const MAX_COUNT: u64 = 1_000_000_000;
 
+/// How far a figure may be outside its interval by rounding.
+const ROUNDING: f64 = 1e-6;
 /// More rows than any evaluation has, over all subjects; keeps comparing them cheap.
 const MAX_ROWS: usize = 10_000;
 
@@ -232,6 +234,7 @@ impl Subject {
             if ![a.asr, a.refused, a.degenerate].into_iter().flatten().all(is_share) {
                 return Err(format!("{name}: a share is not between 0 and 1"));
             }
+            check_inside("asr", a.asr, a.asr_ci).map_err(|e| format!("{name}: {e}"))?;
             check_intervals([a.asr_ci], [a.asr_change, a.degenerate_change]).map_err(|e| format!("{name}: {e}"))?;
             if a.n > MAX_COUNT || a.unjudged > a.n || a.questions > a.n {
                 return Err(format!("{name}: {} answers to {} questions, {} unjudged", a.n, a.questions, a.unjudged));
@@ -256,6 +259,7 @@ impl Subject {
             if u.is_share() && !u.value.into_iter().all(is_share) {
                 return Err(format!("{name}: a share is not between 0 and 1"));
             }
+            check_inside("value", u.value, u.ci).map_err(|e| format!("{name}: {e}"))?;
             let change = u.change.filter(|_| u.is_share());
             check_intervals([u.ci], [change]).map_err(|e| format!("{name}: {e}"))?;
             let values = u.change.into_iter().flat_map(|c| [c.difference, c.ci[0], c.ci[1]]);
@@ -267,6 +271,9 @@ impl Subject {
         for o in self.over_refusal.iter().chain(&self.contrast) {
             if o.n > MAX_COUNT || !o.rate.into_iter().chain(o.judged).all(is_share) {
                 return Err(format!("over_refusal on `{}`: a figure is out of range", o.set));
+            }
+            for (what, value, ci) in [("rate", o.rate, o.ci), ("judged", o.judged, o.judged_ci)] {
+                check_inside(what, value, ci).map_err(|e| format!("over_refusal on `{}`: {e}", o.set))?;
             }
             check_intervals([o.ci, o.judged_ci], [o.change])
                 .map_err(|e| format!("over_refusal on `{}`: {e}", o.set))?;
@@ -324,6 +331,16 @@ fn check_intervals<const I: usize, const C: usize>(
     Ok(())
 }
 
+/// A figure is never outside its own interval; one that is was changed by hand.
+pub(crate) fn check_inside(what: &str, value: Option<f64>, ci: Option<[f64; 2]>) -> std::result::Result<(), String> {
+    match value.zip(ci) {
+        Some((value, [low, high])) if low <= high && !(low - ROUNDING..=high + ROUNDING).contains(&value) => {
+            Err(format!("{what} is {value}, which is outside its interval [{low}, {high}]: the file was changed"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn is_share(x: f64) -> bool {
     (0.0..=1.0).contains(&x)
 }
@@ -358,6 +375,7 @@ mod tests {
         for (text, word) in [
             (row(r#""asr":1.5"#), "between 0 and 1"),
             (row(r#""asr":0.5,"asr_ci":[0.9,0.1]"#), "interval"),
+            (row(r#""asr":0.9,"asr_ci":[0.0,0.49]"#), "asr is 0.9, which is outside its interval [0, 0.49]"),
             (row(r#""unjudged":5"#), "unjudged"),
             (row(r#""n":5"#), "duplicate field"),
             (r#"{"schema":2,"subjects":[]}"#.to_owned(), "schema 2"),

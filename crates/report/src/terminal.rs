@@ -1,7 +1,7 @@
 //! The summary as aligned text for a terminal. Invariant: no line is wider than 100 columns; subjects that do not fit
 //! beside each other go into a further block.
 
-use crate::format::{NONE, percent};
+use crate::format::{NONE, decimal, percent};
 use crate::likelihood;
 use crate::rows::{self, APART, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
 use crate::summary::Summary;
@@ -27,7 +27,9 @@ pub fn terminal_table(summary: &Summary) -> String {
     let sign = |r: &AttackRow<'_>, i: usize| if r.apart(i, base) { APART } else { "" };
     let cell = |r: &&AttackRow<'_>, i: usize| {
         let Some(a) = r.cells[i].filter(|a| a.asr.is_some()) else { return format!("{NONE:>6}") };
-        let ci = a.asr_ci.map_or_else(String::new, |[lo, hi]| format!(" {:>4.1}\u{2013}{:.1}", lo * 100.0, hi * 100.0));
+        let ci = a.asr_ci.map_or_else(String::new, |[lo, hi]| {
+            format!(" {:>4}\u{2013}{}", decimal(lo * 100.0, 1), decimal(hi * 100.0, 1))
+        });
         format!("{:>6}{ci}{}", percent(a.asr), sign(r, i))
     };
     let success = table(&header, &names, &attacks, |r| labels(r), cell);

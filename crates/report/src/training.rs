@@ -113,10 +113,60 @@ impl TrainingSummary {
     }
 }
 
-/// What the training section says of a run with metrics; `gamma` is the threshold of its hinge.
-pub(crate) fn sentences(metrics: &Metrics, summary: Option<&TrainingSummary>, gamma: Option<f64>) -> Vec<String> {
-    let m = metrics;
-    let mut said = vec![format!("{}.", counted(m.steps as u64, "optimiser step"))];
+/// How far the trainings of a subject went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Course {
+    /// Optimiser steps of each round before the last training.
+    pub(crate) rounds: Vec<u64>,
+    /// The record of the adapter has no end.
+    pub(crate) unfinished: bool,
+}
+
+impl Course {
+    /// The steps of the last training, `steps`, and of the rounds before it.
+    fn sentences(&self, steps: Option<u64>) -> Vec<String> {
+        let all: Vec<u64> = self.rounds.iter().copied().chain(steps).collect();
+        let numbers: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let done = match all.as_slice() {
+            [] => "no optimiser step".to_owned(),
+            [one] if self.rounds.is_empty() => counted(*one, "optimiser step"),
+            [one] => format!("{} in round 1", counted(*one, "optimiser step")),
+            _ => format!(
+                "{} optimiser steps, a number for each of {} trainings",
+                crate::format::list(&numbers),
+                all.len()
+            ),
+        };
+        let mut said = Vec::new();
+        if self.unfinished {
+            let far = "This training has not ended: it is still at work, or was stopped";
+            said.push(format!("{far}. Done so far: {done}. To go on with it, add `--resume` to its command."));
+        } else if self.rounds.is_empty() {
+            said.push(format!("{}.", capital(&done)));
+        } else {
+            said.push(format!("Trained in rounds: {done}."));
+        }
+        if !self.rounds.is_empty() {
+            let how = "Each goes on from the adapter of the one before, with what that still answered in the harm set.";
+            said.push(how.to_owned());
+            said.extend(steps.map(|_| "What follows is of the last one.".to_owned()));
+        }
+        said
+    }
+}
+
+/// What the training section says of a subject; `gamma` is the threshold of its hinge. Nothing where there are no metrics
+/// and nothing is known of a training.
+pub(crate) fn sentences(
+    metrics: Option<&Metrics>,
+    course: &Course,
+    summary: Option<&TrainingSummary>,
+    gamma: Option<f64>,
+) -> Vec<String> {
+    let Some(m) = metrics else {
+        return if *course == Course::default() { Vec::new() } else { course.sentences(None) };
+    };
+    let mut said = course.sentences(Some(m.steps as u64));
     if let Some((first, last)) = m.nll_ends {
         let gamma = gamma.map_or_else(String::new, |g| format!("; the threshold gamma is {g}"));
         said.push(format!("nll_harm went from {first:.3} to {last:.3} nats per token{gamma}."));
@@ -134,6 +184,9 @@ pub(crate) fn sentences(metrics: &Metrics, summary: Option<&TrainingSummary>, ga
         }
         (None, Some(step)) => {
             said.extend([format!("The hinge was closed for the first time at step {step}."), HINGE.into()]);
+        }
+        (None, None) if m.hinged && course.unfinished => {
+            said.extend(["The hinge has not closed yet.".to_owned(), HINGE.into()]);
         }
         (None, None) if m.hinged => said.extend([
             "The hinge never closed: the harm term was still at work when training ended.".to_owned(),
@@ -166,6 +219,24 @@ mod tests {
 
     fn read(text: &str) -> TrainingSummary {
         serde_json::from_str(text).unwrap()
+    }
+
+    /// Two trainings of 150 steps were told as one of 150, and one that was stopped as one that had ended.
+    #[test]
+    fn every_round_and_whether_it_ended_is_told() {
+        let told = |rounds: &[u64], unfinished, steps| {
+            Course { rounds: rounds.to_vec(), unfinished }.sentences(steps).join(" ")
+        };
+        assert_eq!(told(&[], false, Some(150)), "150 optimiser steps.");
+        let rounds = told(&[150], false, Some(150));
+        assert!(
+            rounds.starts_with("Trained in rounds: 150 and 150 optimiser steps, a number for each of 2 trainings.")
+        );
+        let stopped = told(&[], true, Some(1));
+        assert!(stopped.contains("has not ended") && stopped.contains("Done so far: 1 optimiser step."), "{stopped}");
+        assert!(told(&[80], true, None).contains("Done so far: 80 optimiser steps in round 1."));
+        assert!(told(&[], true, None).contains("Done so far: no optimiser step."));
+        assert!(sentences(None, &Course::default(), None, None).is_empty());
     }
 
     #[test]

@@ -22,6 +22,12 @@ const GARBAGE: f64 = 0.10;
 /// Below this many questions an interval is too wide for fine distinctions.
 const SMALL: u64 = 100;
 
+/// What to do about an adapter that was trained and not evaluated.
+const NOT_EVALUATED: &str = "Nothing is known about the adapter that is there now. Run `eraser eval` on it.";
+/// What to do about one whose training was begun.
+const NOT_TRAINED: &str = "There is nothing to evaluate yet: end the training first. The command that began it goes on with \
+     `--resume` in place of `--force`; a run file, with the same command.";
+
 /// How the defence did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -33,6 +39,8 @@ pub(crate) enum Outcome {
     Nothing(&'static str),
     /// The figures are of an earlier adapter.
     Stale,
+    /// The figures are of an earlier adapter, and the training of the next one has not ended.
+    Untrained,
 }
 
 /// The verdict on one hardened subject.
@@ -54,6 +62,7 @@ impl Verdict {
             Outcome::Unknown => "no verdict on the defence",
             Outcome::Nothing(said) => said,
             Outcome::Stale => "not evaluated since it was trained",
+            Outcome::Untrained => "its training has not ended",
         };
         let cost = match (self.cost, self.outcome) {
             (false, _) => "",
@@ -107,13 +116,17 @@ fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Context<'a>) -> Vec<Verd
         .map(|(i, subject)| {
             let Context { standing, training } = known(&subject.name);
             let nothing = training.and_then(TrainingSummary::nothing_unlearned);
-            if let FigureState::Stale(reason) = standing {
-                let mut sentences = vec![
-                    format!("The figures below are of an earlier adapter: {reason}."),
-                    "Nothing is known about the adapter that is there now. Run `eraser eval` on it.".to_owned(),
-                ];
+            let earlier = match standing {
+                FigureState::Stale(reason) => Some((Outcome::Stale, reason, NOT_EVALUATED)),
+                FigureState::Untrained(reason) => Some((Outcome::Untrained, reason, NOT_TRAINED)),
+                FigureState::Current | FigureState::Unknown(_) => None,
+            };
+            if let Some((outcome, reason, next)) = earlier {
+                let mut sentences =
+                    vec![format!("The figures below are of an earlier adapter: {reason}."), next.to_owned()];
+                let nothing = nothing.filter(|_| outcome == Outcome::Stale);
                 sentences.extend(nothing.map(|said| format!("Result of its training: {said}.")));
-                return Verdict { subject: subject.name.clone(), outcome: Outcome::Stale, cost: false, sentences };
+                return Verdict { subject: subject.name.clone(), outcome, cost: false, sentences };
             }
             let (measured, compared) = defence(&attacks, base, i);
             let mut sentences = training.map(TrainingSummary::remedy).unwrap_or_default();
@@ -136,7 +149,7 @@ fn judge<'a>(summary: &Summary, known: &dyn Fn(&str) -> Context<'a>) -> Vec<Verd
 
 /// A measurement as it is named in a sentence.
 fn name(row: &AttackRow<'_>) -> String {
-    format!("{} on {} questions (judge {})", row.attack, row.set, row.judge)
+    format!("{} on {} questions (judge {})", rows::in_words(row.attack), row.set, row.judge)
 }
 
 fn pair<'a>(row: &AttackRow<'a>, base: usize, subject: usize) -> Option<(&'a Attack, &'a Attack)> {

@@ -42,7 +42,7 @@ fn every_form_of_the_report_has_the_figures_and_where_answers_reopen() {
     assert!(page.contains(reopens), "{page}");
     assert!(markdown.contains("asked plainly after 5 tokens (12 questions): 0.25 to 1.25"), "{markdown}");
     assert!(
-        markdown.contains("| seen | plain | 5 | 24 (5) | 0.25 \\[-0.25, 0.75\\] | 1.25 \\[0.75, 1.75\\] (+1.00) |"),
+        markdown.contains("| seen | plain | 5 | 24 (5) | 0.25 \\[0.00, 0.75\\] | 1.25 \\[0.75, 1.75\\] (+1.00) |"),
         "{markdown}"
     );
     assert!(page.contains("template:a|b") && page.contains("seen answers, asked plainly: NLL of the rest"));

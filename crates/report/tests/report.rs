@@ -123,8 +123,9 @@ fn missing_pieces_are_said() {
     let run = run();
     let dir = run.path();
     fs::remove_file(dir.join("summary.json")).unwrap();
-    assert!(page(dir).contains("nothing was evaluated yet"));
+    assert!(page(dir).contains("it was removed after the evaluation. The answers are still there"));
     fs::remove_dir_all(dir.join("eval")).unwrap();
+    assert!(page(dir).contains("it was removed after the evaluation, and so were the answers"));
     assert!(page(dir).contains("No answers are in this run directory"));
     fs::remove_dir_all(dir.join("train")).unwrap();
     assert!(page(dir).contains("no training metrics for this subject"));
@@ -234,11 +235,11 @@ fn the_reason_why_nothing_is_known_is_the_one_that_holds() {
         ("an older version made this run", &|dir| {
             fs::rename(dir.join("manifest.json"), dir.join("stages.json")).unwrap();
         }),
-        ("eraser: its adapter, adapter, was removed", &|dir| fs::remove_dir_all(dir.join("adapter")).unwrap()),
+        ("eraser: its adapter was removed: adapter", &|dir| fs::remove_dir_all(dir.join("adapter")).unwrap()),
         ("the training of adapter was begun again and has not ended", &|dir| {
             edit(dir, r#""fingerprint":"abc","#, "");
         }),
-        ("its adapter, /other/adapter, is not in this directory", &|dir| {
+        ("its adapter is not in this directory: /other/adapter", &|dir| {
             fs::write(dir.join("subjects.json"), subjects("/other/adapter")).unwrap();
         }),
         ("copied was not trained in this directory", &|dir| {
