@@ -61,7 +61,8 @@ fn a_variant_is_held_to_the_sets_of_its_run() {
     dir.write("run/data/harm.jsonl", "{\"input\":\"a?\",\"output\":\"b.\"}\n");
     let refused = dir.refused(arguments);
     assert!(
-        refused.contains("run/data/harm.jsonl was changed since") && refused.contains("model.safetensors"),
+        refused.contains("run/data/harm.jsonl holds other rows than those that it was trained on")
+            && refused.contains("model.safetensors"),
         "{refused}"
     );
 }

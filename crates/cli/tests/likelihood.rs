@@ -205,7 +205,18 @@ fn the_sets_are_those_that_the_adapter_was_trained_on() {
     );
     dir.write("one/data/harm.jsonl", "{\"input\":\"a\",\"output\":\"b\"}\n");
     let said = dir.refused("eval -m model --adapter one=one/adapter --likelihood -o changed");
-    assert!(said.contains("--likelihood: one: one/data/harm.jsonl was changed since it was trained on"), "{said}");
+    let other = "one/data/harm.jsonl holds other rows than those that the adapter was trained on";
+    assert!(said.contains(&format!("--likelihood: of one, {other}")), "{said}");
+    // What differs was said of the harm set, and of the help set that it was not found.
+    dir.write("two/data/help.jsonl", "{\"input\":\"a\",\"output\":\"b\"}\n");
+    let known = "eval -m model --adapter two=two/adapter --likelihood --limit 1 -o two";
+    let stderr = String::from_utf8(dir.eraser(known).stderr).unwrap();
+    let other = "of two, two/data/help.jsonl holds other rows than those that the adapter was trained on; name some as";
+    assert!(stderr.contains(&format!("no benign answers are measured: {other}")), "{stderr}");
+    std::fs::remove_file(dir.path("two/manifest.json")).unwrap();
+    let questions = "eval -m model --adapter two=two/adapter --questions unseen=ask.csv --max-new-tokens 1 -o two";
+    let stderr = String::from_utf8(dir.eraser(questions).stderr).unwrap();
+    assert!(stderr.contains("is unknown: ") && stderr.contains("two/manifest.json is missing"), "{stderr}");
 }
 
 #[test]

@@ -88,10 +88,21 @@ fn what_was_taken_out_of_a_run_file_is_left_out_or_told_as_earlier() {
     assert!(text.contains("an earlier one: run, begun"), "{text}");
     assert!(text.contains("figures: base, one: prefill on seen (keyword:gcg29)"), "{text}");
     assert!(!text.contains("two"), "{text}");
-    // Put back in, nothing is trained again.
+    // Put back in, nothing is trained again, and nothing that was made has changed.
     dir.write("run.toml", RUN);
-    assert!(notes(&dir, "run run.toml").contains("train two: done before"));
+    let stderr = notes(&dir, "run run.toml");
+    assert!(stderr.contains("train two: done before"), "{stderr}");
+    assert!(!stderr.contains("adapter two"), "what only joined the run file did not change: {stderr}");
     assert!(subjects(&dir, "run/summary.json").contains(&"two".to_owned()));
+    // A run that is refused leaves the one that it was to replace.
+    let before =
+        ["manifest.json", "plan.toml", "report.md", "data/harm.jsonl"].map(|file| dir.text(&format!("run/{file}")));
+    dir.write("model/tokenizer.json", "{");
+    let refused = dir.refused("run run.toml --force --set train.steps=9");
+    assert!(refused.starts_with("exit 2"), "{refused}");
+    let after =
+        ["manifest.json", "plan.toml", "report.md", "data/harm.jsonl"].map(|file| dir.text(&format!("run/{file}")));
+    assert!(before == after && dir.path("run/variants/two/adapter").is_dir() && !dir.path("run/.earlier").exists());
 }
 
 /// Rows of another comparison, or of `eval`, stood among the methods compared.
@@ -180,6 +191,87 @@ fn durability_says_which_adapter_and_which_judge() {
     assert!(!text.contains("Rows and findings of eraser"), "{text}");
 }
 
+/// The last request alone decided what `durability` asks, and `--force` removed first and checked then.
+#[test]
+fn durability_asks_what_was_asked_with_an_attack_and_nothing_goes_before_that_is_known() {
+    let dir = Dir::with_model();
+    dir.write("task.jsonl", "{\"question\":\"what 1?\",\"expect\":[\"number\"]}\n");
+    dir.done(&format!("{TRAIN} --steps 2 --out run"));
+    let task = "eval --model model --adapter eraser=run/adapter --tasks facts=task.jsonl --judges leak --max-new-tokens 2 \
+                --out run";
+    dir.done(task);
+    let refused = dir.refused("durability run");
+    assert!(refused.contains("no evaluation in it asked questions with an attack"), "{refused}");
+    assert!(refused.contains("--questions SET=FILE"), "{refused}");
+    dir.done(EVAL);
+    dir.done(task);
+    let durability = "durability run --steps 1 --pairs 2 --limit 1";
+    let stderr = notes(&dir, durability);
+    assert!(stderr.contains("durability: asked again is what `eraser eval` asked that was begun 2"), "{stderr}");
+    assert!(stderr.contains(", under the judge keyword\n"), "{stderr}");
+
+    // Everything that is refused leaves what is there.
+    let files =
+        ["durability.json", "manifest.json", "summary.json", "adapter/adapter_model.safetensors", "data/harm.jsonl"];
+    let held = |dir: &Dir| files.map(|file| dir.read(&format!("run/{file}")));
+    let before = held(&dir);
+    let questions = dir.text("ask.csv");
+    std::fs::remove_file(dir.path("ask.csv")).unwrap();
+    assert!(dir.refused(&format!("{durability} --force")).contains("ask.csv"));
+    dir.write("ask.csv", &questions);
+    dir.write("bad/adapter_config.json", "{}");
+    dir.refused(&format!("{} --force", EVAL.replace("run/adapter", "bad")));
+    let other = dir.text("harm.jsonl").replace("how of", "another of");
+    dir.write("other.jsonl", &other);
+    let too_long = TRAIN.replace("--max-length 96", "--max-length 24").replace("harm.jsonl", "other.jsonl");
+    let refused = dir.refused(&format!("{too_long} --steps 2 --out run --force"));
+    assert!(refused.starts_with("exit 2"), "{refused}");
+    assert!(before == held(&dir) && dir.path("run/eval/eraser/direct.jsonl").is_file());
+
+    let stderr = notes(&dir, &format!("{TRAIN} --steps 3 --out run --force"));
+    assert!(stderr.contains("durability.json is removed: it is of the adapter that is trained again"), "{stderr}");
+    assert!(!dir.path("run/durability.json").exists() && !dir.text("run/manifest.json").contains("durability.json"));
+}
+
+/// Figures were replaced by those under other settings without a word, and those whose answers were gone had no mark.
+#[test]
+fn what_an_evaluation_replaces_and_what_was_removed_is_told() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 2 --out run"));
+    dir.write("benign.csv", "goal\nwhat 1?\nwhat 2?\n");
+    dir.write("other.csv", "goal\nwhat 3?\nwhat 4?\nwhat 5?\n");
+    let eval = format!("{EVAL} --attacks direct --attacks prefill --over-refusal a=other.csv");
+    dir.done(&format!("{eval} --target Sure"));
+    assert!(!notes(&dir, &format!("{eval} --target Sure")).contains("replaced"));
+    let other = eval.replace("a=other.csv", "b=benign.csv").replace("tokens 2", "tokens 3");
+    let stderr = notes(&dir, &format!("{other} --judges leak --target First"));
+    for told in [
+        "direct on seen: earlier figures are under other settings (max_new_tokens 2, now 3); they are replaced",
+        "prefill on seen: earlier figures are under other settings (max_new_tokens 2, now 3; target \"Sure\", now \"First\")",
+        "direct on seen: figures under keyword:gcg29 go with the answers that it judged",
+        "over-refusal: figures of a are left out: the summary has one set, and b is asked now",
+    ] {
+        assert!(stderr.contains(told), "{told}: {stderr}");
+    }
+    // Refusals of the first set counted among those of the second.
+    let base = json(&dir.text("run/summary.json"))["subjects"][0]["over_refusal"].clone();
+    assert_eq!((base["set"].as_str(), base["n"].as_u64()), (Some("b"), Some(2)));
+    let report = |dir: &Dir| {
+        dir.done("report run");
+        dir.text("run/report.md")
+    };
+    let text = report(&dir);
+    assert!(text.contains("- opening that attacks give or aim at: First, where a question has none"), "{text}");
+
+    std::fs::remove_file(dir.path("run/summary.json")).unwrap();
+    let text = report(&dir);
+    assert!(text.contains("it was removed after the evaluation. The answers are still there"), "{text}");
+    dir.done(&format!("{other} --judges leak --target First"));
+    std::fs::remove_dir_all(dir.path("run/eval")).unwrap();
+    let text = report(&dir);
+    assert!(text.contains("Answers were removed after the evaluation had written them (eval/)"), "{text}");
+}
+
 /// The hint was to add `--resume` to a command with `--force`, which is refused.
 #[test]
 fn an_interrupted_training_says_how_to_go_on_and_the_report_that_it_did_not_end() {
@@ -201,6 +293,12 @@ fn an_interrupted_training_says_how_to_go_on_and_the_report_that_it_did_not_end(
     dir.done("report run");
     let text = dir.text("run/report.md");
     assert!(text.contains("the training of adapter was begun again and has not ended"), "{text}");
+    // There is no adapter that could be evaluated.
+    assert!(
+        text.contains("eraser: its training has not ended.") && !text.contains("Run `eraser eval` on it"),
+        "{text}"
+    );
+    assert!(text.contains("This training has not ended: it is still at work, or was stopped"), "{text}");
     let resumed = dir.start(&format!("{train} --resume"));
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(Command::new("kill").args(["-INT", &resumed.id().to_string()]).status().unwrap().success());

@@ -78,10 +78,13 @@ fn one_training_at_a_time_writes_into_a_directory() {
         .take(500)
         .any(|()| dir.path("run/train/metrics.jsonl").exists());
     assert!(held, "the first training never began");
-    for flag in ["--force", "--resume"] {
+    // Without a flag, the hint was to give one of these, which were refused in turn.
+    for flag in ["--force", "--resume", ""] {
         let refused = dir.refused(&format!("{TRAIN} --steps 2000 --out run {flag}"));
         assert!(
-            refused.starts_with("exit 2") && refused.contains("another eraser process is working in it"),
+            refused.starts_with("exit 2")
+                && refused.contains("another eraser process is working in it")
+                && !refused.contains("continue it with --resume"),
             "{refused}"
         );
     }

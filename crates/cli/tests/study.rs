@@ -124,7 +124,10 @@ allow_leakage = ["benign"]
 fn a_search_halves_settings_and_writes_the_best_run_file() {
     let dir = tunable("prompt\nWho are they?\nWhere are they?\n");
     let go = "tune run.toml gamma=8,9 rank=2,4 --points 3 --set train.steps=9 --json";
-    let study = json(&dir.done(go));
+    let first = dir.eraser(go);
+    let notes = String::from_utf8(first.stderr).unwrap();
+    assert!(!notes.contains("is made again"), "each rung has others, none has changed: {notes}");
+    let study = json(std::str::from_utf8(&first.stdout).unwrap());
     // Three settings of one step, one of three, one of nine; the best are told first.
     let found = names(&study["rows"]);
     assert_eq!(found.len(), 6, "{found:?}");
@@ -149,7 +152,13 @@ fn a_search_halves_settings_and_writes_the_best_run_file() {
         text.contains("best: ") && text.contains("tuned.toml") && text.contains("Search over gamma, rank"),
         "{text}"
     );
+    assert!(text.contains("is the setting that was drawn with the number 4"), "names are explained: {text}");
     assert!(notes.contains(&format!("train {}: done before", found[1])), "{notes}");
+    // A bound that every setting breaks: which, and by how much.
+    let strict = dir.done(&format!("{} --most-degenerate 0 --most-benign 0", go.replace(" --json", "")));
+    let degenerate = chosen["figures"].as_array().unwrap().iter().find(|f| f["name"] == "degenerate, at most").unwrap();
+    let breaks = degenerate["value"].as_f64().unwrap() > 0.0;
+    assert_eq!(strict.contains("no setting keeps every bound; this one: "), breaks, "{strict}");
 }
 
 #[test]
@@ -280,7 +289,8 @@ fn durability_asks_a_finished_run_again() {
 
     // What was measured on an adapter goes with it.
     dir.write("run.toml", &RUN.replace("steps = 3", "steps = 4"));
-    dir.done("run run.toml");
+    let notes = String::from_utf8(dir.eraser("run run.toml").stderr).unwrap();
+    assert!(notes.contains("durability.json is removed"), "{notes}");
     assert!(!dir.path("runs/run/durability.json").exists());
 }
 

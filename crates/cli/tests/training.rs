@@ -126,6 +126,15 @@ fn rounds_are_the_same_whether_resumed_or_not() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(dir.path("killed/train/rounds/1/harm.jsonl").is_file());
+    // Three trainings of 3 steps were told as one of 3, and a run that holds rounds only was no run.
+    let report = |run: &str| {
+        dir.done(&format!("report {run}"));
+        dir.text(&format!("{run}/report.md"))
+    };
+    let text = report("killed");
+    assert!(text.contains("This training has not ended") && text.contains("Done so far: 3 "), "{text}");
+    let text = report("whole");
+    assert!(text.contains("Trained in rounds: 3, 3 and 3 optimiser steps, a number for each of 3 trainings"), "{text}");
     dir.done(&go("--out killed --resume"));
     for file in [ADAPTER, "train/rounds/1/harm.jsonl", "train/rounds/2/harm.jsonl"] {
         assert_eq!(dir.read(&format!("whole/{file}")), dir.read(&format!("killed/{file}")), "{file}");

@@ -60,8 +60,9 @@ fn fill_file(subject: &mut SubjectSummary, stem: &str, kind: Kind, pairs: &Pairs
 }
 
 fn fill_refusals(row: &mut OverRefusal, pairs: &Pairs<'_>) {
-    row.change = pairs.change(|_| true, |m| Some(m.refused));
-    row.judged_change = pairs.change(|_| true, |m| m.success(REFUSAL.name));
+    let set = row.set.clone();
+    row.change = pairs.change(|m| m.set == set, |m| Some(m.refused));
+    row.judged_change = pairs.change(|m| m.set == set, |m| m.success(REFUSAL.name));
 }
 
 /// Whether an attack searches for a prompt of its own against every subject, so that prompts may differ.

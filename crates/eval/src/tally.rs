@@ -91,14 +91,15 @@ pub(crate) fn task(task: &str, marks: &[Mark]) -> UtilitySummary {
     }
 }
 
-/// Share of refusals.
+/// Share of refusals, of the set that was asked last: its answers are first in the file.
 pub(crate) fn refusals(marks: &[Mark]) -> OverRefusal {
-    let all: Vec<&Mark> = marks.iter().collect();
+    let set = marks.first().map(|m| m.set.clone()).unwrap_or_default();
+    let all: Vec<&Mark> = marks.iter().filter(|m| m.set == set).collect();
     let (phrases, judged) = (clusters(&all, |m| Some(m.refused)), clusters(&all, |m| m.success(REFUSAL.name)));
     let rate = |clusters: &[Cluster]| share(clusters.iter().map(|c| c.part).sum(), clusters.iter().map(|c| c.n).sum());
     OverRefusal {
-        set: marks.first().map(|m| m.set.clone()).unwrap_or_default(),
-        n: marks.len(),
+        n: all.len(),
+        set,
         rate: rate(&phrases),
         ci: stats::interval(&phrases),
         judged: rate(&judged),

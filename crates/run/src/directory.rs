@@ -9,6 +9,11 @@ use std::path::Path;
 /// Held while a directory is written to.
 pub(crate) const LOCK: &str = ".lock";
 
+/// Where an earlier run is while it is checked whether another one can begin in its place.
+const ASIDE: &str = ".earlier";
+/// The same once the other one has begun: it is being removed.
+const GONE: &str = ".removed";
+
 /// What `eraser durability` writes.
 pub(crate) const DURABILITY: [&str; 2] = ["durability", "durability.json"];
 
@@ -71,12 +76,65 @@ pub(crate) fn lock(dir: &Path) -> Result<File> {
     }
 }
 
+/// Whether another process holds `dir`.
+pub(crate) fn busy(dir: &Path) -> bool {
+    let held = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    File::options().append(true).open(dir.join(LOCK)).is_ok_and(held)
+}
+
+/// The directory of a run that is held. An earlier run that is to be removed is set aside in it until it is settled whether
+/// the new one begins.
+pub(crate) struct Claimed<'a> {
+    dir: &'a Path,
+    _lock: File,
+}
+
+impl Claimed<'_> {
+    /// Removes an earlier run that was set aside where the new one has `begun`; where it was refused, puts it back.
+    pub(crate) fn settle<T, E: From<Error>>(&self, begun: std::result::Result<T, E>) -> std::result::Result<T, E> {
+        let aside = self.dir.join(ASIDE);
+        if !aside.exists() {
+            return begun;
+        }
+        if begun.is_err() {
+            self.put_back()?;
+            return begun;
+        }
+        let gone = self.dir.join(GONE);
+        std::fs::rename(&aside, &gone).writing(&gone)?;
+        remove(self.dir, &[GONE])?;
+        begun
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        let aside = self.dir.join(ASIDE);
+        for name in FILES.iter().filter(|name| self.dir.join(name).exists()) {
+            std::fs::create_dir_all(&aside).writing(&aside)?;
+            std::fs::rename(self.dir.join(name), aside.join(name)).writing(&aside)?;
+        }
+        Ok(())
+    }
+
+    fn put_back(&self) -> Result<()> {
+        let aside = self.dir.join(ASIDE);
+        if !aside.exists() {
+            return Ok(());
+        }
+        // What the refused one has written goes.
+        remove(self.dir, &FILES)?;
+        for name in FILES.iter().filter(|name| aside.join(name).exists()) {
+            std::fs::rename(aside.join(name), self.dir.join(name)).writing(self.dir)?;
+        }
+        remove(self.dir, &[ASIDE])
+    }
+}
+
 /// Takes the directory of a run, as `earlier` says.
 ///
 /// # Errors
 /// As [`lock`]; no run where one is expected; a directory that holds other files.
-pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<File> {
-    let is_run = ["manifest.json", "plan.toml", "stages.json"].iter().any(|name| dir.join(name).exists());
+pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<Claimed<'_>> {
+    let is_run = ["manifest.json", "plan.toml", "stages.json", ASIDE].iter().any(|name| dir.join(name).exists());
     let mut entries = std::fs::read_dir(dir).into_iter().flatten();
     if !is_run && earlier == Earlier::Expected {
         return Err(Error::request(format!("{}: there is no run to go on with", dir.display()))
@@ -89,11 +147,14 @@ pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<File> {
         ))
         .hint("name an empty or a new directory with --out"));
     }
-    let lock = lock(dir)?;
+    let claimed = Claimed { dir, _lock: lock(dir)? };
+    remove(dir, &[GONE])?;
+    // Left by a process that was killed before it had begun.
+    claimed.put_back()?;
     if earlier == Earlier::Removed {
-        remove(dir, &FILES)?;
+        claimed.set_aside()?;
     }
-    Ok(lock)
+    Ok(claimed)
 }
 
 /// Removes files and directories of `dir`, if they are there.

@@ -8,9 +8,8 @@ use crate::failure::{Outcome, Problems};
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{RunPlan, Variant, wrong};
-use crate::stage::evaluate::evaluate;
 use crate::stage::train::Training;
-use crate::stage::{report, summary};
+use crate::stage::{evaluate, report, summary};
 use crate::study::{self, StudyResults, SubjectRow};
 use crate::watch::Watch;
 use eraser_data::files::{hex, write_atomic};
@@ -104,16 +103,23 @@ impl Condition {
 /// # Errors
 /// A directory that holds no finished run; options out of range; whatever ends a training or an evaluation.
 pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -> Outcome<(StudyResults, Written)> {
-    let plan = RunPlan::of_directory(dir)?;
+    let (plan, source) = RunPlan::of_directory(dir)?;
     let variants = check(dir, args, &plan)?;
     let _lock = lock(dir)?;
     let mut manifest = Manifest::read(dir);
+    let assets = Assets::InRun(dir.to_owned());
+    let asked = Plan::new(&options(dir, args, &plan, &assets)?, &|key| format!("{}: [eval] {key}", dir.display()))?;
     if args.force {
+        // Before anything is removed: what could not be loaded would leave nothing.
+        let model = plan.model.load(&assets, watch)?;
+        for variant in &variants {
+            Adapter::load(&adapter_dir(dir, variant), &model.config, model.decoder.device())?;
+        }
+        evaluate::judge(asked.options(), (&plan.model, &assets), watch)?;
         remove(dir, &DURABILITY)?;
         manifest.forget(|name| name.starts_with("durability"))?;
     }
-    let assets = Assets::InRun(dir.to_owned());
-    let asked = Plan::new(&options(dir, args, &plan, &assets)?, &|key| format!("{}: [eval] {key}", dir.display()))?;
+    watch.note(&format!("durability: {source}, under {}", list_judges(asked.options())));
     let work = dir.join(DURABILITY[0]);
     std::fs::create_dir_all(&work).writing(&work)?;
     let mut go = Durability { dir, args, plan: &plan, assets, asked, manifest, work, judge: String::new() };
@@ -126,6 +132,12 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
     let results = results(rows, &go.judge);
     go.write(&results, &variants)?;
     Ok((results, report::report(dir)?))
+}
+
+/// `the judge leak`, `the judges keyword and leak`.
+fn list_judges(options: &EvalOptions) -> String {
+    let noun = if options.judges.len() == 1 { "judge" } else { "judges" };
+    format!("the {noun} {}", options.judges.join(" and "))
 }
 
 /// The variants that are meant.
@@ -331,7 +343,8 @@ impl Durability<'_> {
         let subjects = [Subject { name: condition.to_owned(), model, adapter }];
         let dir = self.work.join(variant);
         let admitted = summary::admit(&dir, &subjects, false, watch)?;
-        let summary = evaluate(&admitted, &self.asked, (&self.plan.model, &self.assets), watch)?;
+        let judge = evaluate::judge(self.asked.options(), (&self.plan.model, &self.assets), watch)?;
+        let summary = evaluate::evaluate(&admitted, &self.asked, judge.as_ref(), watch)?;
         summary.subjects.into_iter().next().ok_or_else(|| Error::failed("nothing was measured").into())
     }
 

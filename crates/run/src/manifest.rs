@@ -171,15 +171,13 @@ impl Manifest {
         Ok(())
     }
 
-    /// Which inputs of a recorded artefact are not those of `inputs`, by name.
-    pub(crate) fn changed<'a>(&'a self, artefact: &str, inputs: &'a Inputs) -> Vec<&'a str> {
+    /// Which inputs of a recorded artefact have another content in `inputs`, by name. What only one of them has was named
+    /// anew, or is named no more: it did not change.
+    pub(crate) fn changed<'a>(&'a self, artefact: &str, inputs: &Inputs) -> Vec<&'a str> {
         let Some(record) = self.stored.artefacts.get(artefact) else { return Vec::new() };
-        let names = record.inputs.keys().chain(inputs.hashes().keys());
-        let mut changed: Vec<&str> =
-            names.filter(|n| record.inputs.get(*n) != inputs.hashes().get(*n)).map(String::as_str).collect();
-        changed.sort_unstable();
-        changed.dedup();
-        changed
+        let now = inputs.hashes();
+        let other = |(name, hash): &(&String, &String)| now.get(*name).is_some_and(|now| now != *hash);
+        record.inputs.iter().filter(other).map(|(name, _)| name.as_str()).collect()
     }
 
     /// Does `work` for an artefact, recorded from its beginning to its end; `outputs` says what it wrote.
@@ -249,6 +247,17 @@ impl Manifest {
     /// The request that a figure of the summary comes from, by the figure's name.
     pub fn request_of(&self, figure: &str) -> Option<&Record> {
         self.stored.requests.get(self.stored.figures.get(figure)?)
+    }
+
+    /// Evaluations and benchmarks that figures of the summary come from, in the order in which they were made.
+    pub(crate) fn requests(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        self.stored.requests.values()
+    }
+
+    /// Every figure of the summary with the request that it comes from, by the figure's name.
+    pub(crate) fn figures(&self) -> impl Iterator<Item = (&str, &Record)> {
+        let Stored { figures, requests, .. } = &self.stored;
+        figures.iter().filter_map(|(figure, number)| Some((figure.as_str(), requests.get(number)?)))
     }
 
     /// Records that the figures `made` come from the request that has just made `artefact`, that it wrote these `files`
@@ -382,6 +391,12 @@ mod tests {
         assert!(record.ended.is_some() && record.seconds >= 0.0);
         assert_eq!((state("a").unwrap(), state("b").unwrap()), (State::Done, State::New));
         assert_eq!(manifest.changed("adapter", &inputs("b")), ["a"]);
+        let mut others = inputs("a");
+        others.text("joined", "x");
+        assert!(
+            manifest.changed("adapter", &others).is_empty()
+                && manifest.changed("adapter", &Inputs::default()).is_empty()
+        );
 
         std::fs::write(&output, "y").unwrap();
         assert!(state("a").unwrap_err().to_string().contains("changed since"));

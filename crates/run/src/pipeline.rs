@@ -2,7 +2,7 @@
 //! stage reads files and leaves files; what a stage needs to know of its past is in manifest.json.
 
 use crate::builtin::Assets;
-use crate::directory::{DURABILITY, Earlier, claim, remove};
+use crate::directory::{Earlier, claim, remove};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
@@ -32,32 +32,9 @@ use std::time::Instant;
 pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch: &mut dyn Watch) -> Outcome<Written> {
     let start = Instant::now();
     let dir = plan.dir.as_path();
-    let _lock = claim(dir, earlier)?;
-    write_atomic(&dir.join("plan.toml"), plan.to_toml()?.as_bytes())?;
-
-    let assets = Assets::InRun(dir.to_owned());
-    let data = dir.join("data");
-    std::fs::create_dir_all(&data).writing(&data)?;
-    for (set, source) in &plan.data.sets {
-        write_set(&data.join(set.file()), &source.records(&assets)?)?;
-    }
-    if plan.prepare.is_none() {
-        for variant in &plan.variants {
-            let swapped = read_sets(dir, variant)?.swapped(&variant.train);
-            if !swapped.is_empty() {
-                return Err(swapped.into());
-            }
-        }
-    }
-    let jailbreaks = jailbreaks(plan, study.is_some(), &assets)?;
-    // Before any training: what the evaluation cannot do is found out now.
-    let mut asked = Plan::new(&plan.eval.options(dir, &assets)?, &in_file)?;
-    // For sets that are prepared, the preparation checks it.
-    training_sets::check_files(asked.options(), plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
-
-    let material =
-        plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
-    let model = plan.model.load(&assets, watch)?;
+    let claimed = claim(dir, earlier)?;
+    let Begun { assets, jailbreaks, mut asked, material, model } =
+        claimed.settle(begin(plan, study.is_some(), watch))?;
     let mut run = Run { plan, dir, assets, model, manifest: Manifest::read(dir), verb: verb(study) };
     let mut worked = false;
     if let Some(material) = &material {
@@ -85,6 +62,46 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
         None => remove(dir, &[study::FILE])?,
     }
     Ok(report::report(dir)?)
+}
+
+/// What a run has read before its first stage.
+struct Begun<'a> {
+    assets: Assets,
+    jailbreaks: Jailbreaks,
+    asked: Plan,
+    material: Option<Material<'a>>,
+    model: Model,
+}
+
+/// Writes the plan and the sets, and checks what can be checked before anything is trained.
+fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<Begun<'a>> {
+    let dir = plan.dir.as_path();
+    write_atomic(&dir.join("plan.toml"), plan.to_toml()?.as_bytes())?;
+
+    let assets = Assets::InRun(dir.to_owned());
+    let data = dir.join("data");
+    std::fs::create_dir_all(&data).writing(&data)?;
+    for (set, source) in &plan.data.sets {
+        write_set(&data.join(set.file()), &source.records(&assets)?)?;
+    }
+    if plan.prepare.is_none() {
+        for variant in &plan.variants {
+            let swapped = read_sets(dir, variant)?.swapped(&variant.train);
+            if !swapped.is_empty() {
+                return Err(swapped.into());
+            }
+        }
+    }
+    let jailbreaks = jailbreaks(plan, study, &assets)?;
+    // Before any training: what the evaluation cannot do is found out now.
+    let asked = Plan::new(&plan.eval.options(dir, &assets)?, &in_file)?;
+    // For sets that are prepared, the preparation checks it.
+    training_sets::check_files(asked.options(), plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
+
+    let material =
+        plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
+    let model = plan.model.load(&assets, watch)?;
+    Ok(Begun { assets, jailbreaks, asked, material, model })
 }
 
 /// A key of the run file's evaluation, for errors.
@@ -167,9 +184,7 @@ impl Run<'_> {
         if state == State::New {
             self.tell_changes(&artefact, &inputs, watch);
             remove(&dir, &["adapter", "train"])?;
-            // Durability was measured on the adapter that goes.
-            remove(self.dir, &DURABILITY)?;
-            self.manifest.forget(|name| name.starts_with("durability"))?;
+            train::forget_durability(self.dir, &mut self.manifest, watch)?;
         }
         let name = format!("train {}", variant.name);
         let training = Training {
@@ -240,7 +255,8 @@ impl Run<'_> {
         let all = self.manifest.record(
             &request,
             || -> Outcome<Summary> {
-                let found = evaluate::evaluate(&admitted, asked, (&self.plan.model, &self.assets), watch)?;
+                let judge = evaluate::judge(options, (&self.plan.model, &self.assets), watch)?;
+                let found = evaluate::evaluate(&admitted, asked, judge.as_ref(), watch)?;
                 Ok(summary::record(self.dir, &found, watch)?)
             },
             |_| Ok(Outputs::default()),

@@ -10,7 +10,7 @@ use crate::manifest::Manifest;
 use crate::pipeline;
 use crate::plan::study::{Axis, Point, Variants};
 use crate::plan::{Overrides, RunPlan};
-use crate::study::{Bounds, Question, ranking};
+use crate::study::{Bounds, Question, broken, ranking};
 use crate::watch::Watch;
 use eraser_data::files::write_atomic;
 use eraser_data::prepare::normal;
@@ -76,6 +76,8 @@ pub struct Tuned {
     pub run_file: PathBuf,
     /// The best setting in a line.
     pub best: String,
+    /// Which bounds it breaks, in words.
+    pub broken: Vec<String>,
 }
 
 /// tune.json.
@@ -148,7 +150,10 @@ pub fn tune(request: &TuneRequest<'_>, earlier: Earlier, watch: &mut dyn Watch) 
     let chosen = plan(request, std::slice::from_ref(&point), false)?;
     let run_file = dir.join(TUNED);
     write_atomic(&run_file, chosen.to_toml()?.as_bytes())?;
-    Ok(Tuned { dir, written, run_file, best: point.describe() })
+    let last = search.rungs.last().map_or(steps, |rung| rung.steps);
+    let name = trial(best, last).name().unwrap_or_default();
+    let broken = broken(&Summary::read(&dir)?, &name, &request.bounds);
+    Ok(Tuned { dir, written, run_file, best: point.describe(), broken })
 }
 
 /// The run file's plan at `points`; with the questions of `[tune]`, or with those of `[eval]`.

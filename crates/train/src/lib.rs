@@ -28,4 +28,4 @@ pub use options::{
 };
 pub use preset::Preset;
 pub use sets::Sets;
-pub use trainer::{Control, Observer, resumable, train};
+pub use trainer::{Control, Observer, check, resumable, train};

@@ -126,6 +126,30 @@ pub fn train(
     Ok(summary)
 }
 
+/// Whether a training on these sets would begin.
+///
+/// # Errors
+/// [`ErrorKind::Request`] as [`train`] has before its first step, but for those of a checkpoint.
+pub fn check(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<()> {
+    if let Some(error) = sets.swapped(options).into_iter().next() {
+        return Err(error);
+    }
+    let templates = templates(model, options)?;
+    let parts = parts(model, sets, options, &templates)?;
+    check_lengths(&parts, model, sets, options)?;
+    adapter(model, options).map(|_| ())
+}
+
+/// The adapter at the first step.
+fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
+    let Some(dir) = &options.init_adapter else {
+        return Adapter::new(options.lora_config(), &model.config, options.seed, model.decoder.device());
+    };
+    let mut adapter = Adapter::load(dir, &model.config, model.decoder.device())?;
+    adapter.config.dropout = options.lora_dropout;
+    Ok(adapter)
+}
+
 /// Whether `dir` holds a training run that can be resumed.
 ///
 /// # Errors
@@ -172,14 +196,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(model: &'a Model, options: &'a TrainOptions, parts: Vec<Part<'a>>, states: &Path) -> Result<Self> {
-        let adapter = match &options.init_adapter {
-            Some(dir) => {
-                let mut adapter = Adapter::load(dir, &model.config, model.decoder.device())?;
-                adapter.config.dropout = options.lora_dropout;
-                adapter
-            }
-            None => Adapter::new(options.lora_config(), &model.config, options.seed, model.decoder.device())?,
-        };
+        let adapter = adapter(model, options)?;
         let parameters = adapter.parameters();
         let config = AdamWConfig {
             beta1: options.adam_beta1,

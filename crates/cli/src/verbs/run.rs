@@ -69,7 +69,11 @@ pub(crate) fn tune(args: &TuneArgs, json: bool) -> Outcome {
         return Ok(output::json(&read_json(&found.dir.join("study.json"))?)?);
     }
     output::text(&table(&found.dir)?)?;
-    output::line(&format!("\nbest: {}\nrun file: {}", found.best, found.run_file.display()))?;
+    output::line(&format!("\nbest: {}", found.best))?;
+    if !found.broken.is_empty() {
+        output::line(&format!("no setting keeps every bound; this one: {}", found.broken.join("; ")))?;
+    }
+    output::line(&format!("run file: {}", found.run_file.display()))?;
     Ok(output::line(&format!("report: {}", found.written.html.display()))?)
 }
 

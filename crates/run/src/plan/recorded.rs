@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 impl RunPlan {
-    /// The plan of the run in `dir`: the adapters that were trained in it, and the last evaluation.
+    /// The plan of the run in `dir`, and the evaluation that it asks again, in words: the adapters that were trained in the
+    /// directory, and the last evaluation that asked questions with an attack.
     ///
     /// # Errors
-    /// A directory without a trained adapter or an evaluation on record.
-    pub fn of_directory(dir: &Path) -> Outcome<Self> {
+    /// A directory without a trained adapter or such an evaluation on record.
+    pub fn of_directory(dir: &Path) -> Outcome<(Self, String)> {
         if !dir.is_dir() {
             let what = if dir.exists() { "this is not a directory" } else { "there is no such directory" };
             return Err(Error::request(format!("{}: {what}", dir.display()))
@@ -35,11 +36,19 @@ impl RunPlan {
                 .hint("train one: eraser train --out RUN .., or eraser run RUN.toml")
                 .into());
         };
-        let eval = manifest.get("summary.json").map(|record| record.options["eval"].clone());
-        let eval = eval.filter(Value::is_object).ok_or_else(|| {
-            Error::request(format!("{}: no evaluation was done in it", dir.display()))
-                .hint("evaluate the adapter first: eraser eval --out RUN --adapter NAME=RUN/adapter ..")
+        let eval = attacked(&manifest).ok_or_else(|| {
+            let none = manifest.get("summary.json").is_none();
+            let what = if none {
+                "no evaluation was done in it"
+            } else {
+                "no evaluation in it asked questions with an attack"
+            };
+            Error::request(format!("{}: {what}", dir.display())).hint(
+                "evaluate the adapter first: eraser eval --out RUN --adapter NAME=RUN/adapter --questions SET=FILE ..",
+            )
         })?;
+        let told = format!("asked again is what `eraser {}` asked that was begun {}", eval.verb, eval.started);
+        let eval = eval.options["eval"].clone();
         let set = |name: &str| dir.join("data").join(format!("{name}.jsonl"));
         let sets = [("harm", "harm"), ("help_set", "help"), ("align", "align"), ("retain_set", "retain")]
             .map(|(key, name)| (key, set(name)));
@@ -69,8 +78,16 @@ impl RunPlan {
         for (variant, (artefact, _)) in plan.variants.iter_mut().zip(&adapters) {
             variant.dir = Path::new(artefact).parent().map_or_else(PathBuf::new, Path::to_owned);
         }
-        Ok(plan)
+        Ok((plan, told))
     }
+}
+
+/// The last evaluation that asked questions with an attack. One that did not end counts where there is no other.
+fn attacked(manifest: &Manifest) -> Option<&Record> {
+    let lists =
+        |record: &Record, key: &str| record.options["eval"][key].as_array().is_some_and(|list| !list.is_empty());
+    let attacks = |record: &&Record| lists(record, "questions") && lists(record, "attacks");
+    manifest.requests().rfind(attacks).or_else(|| manifest.get("summary.json").filter(attacks))
 }
 
 /// The adapters that subjects.json lists, by their paths in the run. None in a directory without an evaluation.

@@ -8,6 +8,7 @@ use super::model::ModelPlan;
 use super::sets::{SETS, set_key};
 use super::source::Source;
 use crate::builtin::Assets;
+use crate::directory::busy;
 use crate::failure::{Outcome, Problems};
 use eraser_model::Error;
 use eraser_train::{SetName, Sets, TrainOptions};
@@ -96,6 +97,14 @@ impl TrainPlan {
             (false, true) => Some("an unfinished training run"),
             _ => None,
         };
+        if busy(dir) {
+            // What it holds changes, and each of the other hints would be refused.
+            problems.push(
+                Error::request(format!("{}: {}: another eraser process is working in it", at("out"), dir.display()))
+                    .hint("wait for it, or name another directory"),
+            );
+            return problems.finish(None);
+        }
         if let Some(what) = state.filter(|_| !request.resume && !request.force) {
             problems.push(
                 Error::request(format!("{}: {} holds {what}", at("out"), dir.display()))

@@ -23,14 +23,9 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let (dir, asked) = (plan.dir.as_path(), plan.asked.options());
     let _lock = lock(dir)?;
     let mut manifest = Manifest::read(dir);
-    if plan.force {
-        remove(dir, &["bench", BENCH])?;
-        manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
-    }
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let subjects = loaded(&plan.subjects, &model, &adapters);
-    let admitted = summary::admit(dir, &subjects, plan.force, watch)?;
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     for subject in &plan.subjects {
         if let Some(adapter) = &subject.adapter {
@@ -51,6 +46,12 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         inputs.path(&format!("text {}", text.name), &text.path)?;
     }
     inputs.settings("options", asked)?;
+    if plan.force {
+        // Only now: what is refused removes nothing.
+        remove(dir, &["bench", BENCH])?;
+        manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
+    }
+    let admitted = summary::admit(dir, &subjects, plan.force, watch)?;
     let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked});
     let seed = Some(asked.seed);
     let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };

@@ -7,6 +7,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{EvalPlan, ModelPlan, SubjectPlan, flag};
+use crate::stage::replaced::{Now, replaced};
 use crate::stage::{likelihood, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
@@ -33,17 +34,20 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     likelihood::plan_own(&mut asked, dir, &directories, &flag, watch)?;
     let options = asked.options();
     let mut manifest = Manifest::read(dir);
-    if plan.force {
-        remove(dir, &["eval", summary::FILE])?;
-        manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
-    }
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let measured = loaded(&plan.subjects, &model, &adapters);
-    let admitted = summary::admit(dir, &measured, plan.force, watch)?;
+    let judge = judge(options, (&plan.model, &Assets::InCache), watch)?;
     let inputs = inputs(&model, &plan.model, options, &directories)?;
+    if plan.force {
+        // Only now: what is refused removes nothing.
+        remove(dir, &["eval", summary::FILE])?;
+        manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
+    }
+    let admitted = summary::admit(dir, &measured, plan.force, watch)?;
     let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
-    for note in summary::replaced(&manifest, &names, &asked.asked(), inputs.hashes()) {
+    let measures = plan.measures.recorded(&Assets::InCache)?;
+    for note in replaced(&manifest, &names, &asked.asked(), &Now { inputs: inputs.hashes(), eval: &measures }) {
         watch.note(&note);
     }
     for note in manifest.discard_changed(summary::FILE, &files(&names, &asked))? {
@@ -52,15 +56,12 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let recorded = json!({
         "model": plan.model.to_json()?,
         "subjects": plan.subjects,
-        "eval": plan.measures.recorded(&Assets::InCache)?,
+        "eval": measures,
     });
     let seed = Some(options.seed);
     let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };
-    let mut found = manifest.record(
-        &request,
-        || evaluate(&admitted, &asked, (&plan.model, &Assets::InCache), watch),
-        |_| Ok(Outputs::default()),
-    )?;
+    let mut found =
+        manifest.record(&request, || evaluate(&admitted, &asked, judge.as_ref(), watch), |_| Ok(Outputs::default()))?;
     let seconds = start.elapsed().as_secs_f64();
     found.timing.eval_s = Some(seconds);
     found.timing.total_s = Some(seconds);
@@ -111,16 +112,24 @@ pub(crate) fn loaded<'a>(plans: &[SubjectPlan], model: &'a Model, adapters: &'a 
     plans.iter().zip(adapters).map(subject).collect()
 }
 
-/// Evaluates; a watch that stops it ends in an interruption. A local judge is loaded as `model` is, from its `assets`.
+/// The local model that judges, loaded as `model` is, from its `assets`; None where none is asked for.
+pub(crate) fn judge(
+    options: &EvalOptions,
+    (model, assets): (&ModelPlan, &Assets),
+    watch: &mut dyn Watch,
+) -> Result<Option<Model>> {
+    options.judge.model.as_deref().map(|spec| model.beside(spec).load(assets, watch)).transpose()
+}
+
+/// Evaluates, with what [`judge`] gave; a watch that stops it ends in an interruption.
 pub(crate) fn evaluate(
     admitted: &Admitted<'_>,
     plan: &Plan,
-    (model, assets): (&ModelPlan, &Assets),
+    judge: Option<&Model>,
     watch: &mut dyn Watch,
 ) -> Outcome<Summary> {
     let options = plan.options();
-    let judge = options.judge.model.as_deref().map(|spec| model.beside(spec).load(assets, watch)).transpose()?;
-    let local = judge.as_ref().map(|judge| Local::new(judge, options.judge.batch));
+    let local = judge.map(|judge| Local::new(judge, options.judge.batch));
     let endpoint = options.judge.endpoint().map(|e| Endpoint::new(&e)).transpose()?;
     let judge = match (&local, &endpoint) {
         (Some(local), _) => Some(local as &dyn Respond),

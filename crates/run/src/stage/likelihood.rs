@@ -63,10 +63,10 @@ fn add_own(options: &mut EvalOptions, dir: &Path, adapters: &[(String, PathBuf)]
                 write_set(&path, &spread(&all, rows.min(options.limit.unwrap_or(usize::MAX))))?;
                 own.push(AnswerSet { set: BENIGN.to_owned(), path });
             }
-            _ => watch.note(
-                "likelihood: no benign answers are measured, because one help set of the run was not found; \
-                 name some as --likelihood-set benign=FILE",
-            ),
+            none => watch.note(&format!(
+                "likelihood: no benign answers are measured: {}; name some as --likelihood-set benign=FILE",
+                none.why(SetName::Help)
+            )),
         }
     }
     own.append(&mut options.likelihood_set);
@@ -82,10 +82,7 @@ fn harm(dir: &Path, adapters: &[(String, PathBuf)]) -> Result<PathBuf> {
     };
     match of_runs(dir, adapters, SetName::Harm)? {
         Found::One(path) => Ok(path),
-        Found::None(why) => Err(wrong(why)),
-        Found::Several([a, b]) => {
-            Err(wrong(format!("the adapters were trained on different harm sets: {} and {}", a.display(), b.display())))
-        }
+        none => Err(wrong(none.why(SetName::Harm))),
     }
 }
 
@@ -98,6 +95,20 @@ enum Found {
     Several([PathBuf; 2]),
 }
 
+impl Found {
+    /// Why there is no such file; of one that there is, which it is.
+    fn why(&self, set: SetName) -> String {
+        let set = set.name();
+        match self {
+            Self::One(path) => format!("the {set} set is {}", path.display()),
+            Self::None(why) => why.clone(),
+            Self::Several([a, b]) => {
+                format!("the adapters were trained on different {set} sets: {} and {}", a.display(), b.display())
+            }
+        }
+    }
+}
+
 /// The file of a set: the one that the adapters were trained on; where none of them is on record, that of the run in
 /// `dir`.
 fn of_runs(dir: &Path, adapters: &[(String, PathBuf)], set: SetName) -> Result<Found> {
@@ -106,7 +117,7 @@ fn of_runs(dir: &Path, adapters: &[(String, PathBuf)], set: SetName) -> Result<F
         let path = match training_sets::recorded(adapter, set)? {
             None => continue,
             Some(Ok(path)) => path,
-            Some(Err(why)) => return Ok(Found::None(format!("{name}: {why}"))),
+            Some(Err(why)) => return Ok(Found::None(format!("of {name}, {why}"))),
         };
         let hash = hash_file(&path)?;
         match &found {

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod evaluate;
 pub(crate) mod likelihood;
 pub(crate) mod prepare;
+pub(crate) mod replaced;
 pub(crate) mod report;
 pub(crate) mod rounds;
 pub(crate) mod subjects;

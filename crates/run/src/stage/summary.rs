@@ -7,8 +7,7 @@ use crate::watch::Watch;
 use eraser_eval::summary::{SubjectSummary, UtilitySummary};
 use eraser_eval::{Admitted, Asked, BenchSummary, Subject, Summary};
 use eraser_model::Result;
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The file, and the name of its record.
@@ -16,9 +15,9 @@ pub(crate) const FILE: &str = "summary.json";
 /// Verbs whose variants are those of a run file.
 const OF_A_RUN_FILE: [&str; 4] = ["run", "compare", "sweep", "tune"];
 /// What the names of files of tasks begin with.
-const TASK: &str = "task-";
+pub(crate) const TASK: &str = "task-";
 /// The file of what known answers cost.
-const LIKELIHOOD: &str = "likelihood";
+pub(crate) const LIKELIHOOD: &str = "likelihood";
 
 /// Makes room for results of `subjects` in `dir`, or says that it holds those of another model.
 pub(crate) fn admit<'a>(
@@ -107,54 +106,4 @@ fn attack(subject: &str, file: &str, set: &str, judge: &str) -> String {
 
 fn utility(subject: &str, task: &str, metric: &str) -> String {
     format!("utility/{subject}/{task}/{metric}")
-}
-
-/// What an evaluation of `asked` replaces that was measured on other files under the same names, in a line each.
-pub(crate) fn replaced(
-    manifest: &Manifest,
-    subjects: &[&str],
-    asked: &BTreeSet<Asked>,
-    now: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let mut notes = BTreeSet::new();
-    for (Asked { file, set, judge }, subject) in asked.iter().flat_map(|a| subjects.iter().map(move |s| (a, s))) {
-        let figures = self::asked(
-            subject,
-            &BTreeSet::from([Asked { file: file.clone(), set: set.clone(), judge: judge.clone() }]),
-        );
-        let Some(earlier) = figures.iter().find_map(|figure| manifest.request_of(figure)) else { continue };
-        let differs = |of: &dyn Fn(&str) -> bool| {
-            let all = |inputs: &BTreeMap<String, String>| -> Vec<(String, String)> {
-                inputs.iter().filter(|(name, _)| of(name)).map(|(n, h)| (n.clone(), h.clone())).collect()
-            };
-            all(&earlier.inputs) != all(now)
-        };
-        let (what, list, inputs) = match file.strip_prefix(TASK) {
-            Some(task) => (format!("task {task}"), "tasks", "task"),
-            None if file == LIKELIHOOD => (format!("{file} of {set}"), "likelihood_set", LIKELIHOOD),
-            None => (format!("{file} on {set}"), "questions", "questions"),
-        };
-        if differs(&|name| name == format!("{inputs} {set}")) {
-            let files =
-                paths(&earlier.options["eval"][list], &|e| e["set"] == set.as_str() || e["task"] == set.as_str());
-            let other = if inputs == LIKELIHOOD { "answers" } else { "questions" };
-            notes.insert(format!("{what}: earlier figures are of other {other}{files}; they are replaced"));
-        }
-        if ["template", "autodan", LIKELIHOOD].contains(&file.as_str())
-            && differs(&|name| name.starts_with("template "))
-        {
-            let files = paths(&earlier.options["eval"]["templates"], &|_| true);
-            notes.insert(format!("{what}: earlier figures are under other templates{files}; they are replaced"));
-        }
-    }
-    notes.into_iter().collect()
-}
-
-/// The names of the files in a list of options, in parentheses.
-fn paths(list: &Value, of: &dyn Fn(&Value) -> bool) -> String {
-    let path = |entry: &Value| entry.as_str().or(entry["path"].as_str()).map(str::to_owned);
-    let names = list.as_array().into_iter().flatten().filter(|e| of(e)).filter_map(path);
-    let names = names.map(|p| Path::new(&p).file_name().unwrap_or_default().to_string_lossy().into_owned());
-    let names: Vec<String> = names.collect();
-    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }

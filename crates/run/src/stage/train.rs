@@ -47,12 +47,17 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
             .hint("continue it with --resume, start again with --force, or name another directory")
             .into());
     }
-    place_sets(request, &plan.sets, &manifest)?;
     let model = request.model.load(&crate::builtin::Assets::InCache, watch)?;
     if request.force {
+        // Before anything is replaced: what is refused leaves the run as it is.
+        eraser_train::check(&model, &plan.sets, &request.options)?;
+    }
+    place_sets(request, &plan.sets, &manifest)?;
+    let inputs = inputs(dir, &model, &request.model, &request.options, &plan.sets)?;
+    if request.force {
         remove(dir, &["adapter", "train"])?;
-        remove(dir, &DURABILITY)?;
-        manifest.forget(|name| name == ADAPTER || name.starts_with("durability"))?;
+        manifest.forget(|name| name == ADAPTER)?;
+        forget_durability(dir, &mut manifest, watch)?;
     }
     let training = Training {
         artefact: ADAPTER,
@@ -65,9 +70,18 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
         options: &request.options,
         dir: dir.clone(),
         states: dir.join("train/reference/states.bin"),
-        inputs: inputs(dir, &model, &request.model, &request.options, &plan.sets)?,
+        inputs,
     };
     training.run(&mut manifest, request.resume, watch)
+}
+
+/// Removes what durability was measured to be, and its record, where an adapter goes that it was measured on.
+pub(crate) fn forget_durability(dir: &Path, manifest: &mut Manifest, watch: &mut dyn Watch) -> Result<()> {
+    if DURABILITY.iter().any(|name| dir.join(name).exists()) {
+        watch.note("durability.json is removed: it is of the adapter that is trained again");
+    }
+    remove(dir, &DURABILITY)?;
+    manifest.forget(|name| name.starts_with("durability"))
 }
 
 /// A training run about to start.

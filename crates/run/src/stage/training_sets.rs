@@ -59,7 +59,7 @@ pub(crate) fn recorded(adapter: &Path, set: SetName) -> Result<Option<std::resul
     } else if hash_file(&path)? == *recorded {
         Ok(path)
     } else {
-        Err(format!("{} was changed since it was trained on", path.display()))
+        Err(format!("{} holds other rows than those that the adapter was trained on", path.display()))
     }))
 }
 
@@ -67,7 +67,10 @@ pub(crate) fn recorded(adapter: &Path, set: SetName) -> Result<Option<std::resul
 fn sets(name: &str, adapter: &Path, watch: &mut dyn Watch) -> Result<Vec<PathBuf>> {
     let unknown = |why: &str| format!("{name}: whether its training saw these questions is unknown: {why}");
     let Some((run, artefact)) = run_of(adapter) else {
-        watch.note(&unknown("its directory is in no run directory"));
+        watch.note(&unknown(&match lost_manifest(adapter) {
+            Some(path) => format!("{} is missing", path.display()),
+            None => "its directory is in no run directory".to_owned(),
+        }));
         return Ok(Vec::new());
     };
     let manifest = Manifest::read(&run);
@@ -85,7 +88,7 @@ fn sets(name: &str, adapter: &Path, watch: &mut dyn Watch) -> Result<Vec<PathBuf
         } else if hash_file(&path)? == *recorded {
             files.push(path);
         } else {
-            watch.note(&unknown(&format!("{} was changed since", path.display())));
+            watch.note(&unknown(&format!("{} holds other rows than those that it was trained on", path.display())));
         }
     }
     Ok(files)
@@ -105,6 +108,18 @@ fn run_of(adapter: &Path) -> Option<(PathBuf, String)> {
         is_variant.then(|| (run.to_owned(), format!("variants/{variant}/{name}")))
     };
     found(adapter).or_else(|| found(&adapter.canonicalize().ok()?))
+}
+
+/// The manifest that an adapter should have by the files beside it, which only a run has.
+fn lost_manifest(adapter: &Path) -> Option<PathBuf> {
+    let adapter = adapter.canonicalize().ok()?;
+    let home = adapter.parent()?;
+    let run = match home.parent() {
+        Some(variants) if variants.file_name().is_some_and(|name| name == "variants") => variants.parent()?,
+        _ => home,
+    };
+    let of_a_run = ["train", "data", "plan.toml", "summary.json", "variants"];
+    of_a_run.iter().any(|name| run.join(name).exists()).then(|| run.join(FILE))
 }
 
 #[cfg(test)]

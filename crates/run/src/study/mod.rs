@@ -9,7 +9,7 @@ mod results;
 pub(crate) mod sweep;
 
 pub use front::Bounds;
-pub(crate) use front::ranking;
+pub(crate) use front::{broken, ranking};
 pub use plan::{compare_plan, sweep_plan};
 pub use read::Question;
 pub(crate) use read::{FILE, write};
