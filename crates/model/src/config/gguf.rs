@@ -15,7 +15,7 @@ impl ModelConfig {
         let at = |e: Error| found.at(e);
         let mut spec =
             Spec::by_architecture(architecture).ok_or_else(|| at(unsupported("general.architecture", architecture)))?;
-        // Mistral files say llama; only the window tells them apart.
+        // Files of Mistral have the architecture llama too; only the sliding window tells them apart.
         if spec.family == Family::Llama && found.window()?.is_some() {
             spec = Spec::of(Family::Mistral);
         }
@@ -23,7 +23,7 @@ impl ModelConfig {
         known::warn(&unknown(&found, spec));
         let mut config = base(&found, spec)?;
         let name = |hf: &str| name(&found, hf);
-        // The sizes first: the rest is computed from them.
+        // Sizes are checked first, because the rest is computed from them.
         config.check(&name).map_err(at)?;
         config.rope_scaling = scaling(&found, &config)?;
         (spec.read_gguf)(&mut config, &found)?;
@@ -32,7 +32,7 @@ impl ModelConfig {
     }
 }
 
-/// What every family reads.
+/// The part of the configuration that is the same for all families.
 fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
     let at = |e: Error| found.at(e);
     let hidden_size = found.required("embedding_length")?;
@@ -74,7 +74,7 @@ fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
         head_dim,
         vocab_size: embedding.shape.first().copied().unwrap_or(0),
         rms_norm_eps: f64::from(found.f32(eps)?.ok_or_else(|| found.file.missing(&found.key(eps)))?),
-        // llama.cpp's own default, whatever the class's is.
+        // The default of llama.cpp, which may differ from that of the class in transformers.
         rope_theta: found.f32("rope.freq_base")?.unwrap_or(10_000.0),
         rope_scaling: None,
         tie_word_embeddings: !found.has("output.weight"),
@@ -85,7 +85,7 @@ fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
     })
 }
 
-/// The file's name of a key of config.json.
+/// What a key of config.json is called in the file.
 fn name(found: &Metadata<'_>, hf: &str) -> String {
     let own = match hf {
         "hidden_size" => "embedding_length",
@@ -119,8 +119,8 @@ fn name(found: &Metadata<'_>, hf: &str) -> String {
     found.key(own)
 }
 
-/// Keys of llama.cpp's files that change what a decoder computes and have no place in most families, each with the
-/// number that leaves it as it is; true is 1.
+/// Keys of llama.cpp's files that change what a decoder computes, and that most families do not have. Each has the
+/// number with which it changes nothing; true counts as 1.
 const CHANGES: &[(&str, f64)] = &[
     ("attention.causal", 1.0),
     ("attention.clamp_kqv", 0.0),
@@ -140,7 +140,7 @@ const CHANGES: &[(&str, f64)] = &[
     ("use_parallel_residual", 0.0),
 ];
 
-/// Biases that a file can have, each with the key of config.json that a family reads where it has them.
+/// Biases that a file can have, each with the config.json key that families with this bias read.
 const BIASES: &[(&str, &str)] = &[
     ("blk.0.attn_q.bias", "attention_bias"),
     ("blk.0.attn_qkv.bias", "attention_bias"),
@@ -153,7 +153,7 @@ fn unknown(found: &Metadata<'_>, spec: &Spec) -> Vec<String> {
     known::of_metadata(found, spec, &|key| CHANGES.iter().any(|(name, _)| *name == key))
 }
 
-/// Refuses what would change the computation and is not implemented.
+/// Refuses keys and tensors that would change the computation and are not implemented.
 fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
     let at = |e: Error| found.at(e);
     let experts = found.key("expert_count");
@@ -168,14 +168,14 @@ fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
             return Err(at(Error::request(format!(
                 "`{key}` {value} is not supported: it changes what the model computes"
             ))
-            .hint(format!("the family {} has no such key: is the file of another one?", spec.model_type))));
+            .hint(format!("the family {} has no such key: does the file belong to another one?", spec.model_type))));
         }
     }
-    // Qwen2's biases of q, k and v are always there.
+    // Qwen2 always has biases on q, k and v.
     let own = |tensor: &str| spec.family == Family::Qwen2 && tensor == "blk.0.attn_q.bias";
     match BIASES.iter().find(|(tensor, key)| found.has(tensor) && !spec.reads(key) && !own(tensor)) {
         Some((tensor, _)) => Err(at(Error::request(format!("tensor `{tensor}`: this bias is not supported"))
-            .hint(format!("the family {} has no such bias: is the file of another one?", spec.model_type)))),
+            .hint(format!("the family {} has no such bias: does the file belong to another one?", spec.model_type)))),
         None => Ok(()),
     }
 }
@@ -190,7 +190,7 @@ fn scaling(found: &Metadata<'_>, config: &ModelConfig) -> Result<Option<RopeScal
     }
     Ok(match found.string(&scaled("type"))? {
         None => found.f32("rope.scale_linear")?.map(|factor| RopeScaling::Linear { factor }),
-        // LongRoPE is in tensors that the family reads.
+        // The factors of LongRoPE are tensors, which the family reads.
         Some("none" | "longrope") => None,
         Some("linear") => {
             let factor = found.f32(&scaled("factor"))?.ok_or_else(|| missing("factor"))?;
@@ -217,9 +217,9 @@ fn scaling(found: &Metadata<'_>, config: &ModelConfig) -> Result<Option<RopeScal
     })
 }
 
-/// Llama 3's parameters, if they give these factors. llama.cpp's converter stores only the factors; the published
-/// models all have `low_freq_factor` 1, `high_freq_factor` 4 and 8192 original positions, and their largest factor is
-/// `factor`.
+/// The parameters of Llama 3's scaling, if these factors are what they give. llama.cpp's converter stores the factors
+/// only. All published models have `low_freq_factor` 1, `high_freq_factor` 4 and 8192 original positions, and their
+/// largest factor is `factor`.
 fn recognise(factors: &[f32], original: Option<u32>, config: &ModelConfig) -> Option<RopeScaling> {
     let scaling = RopeScaling::Llama3 {
         factor: factors.iter().copied().fold(1.0, f32::max),

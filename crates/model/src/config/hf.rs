@@ -11,7 +11,7 @@ use candle_core::DType;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Far more than any config.json; read before anything is known about the file.
+/// The largest config.json that is read, bytes: far more than any has.
 const MAX_BYTES: u64 = 16 << 20;
 
 impl ModelConfig {
@@ -60,7 +60,7 @@ impl ModelConfig {
             num_heads,
             num_kv_heads: match keys.optional_size("num_key_value_heads")? {
                 Some(n) => n,
-                // Null is as many as there are query heads, in every class.
+                // In every class, null means as many as there are query heads.
                 None if kv && !keys.map.contains_key("num_key_value_heads") => size("num_key_value_heads")?,
                 None => num_heads,
             },
@@ -86,8 +86,8 @@ impl ModelConfig {
     }
 
     /// The content of a config.json that transformers, vLLM and llama.cpp's converter load, for weights of `dtype`. The
-    /// text part of a larger model is described as a model of its own. Scaling factors that are in a GGUF file only
-    /// have no form in it: an error.
+    /// text part of a larger model is described as a model of its own. RoPE factors that a GGUF file holds as a tensor
+    /// cannot be written in config.json: that is an error.
     pub fn to_hf_json(&self, dtype: DType, bos: Option<u32>, eos: Option<u32>) -> Result<Value> {
         let spec = Spec::of(self.family);
         let dtype = match dtype {
@@ -97,8 +97,10 @@ impl ModelConfig {
         };
         let rope_scaling = self.rope_scaling.as_ref().map(RopeScaling::to_json);
         if rope_scaling == Some(None) {
-            return Err(Error::request("the model's RoPE factors (`rope_freqs.weight`) have no form in config.json")
-                .hint("export the adapter instead, or start from the Hugging Face directory of the model"));
+            return Err(Error::request(
+                "the model's RoPE factors (`rope_freqs.weight`) cannot be written in config.json",
+            )
+            .hint("export the adapter instead, or start from the Hugging Face directory of the model"));
         }
         let mut config = json!({
             "architectures": [spec.class],
@@ -143,7 +145,7 @@ pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Value> {
     })
 }
 
-/// The family, and the keys that describe its decoder: those of a larger model's `text_config`, or all.
+/// The family, and the keys that describe its decoder: those in `text_config` for a larger model, else all of them.
 fn family(keys: Keys<'_>) -> Result<(&'static Spec, Keys<'_>)> {
     let classes = match keys.get("architectures") {
         None => Vec::new(),
@@ -173,8 +175,8 @@ fn family(keys: Keys<'_>) -> Result<(&'static Spec, Keys<'_>)> {
     }
 }
 
-/// Keys of transformers' configurations that change what a decoder computes and have no place in most families, each
-/// with the number that leaves it as it is.
+/// Keys of transformers' configurations that change what a decoder computes, and that most families do not have. Each
+/// has the number with which it changes nothing.
 const CHANGES: &[(&str, Option<f64>)] = &[
     ("alibi", None),
     ("attention_multiplier", None),
@@ -218,12 +220,12 @@ fn unknown(keys: Keys<'_>, spec: &Spec) -> Vec<String> {
     known::of_json(keys, spec, &|key| CHANGES.iter().any(|(name, _)| *name == key))
 }
 
-/// Refuses what would change the computation and the family does not read.
+/// Refuses keys that would change the computation and that the family does not read.
 fn refuse(keys: Keys<'_>, spec: &Spec) -> Result<()> {
     for key in ["hidden_act", "hidden_activation"] {
         let supported = spec.activations.join(" or ");
         match keys.string(key)? {
-            // Gemma's files of old have both, and the second one counts.
+            // Early files of Gemma have both keys, and the second one counts.
             _ if key == "hidden_act" && keys.get("hidden_activation").is_some() => {}
             Some(act) if !spec.activations.contains(&act) => {
                 return Err(Error::request(format!("`{key}` {act} is not supported ({supported} is)")));
@@ -254,7 +256,7 @@ fn refuse(keys: Keys<'_>, spec: &Spec) -> Result<()> {
             .hint("is `model_type` the one that was published with the weights?"));
         }
     }
-    // Its length is checked where a family reads it.
+    // The family that reads it checks its length.
     if let Some(kinds) = keys.names("layer_types")? {
         keys.windowed(kinds.len())?;
     }
@@ -269,14 +271,14 @@ fn refuse_quantised(keys: Keys<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The rotation, that of layers with a window where it is another one, and which part of a head is rotated.
+/// The rotation; the rotation of layers with a window, where it differs; and the part of a head that is rotated.
 fn rope(keys: Keys<'_>, spec: &Spec) -> Result<(Rope, Option<Rope>, Option<f64>)> {
     let lengths = (
         keys.optional_size("max_position_embeddings")?.unwrap_or(spec.defaults.positions),
         keys.optional_size("original_max_position_embeddings")?,
     );
-    // transformers 5 writes `rope_parameters` with everything in it, 4 a `rope_theta` and a `rope_scaling`; where both
-    // stand it prefers the latter.
+    // transformers 5 writes everything into `rope_parameters`; version 4 wrote `rope_theta` and `rope_scaling`. Where a
+    // file has both, transformers takes the latter.
     let parameters = keys.object("rope_parameters", "rope_parameters.")?;
     let scaling = match keys.object("rope_scaling", "rope_scaling.")? {
         Some(found) => Some(found),
@@ -286,7 +288,7 @@ fn rope(keys: Keys<'_>, spec: &Spec) -> Result<(Rope, Option<Rope>, Option<f64>)
     let full = by_layer("full_attention", "rope_parameters.full_attention.")?;
     let windowed = by_layer("sliding_attention", "rope_parameters.sliding_attention.")?;
     let scaling = match (full, keys.get("rope_scaling")) {
-        // One for each kind of layer.
+        // One rotation for each kind of layer.
         (Some(full), None) => Some(full),
         _ => scaling,
     };
@@ -306,7 +308,7 @@ fn rope(keys: Keys<'_>, spec: &Spec) -> Result<(Rope, Option<Rope>, Option<f64>)
             Some(kind) => kind,
             None => own.string("type")?.unwrap_or("default"),
         };
-        // Phi-3's first files have other names for it.
+        // The first files of Phi-3 call it `su` or `yarn`.
         let kind = if own.get("short_factor").is_some() && matches!(kind, "su" | "yarn") { "longrope" } else { kind };
         Ok(Rope { theta, scaling: RopeScaling::read(own, kind, lengths)? })
     };

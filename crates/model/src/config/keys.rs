@@ -1,9 +1,10 @@
-//! Values of a JSON object by type. Invariant: an error names the key, with what stands before it, and what it must be.
+//! Values of a JSON object, read by type. Invariant: an error gives the whole name of the key, and what its value must
+//! be.
 
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 
-/// A JSON object whose values are read by type; `prefix` is what comes before its keys in messages.
+/// A JSON object whose values are read by type. Messages put `prefix` before the name of a key.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
     pub(super) map: &'a Map<String, Value>,
@@ -11,7 +12,7 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The value, where null is the same as absent.
+    /// The value; None where the key is absent or its value is null.
     pub(super) fn get(self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
@@ -41,7 +42,7 @@ impl<'a> Keys<'a> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    /// False where it is not there.
+    /// True or false; false where the key is absent.
     pub(super) fn flag(self, key: &str) -> Result<bool> {
         Ok(self.bool(key)?.unwrap_or(false))
     }
@@ -54,7 +55,7 @@ impl<'a> Keys<'a> {
         Ok(self.number(key)?.map(|x| x as f32))
     }
 
-    /// A size; None where it is null, and `absent` where there is no such key.
+    /// A size: None where it is null, `absent` where the key is absent.
     pub(super) fn size_or(self, key: &str, absent: Option<usize>) -> Result<Option<usize>> {
         if self.map.contains_key(key) { self.optional_size(key) } else { Ok(absent) }
     }
@@ -80,7 +81,7 @@ impl<'a> Keys<'a> {
         Ok(self.typed(key, "an object", Value::as_object)?.map(|map| Keys { map, prefix }))
     }
 
-    /// Which of `layers` layers have the window, by `layer_types`.
+    /// Which of the `layers` layers have the sliding window, as `layer_types` says.
     pub(super) fn windowed(self, layers: usize) -> Result<Option<Vec<bool>>> {
         let Some(kinds) = self.names("layer_types")? else { return Ok(None) };
         if let Some(other) = kinds.iter().find(|kind| !matches!(**kind, "full_attention" | "sliding_attention")) {

@@ -1,5 +1,5 @@
-//! What a decoder layer computes, where it differs from Llama's. Invariant: the default is Llama's layer, so that a
-//! family says only what is its own.
+//! How a decoder layer differs from Llama's. Invariant: the default is Llama's layer, so a family sets only what is
+//! different in it.
 
 use super::rope::{Rope, positive};
 use crate::{Error, Result};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NormPlacement {
-    /// `x + f(norm(x))`, of attention and MLP.
+    /// `x + f(norm(x))`, where `f` is attention or the MLP.
     #[default]
     Before,
     /// `x + norm(f(x))`.
@@ -26,9 +26,9 @@ pub enum QkNorm {
     /// None.
     #[default]
     None,
-    /// One of each head.
+    /// One norm for each head.
     Head,
-    /// One of the whole projection.
+    /// One norm for the whole projection.
     Whole,
 }
 
@@ -56,12 +56,12 @@ impl Mlp {
     }
 }
 
-/// Queries times `1 + beta * ln(1 + floor(position / original))`.
+/// Queries are multiplied by `1 + beta * ln(1 + floor(position / original))`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueryScale {
     /// Strength.
     pub beta: f32,
-    /// Positions up to which nothing changes.
+    /// Below this position the factor is 1.
     pub original: u32,
 }
 
@@ -81,7 +81,7 @@ pub struct Biases {
     pub mlp: bool,
 }
 
-/// Projections that the checkpoint and adapters have as one module.
+/// Projections that are one module in the checkpoint and in adapters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fused {
     /// `qkv_proj`: rows of q, k and v.
@@ -90,47 +90,47 @@ pub struct Fused {
     pub gate_up: bool,
 }
 
-/// What a decoder layer computes, and what is multiplied around the layers, where a model differs from Llama.
+/// How a decoder layer, and the multiplications before and after the layers, differ from Llama's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Layer {
     /// Where the norms stand.
     pub norms: NormPlacement,
-    /// Norms multiply by one more than their stored weight.
+    /// A norm multiplies by its stored weight plus one.
     pub unit_norms: bool,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
     /// The MLP.
     pub mlp: Mlp,
-    /// What attention scores are multiplied by; None is `1 / sqrt(head_dim)`.
+    /// Attention scores are multiplied by it; None means `1 / sqrt(head_dim)`.
     pub attention_scale: Option<f32>,
     /// Soft cap of attention scores.
     pub attention_cap: Option<f32>,
     /// Soft cap of logits.
     pub logit_cap: Option<f32>,
-    /// What embeddings are multiplied by.
+    /// Embeddings are multiplied by it.
     pub embedding_multiplier: Option<f32>,
-    /// What attention's and the MLP's outputs are multiplied by before they are added.
+    /// The outputs of attention and MLP are multiplied by it before they are added to the residual stream.
     pub residual_multiplier: Option<f32>,
-    /// What logits are multiplied by.
+    /// Logits are multiplied by it.
     pub logit_multiplier: Option<f32>,
-    /// How many elements of a head are rotated; None is all.
+    /// How many elements of a head are rotated; None means all of them.
     pub rotary_dim: Option<usize>,
-    /// Neighbours are rotated together, not halves.
+    /// An element is rotated together with its neighbour, not with the one half a head away.
     pub interleaved: bool,
-    /// Queries grow with their position.
+    /// A factor of the queries that grows with their position.
     pub query_scale: Option<QueryScale>,
-    /// Which layers have the sliding window; None is all.
+    /// Which layers have the sliding window; None means all of them.
     pub windowed: Option<Vec<bool>>,
-    /// Which layers rotate queries and keys; None is all.
+    /// Which layers rotate queries and keys; None means all of them.
     pub rotated: Option<Vec<bool>>,
-    /// The rotation of layers with a window, where it is another one.
+    /// The rotation of layers with a window, where it differs from that of the others.
     pub window_rope: Option<Rope>,
     /// Biases besides those of q, k and v.
     pub biases: Biases,
-    /// Projections in one.
+    /// Projections that are one module.
     pub fused: Fused,
-    /// The model is the text part of a larger one, and its tensors have names of that.
+    /// The model is the text part of a larger one, whose names its tensors have.
     pub nested: bool,
 }
 
@@ -146,7 +146,7 @@ impl Layer {
         let (input, after) = (Some("input_layernorm"), Some("post_attention_layernorm"));
         let (before_mlp, after_mlp) = (Some("pre_feedforward_layernorm"), Some("post_feedforward_layernorm"));
         match self.norms {
-            // In Llama the name says where it comes from, not what it norms.
+            // Llama's `post_attention_layernorm` is the norm before the MLP: it comes after attention.
             NormPlacement::Before => [input, None, after, None],
             NormPlacement::After => [None, after, None, after_mlp],
             NormPlacement::Both => [input, after, before_mlp, after_mlp],

@@ -1,5 +1,5 @@
-//! GGUF metadata of one architecture, by the names of its keys without their prefix. Invariant: an error names the file
-//! and the whole key.
+//! GGUF metadata of one architecture; keys are given without the architecture before them. Invariant: an error names
+//! the file and the whole key.
 
 use crate::gguf::{GgufFile, Value, dequantize};
 use crate::{Error, Result};
@@ -21,7 +21,7 @@ impl Metadata<'_> {
         error.context(self.file.path().display())
     }
 
-    /// A size; one for each layer counts if they are all the same.
+    /// A size. A list with one size for each layer is accepted if all of them are equal.
     pub(super) fn size(&self, name: &str) -> Result<Option<usize>> {
         let key = self.key(name);
         if !matches!(self.file.metadata(&key), Some(Value::Array(_))) {
@@ -31,7 +31,7 @@ impl Metadata<'_> {
         match all.first().map(|first| usize::try_from(*first)) {
             Some(Ok(first)) if all.iter().all(|n| usize::try_from(*n) == Ok(first)) => Ok(Some(first)),
             _ => Err(self.at(Error::request(format!("`{key}` differs from layer to layer, which is not supported"))
-                .hint("supported are models whose layers are all of the same size"))),
+                .hint("only models whose layers all have the same size are supported"))),
         }
     }
 
@@ -47,12 +47,13 @@ impl Metadata<'_> {
         self.file.string(&self.key(name))
     }
 
-    /// The sliding window; 0 is none.
+    /// The sliding window; None where the file says 0.
     pub(super) fn window(&self) -> Result<Option<usize>> {
         Ok(self.size("attention.sliding_window")?.filter(|n| *n > 0))
     }
 
-    /// Which of `layers` layers have the window: a list, or of how many layers one has none.
+    /// Which of the `layers` layers have the sliding window. The file has a list, or a number n: then every n-th layer
+    /// has none.
     pub(super) fn pattern(&self, layers: usize) -> Result<Option<Vec<bool>>> {
         let key = self.key("attention.sliding_window_pattern");
         if !matches!(self.file.metadata(&key), Some(Value::Array(_))) {

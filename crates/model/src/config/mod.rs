@@ -18,8 +18,8 @@ pub use rope::{Rope, RopeScaling};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Model family: what differs between them is in the fields of [`ModelConfig`], so this is for names, export and
-/// messages.
+/// Model family. How the families differ is in the fields of [`ModelConfig`]; this value serves names, export and
+/// messages only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -90,7 +90,7 @@ pub struct ModelConfig {
     pub sliding_window: Option<usize>,
     /// Longest sequence the model was made for.
     pub max_position_embeddings: usize,
-    /// What a layer computes besides, where it is not Llama's.
+    /// How a layer differs from Llama's.
     #[serde(default, skip_serializing_if = "Layer::is_llama")]
     pub layer: Layer,
 }
@@ -103,7 +103,7 @@ impl ModelConfig {
 
     /// As [`Self::validate`]; `name` gives the file's own name of a config.json key.
     fn check(&self, name: &dyn Fn(&str) -> String) -> Result<()> {
-        // Far above any published model; they keep products of two sizes well inside 64 bits.
+        // The bounds are far above any published model, and low enough that a product of two sizes fits 64 bits.
         for (key, value, most) in [
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 24),
@@ -141,13 +141,14 @@ impl ModelConfig {
         self.layer.window_rope.as_ref().map_or(Ok(()), |rope| rope.check(rotated, name))
     }
 
-    /// The rotation of layers that have no other.
+    /// The rotation of every layer that does not have its own.
     pub fn rope(&self) -> Rope {
         Rope { theta: self.rope_theta, scaling: self.rope_scaling.clone() }
     }
 
-    /// RoPE frequencies in radians per position, one for each pair of rotated elements, with the scaling applied, of
-    /// layers that have no others: the `inv_freq` of transformers' `modeling_rope_utils`, in its operations and f32.
+    /// RoPE frequencies of every layer that does not have its own: radians per position, one for each pair of rotated
+    /// elements, with the scaling applied. They are the `inv_freq` of transformers' `modeling_rope_utils`, computed by
+    /// the same operations in f32.
     pub fn inv_freq(&self) -> Vec<f32> {
         self.rope().inv_freq(self.layer.rotary_dim.unwrap_or(self.head_dim))
     }
@@ -169,7 +170,7 @@ impl ModelConfig {
         self.max_position_embeddings.min(limit)
     }
 
-    /// The path of the decoder in the checkpoint's class, which adapters' tensors are named by.
+    /// The path of the decoder in the checkpoint's class. The names of an adapter's tensors contain it.
     pub fn path(&self) -> &'static str {
         if self.layer.nested { "model.language_model" } else { "model" }
     }

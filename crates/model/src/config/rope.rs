@@ -1,5 +1,5 @@
-//! RoPE frequencies. In: a base, a width and a scaling; out: the frequencies, and what cosines and sines are multiplied
-//! by. Invariant: computed in the operations and the precision of transformers' `modeling_rope_utils`.
+//! RoPE frequencies. In: a base, a width and a scaling; out: the frequencies, and the factor of cosines and sines.
+//! Invariant: the operations and their precision are those of transformers' `modeling_rope_utils`.
 
 use super::keys::Keys;
 use crate::{Error, Result};
@@ -41,28 +41,28 @@ pub enum RopeScaling {
         factor: f32,
         /// Context length before scaling.
         original_max_position_embeddings: u32,
-        /// Rotations over that length from which on a frequency stays as it is.
+        /// A frequency that makes at least this many rotations over the original length is not changed.
         beta_fast: f32,
-        /// Rotations below which a frequency is divided by the factor.
+        /// A frequency that makes fewer rotations than this is divided by the factor.
         beta_slow: f32,
         /// What cosines and sines are multiplied by.
         attention_factor: f32,
-        /// The range between the two is rounded to whole frequencies.
+        /// The ends of the range between the two are rounded to whole frequencies.
         truncate: bool,
     },
-    /// `LongRoPE` (Ding et al. 2024, arXiv 2402.13753): each frequency divided by its own factor; others for sequences
-    /// longer than the original length, which are refused here.
+    /// `LongRoPE` (Ding et al. 2024, arXiv 2402.13753): each frequency is divided by its own factor. Sequences longer
+    /// than the original length have other factors; they are refused here.
     LongRope {
         /// The factors.
         short: Vec<f32>,
-        /// Those of longer sequences, kept for export.
+        /// The factors for longer sequences, kept for export.
         long: Vec<f32>,
         /// Context length before scaling.
         original_max_position_embeddings: u32,
         /// What cosines and sines are multiplied by.
         attention_factor: f32,
     },
-    /// Each frequency divided by its own factor, one for each pair: the `rope_freqs.weight` of a GGUF file.
+    /// Each frequency is divided by its own factor: the tensor `rope_freqs.weight` of a GGUF file.
     Factors(Vec<f32>),
 }
 
@@ -116,7 +116,7 @@ impl Rope {
         }
     }
 
-    /// Which frequencies `YaRN` takes from as they are to scaled.
+    /// The range of frequencies over which `YaRN` goes from unchanged to scaled.
     fn yarn_range(&self, dim: usize, betas: [f32; 2], original: u32, truncate: bool) -> (f32, f32) {
         let dim = dim as f64;
         let place = |rotations: f32| {
@@ -128,7 +128,7 @@ impl Rope {
             (low, high) = (low.floor(), high.ceil());
         }
         (low, high) = (low.max(0.0), high.min(dim - 1.0));
-        // A range of nothing would be a division by zero.
+        // An empty range would be a division by zero.
         if (high - low).abs() < f64::EPSILON {
             high += 0.001;
         }
@@ -145,7 +145,7 @@ impl Rope {
         }
     }
 
-    /// The longest sequence that the frequencies are for; None: no limit.
+    /// The longest sequence that these frequencies may be used for; None where there is no limit.
     pub fn limit(&self) -> Option<usize> {
         match &self.scaling {
             Some(RopeScaling::LongRope { original_max_position_embeddings: n, .. }) => Some(*n as usize),
@@ -215,7 +215,7 @@ impl Rope {
 }
 
 impl RopeScaling {
-    /// `YaRN`'s factor of cosines and sines where the configuration gives none.
+    /// The factor by which `YaRN` multiplies cosines and sines, where the configuration gives none.
     pub(super) fn yarn_attention(factor: f32, mscales: Option<[f32; 2]>) -> f32 {
         let mscale = |m: f32| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
         match mscales {
@@ -224,13 +224,13 @@ impl RopeScaling {
         }
     }
 
-    /// `LongRoPE`'s.
+    /// The same of `LongRoPE`.
     pub(super) fn longrope_attention(factor: f32, original: f32) -> f32 {
         if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }
     }
 
     /// The scaling that a `rope_scaling` of config.json, or a `rope_parameters`, describes. `lengths` are the model's
-    /// longest sequence and, where a key outside says so, the longest before scaling.
+    /// longest sequence and, where a key outside this object gives it, the longest before scaling.
     pub(super) fn read(keys: Keys<'_>, kind: &str, lengths: (usize, Option<usize>)) -> Result<Option<Self>> {
         let number = |key: &str| keys.number_f32(key);
         let required = |key: &str| {
@@ -287,7 +287,7 @@ impl RopeScaling {
         })
     }
 
-    /// What [`Self::read`] reads; None for factors that config.json has no form for.
+    /// The scaling as [`Self::read`] reads it; None for factors that cannot be written in config.json.
     pub(super) fn to_json(&self) -> Option<Value> {
         Some(match self {
             Self::Linear { factor } => json!({"rope_type": "linear", "factor": plain(*factor)}),

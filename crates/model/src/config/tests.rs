@@ -147,13 +147,13 @@ fn every_error_names_the_key() {
         assert!(error.contains(key), "{changes}: {error}");
     }
     assert!(ModelConfig::from_hf_json(&json!([])).is_err());
-    // What leaves the computation as it is, and what has nothing to do with it.
+    // Keys with values that change nothing, and keys that do not concern the computation.
     let neutral = json!({"num_local_experts": 0, "use_qk_norm": false, "residual_multiplier": 1.0, "pretraining_tp": 2, "attention_dropout": 0.0,
         "use_cache": true, "initializer_range": 0.02, "transformers_version": "5.24.0", "a_key_of_tomorrow": 1});
     assert!(read(neutral).is_ok());
 }
 
-/// What published files say, some of them little, and what is made of it.
+/// The configurations of published files, some of which leave out most keys, and what they are read as.
 #[test]
 #[allow(clippy::float_cmp)] // values that are given, not computed
 fn a_family_is_read_with_the_defaults_of_its_class() {
@@ -283,7 +283,7 @@ fn frequencies_equal_those_of_transformers() {
     let fixture: Value = serde_json::from_str(include_str!("../../tests/fixtures/weights.json")).unwrap();
     for case in fixture["frequencies"].as_array().unwrap() {
         let config = ModelConfig::from_hf_json(&case["config"]).unwrap();
-        // Version 5's own form of the same.
+        // The same as transformers 5 writes it.
         let mut saved = case["config"].clone();
         saved["rope_theta"] = Value::Null;
         saved["rope_scaling"] = Value::Null;

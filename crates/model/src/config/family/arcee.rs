@@ -1,4 +1,4 @@
-//! Arcee's AFM: Llama with an MLP without a gate, whose activation is the square of `ReLU`.
+//! Arcee's AFM: Llama, but the MLP has no gate, and its activation is the square of `ReLU`.
 
 use super::{Defaults, Spec, gguf_biases, read_biases, write_biases};
 use crate::config::{Family, Mlp};

@@ -1,11 +1,11 @@
-//! EXAONE 4: norms after each half only, and of each head of q and k. The larger one has a window on all layers but
-//! every fourth, and only those with a window rotate queries and keys.
+//! EXAONE 4: norms only after attention and after the MLP, and one for each head of q and k. In the larger model every
+//! fourth layer has no sliding window, and only layers with a window rotate queries and keys.
 
 use super::{Defaults, SILU, Spec, every, set_windows, write_layer_types};
 use crate::config::{Family, ModelConfig, NormPlacement, QkNorm};
 use serde_json::Value;
 
-/// The window that transformers assumes, and of how many layers one has none.
+/// The sliding window that transformers assumes, and n, where every n-th layer has none.
 const WINDOW: usize = 4096;
 const PERIOD: usize = 4;
 
@@ -22,7 +22,7 @@ pub(super) const SPEC: Spec = Spec {
     defaults: Defaults { eps: 1e-5, ..Defaults::LLAMA },
     read: |config, keys| {
         let window = keys.size_or("sliding_window", Some(WINDOW))?;
-        // The pattern is a period, or letters of which L has a window.
+        // The pattern is a number n (every n-th layer has no window), or letters, where L is a layer with a window.
         let by_pattern = || match keys.get("sliding_window_pattern") {
             Some(Value::String(letters)) if !letters.is_empty() => {
                 letters.chars().cycle().take(config.num_layers).map(|letter| letter == 'L').collect()
@@ -44,7 +44,7 @@ pub(super) const SPEC: Spec = Spec {
     },
 };
 
-/// With a window in the configuration, layers without it are not rotated, even if all are.
+/// Where the configuration has a window, layers without it do not rotate, even where no layer has it.
 fn describe(config: &mut ModelConfig, window: Option<usize>, windowed: Vec<bool>) {
     config.layer.norms = NormPlacement::After;
     config.layer.qk_norm = QkNorm::Head;

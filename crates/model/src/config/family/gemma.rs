@@ -1,6 +1,7 @@
-//! Gemma 1 to 3: norms that multiply by one more than their weight, GELU, embeddings times the root of their width.
-//! From Gemma 2 on norms stand before and after each half, and some layers have a window; Gemma 2 caps scores and
-//! logits; Gemma 3 norms each head of q and k, and rotates layers with a window by another base.
+//! Gemma 1 to 3. Norms multiply by their weight plus one, the activation is GELU, and embeddings are multiplied by the
+//! square root of their width. From Gemma 2 on there are norms before and after attention and MLP, and some layers have
+//! a sliding window. Gemma 2 caps scores and logits. Gemma 3 has a norm for each head of q and k, and another base for
+//! the rotation in layers with a window.
 
 use super::{Defaults, Spec, every, set_windows};
 use crate::config::keys::Keys;
@@ -10,7 +11,7 @@ use crate::config::{Family, Mlp, ModelConfig, NormPlacement, QkNorm, Rope};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 
-/// The tanh form of GELU, whatever it is called: so reads transformers the published files.
+/// The tanh form of GELU under every name that it has: transformers reads the published files so.
 const GELU: &[&str] = &["gelu", "gelu_pytorch_tanh"];
 
 const DEFAULTS: Defaults = Defaults { positions: 8192, tied: true, head_dim: Some(256), ..Defaults::LLAMA };
@@ -60,7 +61,7 @@ pub(super) const GEMMA2: Spec = Spec {
         second(config);
         config.layer.attention_cap = Some(file.f32("attn_logit_softcapping")?.unwrap_or(50.0));
         config.layer.logit_cap = Some(file.f32("final_logit_softcapping")?.unwrap_or(30.0));
-        // The file has no scale; llama.cpp knows the 27B, whose scale is another one, by its layers.
+        // The file has no scale. The 27B has another one than the rest; llama.cpp knows it by its number of layers.
         if config.num_layers == 46 {
             scale(config, (config.hidden_size / config.num_heads) as f32);
         }
@@ -82,7 +83,7 @@ pub(super) const GEMMA3: Spec = Spec {
         positions: 131_072,
         theta: 1e6,
         window_theta: Some(1e4),
-        // The text_config of the larger ones leaves out what is as in the class.
+        // The text_config of the larger models leaves out keys that have the default of the class.
         sizes: &[
             ("hidden_size", 2304),
             ("intermediate_size", 9216),
@@ -108,7 +109,7 @@ pub(super) const GEMMA3: Spec = Spec {
         config.layer.logit_cap = file.f32("final_logit_softcapping")?;
         let theta = file.f32("rope.freq_base_swa")?.unwrap_or(1e4);
         config.layer.window_rope = Some(Rope { theta, scaling: None });
-        // As for Gemma 2: the 27B of 62 layers.
+        // As in Gemma 2, the 27B has another scale; here it has 62 layers.
         if config.num_layers == 62 {
             scale(config, (config.hidden_size / config.num_heads) as f32);
         }
@@ -127,13 +128,13 @@ fn second(config: &mut ModelConfig) {
     config.layer.norms = NormPlacement::Both;
 }
 
-/// The inverse root of `scalar`, which is mostly the width of a head.
+/// One over the square root of `scalar`, which in most models is the width of a head.
 #[allow(clippy::float_cmp)] // whole numbers
 fn scale(config: &mut ModelConfig, scalar: f32) {
     config.layer.attention_scale = (scalar != config.head_dim as f32).then(|| 1.0 / scalar.sqrt());
 }
 
-/// A key that is null turns its cap off; one that is not there leaves the class's.
+/// A cap: none where the key is null, the default of the class where it is absent.
 fn caps(config: &mut ModelConfig, keys: Keys<'_>, [attention, logit]: [Option<f32>; 2]) -> Result<()> {
     let cap = |key: &str, default| if keys.map.contains_key(key) { keys.number_f32(key) } else { Ok(default) };
     config.layer.attention_cap = cap("attn_logit_softcapping", attention)?;
@@ -163,7 +164,7 @@ fn gguf_windows(config: &mut ModelConfig, file: &Metadata<'_>, period: usize) ->
     Ok(())
 }
 
-/// Without a layer that has a window there is no rotation of such layers.
+/// Removes the rotation of layers with a window where there are none.
 fn one_rope(config: &mut ModelConfig) {
     if config.sliding_window.is_none() {
         config.layer.window_rope = None;

@@ -1,5 +1,5 @@
-//! Granite 3, dense: Llama with constants that multiply embeddings, scores, what is added to the residual stream, and
-//! logits.
+//! Granite 3, dense: Llama with constants that multiply the embeddings, the attention scores, the outputs of attention
+//! and MLP, and the logits.
 
 use super::{Defaults, SILU, Spec, gguf_biases, read_biases, write_biases};
 use crate::config::rope::plain;
@@ -31,7 +31,7 @@ pub(super) const SPEC: Spec = Spec {
     read: |config, keys| {
         read_biases(config, keys)?;
         let constant = |key: &str| keys.number_f32(key);
-        // The class's own scale of scores is 1, not the inverse root of a head's width.
+        // The default of the class is a scale of 1, not one over the square root of a head's width.
         let constants = [
             constant("attention_multiplier")?.or(Some(1.0)),
             constant("embedding_multiplier")?,
@@ -64,7 +64,7 @@ pub(super) const SPEC: Spec = Spec {
     },
 };
 
-/// Scores, embeddings and residuals are multiplied, logits divided.
+/// Scores, embeddings and residuals are multiplied by these constants, logits are divided by theirs.
 fn set(config: &mut ModelConfig, [attention, embedding, residual, logits]: [Option<f32>; 4]) {
     let other_than_one = |x: Option<f32>| x.filter(|x| (x - 1.0).abs() > f32::EPSILON);
     config.layer.attention_scale = attention;

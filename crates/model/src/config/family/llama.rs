@@ -1,4 +1,4 @@
-//! Llama 1 to 3 and all that share the architecture: the layer that the others are described against.
+//! Llama 1 to 3 and all models of the same architecture. Other families are described by how they differ from it.
 
 use super::{Defaults, SILU, Spec, gguf_biases, read_biases, write_biases};
 use crate::config::Family;
@@ -14,7 +14,7 @@ pub(super) const SPEC: Spec = Spec {
     known: &["sliding_window"],
     activations: SILU,
     defaults: Defaults::LLAMA,
-    // transformers' Llama has no window, whatever its config.json says.
+    // In transformers Llama has no sliding window, even where config.json gives one.
     read: read_biases,
     write: write_biases,
     read_gguf: |config, file| {

@@ -1,4 +1,4 @@
-//! Ministral 3, the text model: Mistral with `YaRN`, and queries that grow with their position.
+//! Ministral 3, the text model: Mistral with `YaRN`, and a factor of the queries that grows with their position.
 
 use super::{Defaults, SILU, Spec};
 use crate::config::{Family, QueryScale, RopeScaling};
@@ -50,7 +50,7 @@ pub(super) const SPEC: Spec = Spec {
     },
     read_gguf: |config, file| {
         config.sliding_window = file.window()?;
-        // One that multiplies the logarithm as in DeepSeek, and so cancels the factor of cosines and sines.
+        // The multiplier of the logarithm, as in DeepSeek. It cancels the factor of cosines and sines.
         let cancelled = file.f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(1.0) != 0.0;
         if let Some(RopeScaling::Yarn { attention_factor, .. }) = &mut config.rope_scaling
             && cancelled

@@ -1,9 +1,10 @@
-//! Mistral 7B, Nemo and Small: Llama with a sliding window in the first of them, and heads of a width of their own.
+//! Mistral 7B, Nemo and Small: Llama, with a sliding window in the first Mistral 7B, and a width of heads that is a key
+//! of its own.
 
 use super::{Defaults, SILU, Spec};
 use crate::config::Family;
 
-/// The window that transformers assumes where config.json has no such key.
+/// The sliding window that transformers assumes where config.json does not have the key.
 const WINDOW: usize = 4096;
 
 pub(super) const SPEC: Spec = Spec {
@@ -11,7 +12,7 @@ pub(super) const SPEC: Spec = Spec {
     model_type: "mistral",
     class: "MistralForCausalLM",
     inside: None,
-    // A file with a window; without one it cannot be told from Llama, and need not be.
+    // Only for files with a sliding window. Without one the file is the same as one of Llama, and is read as Llama.
     architecture: "llama",
     interleaved: true,
     reads: &[],

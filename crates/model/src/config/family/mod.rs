@@ -1,5 +1,5 @@
-//! The model families: how each maps its configuration onto the description of a layer. Invariant: one file for a
-//! family or for generations of it, and one line for each in [`ALL`].
+//! The model families: how the configuration of each becomes the description of a layer. Invariant: a family, with all
+//! its generations, has one file here and a line for each generation in [`ALL`].
 
 mod arcee;
 mod exaone;
@@ -20,44 +20,44 @@ use super::{Family, Mlp, ModelConfig};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 
-/// What is known of a family besides the description that it makes.
+/// What is known of a family.
 pub(crate) struct Spec {
     pub(super) family: Family,
     /// `model_type` and class of its config.json.
     pub(super) model_type: &'static str,
     pub(super) class: &'static str,
-    /// `model_type` and class of a larger model that it is the text part of, in `text_config`.
+    /// `model_type` and class of the larger model whose text part it is; its keys are in `text_config` there.
     pub(super) inside: Option<(&'static str, &'static str)>,
     /// `general.architecture` of its GGUF files.
     pub(super) architecture: &'static str,
-    /// Its files hold rows of q and k interleaved for llama.cpp's RoPE.
+    /// In its GGUF files the rows of q and k are interleaved, as llama.cpp's RoPE needs them.
     pub(crate) interleaved: bool,
-    /// Keys of config.json and of GGUF metadata that it reads, and that are refused where a family does not.
+    /// Keys of config.json and of GGUF metadata that it reads; a family that does not read them refuses them.
     pub(super) reads: &'static [&'static str],
     /// Other keys that it reads, or that its class in transformers passes over; of what is in no list, a warning tells.
     pub(super) known: &'static [&'static str],
     /// Names that its activation has in config.json.
     pub(super) activations: &'static [&'static str],
-    /// What its class in transformers assumes where config.json is silent.
+    /// The defaults of its class in transformers.
     pub(super) defaults: Defaults,
-    /// Completes what every family reads from config.json.
+    /// Adds what only this family reads from config.json.
     pub(super) read: fn(&mut ModelConfig, Keys<'_>) -> Result<()>,
     /// Adds its own keys to a config.json.
     pub(super) write: fn(&ModelConfig, &mut Map<String, Value>),
-    /// Completes what every family reads from GGUF metadata.
+    /// Adds what only this family reads from GGUF metadata.
     pub(super) read_gguf: fn(&mut ModelConfig, &Metadata<'_>) -> Result<()>,
 }
 
-/// What a class in transformers assumes.
+/// The defaults of a class in transformers, for keys that config.json does not have.
 pub(super) struct Defaults {
     pub(super) positions: usize,
     pub(super) eps: f64,
     pub(super) theta: f32,
-    /// Of layers with a window, where that is another one.
+    /// The base of layers with a window, where it differs.
     pub(super) window_theta: Option<f32>,
     pub(super) tied: bool,
     pub(super) head_dim: Option<usize>,
-    /// Other sizes, by key; one that is not here must be there.
+    /// Sizes with a default, by key. A size that is not listed here must be in config.json.
     pub(super) sizes: &'static [(&'static str, usize)],
 }
 
@@ -125,7 +125,7 @@ impl Spec {
     }
 }
 
-/// The error for a name that is no family's.
+/// The error for a name that belongs to no family.
 pub(super) fn unsupported(key: &str, value: &str) -> Error {
     let mut types: Vec<&str> = ALL.iter().map(|spec| spec.model_type).collect();
     types.sort_unstable();
@@ -133,8 +133,8 @@ pub(super) fn unsupported(key: &str, value: &str) -> Error {
         name.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect::<String>().replace("forcausallm", "")
     };
     let wanted = plain(value);
-    // Names of one family share their beginning: gemma4 and gemma3, qwen3moe and qwen3. Of equals the newest is the
-    // last.
+    // Names of one family begin alike: gemma4 and gemma3, qwen3moe and qwen3. Among equally long beginnings the last is
+    // the newest.
     let shared = |name: &str| plain(name).chars().zip(wanted.chars()).take_while(|(a, b)| a == b).count();
     let nearest = types.iter().copied().max_by_key(|name| shared(name)).filter(|name| shared(name) >= 3);
     let error = Error::request(format!("`{key}` {value} is not supported"));
@@ -150,7 +150,7 @@ pub(super) fn unsupported(key: &str, value: &str) -> Error {
         .hint("a family is one file: see \"Adding a model family\" in ARCHITECTURE.md")
 }
 
-/// Biases of Llama's kind: one flag for q, k, v and the output projection, one for the MLP.
+/// Biases as Llama has them: one flag for q, k, v and the output projection, one for the MLP.
 fn read_biases(config: &mut ModelConfig, keys: Keys<'_>) -> Result<()> {
     config.qkv_bias = keys.flag("attention_bias")?;
     config.layer.biases.output = config.qkv_bias;
@@ -163,7 +163,7 @@ fn write_biases(config: &ModelConfig, map: &mut Map<String, Value>) {
     map.insert("mlp_bias".to_owned(), config.layer.biases.mlp.into());
 }
 
-/// Biases by the tensors that a GGUF file has.
+/// Biases, as the tensors of a GGUF file show them.
 fn gguf_biases(config: &mut ModelConfig, file: &Metadata<'_>) {
     config.qkv_bias = file.has("blk.0.attn_q.bias") || file.has("blk.0.attn_qkv.bias");
     config.layer.biases.output = file.has("blk.0.attn_output.bias");
@@ -178,12 +178,12 @@ fn write_layer_types(config: &ModelConfig, map: &mut Map<String, Value>) {
     }
 }
 
-/// A window on every layer but each `period`th.
+/// A sliding window on all layers but every `period`-th.
 fn every(period: usize, layers: usize) -> Vec<bool> {
     (1..=layers).map(|i| period != 0 && !i.is_multiple_of(period)).collect()
 }
 
-/// Layers with a window, in the simplest form: a window that no layer has is none, and one that all have needs no list.
+/// The layers with a sliding window in their simplest form: no window where no layer has it, no list where all have it.
 fn set_windows(config: &mut ModelConfig, window: Option<usize>, windowed: Vec<bool>) {
     let some = window.is_some() && windowed.contains(&true);
     config.sliding_window = window.filter(|_| some);

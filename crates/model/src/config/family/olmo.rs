@@ -1,13 +1,13 @@
-//! `OLMo` 2 and 3: norms after each half only, and of the whole projections of q and k. `OLMo` 3 has a window on all
-//! layers but every fourth, and only those others scale their rotation.
+//! `OLMo` 2 and 3: norms only after attention and after the MLP, and one for the whole projections of q and k. In
+//! `OLMo` 3 every fourth layer has no sliding window, and only these layers scale their rotation.
 
 use super::{Defaults, SILU, Spec, every, read_biases, set_windows, write_biases, write_layer_types};
 use crate::config::{Family, ModelConfig, NormPlacement, QkNorm, Rope};
 use serde_json::{Map, Value};
 
-/// The window that transformers assumes.
+/// The sliding window that transformers assumes.
 const WINDOW: usize = 4096;
-/// Of so many layers one has no window.
+/// Every so many layers one has no sliding window.
 const PERIOD: usize = 4;
 
 pub(super) const OLMO2: Spec = Spec {
@@ -30,7 +30,7 @@ pub(super) const OLMO2: Spec = Spec {
     read_gguf: |config, file| {
         describe(config);
         let Some(window) = file.window()? else { return Ok(()) };
-        // OLMo 3's files have the same architecture.
+        // Files of OLMo 3 have the same architecture name.
         config.family = Family::Olmo3;
         let windowed = file.pattern(config.num_layers)?.unwrap_or_else(|| every(PERIOD, config.num_layers));
         let theta = file.f32("rope.freq_base_swa")?.unwrap_or(config.rope_theta);
@@ -75,7 +75,7 @@ fn describe(config: &mut ModelConfig) {
     config.layer.qk_norm = QkNorm::Whole;
 }
 
-/// The rotation of layers with a window, where there are any and it is another one.
+/// The rotation of layers with a window, where there are such layers and it differs from that of the others.
 fn set_rope(config: &mut ModelConfig, rope: Rope) {
     config.layer.window_rope = (config.sliding_window.is_some() && rope != config.rope()).then_some(rope);
 }

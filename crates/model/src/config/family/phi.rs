@@ -1,5 +1,5 @@
-//! Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: q, k and v in one projection, and gate and up; `LongRoPE` in those for
-//! long contexts; a part of each head rotated in Phi-4-mini.
+//! Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini: q, k and v are one projection, gate and up another. Models for long
+//! contexts have `LongRoPE`. In Phi-4-mini only a part of each head is rotated.
 
 use super::{Defaults, SILU, Spec};
 use crate::config::{Family, Fused, RopeScaling};

@@ -6,7 +6,7 @@ use crate::config::keys::Keys;
 use crate::config::{Family, ModelConfig, QkNorm};
 use serde_json::{Map, Value, json};
 
-/// The window that transformers assumes, and the first layer that has it.
+/// The sliding window that transformers assumes, and the first layer that has it.
 const WINDOW: usize = 4096;
 const FIRST_WINDOWED: usize = 28;
 
@@ -77,7 +77,7 @@ fn windows(config: &mut ModelConfig, keys: Keys<'_>) -> Result<()> {
 fn write_windows(config: &ModelConfig, map: &mut Map<String, Value>) {
     map.insert("use_sliding_window".to_owned(), config.sliding_window.is_some().into());
     map.insert("sliding_window".to_owned(), config.sliding_window.into());
-    // transformers lets the window start at this layer.
+    // In transformers this is the first layer with the window.
     let first = if config.sliding_window.is_some() { 0 } else { config.num_layers };
     map.insert("max_window_layers".to_owned(), json!(first));
     super::write_layer_types(config, map);

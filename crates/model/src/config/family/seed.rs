@@ -1,4 +1,4 @@
-//! Seed-OSS: Llama with biases on q, k and v, and heads of a width of their own.
+//! Seed-OSS: Llama with biases on q, k and v, and a width of heads that is a key of its own.
 
 use super::{Defaults, SILU, Spec, gguf_biases};
 use crate::config::Family;

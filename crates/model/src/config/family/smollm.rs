@@ -1,11 +1,11 @@
-//! `SmolLM3`: Llama, where every fourth layer does not rotate queries and keys.
+//! `SmolLM3`: Llama, but every fourth layer does not rotate queries and keys.
 
 use super::{Defaults, SILU, Spec, every, gguf_biases, read_biases, set_windows, write_biases};
 use crate::Error;
 use crate::config::{Family, ModelConfig};
 use serde_json::{Value, json};
 
-/// Of so many layers one is not rotated.
+/// Every so many layers one does not rotate.
 const PERIOD: usize = 4;
 
 pub(super) const SPEC: Spec = Spec {
@@ -56,7 +56,7 @@ pub(super) const SPEC: Spec = Spec {
     },
     read_gguf: |config, file| {
         gguf_biases(config, file);
-        // llama.cpp has the period in its program, not in the file.
+        // The number is in llama.cpp's code, not in the file.
         let rotated = every(PERIOD, config.num_layers);
         set_rotated(config, rotated);
         Ok(())
