@@ -6,7 +6,7 @@ use clap::CommandFactory as _;
 use std::path::Path;
 
 const HEAD: &str = "# Command line reference\n\nMade from the binary's own help: `ERASER_UPDATE_DOCS=1 cargo test -p eraser \
-                    reference` writes it again. Examples are in the [README](../README.md); the keys of run files are the \
+                    reference` writes it again.\nExamples are in the [README](../README.md); the keys of run files are the \
                     flags of `train` and `eval` with `_` for `-`.\n";
 
 fn page() -> String {
