@@ -65,7 +65,7 @@ pub(crate) fn parse_csv(text: &str, delimiter: u8) -> Result<Vec<Row>> {
         let at = row.position().map_or(0, csv::Position::byte) as usize;
         let blank = bytes.iter().skip(at).take_while(|b| matches!(b, b'\r' | b'\n')).count();
         let start = (at + blank).min(bytes.len());
-        line += bytes[counted..start].iter().filter(|b| **b == b'\n').count();
+        line += text.get(counted..start).map_or(0, |passed| passed.matches('\n').count());
         counted = start;
         let value = header.iter().zip(&row).map(|(key, field)| (key.to_owned(), field.into())).collect();
         rows.push(Row { place: format!("line {line}"), value: Value::Object(value) });

@@ -103,7 +103,11 @@ mod tests {
             preset.apply(&mut options);
             assert!(options.check().is_empty(), "{name}: {:?}", options.check());
             assert_eq!((options.seed, serde_json::to_value(preset).unwrap()), (7, name.into()));
-            assert_eq!(preset == Preset::Paper, options == TrainOptions { seed: 7, ..TrainOptions::default() }, "{name}");
+            assert_eq!(
+                preset == Preset::Paper,
+                options == TrainOptions { seed: 7, ..TrainOptions::default() },
+                "{name}"
+            );
         }
     }
 

@@ -505,8 +505,9 @@ likelihood_cuts = [0, 9]
         assert_eq!((two.train.steps, two.train.rank, two.train.lr), (Some(7), strong.rank, strong.lr));
         assert_eq!((two.train.gamma, two.train.align_noise), (Gamma::Nats(3.0), strong.align_noise));
         assert_eq!((one.train.rank, one.train.steps, one.train.align_noise), (4, None, false));
-        assert_eq!(three.train.lr, Method::named("gam").unwrap().lr);
-        let error = RunPlan::parse(&dir.path().join("run.toml"), &run.replace("strong", "stong"), &Overrides::default());
+        assert_eq!(three.train.lr.to_string(), Method::named("gam").unwrap().lr.to_string());
+        let error =
+            RunPlan::parse(&dir.path().join("run.toml"), &run.replace("strong", "stong"), &Overrides::default());
         let error = error.unwrap_err();
         assert!(error.errors().iter().any(|e| e.to_string().contains("`preset`: ")), "{error:?}");
     }

@@ -38,16 +38,9 @@ fn terms(options: &TermSettings) -> Vec<Term> {
         given: given(options.align_depth, Given::Harmful),
         ..Term::new("align", SetName::Align, refuse, options.align_weight)
     };
-    let retain = Term {
-        noise: options.retain_noise,
-        ..Term::new("retain", SetName::Retain, kl, options.retain_weight)
-    };
-    vec![
-        harm,
-        Term::new("help", SetName::Help, kl, options.help_weight),
-        align,
-        retain,
-    ]
+    let retain =
+        Term { noise: options.retain_noise, ..Term::new("retain", SetName::Retain, kl, options.retain_weight) };
+    vec![harm, Term::new("help", SetName::Help, kl, options.help_weight), align, retain]
 }
 
 #[cfg(test)]

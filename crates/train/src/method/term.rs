@@ -107,6 +107,7 @@ pub enum KlScope {
 
 /// The options that the terms of a method depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct TermSettings {
     /// Prompt noise T on the harm set.
     pub noise: bool,
