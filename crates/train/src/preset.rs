@@ -5,7 +5,7 @@ use crate::gamma::Gamma;
 use crate::method::{AlignLoss, Method};
 use crate::options::{GammaScope, Schedule, Templates, TrainOptions};
 use eraser_data::NoiseKind;
-use eraser_model::Error;
+use eraser_model::{Error, Result};
 use eraser_model::adapter::Module;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// The published settings, which are the defaults.
+    /// The published settings, which are the defaults, with the rate of the method.
     Paper,
     /// What held best of all that was measured: every linear layer, prompt noise of several kinds around harmful, refused
     /// and benign questions, answers that are broken off. Goes beyond the paper.
@@ -27,16 +27,23 @@ impl Preset {
     pub const ALL: [(&'static str, Self); 3] =
         [("paper", Self::Paper), ("strong", Self::Strong), ("light", Self::Light)];
 
-    /// The error where a preset is asked for with another method.
-    pub fn wrong_method(method: Method) -> Error {
-        let own = Method::default().name;
-        Error::request(format!("presets are settings of the method {own}, not of {}", method.name))
-            .hint(format!("leave the preset out, or train with {own}"))
+    /// That a preset has no settings for a method.
+    ///
+    /// # Errors
+    /// Only the published settings are for every method.
+    pub fn check(self, method: Method) -> Result<()> {
+        let own = Method::default();
+        if self == Self::Paper || method == own {
+            return Ok(());
+        }
+        let what = format!("this preset has settings of the method {}, not of {}", own.name, method.name);
+        Err(Error::request(what).hint("`paper` has the published settings of every method"))
     }
 
     /// Sets the options that the preset decides, and leaves the others.
     pub fn apply(self, options: &mut TrainOptions) {
-        let published = TrainOptions::default();
+        let (method, published) = (options.method, TrainOptions::default());
+        let published = TrainOptions { method, lr: method.lr, ..published };
         let set = match self {
             Self::Paper => published,
             Self::Strong => strong(published),
@@ -64,7 +71,6 @@ impl Preset {
 
 fn strong(published: TrainOptions) -> TrainOptions {
     TrainOptions {
-        method: Method::default(),
         targets: Module::ALL.to_vec(),
         rank: 16,
         alpha: 32.0,

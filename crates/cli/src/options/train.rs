@@ -405,8 +405,8 @@ impl TrainArgs {
     pub(crate) fn plan(&self) -> Outcome<TrainPlan> {
         let mut problems = Problems::default();
         let options = self.options();
-        if self.objective.preset.is_some() && options.method != Method::default() {
-            problems.push(Preset::wrong_method(options.method).context("--preset"));
+        if let Some(Err(e)) = self.objective.preset.map(|preset| preset.check(options.method)) {
+            problems.push(e.context("--preset"));
         }
         let request = TrainRequest {
             verb: "train",

@@ -90,7 +90,7 @@ impl<'a> Stages<'a> {
             self.tally.harm_cut += usize::from(!answer.stopped);
             if answer.text.is_empty() || (refused && self.options.harm_refusals == Unfit::Drop) {
                 self.tally.harm_dropped += 1;
-            } else if !records.iter().any(|r| r.input == question.text && r.output == answer.text) {
+            } else if i < questions.len() || !is_known(&records, question, &answer) {
                 records.push(record(question, answer));
             }
         }
@@ -337,6 +337,11 @@ fn beginning(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// Whether a further answer to a question says what an earlier one said.
+fn is_known(records: &[Record], question: &Question, answer: &Answer) -> bool {
+    records.iter().any(|record| record.input == question.text && record.output == answer.text)
 }
 
 /// A row of a set.

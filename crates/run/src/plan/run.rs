@@ -348,13 +348,16 @@ fn train_options(
         })
     };
     let mut defaults = defaults.clone();
-    if let Some(preset) = table.value::<Preset>("preset", problems) {
+    let preset: Option<Preset> = table.value("preset", problems);
+    if let Some(preset) = preset {
+        let method = table.get("method").and_then(toml::Value::as_str).and_then(Method::named);
+        defaults.method = method.unwrap_or(defaults.method);
         preset.apply(&mut defaults);
     }
     let special: Vec<&str> = special.iter().copied().chain(["preset"]).collect();
     let options = table.settings(&defaults, &special, convert, problems);
-    if table.get("preset").is_some() && options.method != Method::default() {
-        problems.push(table.wrong("preset", Preset::wrong_method(options.method)));
+    if let Some(Err(e)) = preset.map(|preset| preset.check(options.method)) {
+        problems.push(table.wrong("preset", e));
     }
     // Of a table that builds on others only its own keys are checked here; the shared ones were checked once.
     let own = |field: &str| shared || table.get(field).is_some();
@@ -497,7 +500,7 @@ likelihood_cuts = [0, 9]
         let run = RUN
             .replace("[train]\nsteps = 7\nlr = 1e-3\n", "[train]\npreset = \"strong\"\nsteps = 7\n")
             .replace("name = \"one\"\n", "name = \"one\"\npreset = \"paper\"\nrank = 4\n")
-            .replace("[eval]\n", "[[variant]]\nname = \"three\"\nmethod = \"gam\"\n[eval]\n");
+            .replace("[eval]\n", "[[variant]]\nname = \"three\"\nmethod = \"gam\"\npreset = \"paper\"\n[eval]\n");
         let plan = RunPlan::parse(&dir.path().join("run.toml"), &run, &Overrides::default()).unwrap();
         let [one, two, three] = &plan.variants[..] else { panic!("three variants") };
         let mut strong = TrainOptions::default();
