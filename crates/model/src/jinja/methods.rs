@@ -189,7 +189,10 @@ pub(super) fn call(state: &mut State, value: &Value, name: &str, args: &[Value],
     let args: Vec<Value> = args.iter().cloned().chain(keywords).collect();
     match kind(value) {
         // The library's own method, which counts what it makes.
-        "str" if name == "format" => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args),
+        "str" if name == "format" => {
+            charge(state, widths(value.as_str().unwrap_or_default()))?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &args)
+        }
         "str" | "dict" | "list" | "tuple" if has(value, name) => {
             fail(format!("{}.{name}: not available in a template", kind(value)))
         }
@@ -315,6 +318,12 @@ fn affix(call: &mut Call, is: impl Fn(&str, &str) -> bool) -> Outcome<Value> {
         found |= start.is_some() && is(window, string(part)?);
     }
     Ok(Value::from(found))
+}
+
+/// The sum of the numbers in a format: no width or precision in it is larger.
+fn widths(format: &str) -> usize {
+    let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    numbers.fold(0, |sum: usize, digits| sum.saturating_add(digits.parse().unwrap_or(usize::MAX)))
 }
 
 fn width(call: &Call) -> Outcome<i64> {
