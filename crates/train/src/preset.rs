@@ -5,8 +5,8 @@ use crate::gamma::Gamma;
 use crate::method::{AlignLoss, Method};
 use crate::options::{GammaScope, Schedule, Templates, TrainOptions};
 use eraser_data::NoiseKind;
-use eraser_model::{Error, Result};
 use eraser_model::adapter::Module;
+use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// A named choice of settings.
