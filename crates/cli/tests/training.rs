@@ -76,6 +76,18 @@ fn a_finished_run_is_not_overwritten() {
     assert_ne!(before, dir.read(&format!("a/{ADAPTER}")));
 }
 
+/// It was removed, and then not found.
+#[test]
+fn the_adapter_that_training_begins_from_is_not_removed() {
+    let dir = Dir::with_model();
+    dir.done(&train("--steps 1 --out a"));
+    let again = train("--steps 1 --out a --init-adapter a/adapter --force");
+    let error = dir.refused(&again);
+    assert!(error.contains("--force: a holds the adapter that training begins from"), "{error}");
+    assert!(dir.path(&format!("a/{ADAPTER}")).is_file());
+    dir.done(&again.replace("--out a", "--out b"));
+}
+
 #[test]
 fn killed_anywhere_and_resumed_gives_the_same_bytes() {
     let dir = Dir::with_model();

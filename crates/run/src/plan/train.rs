@@ -12,7 +12,7 @@ use crate::directory::busy;
 use crate::failure::{Outcome, Problems};
 use eraser_model::Error;
 use eraser_train::{SetName, Sets, TrainOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is to be trained.
 #[derive(Clone, Debug)]
@@ -110,6 +110,16 @@ impl TrainPlan {
                 Error::request(format!("{}: {} holds {what}", at("out"), dir.display()))
                     .hint("continue it with --resume, start again with --force, or name another directory"),
             );
+        }
+        // Removed by --force before it would be read.
+        let real = |path: &Path| path.canonicalize().ok();
+        let begins_from = request.options.init_adapter.as_deref().and_then(real);
+        let removed = [dir.join("adapter"), dir.join("train")].iter().filter_map(|path| real(path)).any(|removed| {
+            begins_from.as_ref().is_some_and(|adapter| adapter.starts_with(removed))
+        });
+        if request.force && removed {
+            let what = format!("{} holds the adapter that training begins from", dir.display());
+            problems.push(wrong(&at("force"), what).hint("copy the adapter elsewhere, or name another directory"));
         }
         if request.resume && problems.ok(crate::stage::rounds::resumable(dir)) == Some(false) {
             problems.push(
