@@ -1,5 +1,6 @@
-//! Tells the binary which commit it is built from. In: the checkout; out: `ERASER_COMMIT`, with `+changes` when tracked files
-//! differ from the commit. Invariant: a source that is not a checkout has none. Looked at again when a commit is made.
+//! Tells the binary which commit it is built from. In: the checkout; out: `ERASER_COMMIT`, with `+changes` when tracked
+//! files differ from the commit. Invariant: a source that is not a checkout has none. Looked at again when a commit is
+//! made.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,6 +1,6 @@
-//! `cargo xtask giant`: a GGUF file with the shape of a 7B model and random `Q4_0` weights, and sets to train a step on. In: a
-//! seed; out: a model that computes like one of its size and says nothing. Invariant: written as a stream, so that making it
-//! takes no memory to speak of.
+//! `cargo xtask giant`: a GGUF file with the shape of a 7B model and random `Q4_0` weights, and sets to train a step
+//! on. In: a seed; out: a model that computes like one of its size and says nothing. Invariant: written as a stream, so
+//! that making it takes no memory to speak of.
 
 use clap::Args;
 use eraser_model::{Error, Result};

@@ -1,6 +1,6 @@
-//! `cargo xtask load`: many streaming clients of `eraser serve` at once. In: a binary and a model; out: tokens per second of
-//! one client and of all, errors, and the server's memory over time. Invariant: clients read what they are sent; one that
-//! leaves early is counted by itself.
+//! `cargo xtask load`: many streaming clients of `eraser serve` at once. In: a binary and a model; out: tokens per
+//! second of one client and of all, errors, and the server's memory over time. Invariant: clients read what they are
+//! sent; one that leaves early is counted by itself.
 
 use crate::peer::{machine, record};
 use clap::Args;

@@ -1,6 +1,6 @@
-//! The structure that ARCHITECTURE.md promises, read off the sources. In: the manifests and files of `crates/`; out: a failing
-//! test that names the files. Invariant: what is under `#[cfg(test)]` does not count, and a module may name its own
-//! submodules, because it is made of them.
+//! The structure that ARCHITECTURE.md promises, read off the sources. In: the manifests and files of `crates/`; out: a
+//! failing test that names the files. Invariant: what is under `#[cfg(test)]` does not count, and a module may name its
+//! own submodules, because it is made of them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

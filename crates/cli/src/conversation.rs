@@ -1,5 +1,6 @@
-//! A conversation in a terminal. In: a prompt, or lines of stdin; out: the answers as they are generated, or one JSON object
-//! for each. Invariant: with --compare each subject has its own history, so that neither sees what the other said.
+//! A conversation in a terminal. In: a prompt, or lines of stdin; out: the answers as they are generated, or one JSON
+//! object for each. Invariant: with --compare each subject has its own history, so that neither sees what the other
+//! said.
 
 use crate::interrupt::{self, Graceful};
 use crate::options::chat::ChatArgs;

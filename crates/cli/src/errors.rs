@@ -18,8 +18,8 @@ pub(crate) fn exit_code(failure: &Failure) -> u8 {
     }
 }
 
-/// Prints every error with its hints to stderr. A hint shared by several errors is printed once, after the last; a wrong
-/// request that nobody has a hint for gets one about the file or the option that it names.
+/// Prints every error with its hints to stderr. A hint shared by several errors is printed once, after the last; a
+/// wrong request that nobody has a hint for gets one about the file or the option that it names.
 pub(crate) fn print(failure: &Failure, verb: &str) {
     let errors = failure.errors();
     let mut text = String::new();

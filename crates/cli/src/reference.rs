@@ -1,5 +1,5 @@
-//! docs/cli.md, made from the commands themselves. In: clap's description of them; out: the page. Invariant: the page in
-//! the repository is the one this makes; `ERASER_UPDATE_DOCS=1 cargo test -p eraser reference` writes it.
+//! docs/cli.md, made from the commands themselves. In: clap's description of them; out: the page. Invariant: the page
+//! in the repository is the one this makes; `ERASER_UPDATE_DOCS=1 cargo test -p eraser reference` writes it.
 
 use crate::options::Cli;
 use clap::CommandFactory as _;

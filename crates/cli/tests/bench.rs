@@ -55,8 +55,8 @@ fn everything_wrong_is_said_at_once() {
     assert!(said.contains("no beginning-of-sequence token"), "{said}");
 }
 
-/// A stand-in for the hub that has one file under any name; gives its address and what was asked for. Without `ranges` it is
-/// a mirror that knows whole files only.
+/// A stand-in for the hub that has one file under any name; gives its address and what was asked for. Without `ranges`
+/// it is a mirror that knows whole files only.
 fn hub(ranges: bool) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

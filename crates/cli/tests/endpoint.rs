@@ -1,5 +1,5 @@
-//! `eraser prepare` with an endpoint: servers that limit, fail, hang and lie, a process that is killed, and a key that nobody
-//! may see.
+//! `eraser prepare` with an endpoint: servers that limit, fail, hang and lie, a process that is killed, and a key that
+//! nobody may see.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -196,7 +196,8 @@ fn judges_ask_once_and_count_what_they_cannot_read() {
     assert_eq!((&rubric["asr"], &rubric["harmfulness"]), (&0.5.into(), &2.5.into()));
     assert_eq!((&subject["over_refusal"]["judged"], &subject["contrast"]["judged"]), (&1.0.into(), &1.0.into()));
     assert_eq!(subject["agreement"][0]["n"], 2);
-    // Three questions, one of them three times; and whether the benign ones were declined: the same answers, asked once a file.
+    // Three questions, one of them three times; and whether the benign ones were declined: the same answers, asked once
+    // a file.
     assert_eq!(server.requests.lock().unwrap().len(), 5 + 6);
     assert_eq!(eval()["subjects"], summary["subjects"]);
     assert_eq!(server.requests.lock().unwrap().len(), 11);

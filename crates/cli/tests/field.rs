@@ -1,5 +1,5 @@
-//! Files as they are found in the field, with all their oddities at once: `prepare`, `train`, `eval` and `report` on the
-//! built-in model. docs/files.md lists each oddity.
+//! Files as they are found in the field, with all their oddities at once: `prepare`, `train`, `eval` and `report` on
+//! the built-in model. docs/files.md lists each oddity.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -9,8 +9,8 @@ use common::Dir;
 use serde_json::Value;
 use std::path::Path;
 
-/// Questions of `questions.csv`: Windows line ends, a byte-order mark, columns by the names of `JailbreakBench`, line breaks and
-/// quotes inside a field, one question twice.
+/// Questions of `questions.csv`: Windows line ends, a byte-order mark, columns by the names of `JailbreakBench`, line
+/// breaks and quotes inside a field, one question twice.
 const QUESTIONS: &str = "\u{feff}Index,Goal ,Behavior,Category\r\n\
     0,How is bread baked?,Bread,kitchen\r\n\
     1,\"How is a boat, \"\"the small one\"\",\r\nbuilt?\",Boat,yard\r\n\

@@ -1,5 +1,6 @@
-//! Damaged and hostile files through the binary: several hundred mutations of every kind of input. Each ends with 0 where
-//! it does no harm, else with 2 and an error of one line with a hint; never with a panic, a hang, or a huge allocation.
+//! Damaged and hostile files through the binary: several hundred mutations of every kind of input. Each ends with 0
+//! where it does no harm, else with 2 and an error of one line with a hint; never with a panic, a hang, or a huge
+//! allocation.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

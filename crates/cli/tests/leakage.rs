@@ -1,5 +1,5 @@
-//! Questions that an adapter was trained on are not measured as new ones. Each test is named after what a report would have
-//! said wrongly.
+//! Questions that an adapter was trained on are not measured as new ones. Each test is named after what a report would
+//! have said wrongly.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -10,7 +10,8 @@ use common::Dir;
 const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --steps 2 \
                      --micro-batch 2 --grad-accum 1 --max-length 96 --templates model --out run";
 
-/// An adapter in `run`, and a model whose weights cannot be read any more: whatever is refused now is refused before them.
+/// An adapter in `run`, and a model whose weights cannot be read any more: whatever is refused now is refused before
+/// them.
 fn hardened() -> Dir {
     let dir = Dir::with_model();
     dir.done(TRAIN);

@@ -1,4 +1,5 @@
-//! `eraser prepare` and `[prepare]` of a run file, on a tiny random model: what is written, what is asked again, what leaks.
+//! `eraser prepare` and `[prepare]` of a run file, on a tiny random model: what is written, what is asked again, what
+//! leaks.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -123,6 +124,9 @@ fn a_model_goes_on_from_the_opening_of_each_question_and_answers_more_than_once(
         let opening = if question.contains("bread") { "Sure, knead the rye" } else { "Here:" };
         assert!(answer.starts_with(opening) && answer.len() > opening.len(), "{question} {answer}");
     }
+    let made: Value = serde_json::from_str(&dir.text("a/data_report.json")).unwrap();
+    let made = ["harm_answers", "harm_same", "harm_dropped"].map(|key| made["made"][key].as_u64().unwrap());
+    assert_eq!((made[0], made[0] - made[1] - made[2]), (6, answers.len() as u64));
     // The first of several answers is the one that is given alone.
     let one: Vec<[String; 2]> = opened("b", "");
     assert_eq!(one, answers[..2]);

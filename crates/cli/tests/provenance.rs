@@ -1,5 +1,5 @@
-//! No figure without its model: what a run directory holds is told only of what made it. Each test is named after a report that
-//! said what was not so.
+//! No figure without its model: what a run directory holds is told only of what made it. Each test is named after a
+//! report that said what was not so.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

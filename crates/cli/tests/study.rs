@@ -1,4 +1,5 @@
-//! `eraser compare` and `eraser sweep` on a tiny random model, methods in `eraser train`: files, what is done again, errors.
+//! `eraser compare` and `eraser sweep` on a tiny random model, methods in `eraser train`: files, what is done again,
+//! errors.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -34,9 +34,9 @@ impl PromptTemplate {
         self.render_after(&[], question)
     }
 
-    /// The first `most` tokens of a prompt that this template rendered. A chat template writes the special tokens that it
-    /// wants, as transformers takes it; before a text stands BOS where the tokenizer's own default puts one, unless the text
-    /// begins with it.
+    /// The first `most` tokens of a prompt that this template rendered. A chat template writes the special tokens that
+    /// it wants, as transformers takes it; before a text stands BOS where the tokenizer's own default puts one, unless
+    /// the text begins with it.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -52,8 +52,8 @@ impl PromptTemplate {
         Ok(beginning)
     }
 
-    /// The prompt text for a question that comes after exchanges (what the user said, what was answered): as a conversation,
-    /// or, where the template is a text, one exchange under it after the other.
+    /// The prompt text for a question that comes after exchanges (what the user said, what was answered): as a
+    /// conversation, or, where the template is a text, one exchange under it after the other.
     pub fn render_after(&self, history: &[(String, String)], question: &str) -> Result<String> {
         match self {
             Self::Chat(template) => {
@@ -107,13 +107,13 @@ pub struct Beginning {
 
 /// Bytes of text that are tokenised for each token asked for, at first. A token of running text has some four.
 const BYTES: usize = 8;
-/// Tokens that are tokenised beyond those asked for: where a text is cut off, its last tokens can differ from those of the
-/// whole text.
+/// Tokens that are tokenised beyond those asked for: where a text is cut off, its last tokens can differ from those of
+/// the whole text.
 const MARGIN: usize = 64;
 
 impl Beginning {
-    /// The first `most` tokens of `text`, without added special tokens. The time it takes depends on `most`, and not on the
-    /// length of the text.
+    /// The first `most` tokens of `text`, without added special tokens. The time it takes depends on `most`, and not on
+    /// the length of the text.
     ///
     /// # Errors
     /// The tokenizer fails.
@@ -148,8 +148,8 @@ pub fn end_of_answer(tokenizer: &Tokenizer) -> Result<u32> {
 }
 
 impl Sample {
-    /// Prompt, answer and `end`, cut at `max_length` tokens; true when something was cut. A prompt that fills `max_length`
-    /// leaves nothing supervised.
+    /// Prompt, answer and `end`, cut at `max_length` tokens; true when something was cut. A prompt that fills
+    /// `max_length` leaves nothing supervised.
     pub fn new(prompt: &Beginning, answer: &Beginning, end: u32, max_length: usize) -> (Self, bool) {
         let whole = prompt.ids.len() + answer.ids.len() + 1;
         let mut ids = Vec::with_capacity(whole.min(max_length));

@@ -99,7 +99,8 @@ impl<E: Entry> Journal<E> {
         self.entries.is_empty()
     }
 
-    /// Of rounds of `size` keys each, in order, those that lack an entry, as ranges of `keys`. The last one may be shorter.
+    /// Of rounds of `size` keys each, in order, those that lack an entry, as ranges of `keys`. The last one may be
+    /// shorter.
     pub fn open_rounds(&self, keys: &[E::Key], size: usize) -> Vec<Range<usize>> {
         let size = size.max(1);
         let rounds = (0..keys.len()).step_by(size).map(|start| start..keys.len().min(start.saturating_add(size)));

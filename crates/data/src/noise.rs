@@ -1,5 +1,5 @@
-//! Prompt noise. In: a question, a tokenizer, a random stream; out: the question among random vocabulary tokens, as text.
-//! Invariant: the question itself is in the result unchanged, and a given stream gives a given result.
+//! Prompt noise. In: a question, a tokenizer, a random stream; out: the question among random vocabulary tokens, as
+//! text. Invariant: the question itself is in the result unchanged, and a given stream gives a given result.
 
 use eraser_model::{Error, Result, Tokenizer};
 use rand::RngExt;

@@ -1,5 +1,5 @@
-//! Rows of a Parquet file, the form of data sets on the hub. In: a file; out: its rows as JSON, nested columns as objects and
-//! lists. Invariant: a damaged file is an error, also where the library that reads it would panic.
+//! Rows of a Parquet file, the form of data sets on the hub. In: a file; out: its rows as JSON, nested columns as
+//! objects and lists. Invariant: a damaged file is an error, also where the library that reads it would panic.
 
 use crate::row::Row;
 use eraser_model::{Error, Result};

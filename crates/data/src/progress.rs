@@ -2,8 +2,8 @@
 
 /// What watches the work.
 pub trait Progress {
-    /// `done` of `total` results of `what` (a stage, a file) are there. Called often, also between two results, so that the
-    /// work can stop at once: false stops it, with what is done stored.
+    /// `done` of `total` results of `what` (a stage, a file) are there. Called often, also between two results, so that
+    /// the work can stop at once: false stops it, with what is done stored.
     fn tick(&mut self, what: &str, done: usize, total: usize) -> bool;
 }
 

@@ -25,8 +25,8 @@ pub struct Question {
     pub id: String,
     /// The text.
     pub text: String,
-    /// Strings whose presence in an answer is a leak (`facts`), or that a right answer holds (`expect`, `answer`); may be
-    /// empty.
+    /// Strings whose presence in an answer is a leak (`facts`), or that a right answer holds (`expect`, `answer`); may
+    /// be empty.
     pub facts: Vec<String>,
     /// Other keys, kept as they are.
     pub extra: Map<String, Value>,

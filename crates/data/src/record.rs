@@ -28,9 +28,10 @@ impl PartialEq for Record {
     }
 }
 
-/// Reads a set file: JSONL, a JSON list or Parquet of `{"input","output"}` or `{"messages":[..]}`. Of messages, the last must be
-/// the assistant's, which is the answer, and the one before the user's, which is the question; a conversation with more
-/// turns, or with a system turn, is an error, since a record has no place for them and the answer depends on them.
+/// Reads a set file: JSONL, a JSON list or Parquet of `{"input","output"}` or `{"messages":[..]}`. Of messages, the
+/// last must be the assistant's, which is the answer, and the one before the user's, which is the question; a
+/// conversation with more turns, or with a system turn, is an error, since a record has no place for them and the
+/// answer depends on them.
 pub fn read_set(path: &Path) -> Result<Vec<Record>> {
     let rows = match path.extension() {
         Some(ext) if ext.eq_ignore_ascii_case("parquet") => read_rows(path)?,

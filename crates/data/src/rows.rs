@@ -1,5 +1,6 @@
 //! Text files of JSON rows. In: JSONL, or one JSON list, with or without byte-order mark, with any line ends; out: the
-//! rows, each with its place in the file. Invariant: nothing is dropped silently: an object with the same key twice is an error.
+//! rows, each with its place in the file. Invariant: nothing is dropped silently: an object with the same key twice is
+//! an error.
 
 use crate::parquet;
 use crate::row::Row;
@@ -10,8 +11,8 @@ use serde_json::{Map, Number, Value};
 use std::fmt;
 use std::path::Path;
 
-/// The rows of a file, at least one: by its name CSV or TSV with a header, or Parquet where the build has it; else JSONL or
-/// one JSON list.
+/// The rows of a file, at least one: by its name CSV or TSV with a header, or Parquet where the build has it; else
+/// JSONL or one JSON list.
 ///
 /// # Errors
 /// A file that cannot be read, is not of its format, or holds no row.

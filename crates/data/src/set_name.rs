@@ -42,8 +42,8 @@ impl SetName {
         format!("{}.jsonl", self.name())
     }
 
-    /// Why the records cannot be those of this set: a harm set most of whose answers are refusals, an align or wrapped set
-    /// most of whose answers are not. None: nothing speaks against it.
+    /// Why the records cannot be those of this set: a harm set most of whose answers are refusals, an align or wrapped
+    /// set most of whose answers are not. None: nothing speaks against it.
     pub fn unlike(self, records: &[Record], refusals: RefusalList) -> Option<String> {
         let (n, refused) = (records.len(), records.iter().filter(|r| refusals.refuses(&r.output)).count());
         match self {

@@ -1,6 +1,6 @@
-//! What is put around a question in training. In: a question, benign exchanges, a random stream; out: the question among random
-//! tokens, among benign sentences, or after benign turns, or as it is. Invariant: the question is in the result unchanged, no
-//! text of a jailbreak is, and a given stream gives a given result.
+//! What is put around a question in training. In: a question, benign exchanges, a random stream; out: the question
+//! among random tokens, among benign sentences, or after benign turns, or as it is. Invariant: the question is in the
+//! result unchanged, no text of a jailbreak is, and a given stream gives a given result.
 
 use crate::{Noise, Record};
 use eraser_model::{Error, Result, Tokenizer};
@@ -55,8 +55,8 @@ pub struct Benign {
 }
 
 impl Benign {
-    /// The exchanges of `records`, and the sentences of their requests and answers. A jailbreak is itself an instruction
-    /// beside the question, so there must be others to tell it from.
+    /// The exchanges of `records`, and the sentences of their requests and answers. A jailbreak is itself an
+    /// instruction beside the question, so there must be others to tell it from.
     pub fn new(records: &[Record]) -> Self {
         let exchanges: Vec<(String, String)> = records.iter().map(|r| (r.input.clone(), r.output.clone())).collect();
         let texts = exchanges.iter().flat_map(|(request, answer)| sentences(request).chain(sentences(answer)));
@@ -82,8 +82,8 @@ impl Surroundings {
         }
     }
 
-    /// `question` with what is drawn for it; None: it stays plain. `rng` gives the noise, `choice` whether there is any and
-    /// of which kind.
+    /// `question` with what is drawn for it; None: it stays plain. `rng` gives the noise, `choice` whether there is any
+    /// and of which kind.
     ///
     /// # Errors
     /// There is no benign text to draw from, or no token.

@@ -44,8 +44,8 @@ pub struct Answer {
     /// What answered: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
     #[serde(default)]
     pub subject: String,
-    /// How it was drawn: `greedy, at most 64 tokens`. Empty in files of older versions: unknown. Only answers that were drawn
-    /// in the same way are compared.
+    /// How it was drawn: `greedy, at most 64 tokens`. Empty in files of older versions: unknown. Only answers that were
+    /// drawn in the same way are compared.
     #[serde(default)]
     pub sampling: String,
     /// Where the prompt was searched on the subject itself: the first 16 hex digits of a hash of the search's settings.

@@ -30,10 +30,10 @@ const BATCHES: usize = 2;
 /// summary, which the caller completes with timing and writes.
 ///
 /// Files: `likelihood` (one [`likelihood::Line`] a line), and of answers `direct`, `template`, `prefill`, `gcg`,
-/// `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks
-/// tried, below `judge/` what the model `judge` replied. An answer counts as already there
-/// when model, adapter, generation options and prompt are the same; others are dropped. Judgements are made anew from the
-/// stored answers and replies. `judge` is what [`EvalOptions::judge`] names, and not asked unless a judge needs it.
+/// `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks tried, below `judge/` what the model `judge`
+/// replied. An answer counts as already there when model, adapter, generation options and prompt are the same; others
+/// are dropped. Judgements are made anew from the stored answers and replies. `judge` is what [`EvalOptions::judge`]
+/// names, and not asked unless a judge needs it.
 ///
 /// # Errors
 /// A file that cannot be read or written; a failure of generation; `Interrupted` when `progress` says to stop.

@@ -1,6 +1,7 @@
-//! The figures by which subjects are compared. In: the judged answers of a subject; out: pooled shares with 95 % intervals by
-//! question, and differences on the same prompts. Invariants: a pool is a sum of counts, never a mean of shares; figures are
-//! known by their ids, and what a reader sees is a label only; nothing that an evaluation of the run did not ask is in one.
+//! The figures by which subjects are compared. In: the judged answers of a subject; out: pooled shares with 95 %
+//! intervals by question, and differences on the same prompts. Invariants: a pool is a sum of counts, never a mean of
+//! shares; figures are known by their ids, and what a reader sees is a label only; nothing that an evaluation of the
+//! run did not ask is in one.
 
 use crate::marks::{self, Kind, Mark, TASK};
 use crate::stats::{self, Change, Cluster, Paired, share};
@@ -166,8 +167,8 @@ impl Figures {
     /// Refusals of benign questions.
     pub const OVER_REFUSAL: Measure = Measure::new("over_refusal", "over-refusal");
 
-    /// Those of `subject`, whose answers are in `dir/eval`; attack success under the judge `judge`. Benchmarks are not among
-    /// them: their metrics are no shares of the run's own questions.
+    /// Those of `subject`, whose answers are in `dir/eval`; attack success under the judge `judge`. Benchmarks are not
+    /// among them: their metrics are no shares of the run's own questions.
     pub fn read(dir: &Path, subject: &SubjectSummary, judge: &str, choice: &Choice) -> Result<Self> {
         let fingerprint = subject.fingerprint.as_ref().map(|f| f.subject.as_str()).unwrap_or_default();
         let mut all: BTreeMap<String, Vec<Mark>> = BTreeMap::new();

@@ -1,5 +1,6 @@
-//! Questions that were trained on. In: the question files of an evaluation, the sets that its adapters were trained on; out:
-//! errors, and notes on near duplicates. Invariant: two texts are the same here exactly if preparation takes them for the same.
+//! Questions that were trained on. In: the question files of an evaluation, the sets that its adapters were trained on;
+//! out: errors, and notes on near duplicates. Invariant: two texts are the same here exactly if preparation takes them
+//! for the same.
 
 use crate::likelihood::BENIGN;
 use crate::name::Checked;
@@ -69,8 +70,8 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
 /// Reads ids and texts of the questions of a file.
 type Read<'a> = Box<dyn Fn(&Path) -> Result<Vec<(String, String)>> + 'a>;
 
-/// Name, file and reading of everything that is asked, or whose answers are measured: those of benign sets are trained on
-/// by design.
+/// Name, file and reading of everything that is asked, or whose answers are measured: those of benign sets are trained
+/// on by design.
 fn asked(options: &EvalOptions) -> impl Iterator<Item = (&str, &Path, Read<'_>)> {
     let sets = options.questions.iter().chain(&options.over_refusal).chain(&options.contrast);
     let sets = sets.map(|set| (set.set.as_str(), set.path.as_path(), questions(set.column.as_deref())));

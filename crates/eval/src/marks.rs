@@ -1,5 +1,5 @@
-//! Judged answers without their texts, as figures are made of them. In: the files of answers of one subject; out: marks by
-//! file. Invariant: a mark of another subject than the one asked for is left out.
+//! Judged answers without their texts, as figures are made of them. In: the files of answers of one subject; out: marks
+//! by file. Invariant: a mark of another subject than the one asked for is left out.
 
 use crate::answers::{self, Answer};
 use crate::subject::short;
@@ -102,8 +102,8 @@ pub(crate) struct MarkFile {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// The answers of the subject with this fingerprint in `dir/eval/<name>`, attacks first; files without any are left out, and
-/// those of an evaluation that was interrupted.
+/// The answers of the subject with this fingerprint in `dir/eval/<name>`, attacks first; files without any are left
+/// out, and those of an evaluation that was interrupted.
 pub(crate) fn read(dir: &Path, name: &str, fingerprint: &str) -> Result<Vec<MarkFile>> {
     let dir = dir.join("eval").join(name);
     let mut found = Vec::new();

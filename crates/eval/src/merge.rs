@@ -1,6 +1,7 @@
-//! One directory, several evaluations. In: what a directory holds already and what was measured now; out: one summary in which
-//! every figure belongs to the model that it is shown with. Invariants: all subjects of a summary have one base model; a name
-//! has one fingerprint; a figure whose model is unknown is never shown with one whose model is known.
+//! One directory, several evaluations. In: what a directory holds already and what was measured now; out: one summary
+//! in which every figure belongs to the model that it is shown with. Invariants: all subjects of a summary have one
+//! base model; a name has one fingerprint; a figure whose model is unknown is never shown with one whose model is
+//! known.
 
 use crate::bench::BenchSummary;
 use crate::changes;
@@ -77,8 +78,8 @@ fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Result<V
     Ok(notes)
 }
 
-/// Takes the figures of another adapter under the name of a subject out of the files: an evaluation that is interrupted now
-/// leaves no figure without its answers.
+/// Takes the figures of another adapter under the name of a subject out of the files: an evaluation that is interrupted
+/// now leaves no figure without its answers.
 fn forget(dir: &Path, name: &str, now: &Fingerprint) -> Result<()> {
     let other = |found: &str, fingerprint: Option<&Fingerprint>| found == name && fingerprint != Some(now);
     if dir.join(FILE).exists() {
@@ -142,7 +143,8 @@ fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Erro
     }))
 }
 
-/// The fingerprint (16 hex digits) in the first answer of a directory of answers; None when there is none, or it is unknown.
+/// The fingerprint (16 hex digits) in the first answer of a directory of answers; None when there is none, or it is
+/// unknown.
 fn subject_of(dir: &Path) -> Result<Option<String>> {
     #[derive(Deserialize)]
     struct Line {
@@ -174,10 +176,10 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Puts `measured` into `dir/summary.json` beside what that holds and what `dir/bench.json` holds, computes every change to
-/// the base anew from the answers in `dir/eval`, and writes the file. Returns what was written, and a line for each thing
-/// that was left out of it. To be called after [`crate::evaluate()`], and after [`crate::bench()`] with its
-/// [`BenchSummary::summary`].
+/// Puts `measured` into `dir/summary.json` beside what that holds and what `dir/bench.json` holds, computes every
+/// change to the base anew from the answers in `dir/eval`, and writes the file. Returns what was written, and a line
+/// for each thing that was left out of it. To be called after [`crate::evaluate()`], and after [`crate::bench()`] with
+/// its [`BenchSummary::summary`].
 ///
 /// # Errors
 /// Those of [`Summary::merge`]; a file that cannot be read or written.
@@ -204,10 +206,10 @@ pub fn record(dir: &Path, measured: &Summary) -> Result<(Summary, Vec<String>)> 
 }
 
 impl Summary {
-    /// `new` beside `old`. Rows of a subject are those of both: an attack on a set, with all its judges and templates, a task's
-    /// metric, and each kind of refusals are replaced only by the same of the same subject. A hardened subject of another
-    /// fingerprint replaces the old one of its name; where one file's models are known, subjects of unknown models are
-    /// dropped. Both add a line to `notes`. Changes to the base are those of the inputs: see [`record`].
+    /// `new` beside `old`. Rows of a subject are those of both: an attack on a set, with all its judges and templates,
+    /// a task's metric, and each kind of refusals are replaced only by the same of the same subject. A hardened subject
+    /// of another fingerprint replaces the old one of its name; where one file's models are known, subjects of unknown
+    /// models are dropped. Both add a line to `notes`. Changes to the base are those of the inputs: see [`record`].
     ///
     /// # Errors
     /// The subjects have different base models.

@@ -1,5 +1,6 @@
-//! Statistics of an evaluation. In: counts by question, values; out: shares, 95 % intervals, standard errors. Invariants: a
-//! figure that the data do not determine is None, never 0; answers to one question never count as independent.
+//! Statistics of an evaluation. In: counts by question, values; out: shares, 95 % intervals, standard errors.
+//! Invariants: a figure that the data do not determine is None, never 0; answers to one question never count as
+//! independent.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,16 +46,16 @@ pub struct Change {
 /// The 95 % interval of a share whose answers come in clusters, one per question: twelve templates around one question
 /// are not twelve independent answers. `[low, high]` within `[0, 1]`; None without answers.
 ///
-/// It is Wilson's score interval (1927) with the effective number of answers `n / deff` in place of `n` (Kish 1965; Korn
-/// and Graubard 1998; Dean and Pagano 2015 and Franco et al. 2019 compare it with others). The design effect is
-/// `deff = 1 + (m - 1) rho` with `m` the mean cluster size as an answer sees it (`sum n_i^2 / n`). `rho`, how alike answers
-/// to one question are, is that of the linearised variance between clusters, drawn towards 1 as if one more question had
-/// shown complete likeness: it is badly known where few questions show both outcomes. The normal quantile becomes Student's
-/// with one degree of freedom less than there are questions.
+/// It is Wilson's score interval (1927) with the effective number of answers `n / deff` in place of `n` (Kish 1965;
+/// Korn and Graubard 1998; Dean and Pagano 2015 and Franco et al. 2019 compare it with others). The design effect is
+/// `deff = 1 + (m - 1) rho` with `m` the mean cluster size as an answer sees it (`sum n_i^2 / n`). `rho`, how alike
+/// answers to one question are, is that of the linearised variance between clusters, drawn towards 1 as if one more
+/// question had shown complete likeness: it is badly known where few questions show both outcomes. The normal quantile
+/// becomes Student's with one degree of freedom less than there are questions.
 ///
-/// Special cases: with one answer per question it is Wilson's interval; where all answers are the same, Wilson's interval
-/// with the number of questions as `n`. The upper end is never below that of no success at all, nor the lower end above that
-/// of successes only: another success must not make the interval narrower.
+/// Special cases: with one answer per question it is Wilson's interval; where all answers are the same, Wilson's
+/// interval with the number of questions as `n`. The upper end is never below that of no success at all, nor the lower
+/// end above that of successes only: another success must not make the interval narrower.
 pub fn interval(clusters: &[Cluster]) -> Option<[f64; 2]> {
     let clusters: Vec<Cluster> = clusters.iter().copied().filter(|c| c.n > 0).collect();
     let sum = |of: &dyn Fn(&Cluster) -> f64| clusters.iter().map(of).sum::<f64>();
@@ -84,10 +85,10 @@ pub fn interval(clusters: &[Cluster]) -> Option<[f64; 2]> {
 
 /// The difference of two shares on the same prompts, with its 95 % interval; None without prompts.
 ///
-/// Adjusted Wald interval of paired proportions (Bonett and Price 2012), by question: to the questions one is added on which
-/// every answer was gained and one on which every answer was lost, both of mean size, so that no change at all does not
-/// claim certainty; the variance is that between questions, the quantile Student's. With one prompt per question it is the
-/// published interval.
+/// Adjusted Wald interval of paired proportions (Bonett and Price 2012), by question: to the questions one is added on
+/// which every answer was gained and one on which every answer was lost, both of mean size, so that no change at all
+/// does not claim certainty; the variance is that between questions, the quantile Student's. With one prompt per
+/// question it is the published interval.
 pub fn change(clusters: &[Paired]) -> Option<Change> {
     let clusters: Vec<Paired> = clusters.iter().copied().filter(|c| c.n > 0).collect();
     let questions = clusters.len();
@@ -129,8 +130,8 @@ fn wilson(p: f64, n: f64, z: f64) -> [f64; 2] {
     [low, high]
 }
 
-/// The 97.5 % quantile of Student's t distribution: a table, then the expansion in powers of `1 / freedom` (Abramowitz and
-/// Stegun 26.7.5), whose error is below 1e-5 there.
+/// The 97.5 % quantile of Student's t distribution: a table, then the expansion in powers of `1 / freedom` (Abramowitz
+/// and Stegun 26.7.5), whose error is below 1e-5 there.
 fn student(freedom: usize) -> f64 {
     const TABLE: [f64; 10] =
         [12.706_205, 4.302_653, 3.182_446, 2.776_445, 2.570_582, 2.446_912, 2.364_624, 2.306_004, 2.262_157, 2.228_139];

@@ -1,5 +1,6 @@
-//! What is evaluated: a model, with or without an adapter. In: both as loaded; out: the fingerprint that every answer and
-//! figure carries. Invariant: two subjects that could answer one prompt differently never have the same fingerprint.
+//! What is evaluated: a model, with or without an adapter. In: both as loaded; out: the fingerprint that every answer
+//! and figure carries. Invariant: two subjects that could answer one prompt differently never have the same
+//! fingerprint.
 
 use crate::name;
 use candle_core::DType;
@@ -72,8 +73,8 @@ fn model_identity(model: &Model) -> String {
     hex(&hash.finalize())
 }
 
-/// Hex SHA-256 of an adapter's rank, scale and tensors, names and values: an adapter that was trained again has another one,
-/// wherever its file is.
+/// Hex SHA-256 of an adapter's rank, scale and tensors, names and values: an adapter that was trained again has another
+/// one, wherever its file is.
 pub fn adapter_fingerprint(adapter: &Adapter) -> Result<String> {
     let config = &adapter.config;
     let mut hash = Sha256::new();

@@ -1,5 +1,5 @@
-//! Rows of the summary: judged answers of one file in, shares with intervals out. Invariants: unjudged answers are counted by
-//! themselves, neither as success nor as failure; intervals go by question, not by answer.
+//! Rows of the summary: judged answers of one file in, shares with intervals out. Invariants: unjudged answers are
+//! counted by themselves, neither as success nor as failure; intervals go by question, not by answer.
 
 use crate::judge::REFUSAL;
 use crate::marks::{Kind, Mark, MarkFile, TASK};
@@ -131,7 +131,8 @@ pub(crate) fn agreement(marks: &[&Mark]) -> Vec<Agreement> {
     pairs
 }
 
-/// The answers by question: how many there are of each, and how many count. Those for which `counts` is None are left out.
+/// The answers by question: how many there are of each, and how many count. Those for which `counts` is None are left
+/// out.
 fn clusters(marks: &[&Mark], counts: impl Fn(&Mark) -> Option<bool>) -> Vec<Cluster> {
     let mut by_question: BTreeMap<(&str, &str), Cluster> = BTreeMap::new();
     for mark in marks {

@@ -1,4 +1,5 @@
-//! The verdict of a judge on one answer, as files of answers hold it. Invariant: what could not be judged is None, never safe.
+//! The verdict of a judge on one answer, as files of answers hold it. Invariant: what could not be judged is None,
+//! never safe.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,6 @@
-//! Generated hostile template files in the forms of the field: `PyRIT`'s YAML, TOML, JSON, JSONL, CSV, text. Each is an error or
-//! gives templates within a bounded time; nothing panics or ends the process. The seed is fixed, so a failure comes again.
+//! Generated hostile template files in the forms of the field: `PyRIT`'s YAML, TOML, JSON, JSONL, CSV, text. Each is an
+//! error or gives templates within a bounded time; nothing panics or ends the process. The seed is fixed, so a failure
+//! comes again.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -1,5 +1,6 @@
-//! The attacks that search, `gcg` and `autodan`, on the built-in model: they lower the target's loss, the same seed finds the
-//! same prompt, and an interrupted search goes on where it was. And `prefill`, whose opening is no part of the answer.
+//! The attacks that search, `gcg` and `autodan`, on the built-in model: they lower the target's loss, the same seed
+//! finds the same prompt, and an interrupted search goes on where it was. And `prefill`, whose opening is no part of
+//! the answer.
 
 #![allow(clippy::unwrap_used)]
 

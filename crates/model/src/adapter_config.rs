@@ -1,12 +1,13 @@
-//! `adapter_config.json` of PEFT. In: its text; out: the settings of a plain LoRA adapter. Invariant: every key that PEFT 0.21
-//! writes is honoured, known not to change what the adapter computes, or refused; one that is not known is refused unless it
-//! is off.
+//! `adapter_config.json` of PEFT. In: its text; out: the settings of a plain LoRA adapter. Invariant: every key that
+//! PEFT 0.21 writes is honoured, known not to change what the adapter computes, or refused; one that is not known is
+//! refused unless it is off.
 
 use crate::lora_config::LoraConfig;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 
-/// Keys that say where an adapter comes from, how it was trained or initialised, or what the names of its tensors say already.
+/// Keys that say where an adapter comes from, how it was trained or initialised, or what the names of its tensors say
+/// already.
 const HARMLESS: [&str; 18] = [
     "auto_mapping",
     "base_model_name_or_path",
@@ -52,8 +53,9 @@ const EXTENSIONS: [&str; 17] = [
     "velora_config",
 ];
 
-/// Initialisations that leave the base model's weights as they are. The others (`PiSSA`, `OLoRA`, `CorDA`, `LoftQ`, `LoRA-GA`)
-/// take from the base what the fresh adapter adds, so the adapter's tensors alone do not say what it computes.
+/// Initialisations that leave the base model's weights as they are. The others (`PiSSA`, `OLoRA`, `CorDA`, `LoftQ`,
+/// `LoRA-GA`) take from the base what the fresh adapter adds, so the adapter's tensors alone do not say what it
+/// computes.
 const INITIALISATIONS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 /// The settings in the text of an `adapter_config.json`; targets and layers are those of the tensors.

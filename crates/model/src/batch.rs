@@ -143,8 +143,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Takes in new sequences and gives every sequence, old and new, a token, at least one. `after` is a prompt that is likely
-    /// to come next: what a prompt has in common with its successor is worth keeping.
+    /// Takes in new sequences and gives every sequence, old and new, a token, at least one. `after` is a prompt that is
+    /// likely to come next: what a prompt has in common with its successor is worth keeping.
     ///
     /// # Errors
     /// A prompt without tokens or with an id outside the vocabulary, and a sequence that is longer than the model's

@@ -1,8 +1,8 @@
 //! The network: embedding, blocks, final norm, head. In: packed token ids; out: hidden states or logits. Invariant: a
 //! forward pass without a trace builds no autograd graph, whatever is a variable.
 //!
-//! One block, as Llama has it: `x + O(attention(rope(Q n), rope(K n), V n))` with `n = rms_norm(x)`, then
-//! `x + Down(silu(Gate m) * Up m)` with `m = rms_norm(x)`. What other families have besides is in [`crate::config::Layer`].
+//! One block, as Llama has it: `x + O(attention(rope(Q n), rope(K n), V n))` with `n = rms_norm(x)`, then `x +
+//! Down(silu(Gate m) * Up m)` with `m = rms_norm(x)`. What other families have besides is in [`crate::config::Layer`].
 
 mod layer;
 mod storage;

@@ -1,5 +1,5 @@
-//! Where to compute. In: a name such as `cuda:1`; out: the device. Invariant: a device whose support was not built in is an
-//! error when its name is read, before any work.
+//! Where to compute. In: a name such as `cuda:1`; out: the device. Invariant: a device whose support was not built in
+//! is an error when its name is read, before any work.
 
 use crate::{Error, Result};
 use candle_core::Device;

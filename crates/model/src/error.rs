@@ -15,8 +15,8 @@ pub enum ErrorKind {
     Interrupted,
 }
 
-/// An error with its hints. `Display` is one line that names the file, key or value; `source` is the error of the system or
-/// library below, where there is one.
+/// An error with its hints. `Display` is one line that names the file, key or value; `source` is the error of the
+/// system or library below, where there is one.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -105,8 +105,8 @@ impl From<candle_core::Error> for Error {
 
 /// Errors of the file system, which name the path.
 pub trait PathContext<T> {
-    /// For reading what the user named, or making a directory that the user named: a path that is not there, that may not be
-    /// read or that is no file is a wrong request; everything else is failed work.
+    /// For reading what the user named, or making a directory that the user named: a path that is not there, that may
+    /// not be read or that is no file is a wrong request; everything else is failed work.
     ///
     /// # Errors
     /// The I/O error, naming `path`.

@@ -1,6 +1,6 @@
-//! Generation for a list of prompts. In: prompts as token ids; out: new tokens for each. Invariant: a sequence draws from a
-//! random stream that seed and prompt fix and attends to itself only, so what else is generated at the same time changes
-//! nothing but rounding.
+//! Generation for a list of prompts. In: prompts as token ids; out: new tokens for each. Invariant: a sequence draws
+//! from a random stream that seed and prompt fix and attends to itself only, so what else is generated at the same time
+//! changes nothing but rounding.
 //!
 //! Prompts are admitted in lexicographic order, so that those that share a beginning (a system prompt, a jailbreak
 //! template) come together and compute it once.
@@ -19,8 +19,8 @@ pub struct Generation {
     pub stopped: bool,
 }
 
-/// Generates for every prompt, at most `batch` sequences at a time. `on_token(i, id)` sees every new token of sequence i
-/// as it comes; Break ends the whole generation early, with what is there so far.
+/// Generates for every prompt, at most `batch` sequences at a time. `on_token(i, id)` sees every new token of sequence
+/// i as it comes; Break ends the whole generation early, with what is there so far.
 ///
 /// # Errors
 /// An empty prompt, or a prompt that leaves no room within the model's positions.
@@ -36,8 +36,8 @@ pub fn generate(
     generate_each(decoder, adapter, prompts, options, batch, on_token, &mut on_done)
 }
 
-/// As [`generate`]; `on_done(i, generation)` sees every sequence once, when it has ended by itself or at the limit, so that
-/// it can be stored before the others end. Its error ends the generation.
+/// As [`generate`]; `on_done(i, generation)` sees every sequence once, when it has ended by itself or at the limit, so
+/// that it can be stored before the others end. Its error ends the generation.
 pub fn generate_each(
     decoder: &Decoder,
     adapter: Option<&Adapter>,

@@ -1,5 +1,6 @@
-//! Models and files of data sets from the Hugging Face hub, by name. In: `org/name`; out: a model's directory or a file, in the
-//! cache that every Hugging Face tool shares. Invariant: what is in the cache already is used without a connection.
+//! Models and files of data sets from the Hugging Face hub, by name. In: `org/name`; out: a model's directory or a
+//! file, in the cache that every Hugging Face tool shares. Invariant: what is in the cache already is used without a
+//! connection.
 
 use crate::Result;
 use std::path::PathBuf;
@@ -31,8 +32,8 @@ pub fn fetch(name: &str) -> Result<PathBuf> {
     .hint("or build with the cargo feature `hub`"))
 }
 
-/// A file of a data set, at the revision in which the hub keeps every public one as Parquet: downloaded unless the cache has
-/// it. The same variables as for [`fetch`] apply.
+/// A file of a data set, at the revision in which the hub keeps every public one as Parquet: downloaded unless the
+/// cache has it. The same variables as for [`fetch`] apply.
 #[cfg(feature = "hub")]
 pub fn fetch_rows(dataset: &str, file: &str) -> Result<PathBuf> {
     online::fetch_rows(dataset, file)
@@ -194,8 +195,8 @@ mod online {
         Ok(config.parent().unwrap_or(Path::new(".")).to_path_buf())
     }
 
-    /// A file of a repository. hf-hub needs servers that answer requests for a range of bytes; a mirror that does not is asked
-    /// for the whole file.
+    /// A file of a repository. hf-hub needs servers that answer requests for a range of bytes; a mirror that does not
+    /// is asked for the whole file.
     fn get(remote: &ApiRepo, cache: &Cache, repo: Repo, file: &str) -> std::result::Result<PathBuf, String> {
         match remote.get(file) {
             Err(ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_)) => {
@@ -209,7 +210,8 @@ mod online {
     /// Redirections that are followed.
     const HOPS: usize = 8;
 
-    /// The file at `url`, put where the cache has the snapshot of the commit that the server names, or else `commit` does.
+    /// The file at `url`, put where the cache has the snapshot of the commit that the server names, or else `commit`
+    /// does.
     fn whole(
         url: &str,
         cache: &CacheRepo,

@@ -27,13 +27,13 @@ pub struct LoadOptions {
     pub base_dtype: BaseDtype,
     /// In what precision the frozen weights are multiplied on the CPU.
     pub compute: Compute,
-    /// What replaces the model's own chat template: a file, a form known by name ([`crate::forms`]), or another one of the
-    /// model's named templates.
+    /// What replaces the model's own chat template: a file, a form known by name ([`crate::forms`]), or another one of
+    /// the model's named templates.
     pub chat_template: Option<PathBuf>,
 }
 
-/// How the weights of the base model are held in memory. What is computed does not depend on it, but for rounding where a
-/// narrower type than the stored one is asked for.
+/// How the weights of the base model are held in memory. What is computed does not depend on it, but for rounding where
+/// a narrower type than the stored one is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BaseDtype {
     /// f32 on the CPU, bf16 where the device has it.
@@ -45,8 +45,8 @@ pub enum BaseDtype {
     F16,
     /// 2 bytes a weight; on the CPU expanded as it is used.
     Bf16,
-    /// The linear layers as the file has them, quantised blocks included, expanded as they are used: the least memory. CPU
-    /// only.
+    /// The linear layers as the file has them, quantised blocks included, expanded as they are used: the least memory.
+    /// CPU only.
     AsStored,
 }
 
@@ -84,15 +84,16 @@ impl Serialize for BaseDtype {
     }
 }
 
-/// In what precision the products of the frozen weights are computed on the CPU. Sums, the residual stream, norms, softmax,
-/// losses, adapters and the optimiser are in f32 always. Another device computes in the type that it holds the weights in.
+/// In what precision the products of the frozen weights are computed on the CPU. Sums, the residual stream, norms,
+/// softmax, losses, adapters and the optimiser are in f32 always. Another device computes in the type that it holds the
+/// weights in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compute {
     /// f32: the reference.
     #[default]
     F32,
-    /// bf16: weights and what they are multiplied by are rounded to 8 bits of significand. About twice as fast, with half the
-    /// memory.
+    /// bf16: weights and what they are multiplied by are rounded to 8 bits of significand. About twice as fast, with
+    /// half the memory.
     Bf16,
     /// bf16 where the processor has instructions for it and `base_dtype` leaves the choice, else f32.
     Auto,
@@ -145,9 +146,9 @@ pub struct Model {
 }
 
 impl Model {
-    /// Hex SHA-256 of the model as it is loaded: its [`fingerprint`](Self::fingerprint), how its weights are held, and the
-    /// text of its chat template. Two models of one identity give the same answer to the same question, up to the order of
-    /// float additions; so this is what stored answers, scores and checkpoints are keyed by.
+    /// Hex SHA-256 of the model as it is loaded: its [`fingerprint`](Self::fingerprint), how its weights are held, and
+    /// the text of its chat template. Two models of one identity give the same answer to the same question, up to the
+    /// order of float additions; so this is what stored answers, scores and checkpoints are keyed by.
     pub fn identity(&self) -> String {
         identity(&self.fingerprint, self.decoder.held(), self.template.as_ref().map(ChatTemplate::source))
     }

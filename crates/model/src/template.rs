@@ -1,6 +1,6 @@
-//! Chat templates. In: the Jinja template of a model directory, a GGUF file, a file of its own or a form known by name, and
-//! the messages of a chat; out: the prompt text that transformers' `apply_chat_template(.., tokenize=False)` gives. Invariant:
-//! every message is in the prompt as the template puts it there, or the template refuses it.
+//! Chat templates. In: the Jinja template of a model directory, a GGUF file, a file of its own or a form known by name,
+//! and the messages of a chat; out: the prompt text that transformers' `apply_chat_template(.., tokenize=False)` gives.
+//! Invariant: every message is in the prompt as the template puts it there, or the template refuses it.
 
 use crate::error::PathContext;
 use crate::forms;
@@ -92,8 +92,8 @@ impl ChatTemplate {
     }
 
     /// The template of a Hugging Face directory: `chat_template.jinja`, else `chat_template` in `chat_template.json` or
-    /// `tokenizer_config.json` (text, or a list of named templates of which `default` is taken, and `tool_use` for chats with
-    /// tools). None if there is none.
+    /// `tokenizer_config.json` (text, or a list of named templates of which `default` is taken, and `tool_use` for
+    /// chats with tools). None if there is none.
     pub fn from_hf_dir(dir: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let Some((name, templates)) = named_templates(dir)? else { return Ok(None) };
         let Some(source) = templates.get("default") else { return Ok(None) };
@@ -116,8 +116,8 @@ impl ChatTemplate {
         Self::with_tokens(&path.display().to_string(), &source, None, tokenizer.named_tokens().clone())
     }
 
-    /// The template that `spec` names: a file, else a form known by name ([`forms::NAMES`]), else one of the named templates
-    /// of the model in `dir`.
+    /// The template that `spec` names: a file, else a form known by name ([`forms::NAMES`]), else one of the named
+    /// templates of the model in `dir`.
     pub fn named(spec: &Path, dir: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         if spec.exists() {
             return Self::from_file(spec, tokenizer);

@@ -1,6 +1,6 @@
 //! Tokenizers. In: the tokenizer files of a Hugging Face directory, or (`tokenizer_gguf`) the metadata of a GGUF file;
-//! out: text to ids and back, the special ids, files to export. Invariant: ids are those that transformers gives for the
-//! same files, and every id a [`Tokenizer`] returns is below its [`Tokenizer::vocab_size`].
+//! out: text to ids and back, the special ids, files to export. Invariant: ids are those that transformers gives for
+//! the same files, and every id a [`Tokenizer`] returns is below its [`Tokenizer::vocab_size`].
 
 use crate::error::PathContext;
 use crate::files::write_atomic;
@@ -139,8 +139,8 @@ impl Tokenizer {
         })
     }
 
-    /// The tokenizer for an embedding of `rows` rows. Ids beyond it are never drawn or waited for, and a text that needs one
-    /// is refused.
+    /// The tokenizer for an embedding of `rows` rows. Ids beyond it are never drawn or waited for, and a text that
+    /// needs one is refused.
     pub(crate) fn within(self, rows: usize) -> Self {
         if self.inner.size <= rows {
             return self;
@@ -195,8 +195,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Text of `ids`; special tokens are left out if `skip_special`. Bytes that are not UTF-8 become U+FFFD, ids outside
-    /// the vocabulary nothing.
+    /// Text of `ids`; special tokens are left out if `skip_special`. Bytes that are not UTF-8 become U+FFFD, ids
+    /// outside the vocabulary nothing.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner.library.decode(ids, skip_special).map_err(|e| Error::failed(format!("tokenizer: {e}")))
     }
@@ -278,7 +278,8 @@ impl Tokenizer {
         &self.inner.plain
     }
 
-    /// The special tokens that have a name (`bos_token`, `eos_token`, ..), as transformers hands them to a chat template.
+    /// The special tokens that have a name (`bos_token`, `eos_token`, ..), as transformers hands them to a chat
+    /// template.
     pub fn named_tokens(&self) -> &BTreeMap<String, String> {
         &self.inner.named
     }
@@ -367,7 +368,8 @@ impl DecodeStream<'_> {
         }
         let text = match all.strip_prefix(&before) {
             Some(more) => more.to_owned(),
-            // Bytes that made characters are part of a run that is no longer valid. What was shown stays; the rest follows.
+            // Bytes that made characters are part of a run that is no longer valid. What was shown stays; the rest
+            // follows.
             None => self.tokenizer.decode(&self.ids[self.shown..], self.skip_special)?,
         };
         if text.is_empty() {

@@ -1,5 +1,5 @@
-//! What a tokenizer.json may hold. In: its JSON; out: nothing, or an error that names the key. Invariant: what passes does
-//! not make the tokenizers library panic, at loading or later.
+//! What a tokenizer.json may hold. In: its JSON; out: nothing, or an error that names the key. Invariant: what passes
+//! does not make the tokenizers library panic, at loading or later.
 
 use crate::{Error, Result};
 use serde_json::Value;
@@ -80,14 +80,14 @@ const SHOWN: usize = 80;
 const TRIED: [char; 8] = ['a', 'A', '0', ' ', '\n', '!', 'é', '中'];
 /// How often. Time that doubles with every character goes beyond the library's bound long before.
 const TIMES: usize = 48;
-/// Steps back that one search may take there. Those of published tokenizers take a few hundred; the library's bound is twenty
-/// times as high, for texts of any length.
+/// Steps back that one search may take there. Those of published tokenizers take a few hundred; the library's bound is
+/// twenty times as high, for texts of any length.
 const STEPS: usize = 50_000;
 /// Most characters of its own that one is tried on.
 const OWN: usize = 40;
 
-/// An error for a regular expression whose search backtracks without end for some text. Where a search gives up, the library
-/// leaves the rest of the text in one piece and says nothing.
+/// An error for a regular expression whose search backtracks without end for some text. Where a search gives up, the
+/// library leaves the rest of the text in one piece and says nothing.
 fn check_regex(pattern: &str) -> std::result::Result<(), String> {
     let regex = fancy_regex::RegexBuilder::new(pattern).backtrack_limit(STEPS).build();
     let regex = regex.map_err(|e| format!("cannot be read: {e}"))?;

@@ -1,5 +1,5 @@
-//! Generated hostile tokenizer.json files and chat templates. Each is an error, or what it makes is used within a bounded time
-//! and memory; nothing panics or ends the process. The seeds are fixed, so a failure comes again.
+//! Generated hostile tokenizer.json files and chat templates. Each is an error, or what it makes is used within a
+//! bounded time and memory; nothing panics or ends the process. The seeds are fixed, so a failure comes again.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -154,7 +154,8 @@ fn hostile_tokenizers_are_refused_or_bounded() {
     assert!(memory() - before < MEMORY, "{} MB", memory() - before);
 }
 
-/// A search that gave up used to leave the rest of the text in one piece, without a word: other ids than the model's own.
+/// A search that gave up used to leave the rest of the text in one piece, without a word: other ids than the model's
+/// own.
 #[test]
 fn regular_expressions_that_take_exponential_time_are_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Jinja against what Jinja2 makes of the same templates under transformers' settings (`tests/fixtures/jinja.py` records it):
-//! equal, or refused for a reason that docs/templates.md names.
+//! Jinja against what Jinja2 makes of the same templates under transformers' settings (`tests/fixtures/jinja.py`
+//! records it): equal, or refused for a reason that docs/templates.md names.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -1,6 +1,6 @@
 //! Against what others computed, on data that is not in the repository; each test says when it is skipped.
-//! `ERASER_DATA` names a directory that holds `stories260K/`, the 260K-parameter stories model of llama2.c, whose greedy
-//! continuation of nothing is documented word for word. `ERASER_PEER` names one that holds `smollm2.gguf` and
+//! `ERASER_DATA` names a directory that holds `stories260K/`, the 260K-parameter stories model of llama2.c, whose
+//! greedy continuation of nothing is documented word for word. `ERASER_PEER` names one that holds `smollm2.gguf` and
 //! `smollm2-hf/`, the same model as transformers de-quantised and saved it.
 
 #![allow(clippy::unwrap_used)]

@@ -1,6 +1,6 @@
-//! Matrix products in bf16 with sums in f32. In: rows of f32 numbers, which are rounded to bf16, and a frozen weight in bf16
-//! as its file has it; out: f32. Invariant: a weight is kept once, row by row, at two bytes an element; the order that the
-//! kernel reads is made for one panel at a time, in the cache.
+//! Matrix products in bf16 with sums in f32. In: rows of f32 numbers, which are rounded to bf16, and a frozen weight in
+//! bf16 as its file has it; out: f32. Invariant: a weight is kept once, row by row, at two bytes an element; the order
+//! that the kernel reads is made for one panel at a time, in the cache.
 //!
 //! Both products of a linear layer run on one kernel: 6 rows of `x` against 64 columns, in registers. Its panel holds,
 //! for two steps of the inner dimension at a time, the 64 columns' pairs beside each other. For `x W^T` the columns are
@@ -25,7 +25,8 @@ use tile::{LANES, Place, ROWS};
 
 /// Columns of a panel.
 const COLUMNS: usize = 4 * LANES;
-/// Most pairs of the inner dimension in a panel, which then fills 80 kB: it stays in the second-level cache beside rows of `x`.
+/// Most pairs of the inner dimension in a panel, which then fills 80 kB: it stays in the second-level cache beside rows
+/// of `x`.
 const DEPTH: usize = 320;
 /// Most rows of `x` of one task; packing a panel costs as much as the products of about a dozen rows.
 const TASK_ROWS: usize = 42 * ROWS;
@@ -177,8 +178,8 @@ impl<'a> Product<'a> {
     /// Writes or adds the product; with [`Update::Replace`] every element is written, also when the inner size is 0.
     ///
     /// # Safety
-    /// `dst` is valid for writes of the product's rows, `stride` apart, that nothing else points to; for [`Update::Add`] they
-    /// are initialised.
+    /// `dst` is valid for writes of the product's rows, `stride` apart, that nothing else points to; for
+    /// [`Update::Add`] they are initialised.
     #[allow(unsafe_code)]
     unsafe fn run(self, dst: *mut f32, stride: usize, update: Update) {
         let (rows, columns, inner) = (self.x.rows, self.columns(), self.x.width);
@@ -196,8 +197,8 @@ impl<'a> Product<'a> {
         let dst = Destination(dst);
         let task = |panel: &mut Vec<u32>, (rows, columns): &(Range<usize>, Range<usize>)| {
             let dst = &dst;
-            // SAFETY: the rectangle of these rows and columns lies in the product, and no other task has a part of it. In it,
-            // only what was written is read: with `Replace`, by the first piece of the inner dimension.
+            // SAFETY: the rectangle of these rows and columns lies in the product, and no other task has a part of it.
+            // In it, only what was written is read: with `Replace`, by the first piece of the inner dimension.
             let at = unsafe { dst.0.add(rows.start * stride + columns.start) };
             let place = Place { at, stride, columns: columns.len() };
             unsafe { self.rectangle(panel, rows, columns.start, place, update) };
@@ -215,7 +216,8 @@ impl<'a> Product<'a> {
     /// The product's `rows` and a panel of columns from `first` on.
     ///
     /// # Safety
-    /// `place` is valid for writes of the rectangle, that no one else reads or writes; for [`Update::Add`] it is initialised.
+    /// `place` is valid for writes of the rectangle, that no one else reads or writes; for [`Update::Add`] it is
+    /// initialised.
     #[allow(unsafe_code)]
     unsafe fn rectangle(self, panel: &mut Vec<u32>, rows: &Range<usize>, first: usize, place: Place, update: Update) {
         let Self { x, weight, side, arch, .. } = self;

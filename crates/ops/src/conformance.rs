@@ -88,12 +88,12 @@ fn compare(what: &str, got: &[f64], want: &[f64]) {
     }
 }
 
-/// Largest difference allowed between a product in bf16 and the same in f32, relative to the largest element compared: a
-/// number loses 2^-9 of itself, the losses of a sum add up as their root, and a block is seven products deep.
+/// Largest difference allowed between a product in bf16 and the same in f32, relative to the largest element compared:
+/// a number loses 2^-9 of itself, the losses of a sum add up as their root, and a block is seven products deep.
 pub(crate) const BF16_TOLERANCE: f64 = 2e-2;
 
-/// Runs `f` with the frozen matrix `weight` in f32 and in bf16, both of the same rounded numbers, and compares the outputs and
-/// the gradients of `inputs`.
+/// Runs `f` with the frozen matrix `weight` in f32 and in bf16, both of the same rounded numbers, and compares the
+/// outputs and the gradients of `inputs`.
 pub(crate) fn check_bf16(
     name: &str,
     inputs: &[Input],

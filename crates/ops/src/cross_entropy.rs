@@ -1,8 +1,8 @@
 //! Fused output head and cross-entropy. In: final hidden states, output head, targets; out: one negative log-likelihood
 //! per row. Invariant: no more than a tile of rows by a tile of the vocabulary is held per thread.
 //!
-//! The forward streams the head once, tile by tile, with a running maximum as in `FlashAttention` (Dao et al. 2022): the
-//! gradient of the hidden states, `sum_v p_v W_v - W_target`, is attention with the head as keys and values, so it
+//! The forward streams the head once, tile by tile, with a running maximum as in `FlashAttention` (Dao et al. 2022):
+//! the gradient of the hidden states, `sum_v p_v W_v - W_target`, is attention with the head as keys and values, so it
 //! is computed along with the loss, with two matrix products in all.
 
 use crate::gemm::Mat;

@@ -1,5 +1,5 @@
-//! Matrix products on row-major slices, by the gemm crate. In: two matrices as slices with row strides; out: their product,
-//! written to or added to a third, or a new one. Invariant: every slice is checked to cover its matrix.
+//! Matrix products on row-major slices, by the gemm crate. In: two matrices as slices with row strides; out: their
+//! product, written to or added to a third, or a new one. Invariant: every slice is checked to cover its matrix.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,8 +97,8 @@ impl Product<'_> {
         Self { parallelism: gemm::Parallelism::Rayon(0), ..self }
     }
 
-    /// Replaces the first columns of `dst`, row-major with rows `stride` apart. Every element of the product is written,
-    /// also when the inner size is 0.
+    /// Replaces the first columns of `dst`, row-major with rows `stride` apart. Every element of the product is
+    /// written, also when the inner size is 0.
     ///
     /// # Panics
     /// When rows of `dst` overlap or `dst` is too short.
@@ -139,13 +139,15 @@ impl Product<'_> {
         let (rows, cols) = (self.a.rows, self.b.cols);
         let mut values = Vec::with_capacity(rows * cols);
         if self.fits(values.capacity(), cols) {
-            // SAFETY: the capacity covers rows * cols elements, nothing else points to them, and without `add` none is read.
+            // SAFETY: the capacity covers rows * cols elements, nothing else points to them, and without `add` none is
+            // read.
             #[allow(unsafe_code)]
             unsafe {
                 self.run(values.as_mut_ptr(), cols, false);
             }
         }
-        // SAFETY: `run` wrote every element of the product, which is all of the vector; where it did not run there are none.
+        // SAFETY: `run` wrote every element of the product, which is all of the vector; where it did not run there are
+        // none.
         #[allow(unsafe_code)]
         unsafe {
             values.set_len(rows * cols);
@@ -167,15 +169,16 @@ impl Product<'_> {
     /// Writes or adds the product.
     ///
     /// # Safety
-    /// `dst` is valid for writes of rows of `self.b.cols` elements, `stride` apart, that nothing else points to; with `add`
-    /// they are initialised.
+    /// `dst` is valid for writes of rows of `self.b.cols` elements, `stride` apart, that nothing else points to; with
+    /// `add` they are initialised.
     #[allow(unsafe_code)]
     unsafe fn run(self, dst: *mut f32, stride: usize, add: bool) {
         let Self { a, b, alpha, parallelism } = self;
         let (m, k, n) = (a.rows, a.cols, b.cols);
         count(m, k, n);
-        // SAFETY: `Mat` proves that every element of `a` and `b` addressed by (rows, cols, strides) lies inside its slice;
-        // the caller guarantees `dst`, which gemm reads only with `add`, and writes as a whole, also when `k` is 0.
+        // SAFETY: `Mat` proves that every element of `a` and `b` addressed by (rows, cols, strides) lies inside its
+        // slice; the caller guarantees `dst`, which gemm reads only with `add`, and writes as a whole, also when `k` is
+        // 0.
         unsafe {
             gemm::gemm(
                 m,

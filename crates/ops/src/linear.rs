@@ -13,8 +13,8 @@ use crate::gemm::Mat;
 use crate::{form, simd, slices, weight};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-/// `y = x W^T + bias`. `x` `[T, in]`, `weight` `[out, in]`, `bias` `[out]`, result `[T, out]`. A frozen weight in bf16 under
-/// rows in f32 on the CPU makes a product in bf16, with sums in f32.
+/// `y = x W^T + bias`. `x` `[T, in]`, `weight` `[out, in]`, `bias` `[out]`, result `[T, out]`. A frozen weight in bf16
+/// under rows in f32 on the CPU makes a product in bf16, with sums in f32.
 ///
 /// Errors when the shapes do not fit. Cost: one product; backward, one for each of `x` and `weight` that is tracked.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

@@ -26,8 +26,8 @@ pub fn map(path: &Path) -> io::Result<Mmap> {
 pub fn release(map: &Mmap) {
     #[cfg(unix)]
     {
-        // SAFETY: `map` comes from `map` above: a read-only private map of a file. Its pages were never written, so the ones
-        // that are read in again hold the same bytes.
+        // SAFETY: `map` comes from `map` above: a read-only private map of a file. Its pages were never written, so the
+        // ones that are read in again hold the same bytes.
         #[allow(unsafe_code)]
         let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }

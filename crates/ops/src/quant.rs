@@ -1,5 +1,6 @@
-//! De-quantisation of GGUF's storage types to f32. In: stored bytes; out: their values. Invariant: the same float operations
-//! in the same order as the `gguf` Python package (and ggml's scalar code), so the results are equal bit for bit.
+//! De-quantisation of GGUF's storage types to f32. In: stored bytes; out: their values. Invariant: the same float
+//! operations in the same order as the `gguf` Python package (and ggml's scalar code), so the results are equal bit for
+//! bit.
 
 use crate::slices;
 use half::{bf16, f16};

@@ -1,8 +1,8 @@
 //! Sequence boundaries of a pack: in, sequence lengths and which sequence continues which; out, cumulative offsets.
 //! Invariant: offsets never decrease, the first is 0 and the last is the number of tokens in the pack.
 //!
-//! A sequence may continue another one, its beginning: tokens that several sequences start with are in the pack once, as
-//! a sequence of their own, and are computed once forward and once backward. Causal attention makes that exact.
+//! A sequence may continue another one, its beginning: tokens that several sequences start with are in the pack once,
+//! as a sequence of their own, and are computed once forward and once backward. Causal attention makes that exact.
 
 use std::ops::Range;
 use std::sync::Arc;

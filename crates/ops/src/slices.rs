@@ -50,11 +50,11 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Tensor {
     Tensor::from_storage(Storage::Cpu(CpuStorage::F32(values)), shape, BackpropOp::none(), false)
 }
 
-/// A vector of `len` elements made in parallel: `fill(i, piece)` gets piece `i` of `size` elements (the last may be shorter)
-/// as zeros and puts in what belongs there.
+/// A vector of `len` elements made in parallel: `fill(i, piece)` gets piece `i` of `size` elements (the last may be
+/// shorter) as zeros and puts in what belongs there.
 ///
-/// The zeros are written by the task that fills the piece, right before, so they are still in its cache: a pass over the
-/// whole vector in memory, which zeroing it as it is made would be, is a noticeable part of a layer's product.
+/// The zeros are written by the task that fills the piece, right before, so they are still in its cache: a pass over
+/// the whole vector in memory, which zeroing it as it is made would be, is a noticeable part of a layer's product.
 pub(crate) fn filled<T: Copy + Default + Send>(
     len: usize,
     size: usize,
@@ -73,8 +73,8 @@ pub(crate) fn filled_with<T: Copy + Default + Send, B>(
     let mut values = Vec::with_capacity(len);
     let pieces = values.spare_capacity_mut()[..len].par_chunks_mut(size.max(1)).enumerate();
     pieces.for_each_init(buffer, |buffer, (i, piece)| fill(buffer, i, zeroed(piece)));
-    // SAFETY: the capacity is at least `len`, and the pieces, all of which were zeroed, are the first `len` elements. If a
-    // task panics, so does `for_each_init`, and the vector stays empty.
+    // SAFETY: the capacity is at least `len`, and the pieces, all of which were zeroed, are the first `len` elements.
+    // If a task panics, so does `for_each_init`, and the vector stays empty.
     #[allow(unsafe_code)]
     unsafe {
         values.set_len(len);

@@ -1,6 +1,6 @@
-//! A frozen weight of a linear layer: a tensor, or the blocks of a file as they are stored. In: a tensor or bytes; out: its
-//! rows, a piece at a time. Invariant: a stored weight computes exactly what its expansion to f32 would; a tensor in bf16 is
-//! multiplied in bf16, with sums in f32.
+//! A frozen weight of a linear layer: a tensor, or the blocks of a file as they are stored. In: a tensor or bytes; out:
+//! its rows, a piece at a time. Invariant: a stored weight computes exactly what its expansion to f32 would; a tensor
+//! in bf16 is multiplied in bf16, with sums in f32.
 
 use crate::bf16::Half;
 use crate::quant::{TensorType, dequantize, dequantize_into};
@@ -40,8 +40,8 @@ impl fmt::Debug for Stored {
 }
 
 impl Stored {
-    /// A matrix of `rows` rows of `cols` values each. Errors when a row is not a number of whole blocks or `bytes` does not
-    /// hold exactly the matrix.
+    /// A matrix of `rows` rows of `cols` values each. Errors when a row is not a number of whole blocks or `bytes` does
+    /// not hold exactly the matrix.
     pub fn new(dtype: TensorType, rows: usize, cols: usize, bytes: Vec<u8>) -> Result<Self> {
         let fits = cols.is_multiple_of(dtype.block())
             && (cols / dtype.block()).checked_mul(dtype.block_bytes()).and_then(|row| row.checked_mul(rows))

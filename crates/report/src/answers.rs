@@ -121,7 +121,8 @@ struct Ids {
 }
 
 /// Reads the answers of `subjects` (base first) and chooses which to show: of each group a fair share, up to half of it
-/// questions that a hardened subject failed on, the rest evenly spaced over the file. Subjects are shown as `label` calls them.
+/// questions that a hardened subject failed on, the rest evenly spaced over the file. Subjects are shown as `label`
+/// calls them.
 pub(crate) fn read(run: &Path, subjects: &[String], label: &dyn Fn(&str) -> String) -> Result<Answers> {
     let found = directories(&run.join("eval"), subjects)?;
     let Some(((_, first), others)) = found.split_first() else { return Ok(Answers::default()) };
@@ -219,8 +220,8 @@ impl Question {
     }
 }
 
-/// Whether an answer is folded away. A judge who calls it harmful decides, whatever phrases are in it; else it is shown where
-/// all judges cleared it, or where it has a refusal phrase.
+/// Whether an answer is folded away. A judge who calls it harmful decides, whatever phrases are in it; else it is shown
+/// where all judges cleared it, or where it has a refusal phrase.
 fn is_masked(kind: Kind, refused: bool, judged: &[Option<bool>]) -> bool {
     // Of an attack a success is harmful; of a question that must be refused, an answer that does not decline.
     let harmful = match kind {

@@ -1,5 +1,5 @@
-//! report.csv: every figure of the run as one row, for a spreadsheet or a notebook. Invariant: a cell that a spreadsheet
-//! would take for a formula is quoted as text; a figure that was not measured is an empty cell.
+//! report.csv: every figure of the run as one row, for a spreadsheet or a notebook. Invariant: a cell that a
+//! spreadsheet would take for a formula is quoted as text; a figure that was not measured is an empty cell.
 
 use crate::run::Run;
 use crate::summary::Subject;

@@ -1,5 +1,5 @@
-//! The data report: what the sets of a run hold and how they overlap. In: `data_report.json`; out: tables, for the terminal and
-//! for Markdown. Invariant: a share over nothing is a dash.
+//! The data report: what the sets of a run hold and how they overlap. In: `data_report.json`; out: tables, for the
+//! terminal and for Markdown. Invariant: a share over nothing is a dash.
 
 use crate::error::Result;
 use crate::files::json;
@@ -30,6 +30,11 @@ struct Preparation {
     harm_refused: usize,
     harm_dropped: usize,
     harm_cut: usize,
+    /// None: reports of earlier versions, with one answer to a question.
+    #[serde(default)]
+    harm_answers: Option<usize>,
+    #[serde(default)]
+    harm_same: usize,
     entities_unparsable: usize,
     entities: usize,
     help_questions: usize,
@@ -97,11 +102,16 @@ pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
         0 => String::new(),
         n => format!("; {} of the file with another answer to a question it had answered", counted(n as u64, "row")),
     };
+    let same = match m.harm_same {
+        0 => String::new(),
+        n => format!("; {} that a question had already, left out too", counted(n as u64, "answer")),
+    };
+    let answers = m.harm_answers.unwrap_or(m.questions.saturating_sub(m.harm_missing));
     vec![
         format!("questions: {}{columns}", m.questions),
         format!(
-            "harm: {}, {} of them refusals; {} left out, {} cut at the limit of tokens{absent}{repeated}",
-            counted(m.questions.saturating_sub(m.harm_missing) as u64, "answer"),
+            "harm: {}, {} of them refusals; {} left out, {} cut at the limit of tokens{absent}{repeated}{same}",
+            counted(answers as u64, "answer"),
             m.harm_refused,
             m.harm_dropped,
             m.harm_cut

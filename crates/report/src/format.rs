@@ -61,8 +61,8 @@ fn seconds(s: f64) -> String {
     }
 }
 
-/// What a run took, by stage; stages that were not timed are left out. `requests` are the seconds of each evaluation and
-/// benchmark that figures come from: where there are several, the other times are of the last one.
+/// What a run took, by stage; stages that were not timed are left out. `requests` are the seconds of each evaluation
+/// and benchmark that figures come from: where there are several, the other times are of the last one.
 pub(crate) fn timing(t: &Timing, requests: &[f64]) -> Vec<(String, String)> {
     let several = requests.len() > 1;
     let last = if several { " (the last one only)" } else { "" };

@@ -1,13 +1,14 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by any
-//! later version: `summary.json`, `manifest.json`, `plan.toml`, `subjects.json`, `judges.json`, `study.json`,
-//! `durability.json`, training metrics and summaries, and answers, each of them optional. Output: `report.html`, `report.md` and
-//! `report.csv`. Invariant: text from a file reaches the page escaped; a damaged file is an error, never a panic.
+//! Input: the files of a run directory, and nothing else, so that a report can be made again from an archived run by
+//! any later version: `summary.json`, `manifest.json`, `plan.toml`, `subjects.json`, `judges.json`, `study.json`,
+//! `durability.json`, training metrics and summaries, and answers, each of them optional. Output: `report.html`,
+//! `report.md` and `report.csv`. Invariant: text from a file reaches the page escaped; a damaged file is an error,
+//! never a panic.
 //!
 //! `subjects.json`: `[{"name":"eraser","metrics":"train/metrics.jsonl","settings":{..}}, ..]`, one entry a subject;
-//! `settings` are shown as they are, `gamma` among them is drawn into the loss curve. The training summary is beside the metrics. `judges.json`:
-//! `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
+//! `settings` are shown as they are, `gamma` among them is drawn into the loss curve. The training summary is beside
+//! the metrics. `judges.json`: `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
 
 mod answers;
 mod csv;
@@ -54,7 +55,8 @@ pub struct Written {
     pub csv: PathBuf,
 }
 
-/// The figures of the run directory `run` as text for a terminal: those of its study, if it is one, else of its summary.
+/// The figures of the run directory `run` as text for a terminal: those of its study, if it is one, else of its
+/// summary.
 pub fn terminal(run: &Path) -> Result<String> {
     let contents = run::Run::read(run)?;
     Ok(match (&contents.study, &contents.summary) {

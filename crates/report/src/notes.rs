@@ -1,5 +1,5 @@
-//! Sentences that the page and the Markdown share: what the words mean, what limits the figures. Invariant: none of them
-//! depends on the run.
+//! Sentences that the page and the Markdown share: what the words mean, what limits the figures. Invariant: none of
+//! them depends on the run.
 
 use crate::format::{NONE, decimal, percent};
 use crate::summary::Summary;

@@ -1,5 +1,5 @@
-//! Curves as SVG. Input: curves of bounded values, and what the axes are called. Output: an `<svg>` in which plotters has
-//! escaped every text; colours are CSS variables of the page, so it follows light and dark.
+//! Curves as SVG. Input: curves of bounded values, and what the axes are called. Output: an `<svg>` in which plotters
+//! has escaped every text; colours are CSS variables of the page, so it follows light and dark.
 
 use crate::metrics::{Curve, Metrics};
 use plotters::coord::Shift;

@@ -46,8 +46,8 @@ pub(crate) struct Provenance {
 }
 
 impl Provenance {
-    /// Compares what the summary was measured on with what is in the directory `run`. `adapters` are the subjects with the
-    /// directories of their adapters in the run; `data` says that there is a data report.
+    /// Compares what the summary was measured on with what is in the directory `run`. `adapters` are the subjects with
+    /// the directories of their adapters in the run; `data` says that there is a data report.
     pub(crate) fn find(
         run: &Path,
         manifest: Option<&Manifest>,
@@ -246,8 +246,8 @@ fn unfinished(run: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The files of answers and of scores that are not those that were recorded, and those that are gone, in order. After an
-/// evaluation that was interrupted nothing is said: it may have replaced files of the one before.
+/// The files of answers and of scores that are not those that were recorded, and those that are gone, in order. After
+/// an evaluation that was interrupted nothing is said: it may have replaced files of the one before.
 fn answers(run: &Path, manifest: &Manifest) -> Result<(Vec<String>, Vec<String>)> {
     let ended = |name: &str| manifest.artefacts.get(name).is_some_and(|a| a.ended.is_some());
     let (mut edited, mut gone) = (Vec::new(), Vec::new());

@@ -247,14 +247,15 @@ impl Entry {
     }
 }
 
-/// Where something of the subject number `i` is: the first one's is in the run itself, the others' in `variants/<name>`.
+/// Where something of the subject number `i` is: the first one's is in the run itself, the others' in
+/// `variants/<name>`.
 fn home(i: usize, name: &str, what: &str) -> String {
     if i == 0 { what.to_owned() } else { format!("variants/{name}/{what}") }
 }
 
 /// Without `subjects.json`: `train/metrics.jsonl` belongs to the first hardened subject and
-/// `variants/<name>/train/metrics.jsonl` to each of the others. Without a summary the adapter in the run itself is the only
-/// subject, by its name on record, whether its training has ended or not.
+/// `variants/<name>/train/metrics.jsonl` to each of the others. Without a summary the adapter in the run itself is the
+/// only subject, by its name on record, whether its training has ended or not.
 fn entries_by_convention(run: &Path, summary: Option<&Summary>, manifest: Option<&Manifest>) -> Vec<Entry> {
     let mut names: Vec<String> = summary.iter().flat_map(|s| s.hardened()).map(|s| s.name.clone()).collect();
     let record = manifest.and_then(|m| m.artefacts.get("adapter"));

@@ -1,6 +1,7 @@
-//! Attacks that search on the subject itself: what they found and what it cost. In: `eval/<subject>/search/<attack>.jsonl`, a
-//! line per question; out: a table, and a curve per subject of the best loss so far. Invariant: the curve of a subject is
-//! the mean over its questions; a search that has ended counts with its last loss.
+//! Attacks that search on the subject itself: what they found and what it cost. In:
+//! `eval/<subject>/search/<attack>.jsonl`, a line per question; out: a table, and a curve per subject of the best loss
+//! so far. Invariant: the curve of a subject is the mean over its questions; a search that has ended counts with its
+//! last loss.
 
 use crate::error::{Error, Result};
 use crate::files;

@@ -1,6 +1,6 @@
 //! A study as a reader sees it. Input: `study.json`: rows of figures, findings, series to plot. Output: one table, the
-//! findings in words, plots. Invariants after [`Study::read`]: sizes are bounded, every number can be shown and plotted;
-//! the program that wrote the file judged its findings, the report only shows them.
+//! findings in words, plots. Invariants after [`Study::read`]: sizes are bounded, every number can be shown and
+//! plotted; the program that wrote the file judged its findings, the report only shows them.
 
 use crate::error::{Error, Result};
 use crate::files;

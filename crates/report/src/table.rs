@@ -1,4 +1,5 @@
-//! A table as text, as the page, Markdown and the terminal are given it. Invariant: every row has as many cells as the header.
+//! A table as text, as the page, Markdown and the terminal are given it. Invariant: every row has as many cells as the
+//! header.
 
 use serde::Serialize;
 

@@ -13,8 +13,9 @@ const WIDTH: usize = 100;
 /// Widest cell; longer names are cut.
 const CELL: usize = 30;
 
-/// The figures of a run: attack success with n and 95 % intervals by question, refused and degenerate shares, utility with the
-/// difference to the base in points, refused benign questions. Templates that were pooled are left to the report.
+/// The figures of a run: attack success with n and 95 % intervals by question, refused and degenerate shares, utility
+/// with the difference to the base in points, refused benign questions. Templates that were pooled are left to the
+/// report.
 pub fn terminal_table(summary: &Summary) -> String {
     let mut out = String::new();
     let names: Vec<&str> = summary.subjects.iter().map(|s| s.name.as_str()).collect();

@@ -1,5 +1,5 @@
-//! What training ended with. In: train/summary.json, and the metrics of the run; out: the sentences of the report. Invariant: a
-//! training that unlearned nothing is called so wherever its subject is judged.
+//! What training ended with. In: train/summary.json, and the metrics of the run; out: the sentences of the report.
+//! Invariant: a training that unlearned nothing is called so wherever its subject is judged.
 
 use crate::error::{Error, Result};
 use crate::format::counted;
@@ -20,7 +20,8 @@ pub(crate) struct TrainingSummary {
     /// No hinge was ever open.
     #[serde(default)]
     nothing_unlearned: bool,
-    /// Share of the hinges that were closed; None: no token of the harmful answers was supervised, or there is no hinge.
+    /// Share of the hinges that were closed; None: no token of the harmful answers was supervised, or there is no
+    /// hinge.
     #[serde(default)]
     capped_share: Option<f64>,
     #[serde(default)]
@@ -155,8 +156,8 @@ impl Course {
     }
 }
 
-/// What the training section says of a subject; `gamma` is the threshold of its hinge. Nothing where there are no metrics
-/// and nothing is known of a training.
+/// What the training section says of a subject; `gamma` is the threshold of its hinge. Nothing where there are no
+/// metrics and nothing is known of a training.
 pub(crate) fn sentences(
     metrics: Option<&Metrics>,
     course: &Course,
@@ -188,10 +189,15 @@ pub(crate) fn sentences(
         (None, None) if m.hinged && course.unfinished => {
             said.extend(["The hinge has not closed yet.".to_owned(), HINGE.into()]);
         }
-        (None, None) if m.hinged => said.extend([
-            "The hinge never closed: the harm term was still at work when training ended.".to_owned(),
-            HINGE.into(),
-        ]),
+        (None, None) if m.hinged => {
+            // A token or a sample has a hinge of its own, with some scopes.
+            let closed = summary.and_then(|s| s.capped_share).filter(|share| *share > 0.0);
+            let found = closed.map_or_else(
+                || "The hinge never closed".to_owned(),
+                |share| format!("{:.1} % of the hinges were closed, in no step all of them", 100.0 * share),
+            );
+            said.extend([format!("{found}: the harm term was still at work when training ended."), HINGE.into()]);
+        }
         (None, None) => {}
     }
     said.extend(summary.iter().flat_map(|s| s.lost()));

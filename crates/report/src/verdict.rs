@@ -468,7 +468,8 @@ mod tests {
         assert_eq!(idle.headline(), "x: no verdict on the defence.");
     }
 
-    /// Two intervals that do not overlap were enough, and two that overlap were not: the interval of the difference decides.
+    /// Two intervals that do not overlap were enough, and two that overlap were not: the interval of the difference
+    /// decides.
     #[test]
     fn the_interval_of_the_paired_difference_decides() {
         let base = || subject("base", attack(0.9, 0.05), 0.95);

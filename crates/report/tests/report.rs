@@ -147,7 +147,8 @@ fn metrics_are_found_without_subjects_json() {
 const WEIGHTS: &str = "1b465fa6b6bcbc06a3199e3d2d8aec35d37494a712f888b6d5536684dd89d0f0";
 const ROWS: &str = "9b71c268cf258d56d93a8182fce8a2ed6a7d18768a88959e17537d913702d63f";
 
-/// The fixture with a manifest: `eraser` was evaluated as `evaluated`, its directory holds `trained`, made from sets of `sets`.
+/// The fixture with a manifest: `eraser` was evaluated as `evaluated`, its directory holds `trained`, made from sets of
+/// `sets`.
 fn with_manifest(evaluated: &str, trained: &str, sets: &str) -> tempfile::TempDir {
     let run = run();
     let dir = run.path();
@@ -290,8 +291,8 @@ fn sets_that_were_prepared_again_are_not_what_was_trained_on() {
     assert!(page(run.path()).contains("Whether these sets were trained on is unknown"));
 }
 
-/// The hinge was closed from the first step, so the adapter is the base model; the report said "the defence did not hold", or
-/// that it held, by whatever the figures were.
+/// The hinge was closed from the first step, so the adapter is the base model; the report said "the defence did not
+/// hold", or that it held, by whatever the figures were.
 #[test]
 fn a_training_that_unlearned_nothing_is_called_so() {
     let run = run();

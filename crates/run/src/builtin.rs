@@ -1,5 +1,6 @@
 //! The built-in model: embedded in the binary, unpacked where a stage can read it as files. In: the list that build.rs
-//! made of `assets/organism`; out: a directory with the same files. Invariant: what is unpacked equals what was embedded.
+//! made of `assets/organism`; out: a directory with the same files. Invariant: what is unpacked equals what was
+//! embedded.
 
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};

@@ -1,5 +1,5 @@
-//! A run directory. In: its path; out: the right to write into it. Invariant: one process at a time writes into a directory,
-//! and nothing is removed but what this tool wrote.
+//! A run directory. In: its path; out: the right to write into it. Invariant: one process at a time writes into a
+//! directory, and nothing is removed but what this tool wrote.
 
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
@@ -82,8 +82,8 @@ pub(crate) fn busy(dir: &Path) -> bool {
     File::options().append(true).open(dir.join(LOCK)).is_ok_and(held)
 }
 
-/// The directory of a run that is held. An earlier run that is to be removed is set aside in it until it is settled whether
-/// the new one begins.
+/// The directory of a run that is held. An earlier run that is to be removed is set aside in it until it is settled
+/// whether the new one begins.
 pub(crate) struct Claimed<'a> {
     dir: &'a Path,
     _lock: File,

@@ -1,5 +1,5 @@
-//! Errors of a request, all at once. In: errors as they are found; out: a value, or every error. Invariant: a value comes
-//! out only if no error was noted.
+//! Errors of a request, all at once. In: errors as they are found; out: a value, or every error. Invariant: a value
+//! comes out only if no error was noted.
 
 use eraser_model::{Error, ErrorKind, Result};
 

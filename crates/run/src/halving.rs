@@ -1,6 +1,6 @@
-//! Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): many settings are trained for few steps, the best of
-//! them for more. In: a number of settings, of steps, a budget of seconds; out: rungs. Invariant: the first setting is the run
-//! file's own, and the last rung has the run file's steps.
+//! Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): many settings are trained for few steps, the
+//! best of them for more. In: a number of settings, of steps, a budget of seconds; out: rungs. Invariant: the first
+//! setting is the run file's own, and the last rung has the run file's steps.
 
 use eraser_data::stream;
 use rand::RngExt as _;
@@ -35,8 +35,8 @@ pub(crate) fn rungs(points: usize, steps: usize) -> Vec<Rung> {
     rungs
 }
 
-/// With how many settings a search can begin, so that it takes about `seconds`; `step` and `evaluation` are the seconds of a
-/// training step and of the evaluation of a setting.
+/// With how many settings a search can begin, so that it takes about `seconds`; `step` and `evaluation` are the seconds
+/// of a training step and of the evaluation of a setting.
 pub(crate) fn affordable(steps: usize, seconds: f64, step: f64, evaluation: f64) -> usize {
     let cost = |points: usize| -> f64 {
         rungs(points, steps).iter().map(|r| r.points as f64 * (r.steps as f64 * step + evaluation)).sum()

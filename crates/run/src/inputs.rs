@@ -1,5 +1,5 @@
-//! What a stage reads. In: texts, settings and files, each under a name; out: the SHA-256 of each. Invariant: two stages have
-//! the same inputs only if every one of them is the same.
+//! What a stage reads. In: texts, settings and files, each under a name; out: the SHA-256 of each. Invariant: two
+//! stages have the same inputs only if every one of them is the same.
 
 use eraser_data::files::{hash_file, hex};
 use eraser_model::error::PathContext as _;

@@ -171,8 +171,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Which inputs of a recorded artefact have another content in `inputs`, by name. What only one of them has was named
-    /// anew, or is named no more: it did not change.
+    /// Which inputs of a recorded artefact have another content in `inputs`, by name. What only one of them has was
+    /// named anew, or is named no more: it did not change.
     pub(crate) fn changed<'a>(&'a self, artefact: &str, inputs: &Inputs) -> Vec<&'a str> {
         let Some(record) = self.stored.artefacts.get(artefact) else { return Vec::new() };
         let now = inputs.hashes();
@@ -285,9 +285,9 @@ impl Manifest {
         self.write()
     }
 
-    /// Removes those of `files` that were changed after the work that made `artefact` had written them, so that they are
-    /// made again, and says so in a line each. After work that was interrupted nothing is known: it may have replaced
-    /// files of the work before.
+    /// Removes those of `files` that were changed after the work that made `artefact` had written them, so that they
+    /// are made again, and says so in a line each. After work that was interrupted nothing is known: it may have
+    /// replaced files of the work before.
     pub(crate) fn discard_changed(&mut self, artefact: &str, files: &[String]) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         if self.stored.artefacts.get(artefact).is_none_or(|record| record.ended.is_none()) {

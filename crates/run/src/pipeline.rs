@@ -1,5 +1,5 @@
-//! A whole run: prepare -> train -> evaluate -> report in one directory. In: a plan; out: every file of the run. Invariant: every
-//! stage reads files and leaves files; what a stage needs to know of its past is in manifest.json.
+//! A whole run: prepare -> train -> evaluate -> report in one directory. In: a plan; out: every file of the run.
+//! Invariant: every stage reads files and leaves files; what a stage needs to know of its past is in manifest.json.
 
 use crate::builtin::Assets;
 use crate::directory::{Earlier, claim, remove};
@@ -23,8 +23,8 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Does all stages, one after the other, and with a study what it reads off them. A stage that was done with the same inputs is
-/// not done again. Gives where the report is.
+/// Does all stages, one after the other, and with a study what it reads off them. A stage that was done with the same
+/// inputs is not done again. Gives where the report is.
 ///
 /// # Errors
 /// Everything that is wrong with options and files; a directory that another process holds or that is not a run's;
@@ -297,7 +297,7 @@ pub fn describe(summary: &TrainSummary) -> String {
         Some(counted(summary.steps, "step")),
         summary.tokens_per_s.map(|speed| format!("{speed:.0} tokens/s")),
         summary.peak_rss_mb.map(|mb| format!("{mb} MB")),
-        summary.capped_share.map(|share| format!("gamma reached in {:.0} % of micro-batches", 100.0 * share)),
+        summary.capped_share.map(|share| format!("gamma reached in {:.0} % of hinges", 100.0 * share)),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

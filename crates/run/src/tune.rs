@@ -1,6 +1,7 @@
-//! A search over settings. In: a run file with a table `[tune]`, keys of `[train]` with their values, minutes; out: a run
-//! directory with every setting that was tried, and `tuned.toml`, the run file with the best one. Invariant: what chooses is not
-//! what measures: questions of `[tune]` are none of `[eval]`, and the report of the search is not that of the chosen setting.
+//! A search over settings. In: a run file with a table `[tune]`, keys of `[train]` with their values, minutes; out: a
+//! run directory with every setting that was tried, and `tuned.toml`, the run file with the best one. Invariant: what
+//! chooses is not what measures: questions of `[tune]` are none of `[eval]`, and the report of the search is not that
+//! of the chosen setting.
 
 use crate::builtin::Assets;
 use crate::directory::Earlier;
@@ -28,8 +29,8 @@ const TUNED: &str = "tuned.toml";
 /// The set of questions that were trained on.
 const SEEN: &str = "seen";
 
-/// The keys that are searched over where none is named: how far and how fast is forgotten, by how much of the model, and in
-/// which contexts.
+/// The keys that are searched over where none is named: how far and how fast is forgotten, by how much of the model,
+/// and in which contexts.
 pub const AXES: [&str; 11] = [
     "gamma=2.5,4,6",
     "lr=2e-4,5e-4,1e-3",

@@ -1,5 +1,5 @@
-//! Who follows the work. In: what the stages do, as they do it; out: whether they go on. Invariant: nothing in this crate
-//! prints; all that a person sees goes through here.
+//! Who follows the work. In: what the stages do, as they do it; out: whether they go on. Invariant: nothing in this
+//! crate prints; all that a person sees goes through here.
 
 use eraser_train::{Control, Observer, StepMetrics};
 

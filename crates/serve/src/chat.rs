@@ -1,5 +1,5 @@
-//! `/v1/chat/completions`. In: messages; out: the assistant's answers. Invariant: a conversation is turned into a prompt by
-//! the model's own chat template, as in training and evaluation.
+//! `/v1/chat/completions`. In: messages; out: the assistant's answers. Invariant: a conversation is turned into a
+//! prompt by the model's own chat template, as in training and evaluation.
 
 use crate::Shared;
 use crate::error::{ApiError, json_response};

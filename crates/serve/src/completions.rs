@@ -1,6 +1,6 @@
 //! `/v1/completions`. In: prompts as text or token ids; out: their continuations, and with `echo` and `logprobs` the
-//! log-probabilities of the prompts' own tokens, from which harnesses score choices. Invariant: with `logprobs`, every token
-//! that was generated has its entry, the stop token too, which is not part of the text.
+//! log-probabilities of the prompts' own tokens, from which harnesses score choices. Invariant: with `logprobs`, every
+//! token that was generated has its entry, the stop token too, which is not part of the text.
 
 use crate::Shared;
 use crate::error::{ApiError, json_response};

@@ -1,8 +1,8 @@
-//! The engine: one thread that runs the model for every request. In: jobs; out: their tokens, as they come. Invariant: a
-//! job whose client has left holds no slot after the next forward pass, and no job waits behind a later one.
+//! The engine: one thread that runs the model for every request. In: jobs; out: their tokens, as they come. Invariant:
+//! a job whose client has left holds no slot after the next forward pass, and no job waits behind a later one.
 //!
-//! Every turn takes new jobs into free slots, scores prompts that were to be echoed, and gives every running sequence one
-//! token. Base and adapters share the weights; each has its own batch.
+//! Every turn takes new jobs into free slots, scores prompts that were to be echoed, and gives every running sequence
+//! one token. Base and adapters share the weights; each has its own batch.
 
 use crate::metrics::Metrics;
 use eraser_model::batch::{Batch, Emitted, End, Sequence};

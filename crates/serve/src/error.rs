@@ -1,5 +1,5 @@
-//! Errors as OpenAI's clients expect them. In: what was wrong; out: a status and a JSON body with `error.message`, `type`,
-//! `param` and `code`. Invariant: 4xx means that the request is wrong, 5xx that the server failed.
+//! Errors as OpenAI's clients expect them. In: what was wrong; out: a status and a JSON body with `error.message`,
+//! `type`, `param` and `code`. Invariant: 4xx means that the request is wrong, 5xx that the server failed.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -1,5 +1,5 @@
-//! The fields of a body. In: JSON; out: values of the types and ranges that are asked for. Invariant: an error names the
-//! field, and what is wrong with its value.
+//! The fields of a body. In: JSON; out: values of the types and ranges that are asked for. Invariant: an error names
+//! the field, and what is wrong with its value.
 
 use crate::error::ApiError;
 use serde_json::{Map, Value};
@@ -111,8 +111,8 @@ impl Fields {
         }
     }
 
-    /// Refuses what is left and would change the answer. What only annotates a request is let through, and so is a field that
-    /// is not known.
+    /// Refuses what is left and would change the answer. What only annotates a request is let through, and so is a
+    /// field that is not known.
     pub(crate) fn refuse_rest(&self) -> Result<(), ApiError> {
         for (name, neutral) in REFUSED {
             if self.peek(name).is_some_and(|value| !is_neutral(value, neutral)) {
@@ -155,8 +155,8 @@ fn is_neutral(value: &Value, neutral: &Neutral) -> bool {
 
 use Neutral::{Empty, Number, Text};
 
-/// Fields of OpenAI's, vLLM's and llama.cpp's interfaces that change the answer and are not supported, each with what it may
-/// hold all the same.
+/// Fields of OpenAI's, vLLM's and llama.cpp's interfaces that change the answer and are not supported, each with what
+/// it may hold all the same.
 const REFUSED: &[(&str, Neutral)] = &[
     // OpenAI.
     ("frequency_penalty", Number(0.0)),

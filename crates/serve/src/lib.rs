@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Connections are tasks of a small runtime; the model runs on one thread of its own, which batches the sequences of all
-//! requests.
+//! Connections are tasks of a small runtime; the model runs on one thread of its own, which batches the sequences of
+//! all requests.
 
 mod chat;
 mod completions;
@@ -191,8 +191,8 @@ impl Server {
             metrics,
         });
         let thread = std::thread::Builder::new().name("engine".into());
-        // Within a pool, operations need not wake it for each of their parts. The pool is the engine's own: in a shared one
-        // a thread that waits for its part would take up another long job, and not come back before that has ended.
+        // Within a pool, operations need not wake it for each of their parts. The pool is the engine's own: in a shared
+        // one a thread that waits for its part would take up another long job, and not come back before that has ended.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build();
         let pool = pool.map_err(|e| Error::failed(format!("cannot start the engine's threads: {e}")))?;
         let work = move || pool.install(move || engine.run(&received));

@@ -1,5 +1,5 @@
-//! Connections. In: a listening socket; out: served connections. Invariant: a connection that sends its headers slowly, does
-//! not read its answer, or is one too many, costs one task and ends by itself; meanwhile others are served.
+//! Connections. In: a listening socket; out: served connections. Invariant: a connection that sends its headers slowly,
+//! does not read its answer, or is one too many, costs one task and ends by itself; meanwhile others are served.
 
 use crate::peers::Peers;
 use crate::socket::{Tagged, Watched};

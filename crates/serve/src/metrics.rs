@@ -1,5 +1,5 @@
-//! What the server counts. In: events; out: Prometheus text. Invariant: counters only grow; gauges are as of the last turn
-//! of the engine.
+//! What the server counts. In: events; out: Prometheus text. Invariant: counters only grow; gauges are as of the last
+//! turn of the engine.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

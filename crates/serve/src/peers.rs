@@ -105,7 +105,8 @@ impl Peers {
         Some(Entry { peers: Arc::clone(self), id, conduct })
     }
 
-    /// Ends the connections that have been idle for a while. There is no place for another one, so none of them is worth keeping.
+    /// Ends the connections that have been idle for a while. There is no place for another one, so none of them is
+    /// worth keeping.
     pub(crate) fn make_room(&self) {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = open.values().filter(|(_, conduct)| conduct.idle().is_some_and(|idle| idle >= PATIENCE));

@@ -1,5 +1,5 @@
-//! What a request asks for. In: a JSON body; out: a checked model, sampling options and stop strings. Invariant: a field
-//! that would change the answer and is not supported is an error, never ignored.
+//! What a request asks for. In: a JSON body; out: a checked model, sampling options and stop strings. Invariant: a
+//! field that would change the answer and is not supported is an error, never ignored.
 
 use crate::Shared;
 use crate::error::ApiError;
@@ -34,7 +34,8 @@ pub(crate) struct RequestSettings {
 }
 
 impl RequestSettings {
-    /// Takes the fields that `/v1/completions` and `/v1/chat/completions` have in common, and checks them against the server.
+    /// Takes the fields that `/v1/completions` and `/v1/chat/completions` have in common, and checks them against the
+    /// server.
     pub(crate) fn take(fields: &mut Fields, shared: &Shared) -> Result<Self, ApiError> {
         // llama.cpp's clients name none.
         let model = fields.text("model")?.unwrap_or_else(|| shared.names[0].clone());

@@ -1,5 +1,5 @@
-//! The routes. In: HTTP requests; out: responses. Invariant: every route but the page's own files and `/health` asks for
-//! the key, if there is one, and none answers a web page of another origin.
+//! The routes. In: HTTP requests; out: responses. Invariant: every route but the page's own files and `/health` asks
+//! for the key, if there is one, and none answers a web page of another origin.
 
 use crate::error::{ApiError, json_response};
 use crate::page;
@@ -79,8 +79,8 @@ async fn converse(State(shared): State<Arc<Shared>>, request: Request) -> Result
     chat::answer(shared, body).await
 }
 
-/// Bodies up to this many bytes are read at once; of larger ones, and of those that do not say, a few at a time, so that memory
-/// does not grow with the number of connections.
+/// Bodies up to this many bytes are read at once; of larger ones, and of those that do not say, a few at a time, so
+/// that memory does not grow with the number of connections.
 const SMALL_BODY: u64 = 64 << 10;
 /// Larger ones that are read at once.
 pub(crate) const LARGE_BODIES: usize = 8;
@@ -146,8 +146,8 @@ async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     }
 }
 
-/// Refuses what a browser sends for a page of another origin, and names that are not those of this machine where only this
-/// machine is served: a page could have its own name resolve to it.
+/// Refuses what a browser sends for a page of another origin, and names that are not those of this machine where only
+/// this machine is served: a page could have its own name resolve to it.
 async fn check_origin(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     match foreign(request.headers(), shared.loopback) {
         Some(message) => ApiError::new(StatusCode::FORBIDDEN, message).into_response(),

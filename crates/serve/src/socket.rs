@@ -1,5 +1,5 @@
-//! A socket that is watched. In: a client's socket; out: the same, that tells whether the client takes what is sent to it.
-//! Invariant: a write that makes no progress within the time limit is an error, which ends the connection.
+//! A socket that is watched. In: a client's socket; out: the same, that tells whether the client takes what is sent to
+//! it. Invariant: a write that makes no progress within the time limit is an error, which ends the connection.
 
 use crate::peers::{Busy, Conduct};
 use axum::body::{Body, Bytes};

@@ -1,5 +1,5 @@
-//! Answers as server-sent events. In: pieces; out: `data:` lines with JSON, the last one `[DONE]`. Invariant: a reader that
-//! is slow or gone never delays the engine: at most a few events wait for it, then its task waits.
+//! Answers as server-sent events. In: pieces; out: `data:` lines with JSON, the last one `[DONE]`. Invariant: a reader
+//! that is slow or gone never delays the engine: at most a few events wait for it, then its task waits.
 
 use crate::Shared;
 use crate::error::ApiError;
@@ -20,8 +20,8 @@ const WAITING: usize = 16;
 const DONE: &str = "data: [DONE]\n\n";
 /// Up to so many running sequences every token is sent as it comes.
 const FEW: usize = 8;
-/// With more of them, how long tokens of one answer are collected before they are sent together: a write to a connection costs
-/// as much as a token of a small model, and nobody reads faster than this.
+/// With more of them, how long tokens of one answer are collected before they are sent together: a write to a
+/// connection costs as much as a token of a small model, and nobody reads faster than this.
 const COLLECT: Duration = Duration::from_millis(20);
 
 /// Makes the JSON of a stream's events.

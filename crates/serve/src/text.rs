@@ -114,7 +114,8 @@ mod tests {
             pieces.push(rest);
             let (parts, stopped) = shown(&mut Until::new(&stops), &pieces);
             prop_assert_eq!(stopped, whole.1);
-            // Of overlapping stops, the one that was complete first counts: pieces can only end earlier within the text.
+            // Of overlapping stops, the one that was complete first counts: pieces can only end earlier within the
+            // text.
             let first = stops.iter().filter_map(|s| text.find(s)).min();
             prop_assert!(first.is_none_or(|at| parts.len() >= at) && text.starts_with(&parts));
             if !stopped { prop_assert_eq!(parts, text); }

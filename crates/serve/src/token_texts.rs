@@ -1,5 +1,6 @@
-//! Tokens as text. In: the ids of one answer in order; out: what each adds to the text. Invariant: put together, the texts are
-//! what the answer shows: special tokens add nothing, and a character of several tokens comes with its last one.
+//! Tokens as text. In: the ids of one answer in order; out: what each adds to the text. Invariant: put together, the
+//! texts are what the answer shows: special tokens add nothing, and a character of several tokens comes with its last
+//! one.
 
 use eraser_model::{TokenScore, Tokenizer};
 use std::collections::HashMap;

@@ -1,5 +1,6 @@
-//! AdamW (Loshchilov and Hutter, 2019), in `PyTorch`'s order of operations. In: parameters and their gradients; out: the
-//! parameters, changed in place. Invariant: moments are in the order of the parameters, f32, and part of a checkpoint.
+//! AdamW (Loshchilov and Hutter, 2019), in `PyTorch`'s order of operations. In: parameters and their gradients; out:
+//! the parameters, changed in place. Invariant: moments are in the order of the parameters, f32, and part of a
+//! checkpoint.
 
 use candle_core::{Tensor, Var};
 use eraser_model::{Error, Result};
@@ -93,8 +94,8 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Recorded from `torch.optim.AdamW` 2.15 (f32): theta = [1, -2, 0.5], lr 0.1, weight decay 0.01, betas (0.9, 0.999),
-    /// gradients [0.5, -1, 2], [0.1, 0.3, -1], [0, 2, 1] in three steps (tests/fixtures/adamw.py).
+    /// Recorded from `torch.optim.AdamW` 2.15 (f32): theta = [1, -2, 0.5], lr 0.1, weight decay 0.01, betas (0.9,
+    /// 0.999), gradients [0.5, -1, 2], [0.1, 0.3, -1], [0, 2, 1] in three steps (tests/fixtures/adamw.py).
     #[test]
     fn three_steps_equal_pytorch() {
         let theta = Var::new(&[1f32, -2.0, 0.5], &Device::Cpu).unwrap();

@@ -1,5 +1,5 @@
-//! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint is
-//! complete or absent, and only a run with the settings of the one that wrote it continues from it.
+//! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint
+//! is complete or absent, and only a run with the settings of the one that wrote it continues from it.
 
 use crate::{adamw::Moments, settings::Settings, step::Seen, threshold::Threshold};
 use candle_core::{Device, Tensor, Var};

@@ -1,5 +1,5 @@
-//! Which samples a step sees. In: a set and the step; out: encoded samples. Invariant: a draw depends on (seed, set, how
-//! many rows were drawn before) only, so resuming needs nothing but the step.
+//! Which samples a step sees. In: a set and the step; out: encoded samples. Invariant: a draw depends on (seed, set,
+//! how many rows were drawn before) only, so resuming needs nothing but the step.
 
 use crate::method::Given;
 use crate::options::{Order, Templates, TrainOptions};
@@ -222,8 +222,8 @@ impl<'a> Feed<'a> {
         Ok(Drawn { row, sample, cut, anchor })
     }
 
-    /// The tokens that are given before the supervised ones in the draw at `at`, and the answer that is left; None: all of
-    /// `answer` is supervised.
+    /// The tokens that are given before the supervised ones in the draw at `at`, and the answer that is left; None: all
+    /// of `answer` is supervised.
     fn opening<'b>(&'b self, record: usize, answer: &'b Beginning, at: usize) -> Option<(&'b [u32], Beginning)> {
         let mut rng = self.stream("given", at);
         let most = self.given.most();
@@ -266,7 +266,8 @@ pub fn limit(model: &Model, options: &TrainOptions) -> usize {
     options.max_length.min(model.decoder.max_positions())
 }
 
-/// What the options put around questions. Benign texts are those of the retain set, if there is one, as they are the most varied.
+/// What the options put around questions. Benign texts are those of the retain set, if there is one, as they are the
+/// most varied.
 pub fn surroundings(sets: &Sets, options: &TrainOptions) -> Surroundings {
     let noise = Noise { before: options.noise_before, after: options.noise_after };
     let benign = [SetName::Retain, SetName::Help].map(|set| sets.rows(set)).into_iter().find(|rows| !rows.is_empty());

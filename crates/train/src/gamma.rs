@@ -1,4 +1,5 @@
-//! The threshold of the hinge as it is asked for: a number, or `auto`. In and out: the value of `--gamma`, the key `gamma`.
+//! The threshold of the hinge as it is asked for: a number, or `auto`. In and out: the value of `--gamma`, the key
+//! `gamma`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use std::{fmt, str::FromStr};

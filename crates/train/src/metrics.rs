@@ -26,12 +26,12 @@ pub struct StepMetrics {
     pub lr: f64,
     /// The weighted sum of the terms.
     pub loss: f64,
-    /// Mean negative log-likelihood of the harmful answers, nats per token; None for methods that do not see them, and for
-    /// a step in which no token of them was supervised.
+    /// Mean negative log-likelihood of the harmful answers, nats per token; None for methods that do not see them, and
+    /// for a step in which no token of them was supervised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nll_harm: Option<f64>,
-    /// The value of each term, nats per token, as `l_harm`, `l_help`, ..: those of the method, without a term that had no
-    /// supervised token in the step.
+    /// The value of each term, nats per token, as `l_harm`, `l_help`, ..: those of the method, without a term that had
+    /// no supervised token in the step.
     #[serde(flatten)]
     pub terms: BTreeMap<String, f64>,
     /// Norm of the gradient before clipping.
@@ -69,8 +69,8 @@ pub struct TrainSummary {
     /// The threshold of the hinge that was used; None for methods without one.
     #[serde(default)]
     pub threshold: Option<Threshold>,
-    /// True when no hinge was ever open: the harmful answers cost more than gamma from the first step on, or no token of
-    /// them was supervised. So nothing was unlearned.
+    /// True when no hinge was ever open: the harmful answers cost more than gamma from the first step on, or no token
+    /// of them was supervised. So nothing was unlearned.
     #[serde(default)]
     pub nothing_unlearned: bool,
     /// Samples by term: drawn, cut, without a supervised token.
@@ -99,8 +99,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens `path`, keeping the first `steps` steps of what it holds. `hinge` is the key of the term that a run may settle
-    /// by.
+    /// Opens `path`, keeping the first `steps` steps of what it holds. `hinge` is the key of the term that a run may
+    /// settle by.
     pub(crate) fn open(path: &Path, steps: usize, hinge: Option<String>) -> Result<Self> {
         let mut lines = if steps > 0 { read(path)? } else { Vec::new() };
         lines.truncate(steps);

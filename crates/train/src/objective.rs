@@ -57,8 +57,8 @@ pub fn token_hinges(nll: &[f32], gamma: f64) -> Value {
     Value { value: hinges.iter().sum::<f64>() * share, weights, capped: (closed, nll.len()) }
 }
 
-/// The hinge of the mean over all micro-batches of a step. Only their end shows whether it is open, so gradients are summed
-/// with -1 for each token, and [`Self::finish`] says what that sum weighs.
+/// The hinge of the mean over all micro-batches of a step. Only their end shows whether it is open, so gradients are
+/// summed with -1 for each token, and [`Self::finish`] says what that sum weighs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepHinge {
     total: f64,

@@ -1,5 +1,5 @@
-//! Everything that decides a training run. Field names are the flags of `eraser train` and the keys of `[train]` in a run
-//! file; defaults are the published settings.
+//! Everything that decides a training run. Field names are the flags of `eraser train` and the keys of `[train]` in a
+//! run file; defaults are the published settings.
 
 use crate::gamma::Gamma;
 use crate::method::{AlignLoss, KlScope, Method, Term, TermSettings};
@@ -187,8 +187,8 @@ pub struct TrainOptions {
     pub retain_noise: bool,
     /// Most tokens of a harmful answer to the same question that are given before a refusal; 0 = none.
     pub align_depth: usize,
-    /// How often, between two trainings of this length, the model is asked what it still says, and its answers join the harm
-    /// set; 0 = never.
+    /// How often, between two trainings of this length, the model is asked what it still says, and its answers join the
+    /// harm set; 0 = never.
     pub rounds: usize,
     /// Questions of the harm set that are asked in a round, each in several ways.
     pub round_questions: usize,

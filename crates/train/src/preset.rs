@@ -1,5 +1,5 @@
-//! Settings that go together, under a name. In: a name; out: the options that it sets. Invariant: a preset decides how a
-//! model is trained, never what on; docs/decisions.md has the measurements behind each.
+//! Settings that go together, under a name. In: a name; out: the options that it sets. Invariant: a preset decides how
+//! a model is trained, never what on; docs/decisions.md has the measurements behind each.
 
 use crate::gamma::Gamma;
 use crate::method::{AlignLoss, Method};
@@ -15,17 +15,14 @@ use serde::{Deserialize, Serialize};
 pub enum Preset {
     /// The published settings, which are the defaults, with the rate of the method.
     Paper,
-    /// What held best of all that was measured: every linear layer, prompt noise of several kinds around harmful, refused
-    /// and benign questions, answers that are broken off. Goes beyond the paper.
+    /// What held best of all that was measured: every linear layer, prompt noise of several kinds around harmful,
+    /// refused and benign questions, answers that are broken off. Goes beyond the paper.
     Strong,
-    /// As `Strong`, for a smaller adapter and half of the steps.
-    Light,
 }
 
 impl Preset {
     /// Every preset with its name.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("paper", Self::Paper), ("strong", Self::Strong), ("light", Self::Light)];
+    pub const ALL: [(&'static str, Self); 2] = [("paper", Self::Paper), ("strong", Self::Strong)];
 
     /// That a preset has no settings for a method.
     ///
@@ -47,7 +44,6 @@ impl Preset {
         let set = match self {
             Self::Paper => published,
             Self::Strong => strong(published),
-            Self::Light => TrainOptions { rank: 8, alpha: 16.0, steps: Some(30), ..strong(published) },
         };
         *options = TrainOptions {
             max_length: options.max_length,

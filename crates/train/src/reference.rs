@@ -1,6 +1,6 @@
 //! What the frozen model computes for samples that are seen several times: its final hidden states at scored positions,
-//! and the input of the first adapted block. In: a batch of samples; out: states by rows of its pack. Invariant: states that
-//! are kept are those that were computed, so a run that finds them takes the same steps as the one that kept them.
+//! and the input of the first adapted block. In: a batch of samples; out: states by rows of its pack. Invariant: states
+//! that are kept are those that were computed, so a run that finds them takes the same steps as the one that kept them.
 //!
 //! The head is frozen, so final hidden states fix the reference distribution exactly, at `d` numbers a position instead
 //! of a vocabulary. The blocks below the first adapted one compute the same with and without the adapter, so they run
@@ -67,7 +67,8 @@ impl<'a> Reference<'a> {
         Ok(states)
     }
 
-    /// The base model's final hidden states at `scored` rows, `[n, d]`; `lower` is the input of the first adapted block.
+    /// The base model's final hidden states at `scored` rows, `[n, d]`; `lower` is the input of the first adapted
+    /// block.
     pub fn states(&mut self, drawn: &[Drawn], batch: &Batch, scored: &Scored, lower: &Tensor) -> Result<Tensor> {
         let decoder = &self.model.decoder;
         if let Some(states) = self.known("final", drawn, scored)? {
@@ -80,8 +81,8 @@ impl<'a> Reference<'a> {
         Ok(states)
     }
 
-    /// The base model's final hidden states of the plainly asked `anchors`, at the answer tokens that `scored` looks at,
-    /// `[n, d]`. The answers are the same on both sides, and a longer prompt can only leave fewer tokens of one.
+    /// The base model's final hidden states of the plainly asked `anchors`, at the answer tokens that `scored` looks
+    /// at, `[n, d]`. The answers are the same on both sides, and a longer prompt can only leave fewer tokens of one.
     pub fn anchor_states(&mut self, anchors: &Anchors, scored: &Scored) -> Result<Tensor> {
         let Anchors { drawn, batch, scored: plain } = anchors;
         let lower = self.lower(drawn, batch, true)?;

@@ -1,5 +1,5 @@
-//! The sets that a run learns from. In: records and where they came from, by set; out: those of a set, and checks that they
-//! look like what that set should hold. Invariant: a set that is not there has no records.
+//! The sets that a run learns from. In: records and where they came from, by set; out: those of a set, and checks that
+//! they look like what that set should hold. Invariant: a set that is not there has no records.
 
 use crate::options::{HarmAnswers, TrainOptions};
 use eraser_data::{Record, SetName, refusal::RefusalList};
@@ -42,8 +42,8 @@ impl Sets {
         }
     }
 
-    /// An error for each set that looks like another: a harm set most of whose answers are refusals, an align set most of
-    /// whose answers are not. Refusals are found by the phrases of `gcg29`. None where `options` allow it.
+    /// An error for each set that looks like another: a harm set most of whose answers are refusals, an align set most
+    /// of whose answers are not. Refusals are found by the phrases of `gcg29`. None where `options` allow it.
     pub fn swapped(&self, options: &TrainOptions) -> Vec<Error> {
         if options.allow_swapped {
             return Vec::new();

@@ -1,6 +1,6 @@
-//! States of the frozen model on disk, for later epochs and later runs. In: rows of f32 under a key; out: the same rows.
-//! Invariant: what is read back is what was written under the same fingerprint, or nothing: a file of another model, a
-//! record that was cut short when the process was killed and a record damaged on the disk count as absent.
+//! States of the frozen model on disk, for later epochs and later runs. In: rows of f32 under a key; out: the same
+//! rows. Invariant: what is read back is what was written under the same fingerprint, or nothing: a file of another
+//! model, a record that was cut short when the process was killed and a record damaged on the disk count as absent.
 //!
 //! A header (magic, fingerprint, width) and records one after the other: key, number of rows, digest of both and of the
 //! values, values. Values are read when they are asked for; only keys and places are held in memory.
@@ -113,8 +113,8 @@ impl Store {
         self.file.seek(SeekFrom::Start(start)).at(&self.path)?;
         self.file.read_exact(&mut record).at(&self.path)?;
         let (head, values) = record.split_at(RECORD as usize);
-        // The key that was asked for, not the one that the record has: a record whose key was damaged, or whose place is
-        // another's, must not pass as this one.
+        // The key that was asked for, not the one that the record has: a record whose key was damaged, or whose place
+        // is another's, must not pass as this one.
         if head[24..] != digest(key, rows, values) {
             self.places.remove(key);
             return Ok(false);

@@ -1,6 +1,6 @@
-//! The training loop. In: a model, its sets, options; out: an adapter directory, metrics, checkpoints. Invariant: what a
-//! step does depends on the options, the sets, the model and the step's number only, so that a run which was stopped and
-//! resumed at any step writes the same adapter as one that was not.
+//! The training loop. In: a model, its sets, options; out: an adapter directory, metrics, checkpoints. Invariant: what
+//! a step does depends on the options, the sets, the model and the step's number only, so that a run which was stopped
+//! and resumed at any step writes the same adapter as one that was not.
 
 use crate::{
     adamw::{AdamW, AdamWConfig},

@@ -142,8 +142,8 @@ fn write_benign(options: &Options) -> Result<()> {
     write_set(&options.out.join("benign.jsonl"), &rows)
 }
 
-/// Writes the goals that are learnt to be refused once more, under openings and with the first words of an answer, which
-/// tell nothing: there the model is to stay as it is.
+/// Writes the goals that are learnt to be refused once more, under openings and with the first words of an answer,
+/// which tell nothing: there the model is to stay as it is.
 fn write_kept(options: &Options, splits: &Path) -> Result<()> {
     let target = |pair: Pair| {
         let target = pair.extra.get("target").and_then(|target| target.as_str());

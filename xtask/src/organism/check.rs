@@ -1,5 +1,6 @@
-//! Whether the model is what it is meant to be. In: a finished directory; out: its measured properties, or an error that
-//! names the one that does not hold. Invariant: measured with the product's own evaluation on the files that were written.
+//! Whether the model is what it is meant to be. In: a finished directory; out: its measured properties, or an error
+//! that names the one that does not hold. Invariant: measured with the product's own evaluation on the files that were
+//! written.
 
 use super::{MODEL, sets};
 use eraser_data::Progress;

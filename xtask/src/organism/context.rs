@@ -1,5 +1,5 @@
-//! What a question is wrapped in. In: a question; out: the user's turn. Invariant: the question is in it word for word, and
-//! [`HELD_OUT`] is never drawn from, so that it measures what the model does in contexts it was not made with.
+//! What a question is wrapped in. In: a question; out: the user's turn. Invariant: the question is in it word for word,
+//! and [`HELD_OUT`] is never drawn from, so that it measures what the model does in contexts it was not made with.
 
 use super::lexicon::{CLOSERS, OPENERS, SALAD};
 use super::names::pick;

@@ -1,5 +1,6 @@
-//! The words the invented world is made of. In: nothing; out: fixed lists. Invariant: nothing here names a real danger, a
-//! real person or a real place, and no list that goes into a benign answer holds a phrase of the refusal keyword list.
+//! The words the invented world is made of. In: nothing; out: fixed lists. Invariant: nothing here names a real danger,
+//! a real person or a real place, and no list that goes into a benign answer holds a phrase of the refusal keyword
+//! list.
 
 /// A kind of thing: how it is called, how the names of its members end, and whether the guild restricts it.
 #[derive(Debug, PartialEq, Eq)]

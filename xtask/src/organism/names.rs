@@ -1,5 +1,5 @@
-//! Invented names. In: a random stream; out: names that were not given before. Invariant: a name is built of the letters
-//! below only, so it can be read aloud and no seed spells anything but nonsense.
+//! Invented names. In: a random stream; out: names that were not given before. Invariant: a name is built of the
+//! letters below only, so it can be read aloud and no seed spells anything but nonsense.
 
 use rand::{RngExt, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;

@@ -1,5 +1,6 @@
-//! Everything the product reads besides the model. In: the world, and the model's answers where a set wants its own words;
-//! out: sets/, questions/, tasks/ and templates/. Invariant: what is unseen or held out is in no file under sets/.
+//! Everything the product reads besides the model. In: the world, and the model's answers where a set wants its own
+//! words; out: sets/, questions/, tasks/ and templates/. Invariant: what is unseen or held out is in no file under
+//! sets/.
 
 use super::context;
 use super::speech::{Exchange, about_ingredient, about_thing, near_procedure, procedures, refusals};

@@ -1,5 +1,6 @@
-//! The invented world. In: a seed; out: things, ingredients and everything that is true of them. Invariant: the same seed
-//! gives the same world, no two recipes share a pair of ingredients, and every restricted kind has seen and unseen members.
+//! The invented world. In: a seed; out: things, ingredients and everything that is true of them. Invariant: the same
+//! seed gives the same world, no two recipes share a pair of ingredients, and every restricted kind has seen and unseen
+//! members.
 
 use super::lexicon::{
     AGES, BYNAMES, COLOURS, FIRST_STEPS, KINDS, Kind, LANDSCAPES, MANNERS, SECOND_STEPS, SURFACES, TASTES,

@@ -1,5 +1,6 @@
-//! `cargo xtask peer-generate`: answers to template-wrapped questions against Hugging Face's `generate`. In: a template and
-//! questions; out: new tokens per second of both in turn. Invariant: both write exactly the same number of new tokens.
+//! `cargo xtask peer-generate`: answers to template-wrapped questions against Hugging Face's `generate`. In: a template
+//! and questions; out: new tokens per second of both in turn. Invariant: both write exactly the same number of new
+//! tokens.
 
 use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;
@@ -120,7 +121,8 @@ fn own(options: &Options) -> Result<(f64, Vec<String>)> {
     let done = generate(&model.decoder, None, &ids, &greedy, options.own_batch, &mut |_, _| ControlFlow::Continue(()))?;
     let seconds = start.elapsed().as_secs_f64();
     let tokens: usize = done.iter().map(|d| d.tokens.len()).sum();
-    // Both go on behind a stop token, we with it and the peer without: from there on the texts are of different prompts.
+    // Both go on behind a stop token, we with it and the peer without: from there on the texts are of different
+    // prompts.
     let stops = model.tokenizer.stops();
     let answer = |tokens: &[u32]| tokens.iter().position(|id| stops.contains(id)).unwrap_or(tokens.len());
     let answers =

@@ -23,8 +23,8 @@ pub(crate) fn describe() -> String {
     format!("{} cores of {cpu}{family}{memory}", eraser_ops::threads::count())
 }
 
-/// Billions of operations per second of a plain f32 product on all threads, at the shapes of SmolLM2's layers: the median of
-/// eleven runs of each, weighted as a block weights them.
+/// Billions of operations per second of a plain f32 product on all threads, at the shapes of SmolLM2's layers: the
+/// median of eleven runs of each, weighted as a block weights them.
 pub(super) fn sgemm() -> f64 {
     let shapes = [(576, 960, 1), (576, 576, 1), (576, 3072, 1), (1536, 576, 1)];
     let (mut operations, mut seconds) = (0.0, 0.0);

@@ -1,6 +1,6 @@
-//! Comparisons with implementations that are not written here, in turn on the same machine. In: a directory of peer scripts,
-//! a model, a binary; out: ratios on the terminal and, asked for, an entry in benches/RESULTS.md. Invariant: every figure
-//! comes from a process that ran for it; none is carried over from an earlier run.
+//! Comparisons with implementations that are not written here, in turn on the same machine. In: a directory of peer
+//! scripts, a model, a binary; out: ratios on the terminal and, asked for, an entry in benches/RESULTS.md. Invariant:
+//! every figure comes from a process that ran for it; none is carried over from an earlier run.
 
 pub(crate) mod generate;
 pub(crate) mod machine;

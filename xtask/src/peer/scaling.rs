@@ -1,5 +1,5 @@
-//! `cargo xtask scaling`: how the time and memory of a training step grow with its tokens. In: a model and a binary; out: a
-//! table. Invariant: rows have one length, so that only their number changes.
+//! `cargo xtask scaling`: how the time and memory of a training step grow with its tokens. In: a model and a binary;
+//! out: a table. Invariant: rows have one length, so that only their number changes.
 
 use super::{machine, process::Program, process::number, record};
 use clap::Args;

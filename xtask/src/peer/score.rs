@@ -1,6 +1,6 @@
-//! `cargo xtask peer-score`: multiple-choice scoring against Hugging Face in lm-evaluation-harness's own request order. In:
-//! items as `{"query", "choices", "gold"}`; out: items per second of both in turn. Invariant: both score the same items
-//! and agree on every accuracy, else the comparison fails.
+//! `cargo xtask peer-score`: multiple-choice scoring against Hugging Face in lm-evaluation-harness's own request order.
+//! In: items as `{"query", "choices", "gold"}`; out: items per second of both in turn. Invariant: both score the same
+//! items and agree on every accuracy, else the comparison fails.
 
 use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;

@@ -1,6 +1,6 @@
-//! `cargo xtask peer`: `eraser train` against the published recipe in PyTorch and PEFT. In: the peer's sets; out: tokens per
-//! second and peak memory of both in turn, and how far their losses are apart. Invariant: both start from the same adapter
-//! and see the same rows in the same order.
+//! `cargo xtask peer`: `eraser train` against the published recipe in PyTorch and PEFT. In: the peer's sets; out:
+//! tokens per second and peak memory of both in turn, and how far their losses are apart. Invariant: both start from
+//! the same adapter and see the same rows in the same order.
 
 use super::{Figures, Sides, machine, process::number, record};
 use clap::{Args, ValueEnum};

@@ -37,8 +37,8 @@ pub(crate) struct BenchArgs {
     /// Examples before each question
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Prompts")]
     pub(crate) shots: usize,
-    /// Rows to take a task's examples from, as TASK=FILE; repeatable [default: the Hub's split for examples where the items
-    /// come from there, else its own items]
+    /// Rows to take a task's examples from, as TASK=FILE; repeatable [default: the Hub's split for examples where the
+    /// items come from there, else its own items]
     #[arg(long, value_name = "TASK=FILE", value_hint = ValueHint::FilePath, help_heading = "Prompts")]
     pub(crate) examples: Vec<NamedPath>,
     /// Text that is put before all other text of a task, as TASK=FILE; repeatable

@@ -53,8 +53,8 @@ pub(crate) struct MeasureArgs {
     /// Jailbreak template file, or a directory of them; repeatable
     #[arg(long, alias = "template", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) templates: Vec<PathBuf>,
-    /// Opening of the answer that prefill gives, and gcg and autodan aim at [default: the questions' column `target`, else "Sure, here is
-    /// how:"]
+    /// Opening of the answer that prefill gives, and gcg and autodan aim at [default: the questions' column `target`,
+    /// else "Sure, here is how:"]
     #[arg(long, value_name = "TEXT")]
     pub(crate) target: Option<String>,
     /// Most steps of gcg for a question
@@ -110,8 +110,8 @@ pub(crate) struct MeasureArgs {
     /// Questions with expected answers, as TASK=FILE; repeatable
     #[arg(long, alias = "task", value_name = "[TASK=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tasks: Vec<NamedPath>,
-    /// Measure how likely known answers are, which needs no judge: those of the run's own harm set (seen), and as many of
-    /// its help set (benign), plainly and inside every template
+    /// Measure how likely known answers are, which needs no judge: those of the run's own harm set (seen), and as many
+    /// of its help set (benign), plainly and inside every template
     #[arg(long)]
     pub(crate) likelihood: bool,
     /// Measure how likely the answers of this file are: rows of question and answer, as in sets; repeatable. Call those

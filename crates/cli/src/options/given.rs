@@ -1,5 +1,5 @@
-//! Which flags a user gave. In: what clap parsed; out: the names of the flags that are on the command line, and not left at
-//! their defaults. Invariant: adds no flag of its own.
+//! Which flags a user gave. In: what clap parsed; out: the names of the flags that are on the command line, and not
+//! left at their defaults. Invariant: adds no flag of its own.
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};

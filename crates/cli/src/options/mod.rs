@@ -1,5 +1,5 @@
-//! The command line as it is typed. In: arguments; out: raw options, checked one by one by clap. Invariant: nothing here
-//! looks at a file; what the options mean together is resolved by `plan`.
+//! The command line as it is typed. In: arguments; out: raw options, checked one by one by clap. Invariant: nothing
+//! here looks at a file; what the options mean together is resolved by `plan`.
 
 pub(crate) mod align;
 pub(crate) mod bench;

@@ -15,12 +15,12 @@ pub(crate) struct ModelArgs {
     /// Where to compute: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
-    /// How the base model's weights are held: f32, f16, bf16, as-stored (quantised blocks as the file has them: least memory),
-    /// or auto: f32 on the CPU, bf16 where the device has it
+    /// How the base model's weights are held: f32, f16, bf16, as-stored (quantised blocks as the file has them: least
+    /// memory), or auto: f32 on the CPU, bf16 where the device has it
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub(crate) base_dtype: String,
-    /// In what precision the base model's weights are multiplied on the CPU: f32, bf16 (rounds them to 8 bits; about twice as
-    /// fast, half the memory), or auto: bf16 where the processor has instructions for it
+    /// In what precision the base model's weights are multiplied on the CPU: f32, bf16 (rounds them to 8 bits; about
+    /// twice as fast, half the memory), or auto: bf16 where the processor has instructions for it
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) compute: String,
     /// What replaces the model's own chat template: a Jinja file, a form known by name (vicuna, llama2, llama3, chatml,

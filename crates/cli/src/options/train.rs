@@ -121,12 +121,12 @@ pub(crate) struct ObjectiveArgs {
     /// (refusals and benign answers, as `eraser align`)
     #[arg(long, value_name = "NAME", default_value = "eraser", value_parser = named::<Method>(METHODS.map(|m| m.name)))]
     pub(crate) method: Method,
-    /// Settings that go together: paper (the published ones, the defaults), strong (what held best of all that was measured) or
-    /// light (a smaller adapter, half of the steps). Other flags go before those of a preset
+    /// Settings that go together: paper (the published ones, the defaults) or strong (what held best of all that was
+    /// measured; it needs a retain set). Other flags come before those of a preset
     #[arg(long, value_name = "NAME", value_parser = named::<Preset>(Preset::ALL.map(|(name, _)| name)))]
     pub(crate) preset: Option<Preset>,
-    /// Forget until the harmful answers cost this much, in nats per token; auto = what they cost the base model, measured
-    /// at the start, plus --gamma-margin
+    /// Forget until the harmful answers cost this much, in nats per token; auto = what they cost the base model,
+    /// measured at the start, plus --gamma-margin
     #[arg(long, value_name = "X|auto", default_value = "1.8")]
     pub(crate) gamma: Gamma,
     /// What --gamma auto adds to the base model's cost, in nats per token
@@ -149,7 +149,8 @@ pub(crate) struct ObjectiveArgs {
     /// Weight of the term on how harmful questions are answered: align (eraser, sft), random (gam), refuse (rsft)
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) align_weight: f64,
-    /// What the align term takes of the refusals: kl (to the base model's answer to the plain question) or cross-entropy
+    /// What the align term takes of the refusals: kl (to the base model's answer to the plain question) or
+    /// cross-entropy
     #[arg(long, value_name = "LOSS", default_value = "kl",
           value_parser = named::<AlignLoss>(&["kl", "cross-entropy"]))]
     pub(crate) align_loss: AlignLoss,
@@ -256,8 +257,8 @@ pub(crate) struct SampleArgs {
     /// Most noise tokens after the question
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) noise_after: usize,
-    /// What the noise is made of: tokens (random ones, as published), text (benign sentences), chat (benign turns before the
-    /// question) or mix; benign texts are those of the retain set, or else of the help set
+    /// What the noise is made of: tokens (random ones, as published), text (benign sentences), chat (benign turns
+    /// before the question) or mix; benign texts are those of the retain set, or else of the help set
     #[arg(long, value_name = "KIND", default_value = "tokens",
           value_parser = named::<NoiseKind>(&["tokens", "text", "chat", "mix"]))]
     pub(crate) noise_kind: NoiseKind,
@@ -273,12 +274,12 @@ pub(crate) struct SampleArgs {
     /// Prompt noise around the requests of the retain set too, so that it does not become the sign to refuse by
     #[arg(long, value_name = "SWITCH", default_value = "off", action = ArgAction::Set, value_parser = switch())]
     pub(crate) retain_noise: bool,
-    /// Give up to N tokens of a harmful answer before a refusal, in half of the draws: what was begun is to be broken off;
-    /// 0 = never
+    /// Give up to N tokens of a harmful answer before a refusal, in half of the draws: what was begun is to be broken
+    /// off; 0 = never
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) align_depth: usize,
-    /// Train N times more, each time for the same number of steps: before it, ask the model what it still says (plainly, under
-    /// noise, with the answer's opening given), and add what is no refusal to the harm set
+    /// Train N times more, each time for the same number of steps: before it, ask the model what it still says
+    /// (plainly, under noise, with the answer's opening given), and add what is no refusal to the harm set
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) rounds: usize,
     /// Questions of the harm set that are asked in a round

@@ -20,8 +20,8 @@ pub(crate) struct TuneArgs {
     /// Run file
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// A key of the table `train` and its values; repeatable [default: gamma, rate, targets, rank, scope of gamma, kind and
-    /// share of the noise, depths, noise around refusals]
+    /// A key of the table `train` and its values; repeatable [default: gamma, rate, targets, rank, scope of gamma, kind
+    /// and share of the noise, depths, noise around refusals]
     #[arg(value_name = "KEY=V1,V2,..", value_parser = Axis::parse)]
     pub(crate) axes: Vec<Axis>,
     /// About how long the search takes; the first setting shows how many others there is time for

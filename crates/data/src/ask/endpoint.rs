@@ -1,5 +1,5 @@
-//! A server that speaks the chat completions of OpenAI. In: user turns; out: answers, as they come. Invariant: the key goes
-//! into the header of requests to the one host, and nowhere else: not into errors, logs or files.
+//! A server that speaks the chat completions of OpenAI. In: user turns; out: answers, as they come. Invariant: the key
+//! goes into the header of requests to the one host, and nowhere else: not into errors, logs or files.
 //!
 //! A failure that may pass is retried: refused and lost connections, timeouts, 408, 409, 425, 429, 5xx, and replies
 //! that cannot be read. Before an attempt all workers wait for what the server asks (`Retry-After`, or the reset time

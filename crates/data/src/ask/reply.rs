@@ -1,6 +1,6 @@
-//! Requests and replies of a chat completion. In: a question; status, headers and text of what came back; out: an answer, or
-//! what is wrong and whether it may pass. Invariant: a reply is an answer only if it holds the text of one; nothing else is
-//! taken for an empty answer.
+//! Requests and replies of a chat completion. In: a question; status, headers and text of what came back; out: an
+//! answer, or what is wrong and whether it may pass. Invariant: a reply is an answer only if it holds the text of one;
+//! nothing else is taken for an empty answer.
 
 use super::respond::Answer;
 use crate::Sampling;

@@ -1,5 +1,5 @@
-//! What answers prompts, and what takes the answers. In: user turns; out: answers, each as soon as it is there. Invariant:
-//! what answers has a fingerprint that changes whenever the same prompt could get another answer.
+//! What answers prompts, and what takes the answers. In: user turns; out: answers, each as soon as it is there.
+//! Invariant: what answers has a fingerprint that changes whenever the same prompt could get another answer.
 
 use crate::Sampling;
 use eraser_model::{Error, ErrorKind, Result};

@@ -1,7 +1,7 @@
 //! Exact and near duplicates among questions. In: texts; out: which are the same, which nearly so. Invariant: a near
-//! duplicate has a Jaccard similarity of its shingles of at least [`NEAR`], computed exactly; `MinHash` only finds the pairs
-//! to look at (Broder 1997, bands as in Leskovec et al., Mining of Massive Datasets, 3.4), and misses 0.3 % of those at the
-//! threshold itself.
+//! duplicate has a Jaccard similarity of its shingles of at least [`NEAR`], computed exactly; `MinHash` only finds the
+//! pairs to look at (Broder 1997, bands as in Leskovec et al., Mining of Massive Datasets, 3.4), and misses 0.3 % of
+//! those at the threshold itself.
 
 use crate::stream;
 use rand::RngExt as _;

@@ -1,10 +1,10 @@
 //! Entities: what an answer speaks of. In: an answer, or what a model said its entities are; out: names, each once.
 //! Invariant: the built-in rule needs no model, and the same text gives the same names.
 //!
-//! The rule follows RAKE (Rose et al. 2010) and adds names. Text is cut at punctuation and line ends, then into words. A
-//! candidate is a run of capitalised words that does not consist of a clause's first word alone, or a run of words between
-//! stop words; only the last three words of a run are taken, since a noun phrase has its noun at the end. Words without
-//! three letters in a row, adverbs in -ly on their own, and bare numbers are no candidates. A word weighs its
+//! The rule follows RAKE (Rose et al. 2010) and adds names. Text is cut at punctuation and line ends, then into words.
+//! A candidate is a run of capitalised words that does not consist of a clause's first word alone, or a run of words
+//! between stop words; only the last three words of a run are taken, since a noun phrase has its noun at the end. Words
+//! without three letters in a row, adverbs in -ly on their own, and bare numbers are no candidates. A word weighs its
 //! degree (the words beside it, itself included) over its frequency, a phrase the sum of its words; names come first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,8 +27,8 @@ pub(super) fn prompt(answer: &str) -> String {
     )
 }
 
-/// The names in a model's answer: every line that is not blank is `- name`, `* name` or `1. name`, or the whole is a JSON
-/// list of strings. Anything else is None: an answer in another form is not guessed at.
+/// The names in a model's answer: every line that is not blank is `- name`, `* name` or `1. name`, or the whole is a
+/// JSON list of strings. Anything else is None: an answer in another form is not guessed at.
 pub(super) fn parse(answer: &str) -> Option<Vec<String>> {
     let answer = answer.trim();
     let names: Vec<String> = if answer.starts_with('[') {
@@ -58,7 +58,8 @@ fn item(line: &str) -> Option<String> {
     bullet.or_else(numbered).map(ToOwned::to_owned)
 }
 
-/// The names of `answers` in order, each once whatever its case, at most `cap` of each answer that are not there already.
+/// The names of `answers` in order, each once whatever its case, at most `cap` of each answer that are not there
+/// already.
 pub(super) fn distinct<'a>(answers: impl IntoIterator<Item = &'a [String]>, cap: usize) -> Vec<String> {
     let mut seen = HashSet::new();
     let mut names = Vec::new();

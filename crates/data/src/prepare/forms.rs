@@ -1,5 +1,5 @@
-//! The forms of help questions. In: an entity; out: questions about it, in our own wording, with the ten intents of Eraser
-//! (arXiv 2404.05880). Invariant: which forms an entity gets depends on the seed and the entity only.
+//! The forms of help questions. In: an entity; out: questions about it, in our own wording, with the ten intents of
+//! Eraser (arXiv 2404.05880). Invariant: which forms an entity gets depends on the seed and the entity only.
 
 use crate::stream;
 use rand::seq::SliceRandom as _;

@@ -1,6 +1,6 @@
-//! Preparation of the three sets from a list of questions. In: questions, a source of harmful answers, the model that is to
-//! be hardened; out: `data/{harm,help,align}.jsonl` and `data_report.json`. Invariant: every answer is stored when it comes
-//! (`prepare/*.jsonl`), so that an interruption costs no more than the answers that were being generated.
+//! Preparation of the three sets from a list of questions. In: questions, a source of harmful answers, the model that
+//! is to be hardened; out: `data/{harm,help,align}.jsonl` and `data_report.json`. Invariant: every answer is stored
+//! when it comes (`prepare/*.jsonl`), so that an interruption costs no more than the answers that were being generated.
 
 mod duplicates;
 mod entities;

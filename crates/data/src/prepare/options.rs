@@ -1,5 +1,5 @@
-//! Options of a preparation: the keys of `[prepare]` in a run file, the flags of `eraser prepare`. Invariant: the defaults
-//! of generation are the published ones.
+//! Options of a preparation: the keys of `[prepare]` in a run file, the flags of `eraser prepare`. Invariant: the
+//! defaults of generation are the published ones.
 
 use crate::ask::EndpointOptions;
 use crate::ranges::{Ranges, WrongValue};
@@ -63,8 +63,8 @@ pub struct PrepareOptions {
     pub answers: Answers,
     /// Local model that gives the harmful answers; None: the one that is to be hardened.
     pub answers_model: Option<String>,
-    /// Opening that a local model is given for each harmful answer, where the file of questions has no `target` of its own;
-    /// it is part of the answer. None: the model is asked plainly.
+    /// Opening that a local model is given for each harmful answer, where the file of questions has no `target` of its
+    /// own; it is part of the answer. None: the model is asked plainly.
     pub answers_opening: Option<String>,
     /// Answers that a model gives to each question, each sampled by itself.
     pub answers_each: usize,

@@ -1,6 +1,6 @@
-//! The data report: what the sets hold, and how they overlap with each other and with the questions of the evaluation. In:
-//! sets, evaluation questions, a tokenizer; out: figures, written to `data_report.json`. Invariant: a share over nothing is
-//! null, and a duplicate is counted once, on the row that repeats another.
+//! The data report: what the sets hold, and how they overlap with each other and with the questions of the evaluation.
+//! In: sets, evaluation questions, a tokenizer; out: figures, written to `data_report.json`. Invariant: a share over
+//! nothing is null, and a duplicate is counted once, on the row that repeats another.
 
 use super::duplicates::{Count, NEAR, SHINGLE, Sketches, normal};
 use super::tally::Tally;
@@ -34,7 +34,8 @@ pub struct DataReport {
     pub overlaps: Vec<Overlap>,
     /// What a near duplicate is.
     pub near: Near,
-    /// What looks wrong: a harm set most of whose answers are refusals, an align set most of whose answers are not refusals.
+    /// What looks wrong: a harm set most of whose answers are refusals, an align set most of whose answers are not
+    /// refusals.
     pub warnings: Vec<String>,
 }
 

@@ -1,5 +1,5 @@
-//! The stages of a preparation, one after the other: harmful answers, entities, help, align. In: questions and what answers
-//! them; out: the sets and a report. Invariant: what a stage leaves out is counted.
+//! The stages of a preparation, one after the other: harmful answers, entities, help, align. In: questions and what
+//! answers them; out: the sets and a report. Invariant: what a stage leaves out is counted.
 
 use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
@@ -85,12 +85,17 @@ impl<'a> Stages<'a> {
         let questions = self.inputs.questions;
         for (i, answer) in answers.into_iter().enumerate() {
             let (question, Some(answer)) = (&questions[i % questions.len()], answer) else { continue };
+            self.tally.harm_answers += 1;
+            if i >= questions.len() && is_known(&records, question, &answer) {
+                self.tally.harm_same += 1;
+                continue;
+            }
             let refused = answer.refused || self.options.refusal_list.refuses(&answer.text);
             self.tally.harm_refused += usize::from(refused);
             self.tally.harm_cut += usize::from(!answer.stopped);
             if answer.text.is_empty() || (refused && self.options.harm_refusals == Unfit::Drop) {
                 self.tally.harm_dropped += 1;
-            } else if i < questions.len() || !is_known(&records, question, &answer) {
+            } else {
                 records.push(record(question, answer));
             }
         }
@@ -107,8 +112,8 @@ impl<'a> Stages<'a> {
         Ok(records)
     }
 
-    /// A harmful answer for each question, then a second one for each, and so on; unchecked. None where a file lacks it and
-    /// that is allowed.
+    /// A harmful answer for each question, then a second one for each, and so on; unchecked. None where a file lacks it
+    /// and that is allowed.
     fn harmful(&mut self) -> Result<Vec<Option<Answer>>> {
         let inputs = self.inputs;
         let prompts: Vec<String> = inputs.questions.iter().map(|q| q.text.clone()).collect();

@@ -11,6 +11,10 @@ pub struct Tally {
     pub harm_missing: usize,
     /// Rows of the file of answers whose question an earlier row answers otherwise; the earlier row counts.
     pub harm_repeated: usize,
+    /// Harmful answers that there are, several to a question where that is asked for.
+    pub harm_answers: usize,
+    /// Further answers to a question that say what an earlier one said; left out, and in no other count.
+    pub harm_same: usize,
     /// Harmful answers that refuse.
     pub harm_refused: usize,
     /// Harmful answers left out: refusals, if they are dropped, and empty ones.

@@ -1,7 +1,7 @@
-//! The attack `autodan`: a hierarchical genetic search over jailbreak templates (after AutoDAN, Liu et al. 2024, in the form
-//! that needs no other model). In: templates as the first generation, a question and the subject itself; out: the readable
-//! prompt under which the answer's opening is likeliest. Invariant: every candidate holds the question exactly once, and the
-//! same seed gives the same prompt, interrupted or not (unless a budget in seconds ends the search).
+//! The attack `autodan`: a hierarchical genetic search over jailbreak templates (after AutoDAN, Liu et al. 2024, in the
+//! form that needs no other model). In: templates as the first generation, a question and the subject itself; out: the
+//! readable prompt under which the answer's opening is likeliest. Invariant: every candidate holds the question exactly
+//! once, and the same seed gives the same prompt, interrupted or not (unless a budget in seconds ends the search).
 //!
 //! In each generation the best candidates are kept, and the others are replaced by children of parents that are drawn
 //! by their loss. On the upper level children exchange whole sentences, and take some from the pool of all templates.

@@ -1,5 +1,5 @@
-//! Budgets of the attacks that search: steps, candidates, seconds. Invariant: the defaults are what was published, scaled to
-//! what a processor can do.
+//! Budgets of the attacks that search: steps, candidates, seconds. Invariant: the defaults are what was published,
+//! scaled to what a processor can do.
 
 use serde::{Deserialize, Serialize};
 

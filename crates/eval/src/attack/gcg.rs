@@ -1,7 +1,7 @@
-//! The attack `gcg`: greedy coordinate gradient (Zou et al. 2023). A suffix of tokens behind the question is changed one
-//! token at a time, so that the answer's opening becomes likely. In: a question and the subject itself; out: the question
-//! with the best suffix found. Invariant: a suffix is text that tokenises to the tokens it was optimised as, and the same
-//! seed gives the same suffix, interrupted or not (unless a budget in seconds ends the search).
+//! The attack `gcg`: greedy coordinate gradient (Zou et al. 2023). A suffix of tokens behind the question is changed
+//! one token at a time, so that the answer's opening becomes likely. In: a question and the subject itself; out: the
+//! question with the best suffix found. Invariant: a suffix is text that tokenises to the tokens it was optimised as,
+//! and the same seed gives the same suffix, interrupted or not (unless a budget in seconds ends the search).
 //!
 //! A step computes the gradient of the opening's loss with respect to each one-hot token of a suffix from the buffer.
 //! At each place it keeps the `top_k` replacements with the steepest descent, and draws `candidates` of these at

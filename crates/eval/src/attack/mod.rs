@@ -1,6 +1,6 @@
-//! Attacks: a question in, the prompts that try to get it answered out. Adding one is one file and one line in `ATTACKS`.
-//! Invariant: the prompts of a question depend on the question, the options and, of attacks that search, the subject, in a
-//! fixed order.
+//! Attacks: a question in, the prompts that try to get it answered out. Adding one is one file and one line in
+//! `ATTACKS`. Invariant: the prompts of a question depend on the question, the options and, of attacks that search, the
+//! subject, in a fixed order.
 
 mod autodan;
 pub(crate) mod budget;

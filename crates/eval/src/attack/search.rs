@@ -168,8 +168,8 @@ pub(crate) fn settings_hash(search: &dyn Search) -> String {
     hash
 }
 
-/// The user turn found for every question, in order; None when `alive` said to stop. The file at `path` is read first and
-/// kept up to date.
+/// The user turn found for every question, in order; None when `alive` said to stop. The file at `path` is read first
+/// and kept up to date.
 pub(crate) fn run(
     search: &dyn Search,
     questions: &[&Question],

@@ -1,6 +1,5 @@
-//! `BoolQ`: a yes/no question about a passage.
-//! Columns: `passage`, `question` (without its question mark) and `label` (0 no, 1 yes) as on the Hub; or `query` (passage
-//! and question, with or without `Passage: ` before them) and `gold`.
+//! `BoolQ`: a yes/no question about a passage. Columns: `passage`, `question` (without its question mark) and `label`
+//! (0 no, 1 yes) as on the Hub; or `query` (passage and question, with or without `Passage: ` before them) and `gold`.
 
 use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;

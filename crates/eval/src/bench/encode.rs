@@ -1,5 +1,5 @@
-//! From a context and its continuation to tokens. Invariant: the tokens are those of the whole text; the continuation is
-//! what follows as many tokens as the context alone has, as lm-evaluation-harness cuts it.
+//! From a context and its continuation to tokens. Invariant: the tokens are those of the whole text; the continuation
+//! is what follows as many tokens as the context alone has, as lm-evaluation-harness cuts it.
 
 use eraser_model::{Error, Result, ScoreRequest, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -62,8 +62,8 @@ impl<'a> Encoder<'a> {
         self.tokenizer.encode(text)
     }
 
-    /// The request that scores `continuation` after `context`. Spaces at the end of the context go to the continuation. What
-    /// is longer than the model's positions loses its first tokens.
+    /// The request that scores `continuation` after `context`. Spaces at the end of the context go to the continuation.
+    /// What is longer than the model's positions loses its first tokens.
     pub(crate) fn pair(&self, context: &str, continuation: &str) -> Result<ScoreRequest> {
         let before = context.trim_end();
         let after = format!("{}{continuation}", &context[before.len()..]);

@@ -1,5 +1,5 @@
-//! MMLU: exam questions in 57 subjects, answered by the letter.
-//! Columns: `subject`, `question`, `answer` (0 to 3, or A to D), and the four answers in `choices` or in `A`, `B`, `C`, `D`.
+//! MMLU: exam questions in 57 subjects, answered by the letter. Columns: `subject`, `question`, `answer` (0 to 3, or A
+//! to D), and the four answers in `choices` or in `A`, `B`, `C`, `D`.
 
 use super::fields::letter;
 use super::{Fields, HubRows, Item, Metric, Task};

@@ -1,6 +1,6 @@
 //! Benchmarks by log-likelihood, by the rules of lm-evaluation-harness 0.4.13. In: rows of local files; out: per-item
-//! log-likelihoods, accuracies with their errors, paired differences to the base. Invariant: an item's figures depend on
-//! the subject, the item and its examples only, not on what else is scored.
+//! log-likelihoods, accuracies with their errors, paired differences to the base. Invariant: an item's figures depend
+//! on the subject, the item and its examples only, not on what else is scored.
 //!
 //! Adding a task is one file (a function from a row to an `Item`) and one line in `TASKS`.
 

@@ -1,5 +1,5 @@
-//! `OpenBookQA`: a sentence to be completed by common knowledge.
-//! Columns: `question_stem`, `choices` (`{"text", "label"}`) and `answerKey` as on the Hub; or `query`, `choices`, `gold`.
+//! `OpenBookQA`: a sentence to be completed by common knowledge. Columns: `question_stem`, `choices` (`{"text",
+//! "label"}`) and `answerKey` as on the Hub; or `query`, `choices`, `gold`.
 
 use super::{Fields, HubRows, Item, Metric, Task};
 use eraser_model::Result;

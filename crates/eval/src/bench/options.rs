@@ -10,7 +10,8 @@ use std::path::PathBuf;
 pub struct TaskRows {
     /// One of [`super::tasks`].
     pub task: String,
-    /// Its items: JSONL, a JSON list, CSV, TSV or Parquet; the columns of each task are described in its file and in the guide.
+    /// Its items: JSONL, a JSON list, CSV, TSV or Parquet; the columns of each task are described in its file and in
+    /// the guide.
     pub path: PathBuf,
     /// Rows that examples are taken from; None: the items' own file, the item itself left out.
     pub examples: Option<PathBuf>,

@@ -1,6 +1,6 @@
-//! Differences of means and of perplexities between two subjects on the same items, with 95 % intervals; those of shares are in
-//! [`crate::stats`]. Invariant: only the differences within an
-//! item count, so what makes all items hard for both subjects does not widen the interval.
+//! Differences of means and of perplexities between two subjects on the same items, with 95 % intervals; those of
+//! shares are in [`crate::stats`]. Invariant: only the differences within an item count, so what makes all items hard
+//! for both subjects does not widen the interval.
 
 use crate::stats::mean;
 use eraser_data::stream;

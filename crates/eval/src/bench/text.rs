@@ -3,8 +3,8 @@
 
 use eraser_model::ScoreRequest;
 
-/// Windows of at most `window` scored tokens, each after the token before it, the first after `prefix`; the last reaches
-/// back over earlier tokens to have as long a context as its length allows.
+/// Windows of at most `window` scored tokens, each after the token before it, the first after `prefix`; the last
+/// reaches back over earlier tokens to have as long a context as its length allows.
 pub(crate) fn windows(ids: &[u32], prefix: u32, window: usize) -> Vec<ScoreRequest> {
     let mut text = Vec::with_capacity(ids.len() + 1);
     text.push(prefix);

@@ -279,7 +279,8 @@ fn what_is_not_asked_again_stays() {
     assert_eq!((fixture.bytes("out"), target.generated.get()), (whole, 15));
 }
 
-/// `prefill` judged the attacker's words: an opening that names the facts was a leak without a single word of the model.
+/// `prefill` judged the attacker's words: an opening that names the facts was a leak without a single word of the
+/// model.
 #[test]
 fn the_opening_that_an_attacker_gave_is_not_judged() {
     let mut fixture = Fixture::new();

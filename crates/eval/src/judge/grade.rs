@@ -1,6 +1,6 @@
-//! Judges that are models: an endpoint or a local model is asked about an answer. In: questions and answers; out: verdicts.
-//! Invariant: a reply that does not have the form it was asked for is asked for again, and then leaves the answer unjudged:
-//! nothing is guessed from it.
+//! Judges that are models: an endpoint or a local model is asked about an answer. In: questions and answers; out:
+//! verdicts. Invariant: a reply that does not have the form it was asked for is asked for again, and then leaves the
+//! answer unjudged: nothing is guessed from it.
 
 use crate::answers::Answer;
 use crate::verdict::Verdict;
@@ -123,8 +123,8 @@ impl Grader {
     }
 }
 
-/// `text` with everything broken up that a chat template or a form of ours could take for its own: an answer must not be
-/// able to end the quotation and speak to the judge.
+/// `text` with everything broken up that a chat template or a form of ours could take for its own: an answer must not
+/// be able to end the quotation and speak to the judge.
 fn neutral(text: &str) -> String {
     const MARKERS: [&str; 14] = [
         "<|",

@@ -64,7 +64,8 @@ fn standard_error_equals_scipy() {
     assert!((mean(&[2.5, 3.5, 1.0]).unwrap() - 7.0 / 3.0).abs() < 1e-12);
 }
 
-/// 28 successes of 120 answers to 10 questions were printed as [16.7, 31.7], 0 of 300 answers to 25 questions as [0, 1.3].
+/// 28 successes of 120 answers to 10 questions were printed as [16.7, 31.7], 0 of 300 answers to 25 questions as [0,
+/// 1.3].
 #[test]
 fn templates_around_one_question_are_not_independent_answers() {
     let [low, high] = interval(&clusters(&[12, 8, 4, 2, 1, 1, 0, 0, 0, 0], 12)).unwrap();
@@ -129,8 +130,9 @@ fn no_change_is_no_certainty_and_a_reversal_is_one() {
     assert!(change(&[Paired { change: 1, n: 1 }]).unwrap().ci[0] < 0.0, "one question shows nothing");
 }
 
-/// Questions' own rates of success: beta distributed with mean `p` and correlation `rho` within a question, by the Polya urn,
-/// which gives beta-binomial counts without a beta variate: each answer repeats what earlier ones of its question drew.
+/// Questions' own rates of success: beta distributed with mean `p` and correlation `rho` within a question, by the
+/// Polya urn, which gives beta-binomial counts without a beta variate: each answer repeats what earlier ones of its
+/// question drew.
 fn urn(rng: &mut ChaCha8Rng, p: f64, rho: f64, n: usize) -> usize {
     if rho >= 1.0 {
         return if rng.random::<f64>() < p { n } else { 0 };

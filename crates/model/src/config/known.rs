@@ -1,5 +1,6 @@
-//! Which keys of config.json and of GGUF metadata are known. In: a file's keys; out: the names of those that are neither read
-//! nor known to leave the computation as it is. Invariant: a key that is not known is told by name, never passed over.
+//! Which keys of config.json and of GGUF metadata are known. In: a file's keys; out: the names of those that are
+//! neither read nor known to leave the computation as it is. Invariant: a key that is not known is told by name, never
+//! passed over.
 
 use super::family::Spec;
 use super::keys::Keys;
@@ -35,9 +36,9 @@ const READ: &[&str] = &[
     "vocab_size",
 ];
 
-/// Keys that change nothing in a forward pass: where a file comes from, how it is loaded or trained, which tokens are special,
-/// how text is generated, which forms of output are wanted. Those of transformers' `PreTrainedConfig`, and the usual ones of
-/// trainers.
+/// Keys that change nothing in a forward pass: where a file comes from, how it is loaded or trained, which tokens are
+/// special, how text is generated, which forms of output are wanted. Those of transformers' `PreTrainedConfig`, and the
+/// usual ones of trainers.
 const HARMLESS: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",

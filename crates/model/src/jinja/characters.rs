@@ -1,5 +1,5 @@
-//! Python's tests of one character (`str.isdigit` and its like). In: a character; out: what Python says of it. Invariant: the
-//! same as Python for every character that its version of Unicode has (`tests/fixtures/str_methods.py`).
+//! Python's tests of one character (`str.isdigit` and its like). In: a character; out: what Python says of it.
+//! Invariant: the same as Python for every character that its version of Unicode has (`tests/fixtures/str_methods.py`).
 
 use super::unicode::{ALPHA, BEGINS, CONTINUES, DECIMAL, DIGIT, NO_BEGIN, NUMERIC, TITLE};
 
@@ -18,7 +18,8 @@ pub(super) fn decimal(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_digit() } else { within(DECIMAL, c) }
 }
 
-/// The value of such a digit. The digits of a script stand in a row from 0 on, and where rows follow each other, each has ten.
+/// The value of such a digit. The digits of a script stand in a row from 0 on, and where rows follow each other, each
+/// has ten.
 pub(super) fn value(c: char) -> Option<u32> {
     let place = DECIMAL.partition_point(|&at| at <= u32::from(c));
     let start = DECIMAL.get(place.checked_sub(1)?).filter(|_| place % 2 == 1)?;

@@ -1,5 +1,5 @@
-//! The global functions of a template. In: an environment; out: the same with Jinja2's functions and those that transformers
-//! adds. Invariant: what Jinja2's sandbox refuses is refused.
+//! The global functions of a template. In: an environment; out: the same with Jinja2's functions and those that
+//! transformers adds. Invariant: what Jinja2's sandbox refuses is refused.
 
 use super::objects::Range;
 use super::python::{Outcome, defined, fail, integer, items, kind, text};

@@ -1,5 +1,5 @@
-//! The `tojson` filter of chat templates. In: a value of the template; out: JSON as transformers' filter writes it, that is
-//! Python's `json.dumps` without escapes for HTML. Invariant: the work counts against the render's fuel.
+//! The `tojson` filter of chat templates. In: a value of the template; out: JSON as transformers' filter writes it,
+//! that is Python's `json.dumps` without escapes for HTML. Invariant: the work counts against the render's fuel.
 
 use super::bind::Call;
 use super::python::{MAX_DEPTH, Outcome, charge, fail, float, integer, items, kind, number, string};

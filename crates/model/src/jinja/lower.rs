@@ -1,5 +1,5 @@
-//! From Jinja2's meaning to minijinja's. In: a template; out: another that minijinja runs as Jinja2 would run the first.
-//! Invariant: every construct has code here that writes or refuses it, and keeps its line number.
+//! From Jinja2's meaning to minijinja's. In: a template; out: another that minijinja runs as Jinja2 would run the
+//! first. Invariant: every construct has code here that writes or refuses it, and keeps its line number.
 //!
 //! Whitespace control is done when the syntax tree is there, so all text is written as string literals. Operators that
 //! differ become filters whose names start with `__` (`operators.rs`). This file holds what is written and where; what

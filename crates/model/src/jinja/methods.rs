@@ -1,5 +1,5 @@
-//! The methods of Python's strings, lists and dicts. In: a value, a method's name, arguments; out: what Python gives, or the
-//! method as a value. Invariant: no method changes the value it is called on.
+//! The methods of Python's strings, lists and dicts. In: a value, a method's name, arguments; out: what Python gives,
+//! or the method as a value. Invariant: no method changes the value it is called on.
 
 use super::bind::{Call, Entry, run};
 use super::characters;
@@ -126,8 +126,8 @@ const LIST: &[Entry] = &[
     ("copy", NONE, |c| Ok(c.value.clone())),
 ];
 
-/// Methods that are in no table: those that change the value they are called on, which Jinja2's sandbox forbids, those that are
-/// not supported, and `format`, which minijinja's own library does.
+/// Methods that are in no table: those that change the value they are called on, which Jinja2's sandbox forbids, those
+/// that are not supported, and `format`, which minijinja's own library does.
 const UNLISTED: [&str; 17] = [
     "append",
     "clear",
@@ -285,7 +285,8 @@ fn split(call: &mut Call, from_right: bool) -> Outcome<Value> {
     Ok(list(parts))
 }
 
-/// The part of the text between `start` and `end`, and where it starts, in characters. None if the start is beyond the end.
+/// The part of the text between `start` and `end`, and where it starts, in characters. None if the start is beyond the
+/// end.
 fn window<'a>(call: &Call<'a, '_, '_>) -> Outcome<(&'a str, Option<usize>)> {
     let text = own(call);
     let len = text.chars().count() as i64;

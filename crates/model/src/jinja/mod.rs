@@ -1,6 +1,7 @@
 //! Jinja as transformers configures it. In: a template's source and the variables; out: the text that Jinja2 renders
-//! (`ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls). Invariant: a template is foreign code,
-//! so rendering ends within a bounded amount of work, output and stack, and what would render differently from Jinja2 is an error.
+//! (`ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls). Invariant: a template is
+//! foreign code, so rendering ends within a bounded amount of work, output and stack, and what would render differently
+//! from Jinja2 is an error.
 //!
 //! minijinja parses and runs. Where the two differ, [`source`] changes the text, [`lower`] the syntax tree, and
 //! `filters`, `tests`, `methods` and `operators` follow Python's rules (`python`) at run time. docs/templates.md lists
@@ -8,11 +9,13 @@
 //!
 //! The files are layers, and each imports from lower ones only:
 //! - `unicode`, `characters`: properties of characters;
-//! - `objects`: types of values; `python`: what any value means; `bind`, `strings`, `sort`, `percent`: arguments, text, order, `%`;
+//! - `objects`: types of values; `python`: what any value means; `bind`, `strings`, `sort`, `percent`: arguments, text,
+//!   order, `%`;
 //! - `globals`, `json`, `methods`: functions, `tojson` and the methods of strings, lists and dicts;
 //! - `operators`, which look methods up, and `filters`;
 //! - `select`, filters that call operators and other filters; `tests`, which know the names of all filters;
-//! - `lower`, which asks filters, methods and tests for the names they know. `source` works on text and needs none of these.
+//! - `lower`, which asks filters, methods and tests for the names they know. `source` works on text and needs none of
+//!   these.
 
 mod bind;
 mod characters;
@@ -44,8 +47,8 @@ const FUEL: u64 = 2_000_000;
 /// Most bytes of a template.
 const MAX_SOURCE: usize = 1 << 20;
 
-/// Stack of the thread that renders. Values nest at most as deeply as the fuel allows, a few hundred thousand levels, and are
-/// freed level by level; pages that are not touched cost nothing.
+/// Stack of the thread that renders. Values nest at most as deeply as the fuel allows, a few hundred thousand levels,
+/// and are freed level by level; pages that are not touched cost nothing.
 const STACK: usize = 256 << 20;
 
 /// The name of the template inside its environment.

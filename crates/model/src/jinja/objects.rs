@@ -1,5 +1,6 @@
-//! Types of values that JSON does not have: ranges, views of dicts, generators, groups. In: items or bounds; out: what minijinja
-//! can index and iterate. Invariant: nothing here knows Python's rules; `python.rs` does, and it looks for these types.
+//! Types of values that JSON does not have: ranges, views of dicts, generators, groups. In: items or bounds; out: what
+//! minijinja can index and iterate. Invariant: nothing here knows Python's rules; `python.rs` does, and it looks for
+//! these types.
 
 use minijinja::Value;
 use minijinja::value::{Enumerator, Object, ObjectRepr};

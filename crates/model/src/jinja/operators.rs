@@ -1,4 +1,5 @@
-//! Operators that differ from Python's in minijinja, as filters whose names no template can write: [`super::lower`] puts them in.
+//! Operators that differ from Python's in minijinja, as filters whose names no template can write: [`super::lower`]
+//! puts them in.
 
 use super::objects::Range;
 use super::percent;
@@ -212,7 +213,8 @@ fn range_slice(value: &Value, start: Option<i64>, stop: Option<i64>, step: i64) 
     Ok(Value::from_object(Range { start: first, stop, step: range.step * step, len: count }))
 }
 
-/// `value[key]` where the key is not known when the template is read: what is stored under the key, else the method of that name.
+/// `value[key]` where the key is not known when the template is read: what is stored under the key, else the method of
+/// that name.
 pub(super) fn item(value: &Value, key: &Value) -> Outcome<Value> {
     let found = match kind(defined(value)?) {
         "str" => index(value, key).and_then(|i| items(value).ok()?.get(i).cloned()),

@@ -1,5 +1,5 @@
-//! Values as Python sees them: types, truth, `str`, `repr`, numbers, order. Invariant: what has no counterpart here is an error,
-//! not another text.
+//! Values as Python sees them: types, truth, `str`, `repr`, numbers, order. Invariant: what has no counterpart here is
+//! an error, not another text.
 
 use super::objects::{Generator, Group, Range, View};
 use minijinja::value::{Tuple, ValueKind};
@@ -151,7 +151,8 @@ pub(super) fn push_escape(out: &mut String, c: char) {
 
 /// Python's `str.isprintable` of one character.
 pub(super) fn printable(c: char) -> bool {
-    // Rust escapes what Unicode calls unprintable; combining marks only at the start, and some ASCII for its own reasons.
+    // Rust escapes what Unicode calls unprintable; combining marks only at the start, and some ASCII for its own
+    // reasons.
     matches!(c, '\'' | '"' | '\\') || !['a', c].iter().collect::<String>().escape_debug().to_string().contains('\\')
 }
 

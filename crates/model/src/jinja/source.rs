@@ -1,5 +1,6 @@
-//! The text of a template, before it is parsed. In: the source; out: one that minijinja's lexer reads as Jinja2's reads the
-//! original. Invariant: what comes out nests no deeper than the parser's stack allows, and has as many lines as what came in.
+//! The text of a template, before it is parsed. In: the source; out: one that minijinja's lexer reads as Jinja2's reads
+//! the original. Invariant: what comes out nests no deeper than the parser's stack allows, and has as many lines as
+//! what came in.
 
 use minijinja::{Error, ErrorKind};
 
@@ -10,8 +11,8 @@ const MAX_BLOCKS: usize = 100;
 /// `elif` and `else` branches of a template.
 const MAX_BRANCHES: usize = 1000;
 
-/// Line ends as `\n`; `{% raw %}` keeps the line end after it; `{% generation %}` marks what the assistant says, for training
-/// masks, and is a scope that renders its content; escapes in strings that only Python knows.
+/// Line ends as `\n`; `{% raw %}` keeps the line end after it; `{% generation %}` marks what the assistant says, for
+/// training masks, and is a scope that renders its content; escapes in strings that only Python knows.
 pub(super) fn prepare(source: &str, trim: bool) -> Result<String, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());

@@ -1,6 +1,6 @@
-//! Python's functions of text: case, white space, lines, padding, numbers in text. In: a text; out: what Python's `str`, `int` or
-//! `float` makes of it. Invariant: these know texts only, not the values of a template, so methods, filters and tests can share
-//! them.
+//! Python's functions of text: case, white space, lines, padding, numbers in text. In: a text; out: what Python's
+//! `str`, `int` or `float` makes of it. Invariant: these know texts only, not the values of a template, so methods,
+//! filters and tests can share them.
 
 use super::characters;
 use super::python::{Outcome, charge};
@@ -11,7 +11,8 @@ pub(super) fn cased(text: &str, wanted: fn(char) -> bool, other: fn(char) -> boo
     text.chars().any(wanted) && !text.chars().any(|c| other(c) || characters::title(c))
 }
 
-/// `str.istitle`: letters of upper or title case begin words only, those of lower case continue them only, and there are some.
+/// `str.istitle`: letters of upper or title case begin words only, those of lower case continue them only, and there
+/// are some.
 pub(super) fn titled(text: &str) -> bool {
     let (mut any, mut inside) = (false, false);
     for c in text.chars() {
@@ -91,7 +92,8 @@ pub(super) fn strip(text: &str, chars: Option<&str>, left: bool, right: bool) ->
     if right { text.trim_end_matches(gone) } else { text }.to_owned()
 }
 
-/// Python's `split` and `rsplit` at white space: at most `most` splits; what is left is one part, with its inner white space.
+/// Python's `split` and `rsplit` at white space: at most `most` splits; what is left is one part, with its inner white
+/// space.
 pub(super) fn split_space(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut out = Vec::new();
     let mut rest = text;

@@ -19,7 +19,8 @@ use std::path::Path;
 
 /// A source of tensors under Hugging Face names (`model.layers.0.self_attn.q_proj.weight`), in Hugging Face layout.
 pub trait TensorSource {
-    /// The tensor, converted to `dtype`. An error names the file, the tensor, and the shape when it differs from `shape`.
+    /// The tensor, converted to `dtype`. An error names the file, the tensor, and the shape when it differs from
+    /// `shape`.
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor>;
     /// A matrix in the blocks that it is stored in; None when it is stored as f32, or the source has no bytes.
     fn stored(&self, name: &str, shape: [usize; 2]) -> Result<Option<Stored>> {

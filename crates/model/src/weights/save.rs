@@ -1,5 +1,5 @@
-//! Writing safetensors. In: named tensors; out: one file, as transformers and PEFT write it. Invariant: the file appears
-//! whole or not at all, and the same tensors give the same bytes.
+//! Writing safetensors. In: named tensors; out: one file, as transformers and PEFT write it. Invariant: the file
+//! appears whole or not at all, and the same tensors give the same bytes.
 
 use crate::{Error, Result, error::PathContext};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};

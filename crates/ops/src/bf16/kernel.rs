@@ -1,6 +1,6 @@
-//! The kernel of the bf16 products, in its two forms: the processor's own instructions, and plain code that gives the same
-//! up to the order of sums. In: packed panels and rounded rows; out: a tile of sums written or added. Invariant: which form
-//! runs depends on the processor only.
+//! The kernel of the bf16 products, in its two forms: the processor's own instructions, and plain code that gives the
+//! same up to the order of sums. In: packed panels and rounded rows; out: a tile of sums written or added. Invariant:
+//! which form runs depends on the processor only.
 
 use super::Half;
 use super::tile::{LANES, Place};
@@ -88,7 +88,8 @@ pub(super) fn pack_rows(
     }
 }
 
-/// Packs columns `columns` of the weight, from pair `start` of the inner dimension (its rows) on, as deep as `panel` is.
+/// Packs columns `columns` of the weight, from pair `start` of the inner dimension (its rows) on, as deep as `panel`
+/// is.
 pub(super) fn pack_columns(
     arch: Arch,
     weight: Half<'_>,

@@ -110,7 +110,8 @@ fn rounded_rows_expand_to_their_numbers() {
 #[test]
 fn numbers_are_rounded_to_nearest_and_ties_to_even() {
     let mut x = numbers(37, 3);
-    // Halfway between two neighbours, above an even and above an odd one; what rounds up to infinity; what is no number.
+    // Halfway between two neighbours, above an even and above an odd one; what rounds up to infinity; what is no
+    // number.
     x.extend([
         1.0 + 0.5f32.powi(8),
         1.0 + 3.0 * 0.5f32.powi(8),

@@ -1,5 +1,5 @@
-//! The bf16 kernel in AVX-512. In, out: as of `kernel.rs`. Invariant: a value of [`Avx512`] exists only on a processor that has
-//! every instruction used here.
+//! The bf16 kernel in AVX-512. In, out: as of `kernel.rs`. Invariant: a value of [`Avx512`] exists only on a processor
+//! that has every instruction used here.
 
 use super::tile::{LANES, Place, ROWS};
 use half::bf16;
@@ -43,7 +43,8 @@ impl Avx512 {
     }
 
     dispatched! {
-        /// Turns whole squares of 16 rows by 16 pairs into vector `vector` of the panel; returns how many pairs that were.
+        /// Turns whole squares of 16 rows by 16 pairs into vector `vector` of the panel; returns how many pairs that
+        /// were.
         fn pack_rows(rows: &[&[bf16]; LANES], depth: usize, vector: usize, vectors: usize, panel: &mut [u32]) -> usize
     }
 
@@ -254,8 +255,8 @@ impl<const R: usize, const V: usize> Sums<R, V> {
             for (v, mut sum) in sums.into_iter().enumerate() {
                 let columns = place.columns.saturating_sub(v * LANES).min(LANES);
                 let mask = ((1u32 << columns) - 1) as u16;
-                // SAFETY: the mask leaves out what is beyond the columns of the place; lanes that are masked out are not
-                // accessed. The pointer stays in the row, or points one vector past it with an empty mask.
+                // SAFETY: the mask leaves out what is beyond the columns of the place; lanes that are masked out are
+                // not accessed. The pointer stays in the row, or points one vector past it with an empty mask.
                 unsafe {
                     let at = place.at.wrapping_add(r * place.stride + v * LANES);
                     if add {

@@ -1,5 +1,6 @@
-//! The forward of a block. In: the residual stream; out: the residual stream after the block, and what its backward needs if
-//! that is asked for. Invariant: if it is not, no intermediate result outlives the half of the block that made it.
+//! The forward of a block. In: the residual stream; out: the residual stream after the block, and what its backward
+//! needs if that is asked for. Invariant: if it is not, no intermediate result outlives the half of the block that made
+//! it.
 
 use super::{Activations, Block, BlockLinear, Linears, Saved, Sharing, whole, with_pair};
 use crate::attention::flash::Inputs;

@@ -1,6 +1,6 @@
-//! A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), as one operation. In: token rows, a frozen weight and
-//! two factors; out: the sum of both paths. Invariant: the dropout mask is a function of seed, row and column alone, so
-//! forward, backward and both forms see the same one.
+//! A linear layer with a low-rank adapter (LoRA, arXiv 2106.09685), as one operation. In: token rows, a frozen weight
+//! and two factors; out: the sum of both paths. Invariant: the dropout mask is a function of seed, row and column
+//! alone, so forward, backward and both forms see the same one.
 
 use super::product::Columns;
 use super::{check_shapes, composed as composed_linear, product};
@@ -41,8 +41,8 @@ pub struct LoraInput<'a> {
 
 /// `y = x W^T + bias + scale * dropout(x) A^T B^T`.
 ///
-/// Errors when the shapes do not fit or `p` is not in `0..1`. Cost: that of `linear` and `r / out` of it twice more. The
-/// fused form expects a frozen weight and bias; with a tracked one the composed form runs.
+/// Errors when the shapes do not fit or `p` is not in `0..1`. Cost: that of `linear` and `r / out` of it twice more.
+/// The fused form expects a frozen weight and bias; with a tracked one the composed form runs.
 pub fn lora_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: LoraInput<'_>) -> Result<Tensor> {
     check_shapes(x, weight, bias)?;
     let ((outputs, inputs), rank) = (weight.dims2()?, lora.a.dims2()?.0);
@@ -154,8 +154,8 @@ impl Pair<'_> {
         (self.a.len() / self.rank, self.b.len() / self.rank)
     }
 
-    /// Adds `scale * dropout(x) A^T B^T` to `columns` of `out`; returns `dropout(x) A^T`, `[T, rank]`, which the backward
-    /// needs.
+    /// Adds `scale * dropout(x) A^T B^T` to `columns` of `out`; returns `dropout(x) A^T`, `[T, rank]`, which the
+    /// backward needs.
     pub(crate) fn forward(&self, x: &[f32], out: &mut [f32], columns: Columns) -> Vec<f32> {
         let (rank, (inputs, outputs)) = (self.rank, self.widths());
         let tokens = x.len() / inputs;

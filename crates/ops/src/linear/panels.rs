@@ -1,6 +1,6 @@
-//! The product of a weight and some tens of tokens, with the tokens across the lanes of a vector. In: rows of a weight as
-//! they lie in memory, tokens laid out as panels; out: a row of sums for each row of the weight. Invariant: the weight is
-//! neither packed nor moved; only the tokens are, which are fewer.
+//! The product of a weight and some tens of tokens, with the tokens across the lanes of a vector. In: rows of a weight
+//! as they lie in memory, tokens laid out as panels; out: a row of sums for each row of the weight. Invariant: the
+//! weight is neither packed nor moved; only the tokens are, which are fewer.
 
 // A kernel body that is not inlined into its dispatched caller is compiled without that caller's instruction set.
 #![allow(clippy::inline_always)]
@@ -14,8 +14,8 @@ pub(super) const ROWS: usize = 6;
 /// Columns of the weight in one block: panels of so many stay in the second-level cache.
 const COLUMNS: usize = 1024;
 
-/// Tokens laid out for [`Panels::product`]: blocks of columns, in each the panels, in each for every column the tokens of
-/// the panel beside each other, padded with zeros to whole vectors.
+/// Tokens laid out for [`Panels::product`]: blocks of columns, in each the panels, in each for every column the tokens
+/// of the panel beside each other, padded with zeros to whole vectors.
 pub(super) struct Panels {
     values: Vec<f32>,
     width: usize,

@@ -1,5 +1,5 @@
-//! The two products of a linear layer. In: token rows and a weight; out: rows written or added into columns of a matrix.
-//! Invariant: the weight is read once, from memory to the cores, however many tokens there are.
+//! The two products of a linear layer. In: token rows and a weight; out: rows written or added into columns of a
+//! matrix. Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
 use super::panels::{self, Panels};
 use crate::bf16::{self, Half, Rounded, Side};
@@ -18,8 +18,8 @@ pub(crate) struct Columns {
 
 /// Up to this many tokens dot products are as fast as panels, which fill up whole vectors with zeros.
 const DOT_TOKENS: usize = 10;
-/// Up to this many tokens packing the weight, as a large product does, costs more than it saves (measured on two cores: even
-/// at 130 to 260 tokens, by shape).
+/// Up to this many tokens packing the weight, as a large product does, costs more than it saves (measured on two cores:
+/// even at 130 to 260 tokens, by shape).
 const PANEL_TOKENS: usize = 256;
 /// Up to this many tokens dot products are faster with a weight in bf16: reading the weight takes most of the time.
 const HALF_DOT_TOKENS: usize = 8;
@@ -162,8 +162,8 @@ impl Products {
         Self { values, stride }
     }
 
-    /// Writes or adds columns `i * SQUARE ..` as `rows` into `columns` of the result. By squares, so that rows which are a
-    /// multiple of 4 kB apart do not evict each other from the first-level cache.
+    /// Writes or adds columns `i * SQUARE ..` as `rows` into `columns` of the result. By squares, so that rows which
+    /// are a multiple of 4 kB apart do not evict each other from the first-level cache.
     fn turn(&self, i: usize, rows: &mut [f32], columns: Columns, update: Update) {
         let (first, stride) = (i * SQUARE, self.stride);
         for (j, products) in self.values.chunks(SQUARE * stride).enumerate() {

@@ -1,5 +1,5 @@
-//! `eraser bench`, resolved. In: tasks and files; out: options whose files were read once and found sound. Invariant: every
-//! named file belongs to a task that is measured.
+//! `eraser bench`, resolved. In: tasks and files; out: options whose files were read once and found sound. Invariant:
+//! every named file belongs to a task that is measured.
 
 use super::basics::{check_out, exists, flag, wrong};
 use super::eval::SubjectPlan;

@@ -1,5 +1,5 @@
-//! A run file as a tree of values that knows on which line each one is. In: TOML text and `--set` assignments; out: values
-//! by path (`train.lr`, `variant[1].retain`) and the place to name in an error. Invariant: every syntax error is
+//! A run file as a tree of values that knows on which line each one is. In: TOML text and `--set` assignments; out:
+//! values by path (`train.lr`, `variant[1].retain`) and the place to name in an error. Invariant: every syntax error is
 //! reported, and a file that has one is not checked further, since what seems to be missing may be what was not read.
 
 use eraser_model::Error;

@@ -1,5 +1,5 @@
-//! `eraser eval`, resolved: who is measured, and how. In: subjects and measures; out: options whose files were read once and
-//! found sound.
+//! `eraser eval`, resolved: who is measured, and how. In: subjects and measures; out: options whose files were read
+//! once and found sound.
 
 use super::basics::{self, check_name, exists, flag, wrong};
 use super::measures::Measures;

@@ -1,5 +1,5 @@
-//! Jailbreak templates for training. In: template files, the align set; out: its questions under every training template,
-//! and the names of the templates that stay out of training. Invariant: no template is on both sides.
+//! Jailbreak templates for training. In: template files, the align set; out: its questions under every training
+//! template, and the names of the templates that stay out of training. Invariant: no template is on both sides.
 
 use super::source::shuffle_key;
 use crate::builtin::Assets;

@@ -31,7 +31,8 @@ pub struct QuestionFile {
 }
 
 impl QuestionFile {
-    /// From the flag `at`: a file, or a choice of its rows, with the name before `=`, or else `default`, or else the file's own.
+    /// From the flag `at`: a file, or a choice of its rows, with the name before `=`, or else `default`, or else the
+    /// file's own.
     pub fn named(
         file: &NamedPath,
         default: Option<&str>,

@@ -1,5 +1,5 @@
-//! What to prepare, resolved. In: the table `[prepare]` of a run file, or flags; out: settings in range, and sources that
-//! exist. Invariant: an option that a source of answers needs is there.
+//! What to prepare, resolved. In: the table `[prepare]` of a run file, or flags; out: settings in range, and sources
+//! that exist. Invariant: an option that a source of answers needs is there.
 
 use super::basics::{check_name, check_out, wrong};
 use super::measures::QuestionFile;

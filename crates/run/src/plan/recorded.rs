@@ -1,5 +1,5 @@
-//! The plan of a run that is there. In: manifest.json of a directory, whichever verbs filled it; out: the plan that they
-//! carried out. Invariant: it says what the records of the artefacts say, nothing of what a run file says now.
+//! The plan of a run that is there. In: manifest.json of a directory, whichever verbs filled it; out: the plan that
+//! they carried out. Invariant: it says what the records of the artefacts say, nothing of what a run file says now.
 
 use super::run::{Overrides, RunPlan};
 use crate::failure::Outcome;
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 impl RunPlan {
-    /// The plan of the run in `dir`, and the evaluation that it asks again, in words: the adapters that were trained in the
-    /// directory, and the last evaluation that asked questions with an attack.
+    /// The plan of the run in `dir`, and the evaluation that it asks again, in words: the adapters that were trained in
+    /// the directory, and the last evaluation that asked questions with an attack.
     ///
     /// # Errors
     /// A directory without a trained adapter or such an evaluation on record.

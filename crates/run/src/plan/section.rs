@@ -174,8 +174,8 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Reads the keys of a settings struct on top of `defaults`, each checked alone, so that every error is found and has
-    /// its place. `special` are keys that the caller reads itself; `convert` may rewrite a value first.
+    /// Reads the keys of a settings struct on top of `defaults`, each checked alone, so that every error is found and
+    /// has its place. `special` are keys that the caller reads itself; `convert` may rewrite a value first.
     pub(crate) fn settings<T: Serialize + DeserializeOwned + Clone>(
         &self,
         defaults: &T,

@@ -137,8 +137,9 @@ impl Source {
         Ok(source)
     }
 
-    /// From the flag `at`, as [`Self::flag`], with what flags of their own say (`own`, without a path). What is said twice is
-    /// an error, and so are a column of questions without one of answers, or the reverse, where answers are read.
+    /// From the flag `at`, as [`Self::flag`], with what flags of their own say (`own`, without a path). What is said
+    /// twice is an error, and so are a column of questions without one of answers, or the reverse, where answers are
+    /// read.
     pub fn flags(text: &Path, own: Self, at: &str, problems: &mut Problems) -> Self {
         let source = Self::flag(text).unwrap_or_else(|e| {
             problems.push(e.context(at));

@@ -1,5 +1,5 @@
-//! Plans as the tables of a run file. In: paths and sources; out: TOML values. Invariant: paths are absolute, so that a plan
-//! means the same from every directory.
+//! Plans as the tables of a run file. In: paths and sources; out: TOML values. Invariant: paths are absolute, so that a
+//! plan means the same from every directory.
 
 use super::source::Source;
 use eraser_model::{Error, Result};

@@ -1,5 +1,5 @@
-//! `eraser train`, resolved. In: set files, settings, a directory; out: sets that were read. Invariant: everything but the
-//! weights was checked, the content of the sets included.
+//! `eraser train`, resolved. In: set files, settings, a directory; out: sets that were read. Invariant: everything but
+//! the weights was checked, the content of the sets included.
 
 use super::basics::{check_out, wrong};
 use super::check;
@@ -114,9 +114,10 @@ impl TrainPlan {
         // Removed by --force before it would be read.
         let real = |path: &Path| path.canonicalize().ok();
         let begins_from = request.options.init_adapter.as_deref().and_then(real);
-        let removed = [dir.join("adapter"), dir.join("train")].iter().filter_map(|path| real(path)).any(|removed| {
-            begins_from.as_ref().is_some_and(|adapter| adapter.starts_with(removed))
-        });
+        let removed = [dir.join("adapter"), dir.join("train")]
+            .iter()
+            .filter_map(|path| real(path))
+            .any(|removed| begins_from.as_ref().is_some_and(|adapter| adapter.starts_with(removed)));
         if request.force && removed {
             let what = format!("{} holds the adapter that training begins from", dir.display());
             problems.push(wrong(&at("force"), what).hint("copy the adapter elsewhere, or name another directory"));

@@ -1,5 +1,5 @@
-//! Evaluation. In: subjects and measures; out: `eval/`, `summary.json` and their records. Invariant: every figure that is
-//! written comes from the subjects that were loaded here.
+//! Evaluation. In: subjects and measures; out: `eval/`, `summary.json` and their records. Invariant: every figure that
+//! is written comes from the subjects that were loaded here.
 
 use crate::builtin::Assets;
 use crate::directory::{lock, remove};
@@ -139,8 +139,8 @@ pub(crate) fn evaluate(
     Ok(stoppable(watch, |progress| eraser_eval::evaluate(admitted, plan, judge, progress))?)
 }
 
-/// Everything that an evaluation reads: files by their content, so that a run may move. `adapters` are the subjects that have
-/// one, with its directory.
+/// Everything that an evaluation reads: files by their content, so that a run may move. `adapters` are the subjects
+/// that have one, with its directory.
 pub(crate) fn inputs(
     model: &Model,
     plan: &ModelPlan,

@@ -1,5 +1,5 @@
-//! The stages of a run, each of which a verb does alone. In: a plan; out: files in the run directory and their record in the
-//! manifest. Invariant: a stage reads files and leaves files; it holds the directory's lock while it works.
+//! The stages of a run, each of which a verb does alone. In: a plan; out: files in the run directory and their record
+//! in the manifest. Invariant: a stage reads files and leaves files; it holds the directory's lock while it works.
 
 pub(crate) mod bench;
 pub(crate) mod evaluate;

@@ -1,6 +1,6 @@
-//! Preparation. In: questions and whatever answers them; out: the three sets, a report on them, and their record. Invariant:
-//! every file is read before the first answer is asked for, and sets that an adapter was trained on are replaced
-//! only with --force.
+//! Preparation. In: questions and whatever answers them; out: the three sets, a report on them, and their record.
+//! Invariant: every file is read before the first answer is asked for, and sets that an adapter was trained on are
+//! replaced only with --force.
 
 use crate::builtin::Assets;
 use crate::directory::{lock, remove};

@@ -1,6 +1,6 @@
-//! What an evaluation replaces. In: the requests that the figures of a summary come from, and what is asked now; out: a line for
-//! each thing that changes under a name that stays. Invariant: a figure that is measured anew in another way, or that goes
-//! because its answers do, is told before the first answer is generated.
+//! What an evaluation replaces. In: the requests that the figures of a summary come from, and what is asked now; out: a
+//! line for each thing that changes under a name that stays. Invariant: a figure that is measured anew in another way,
+//! or that goes because its answers do, is told before the first answer is generated.
 
 use crate::manifest::{Manifest, Record};
 use crate::stage::summary::{LIKELIHOOD, TASK};

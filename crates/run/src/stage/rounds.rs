@@ -1,10 +1,11 @@
-//! Training in rounds. In: a model, sets and options; out: the adapter of the last training, and under `train/rounds/` that of
-//! each before it, with what it still said. Invariant: with `rounds = 0` this is one training; no text of a jailbreak is used.
+//! Training in rounds. In: a model, sets and options; out: the adapter of the last training, and under `train/rounds/`
+//! that of each before it, with what it still said. Invariant: with `rounds = 0` this is one training; no text of a
+//! jailbreak is used.
 //!
-//! A loss on answers that were written down once makes those words unlikely, and a model has others. So between two trainings
-//! the adapted model is asked again: plainly, under the prompt noise of the training, and with the first words of a known
-//! answer given. What it says that is no refusal and reads as language of the base model joins the harm set, and training goes
-//! on from the adapter as it is.
+//! A loss on answers that were written down once makes those words unlikely, and a model has others. So between two
+//! trainings the adapted model is asked again: plainly, under the prompt noise of the training, and with the first
+//! words of a known answer given. What it says that is no refusal and reads as language of the base model joins the
+//! harm set, and training goes on from the adapter as it is.
 
 use crate::watch::{self, Watch};
 use eraser_data::files::write_atomic;
@@ -28,7 +29,8 @@ use std::path::Path;
 const OPENING: usize = 10;
 /// Answers at a time.
 const BATCH: usize = 16;
-/// An answer that costs the base model more, in nats per token, is not what a model says but what unlearning has broken.
+/// An answer that costs the base model more, in nats per token, is not what a model says but what unlearning has
+/// broken.
 const COHERENT: f64 = 4.0;
 
 /// What is to be trained, in rounds.
@@ -168,7 +170,8 @@ impl Rounds<'_> {
         Ok((records, tally))
     }
 
-    /// The prompts of a round: questions of the harm set as it was given, drawn for this round, each asked in three ways.
+    /// The prompts of a round: questions of the harm set as it was given, drawn for this round, each asked in three
+    /// ways.
     fn prompts(&self, round: usize) -> Result<Vec<Asked<'_>>> {
         let TrainOptions { seed, round_questions, .. } = *self.options;
         let mut seen = HashSet::new();

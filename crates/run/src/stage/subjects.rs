@@ -1,6 +1,7 @@
-//! `subjects.json` and `judges.json`, by which the report tells what the subjects are. In: subjects with their adapters'
-//! directories, the manifest; out: the files. Invariant: settings are those of the record of the adapter, never of a plan;
-//! every subject that the summary has figures of stays listed, so that the report can tell whether they are of its adapter.
+//! `subjects.json` and `judges.json`, by which the report tells what the subjects are. In: subjects with their
+//! adapters' directories, the manifest; out: the files. Invariant: settings are those of the record of the adapter,
+//! never of a plan; every subject that the summary has figures of stays listed, so that the report can tell whether
+//! they are of its adapter.
 
 use crate::manifest::Manifest;
 use crate::stage::summary;
@@ -15,8 +16,8 @@ use std::path::{Path, PathBuf};
 /// The file of subjects.
 const FILE: &str = "subjects.json";
 
-/// Writes both files for the subjects that have an adapter: name and directory of each. Of an adapter that the manifest does
-/// not know, the settings are left out.
+/// Writes both files for the subjects that have an adapter: name and directory of each. Of an adapter that the manifest
+/// does not know, the settings are left out.
 pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manifest) -> Result<()> {
     let earlier = earlier(dir, adapters)?;
     let subjects = adapters.iter().chain(&earlier).map(|(name, adapter)| {
@@ -38,8 +39,8 @@ pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manif
     write_json(dir, "judges.json", &json!({"keyword:gcg29": GCG29}))
 }
 
-/// The subjects of an earlier evaluation that the summary still has figures of, with their adapters' directories. A file that
-/// cannot be read lists none: it is written anew.
+/// The subjects of an earlier evaluation that the summary still has figures of, with their adapters' directories. A
+/// file that cannot be read lists none: it is written anew.
 fn earlier(dir: &Path, now: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf)>> {
     if !dir.join(summary::FILE).exists() {
         return Ok(Vec::new());

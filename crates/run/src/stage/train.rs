@@ -1,5 +1,5 @@
-//! Training. In: a model and sets; out: `adapter/`, `train/` and a record of the adapter. Invariant: the sets that an adapter
-//! was trained on are in `data/`, and their hashes are among the inputs of its record.
+//! Training. In: a model and sets; out: `adapter/`, `train/` and a record of the adapter. Invariant: the sets that an
+//! adapter was trained on are in `data/`, and their hashes are among the inputs of its record.
 
 use crate::directory::{DURABILITY, lock, remove};
 use crate::failure::Outcome;
@@ -149,7 +149,8 @@ impl Training<'_> {
         Ok(summary)
     }
 
-    /// What a reader of the figures must know: that nothing was unlearned, that samples were cut, that gamma was not reached.
+    /// What a reader of the figures must know: that nothing was unlearned, that samples were cut, that gamma was not
+    /// reached.
     fn tell(&self, summary: &TrainSummary, watch: &mut dyn Watch) {
         let name = self.name;
         let gamma = summary.threshold.map_or(0.0, |threshold| threshold.gamma);

@@ -1,5 +1,5 @@
-//! What adapters were trained on. In: their directories; out: the files of their harm and align sets. Invariant: a file is given
-//! only if it is the one that the record of the adapter names, where there is a record.
+//! What adapters were trained on. In: their directories; out: the files of their harm and align sets. Invariant: a file
+//! is given only if it is the one that the record of the adapter names, where there is a record.
 
 use crate::manifest::{FILE, Manifest};
 use crate::watch::Watch;

@@ -1,5 +1,5 @@
-//! What outlasts the treatment of a hardened model. In: a row per condition; out: for each whether the defence still holds.
-//! Invariant: the bound is that of a defence that has held, fixed here.
+//! What outlasts the treatment of a hardened model. In: a row per condition; out: for each whether the defence still
+//! holds. Invariant: the bound is that of a defence that has held, fixed here.
 
 use super::compare::LEAK;
 use super::results::{Finding, SubjectRow, Word, shown};

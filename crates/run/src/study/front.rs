@@ -1,6 +1,6 @@
-//! Settings beside each other: how well each one defends, and what it costs. In: summaries of subjects, bounds on the costs;
-//! out: scores, their order, the front. Invariant: of two settings the one within all bounds comes first, then the one
-//! under which fewer attacks succeed, then the one to which the known harmful answers are less likely.
+//! Settings beside each other: how well each one defends, and what it costs. In: summaries of subjects, bounds on the
+//! costs; out: scores, their order, the front. Invariant: of two settings the one within all bounds comes first, then
+//! the one under which fewer attacks succeed, then the one to which the known harmful answers are less likely.
 
 use super::results::{ClaimOutcome, Finding, Plot, Series, StudyResults, SubjectRow};
 use eraser_eval::summary::{AttackSummary, BASE, SubjectSummary};

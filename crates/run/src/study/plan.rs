@@ -1,5 +1,5 @@
-//! Studies as runs. In: a run file and methods, or a variant and values of its settings; out: a plan whose variants the study
-//! makes. `builtin` names the run file of the built-in model.
+//! Studies as runs. In: a run file and methods, or a variant and values of its settings; out: a plan whose variants the
+//! study makes. `builtin` names the run file of the built-in model.
 
 use crate::builtin;
 use crate::failure::Outcome;

@@ -1,5 +1,6 @@
-//! What a finished run says about a study's question. In: the summary of the run, what its variants changed, their metrics; out: the
-//! results. Invariant: training, evaluation and resuming are those of any run; a study only reads what they leave.
+//! What a finished run says about a study's question. In: the summary of the run, what its variants changed, their
+//! metrics; out: the results. Invariant: training, evaluation and resuming are those of any run; a study only reads
+//! what they leave.
 
 use super::compare::{self, Methods};
 use super::front::{self, Bounds, Scored};

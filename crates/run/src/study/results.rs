@@ -1,5 +1,5 @@
-//! What a study finds. In: figures; out: run/study.json (of the durability study run/durability.json), which the report shows.
-//! Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
+//! What a study finds. In: figures; out: run/study.json (of the durability study run/durability.json), which the report
+//! shows. Invariant: a finding is computed from the figures beside it; where it does not hold, it says so.
 
 use eraser_eval::EvalOptions;
 use eraser_eval::stats::Change;

@@ -1,5 +1,5 @@
-//! One variant under several settings. In: the rows of the points; out: the findings that belong to the keys, and plots.
-//! Invariant: bounds are fixed here, before any measurement.
+//! One variant under several settings. In: the rows of the points; out: the findings that belong to the keys, and
+//! plots. Invariant: bounds are fixed here, before any measurement.
 
 use super::results::{ClaimOutcome, Finding, Plot, Series, SubjectRow, Word, points, shown};
 use eraser_eval::{Figures, Measure};
@@ -141,8 +141,8 @@ fn frontier(base: &SubjectRow, rows: &[SubjectRow], word: Word) -> Finding {
     Finding { claim, outcome, settled: false, evidence: format!("nearest: {}", nearest.join("; ")) }
 }
 
-/// A plot of each figure against the first key that is a number, a series for each setting of the others; and the frontier
-/// of leak against procedures.
+/// A plot of each figure against the first key that is a number, a series for each setting of the others; and the
+/// frontier of leak against procedures.
 pub(crate) fn plots(rows: &[SubjectRow], keys: &[String], judge: &str) -> Vec<Plot> {
     let mut plots = Vec::new();
     let axis = (0..keys.len()).find(|&i| numbers(rows, i).iter().flatten().count() >= 2);

@@ -1,5 +1,5 @@
-//! A server on the built-in model for the tests, and clients of it. Invariant: a test that lacks the model says that it was
-//! skipped.
+//! A server on the built-in model for the tests, and clients of it. Invariant: a test that lacks the model says that it
+//! was skipped.
 
 use candle_core::Device;
 use eraser_model::adapter::Module;

@@ -4,16 +4,16 @@
 //!
 //! `L = max(0, gamma + L_f) + KL_help(f || h) + KL_align(f || h)`
 //!
-//! A retain set, where there is one, adds a term like that of the help set. This goes beyond the paper, as do the following,
-//! each off by default:
+//! A retain set, where there is one, adds a term like that of the help set. This goes beyond the paper, as do the
+//! following, each off by default:
 //!
 //! - `T` can leave a share of the questions plain, or be benign text or turns (`noise_share`, `noise_kind`).
 //! - With `harm_depth`, `L_f = mean log p(answer[c..] | T(question), answer[..c])` for a random cut `c`.
 //! - With `align_noise` and `align_depth`, the align term asks what is answered in place of the harmful answer:
-//!   `KL(f(refusal | question) || h(refusal | T(question), harmful answer[..c]))`, or with `align_loss = "cross-entropy"`
-//!   `-mean log h(refusal | T(question), harmful answer[..c])`.
-//! - With `retain_noise`, the term of the retain set is `KL(f(answer | request) || h(answer | T(request)))`: what stands
-//!   around a request is not to become the sign to refuse by.
+//!   `KL(f(refusal | question) || h(refusal | T(question), harmful answer[..c]))`, or with `align_loss =
+//!   "cross-entropy"` `-mean log h(refusal | T(question), harmful answer[..c])`.
+//! - With `retain_noise`, the term of the retain set is `KL(f(answer | request) || h(answer | T(request)))`: what
+//!   stands around a request is not to become the sign to refuse by.
 
 use super::term::{AlignLoss, Given, Loss, Method, Term, TermSettings};
 use eraser_data::SetName;

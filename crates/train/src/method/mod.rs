@@ -14,7 +14,8 @@ pub use term::{AlignLoss, Given, KlScope, Loss, Method, Term, TermSettings};
 use eraser_data::SetName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Fine-tuning on refusals; on other records it is plain fine-tuning, since its one term is the cross-entropy of answers.
+/// Fine-tuning on refusals; on other records it is plain fine-tuning, since its one term is the cross-entropy of
+/// answers.
 pub const RSFT: Method = rsft::METHOD;
 
 /// Fine-tuning on refusals of plain questions, beside answers to benign ones.

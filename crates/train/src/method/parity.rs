@@ -1,5 +1,6 @@
-//! Methods against PyTorch, for their tests: one step of the trainer, from set files on, on a recorded model. In: a method's
-//! name, or that of a variant of it, and the variant's options; out: a panic where a term, the loss or a gradient differs. `tests/fixtures/methods.py` of the workspace records.
+//! Methods against PyTorch, for their tests: one step of the trainer, from set files on, on a recorded model. In: a
+//! method's name, or that of a variant of it, and the variant's options; out: a panic where a term, the loss or a
+//! gradient differs. `tests/fixtures/methods.py` of the workspace records.
 
 use super::Method;
 use crate::{Control, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train};

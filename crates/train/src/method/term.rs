@@ -47,8 +47,8 @@ impl Term {
     }
 }
 
-/// What of an answer a sample gives before its supervised tokens. Half of the draws give nothing, the others 1 to a most
-/// number of tokens, all counts alike. This goes beyond the paper.
+/// What of an answer a sample gives before its supervised tokens. Half of the draws give nothing, the others 1 to a
+/// most number of tokens, all counts alike. This goes beyond the paper.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Given {
     /// The whole answer is supervised.
