@@ -213,18 +213,12 @@ impl Measures {
         Ok(table)
     }
 
-    /// As the manifest records it: with `read`, the columns that each file of questions was read from.
+    /// As the manifest records it: with [`READ`], the columns that each file of questions was read from.
     pub(crate) fn recorded(&self, assets: &Assets) -> Result<serde_json::Value> {
         let mut all = table::json(&self.to_toml()?)?;
-        for (key, files) in [("questions", &self.questions), ("tasks", &self.tasks)] {
-            for (i, file) in files.iter().enumerate() {
-                all[key][i]["read"] = columns(&file.source.questions(assets)?).into();
-            }
-        }
-        for (key, file) in [("over_refusal", &self.over_refusal), ("contrast", &self.contrast)] {
-            if let Some(file) = file {
-                all[key]["read"] = columns(&file.source.questions(assets)?).into();
-            }
+        let files = self.questions.iter().chain(&self.tasks).chain(&self.over_refusal).chain(&self.contrast);
+        for (file, entry) in files.zip(entries(&mut all)) {
+            entry[READ] = columns(&file.source.questions(assets)?).into();
         }
         Ok(all)
     }
@@ -283,4 +277,30 @@ fn says_unsafe(row: &serde_json::Map<String, serde_json::Value>) -> bool {
     let text = |name: &str| find_column(row, name).ok().flatten().and_then(|key| row[key].as_str());
     text("label").is_some_and(|label| label.trim().eq_ignore_ascii_case("unsafe"))
         || text("type").is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("contrast_"))
+}
+
+/// Of a file of questions in a record: the columns that it was read from. It is no key of a run file.
+const READ: &str = "read";
+
+/// The entries of the files of questions in `eval`: those of `questions`, of `tasks`, then the two single ones.
+fn entries(eval: &mut serde_json::Value) -> impl Iterator<Item = &mut serde_json::Value> {
+    const KEYS: [&str; 4] = ["questions", "tasks", "over_refusal", "contrast"];
+    let mut found: [&mut [serde_json::Value]; 4] = Default::default();
+    for (key, value) in eval.as_object_mut().into_iter().flatten() {
+        let Some(place) = KEYS.iter().position(|known| known == key) else { continue };
+        found[place] = match value {
+            serde_json::Value::Array(list) => list,
+            one => std::slice::from_mut(one),
+        };
+    }
+    found.into_iter().flatten()
+}
+
+/// What [`Measures::recorded`] gave, as the table `[eval]` of a run file.
+pub(super) fn of_record(recorded: &serde_json::Value) -> serde_json::Value {
+    let mut eval = recorded.clone();
+    for entry in entries(&mut eval).filter_map(serde_json::Value::as_object_mut) {
+        entry.remove(READ);
+    }
+    eval
 }

@@ -1,6 +1,7 @@
 //! The plan of a run that is there. In: manifest.json of a directory, whichever verbs filled it; out: the plan that
 //! they carried out. Invariant: it says what the records of the artefacts say, nothing of what a run file says now.
 
+use super::measures;
 use super::run::{Overrides, RunPlan};
 use crate::failure::Outcome;
 use crate::manifest::{FILE, Manifest, Record};
@@ -48,8 +49,7 @@ impl RunPlan {
             )
         })?;
         let told = format!("asked again is what `eraser {}` asked that was begun {}", eval.verb, eval.started);
-        let mut eval = eval.options["eval"].clone();
-        forget_columns(&mut eval);
+        let eval = measures::of_record(&eval.options["eval"]);
         let set = |name: &str| dir.join("data").join(format!("{name}.jsonl"));
         let sets = [("harm", "harm"), ("help_set", "help"), ("align", "align"), ("retain_set", "retain")]
             .map(|(key, name)| (key, set(name)));
@@ -80,20 +80,6 @@ impl RunPlan {
             variant.dir = Path::new(artefact).parent().map_or_else(PathBuf::new, Path::to_owned);
         }
         Ok((plan, told))
-    }
-}
-
-/// Takes out which columns were read: the record of a source says it, and is no key of a run file.
-fn forget_columns(eval: &mut Value) {
-    for key in ["questions", "tasks", "over_refusal", "contrast"] {
-        let sources = match eval.get_mut(key) {
-            Some(Value::Array(list)) => list.as_mut_slice(),
-            Some(one) => std::slice::from_mut(one),
-            None => continue,
-        };
-        for source in sources.iter_mut().filter_map(Value::as_object_mut) {
-            source.remove("read");
-        }
     }
 }
 
