@@ -1,5 +1,5 @@
-//! Set files: prompts with their answers. In: JSONL or a JSON list of `{"input","output"}` or `{"messages":[..]}`; out:
-//! records. Invariant: what [`write_set`] writes, [`read_set`] reads as the same records.
+//! Set files: prompts with their answers. In: JSONL or a JSON list of `{"input","output"}`, `{"messages":[..]}` or, in a
+//! retain set, `{"text"}`; out: records. Invariant: what [`write_set`] writes is read as the same records.
 
 use crate::files::write_jsonl;
 use crate::row::Row;
@@ -8,17 +8,24 @@ use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// One row of a set: a question and its answer.
+/// One row of a set: a question and its answer, or a running text.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// The question.
+    /// The question; empty: the row is a running text, which stands under no template.
     pub input: String,
-    /// The answer.
+    /// The answer, or the text.
     pub output: String,
     /// Other keys, kept as they are.
     pub extra: Map<String, Value>,
     /// Where it was read, for errors: `harm.jsonl: line 9`; empty where it was not read from a file.
     pub place: String,
+}
+
+impl Record {
+    /// The row is a running text and no answer to a question.
+    pub fn is_text(&self) -> bool {
+        self.input.is_empty()
+    }
 }
 
 /// Rows are equal where their contents are, wherever they were read.
@@ -32,7 +39,23 @@ impl PartialEq for Record {
 /// last must be the assistant's, which is the answer, and the one before the user's, which is the question; a
 /// conversation with more turns, or with a system turn, is an error, since a record has no place for them and the
 /// answer depends on them.
+///
+/// # Errors
+/// A file that cannot be read; a row that is none of these, or a running text: only a retain set holds such.
 pub fn read_set(path: &Path) -> Result<Vec<Record>> {
+    let records = read_retain_set(path)?;
+    match records.iter().find(|record| record.is_text()) {
+        None => Ok(records),
+        Some(text) => Err(Error::request(format!("{}: a row of `text`, where a question is needed", text.place))
+            .hint("running text can be kept as part of the retain set; other rows are {\"input\": \"..\", \"output\": \"..\"}")),
+    }
+}
+
+/// Reads a set file as [`read_set`] does, of which rows can be running texts: `{"text": ".."}`.
+///
+/// # Errors
+/// Those of [`read_set`], without its last.
+pub(crate) fn read_retain_set(path: &Path) -> Result<Vec<Record>> {
     let rows = match path.extension() {
         Some(ext) if ext.eq_ignore_ascii_case("parquet") => read_rows(path)?,
         _ => parse_rows(path, &read_text(path)?)?,
@@ -44,13 +67,15 @@ pub fn read_set(path: &Path) -> Result<Vec<Record>> {
     rows.into_iter().map(record).collect()
 }
 
-/// Writes a set file: JSONL of `input`, `output`, then the other keys.
+/// Writes a set file: JSONL of `input`, `output` (or `text`), then the other keys.
 pub fn write_set(path: &Path, records: &[Record]) -> Result<()> {
     let row = |record: &Record| {
         let mut map = Map::new();
-        map.insert("input".into(), record.input.as_str().into());
-        map.insert("output".into(), record.output.as_str().into());
-        let extra = record.extra.iter().filter(|(key, _)| !matches!(key.as_str(), "input" | "output"));
+        let taken: &[&str] = if record.is_text() { &["text"] } else { &["input", "output"] };
+        for (key, text) in taken.iter().zip([&record.input, &record.output][2 - taken.len()..].iter()) {
+            map.insert((*key).into(), text.as_str().into());
+        }
+        let extra = record.extra.iter().filter(|(key, _)| !taken.contains(&key.as_str()));
         map.extend(extra.map(|(key, value)| (key.clone(), value.clone())));
         map
     };
@@ -69,6 +94,14 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
         let messages = map.shift_remove("messages").unwrap_or_default();
         let (input, output) = last_turns(&messages).map_err(|e| e.context(&place))?;
         return Ok(Record { input, output, extra: map, ..Record::default() });
+    }
+    if !map.contains_key("input") && !map.contains_key("output") && map.contains_key("text") {
+        let output = match map.shift_remove("text") {
+            Some(Value::String(text)) if !text.trim().is_empty() => text,
+            Some(Value::String(_)) => return Err(wrong("`text` is empty".into())),
+            _ => return Err(wrong("`text` is not a string".into())),
+        };
+        return Ok(Record { output, extra: map, ..Record::default() });
     }
     let mut text = |key: &str| match map.shift_remove(key) {
         Some(Value::String(text)) => Ok(text),
@@ -142,6 +175,22 @@ mod tests {
         assert_eq!(records[0].extra.keys().collect::<Vec<_>>(), ["id", "z"]);
         assert_eq!((records[1].input.as_str(), records[1].output.as_str()), ("q2", "a2"));
         assert_eq!(records[1].extra.keys().collect::<Vec<_>>(), ["k"]);
+    }
+
+    #[test]
+    fn running_text_is_for_the_retain_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, back) = (dir.path().join("s"), dir.path().join("t"));
+        std::fs::write(&path, "{\"input\":\"q\",\"output\":\"a\"}\n{\"text\":\"It rained.\",\"id\":1}\n").unwrap();
+        let records = read_retain_set(&path).unwrap();
+        assert!(!records[0].is_text() && records[1].is_text());
+        assert_eq!((records[1].output.as_str(), records[1].extra.len()), ("It rained.", 1));
+        write_set(&back, &records).unwrap();
+        assert_eq!(read_retain_set(&back).unwrap(), records);
+        let error = read_set(&path).unwrap_err().to_string();
+        assert!(error.ends_with("s: line 2: a row of `text`, where a question is needed"), "{error}");
+        assert_eq!(message("{\"text\":\" \"}"), "line 1: `text` is empty");
+        assert_eq!(message("{\"text\":[]}"), "line 1: `text` is not a string");
     }
 
     #[test]

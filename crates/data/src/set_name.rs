@@ -2,7 +2,10 @@
 //! through the sets goes through [`SetName::ALL`], so that another set is a variant here and its line in each `match`.
 
 use crate::Record;
+use crate::record::{read_retain_set, read_set};
 use crate::refusal::RefusalList;
+use eraser_model::Result;
+use std::path::Path;
 
 /// A set that training learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +43,14 @@ impl SetName {
     /// Name of the file in a run's `data` directory.
     pub fn file(self) -> String {
         format!("{}.jsonl", self.name())
+    }
+
+    /// The records of a file of this set. Running texts can be in the retain set only.
+    ///
+    /// # Errors
+    /// Those of [`read_set`].
+    pub fn read(self, path: &Path) -> Result<Vec<Record>> {
+        if self == Self::Retain { read_retain_set(path) } else { read_set(path) }
     }
 
     /// Why the records cannot be those of this set: a harm set most of whose answers are refusals, an align or wrapped

@@ -58,9 +58,9 @@ impl Benign {
     /// The exchanges of `records`, and the sentences of their requests and answers. A jailbreak is itself an
     /// instruction beside the question, so there must be others to tell it from.
     pub fn new(records: &[Record]) -> Self {
-        let exchanges: Vec<(String, String)> = records.iter().map(|r| (r.input.clone(), r.output.clone())).collect();
-        let texts = exchanges.iter().flat_map(|(request, answer)| sentences(request).chain(sentences(answer)));
-        Self { sentences: texts.map(str::to_owned).collect(), exchanges }
+        let texts = records.iter().flat_map(|r| sentences(&r.input).chain(sentences(&r.output)));
+        let exchanges = records.iter().filter(|r| !r.is_text()).map(|r| (r.input.clone(), r.output.clone()));
+        Self { sentences: texts.map(str::to_owned).collect(), exchanges: exchanges.collect() }
     }
 }
 

@@ -82,7 +82,7 @@ fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<B
     let data = dir.join("data");
     std::fs::create_dir_all(&data).writing(&data)?;
     for (set, source) in &plan.data.sets {
-        write_set(&data.join(set.file()), &source.records(&assets)?)?;
+        write_set(&data.join(set.file()), &source.training_set(*set, &assets)?)?;
     }
     if plan.prepare.is_none() {
         for variant in &plan.variants {
@@ -125,7 +125,7 @@ fn read_sets(dir: &Path, variant: &Variant) -> Result<Sets> {
     for set in SetName::ALL.into_iter().filter(|&set| variant.reads(set)) {
         let path = dir.join("data").join(set.file());
         if path.exists() {
-            sets.insert(set, read_set(&path)?);
+            sets.insert(set, set.read(&path)?);
             sets.name_source(set, path.display().to_string());
         }
     }

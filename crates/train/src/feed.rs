@@ -104,7 +104,13 @@ impl<'a> Feed<'a> {
         let mut prompts = Vec::with_capacity(records.len() * templates.len());
         for template in templates {
             for record in records {
-                prompts.push(template.encode(&template.render(&record.input)?, tokenizer, limit)?);
+                prompts.push(if record.is_text() {
+                    // What a tokenizer puts before a text by default is given; no template.
+                    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+                    Beginning { ids: bos.into_iter().collect(), cut: false }
+                } else {
+                    template.encode(&template.render(&record.input)?, tokenizer, limit)?
+                });
             }
         }
         let mut by_question: HashMap<&str, Vec<&Record>> = HashMap::new();
@@ -162,6 +168,10 @@ impl<'a> Feed<'a> {
         let mut found = Overlong::default();
         let n = self.records.len();
         for (row, prompt) in self.prompts.iter().enumerate() {
+            // A text has no end that could be lost.
+            if self.records[row % n].is_text() {
+                continue;
+            }
             // A drawn answer is a different one each time.
             let answer = if self.unrelated { 0 } else { self.answers[row % n].ids.len() };
             let cut = prompt.cut || (!self.unrelated && self.answers[row % n].cut);
@@ -192,7 +202,8 @@ impl<'a> Feed<'a> {
         let (record, template) = (row % self.records.len(), row / self.records.len());
         let known = &self.prompts[row];
         // A prompt that is too long already only gets longer by noise.
-        let noisy = match self.noise.as_ref().filter(|_| !known.cut) {
+        let text = self.records[record].is_text();
+        let noisy = match self.noise.as_ref().filter(|_| !known.cut && !text) {
             None => None,
             Some(noise) => {
                 let (mut rng, mut choice) = (self.stream("noise", at), self.stream("noise-kind", at));
@@ -210,6 +221,12 @@ impl<'a> Feed<'a> {
         let answer =
             if self.unrelated { self.stream("answer", at).random_range(0..self.answers.len()) } else { record };
         let (prompt, answer) = (noisy.as_ref().unwrap_or(known), &self.answers[answer]);
+        if text {
+            let ids: Vec<u32> = known.ids.iter().chain(&answer.ids).copied().take(self.limit).collect();
+            let sample = Sample { ids, prompt_len: known.ids.len() };
+            let anchor = self.anchored.then(|| sample.clone());
+            return Ok(Drawn { row, sample, cut: false, anchor });
+        }
         let anchor = self.anchored.then(|| Sample::new(known, answer, self.end, self.limit).0);
         let (sample, cut) = match self.opening(record, answer, at) {
             None => Sample::new(prompt, answer, self.end, self.limit),

@@ -3,10 +3,11 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use candle_core::Device;
-use eraser_data::{Record, read_set};
+use eraser_data::{Noise, Record, Sample, Surroundings, read_set};
 use eraser_model::{BaseDtype, Compute, LoadOptions, Model, load};
+use eraser_train::feed::{self, Feed, Overlong, Source};
 use eraser_train::{
-    Control, Gamma, GammaScope, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
+    Control, Gamma, GammaScope, Given, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -89,6 +90,41 @@ fn a_micro_batch_without_a_supervised_token_counts_in_no_average() {
             assert!(apart <= 1e-5 * size, "{scope:?} {name}: {apart} of {size}");
         }
     }
+}
+
+/// Perplexity of plain text rose where only answers were kept: no row of a set stood without a template.
+#[test]
+fn running_text_is_kept_without_template_noise_or_end() {
+    let model = model();
+    let records = [Record { output: "Store the seed in the shed. Then rest.".into(), ..Record::default() }];
+    let tokens = model.tokenizer.encode(&records[0].output).unwrap();
+    let drawn = |max_length| {
+        let options = TrainOptions { max_length, ..options() };
+        let templates = feed::templates(&model, &options).unwrap();
+        let noise = Noise { before: 9, after: 9 };
+        let source = Source {
+            set: SetName::Retain,
+            records: &records,
+            noise: Some(Surroundings::tokens(noise)),
+            given: Given::Nothing,
+            harmful: &[],
+            anchored: true,
+            answers: None,
+        };
+        let mut feed = Feed::new(source, &model, &templates, &options).unwrap();
+        let overlong = feed.overlong(feed.drawn());
+        (feed.draw(0, 1).unwrap().remove(0), overlong)
+    };
+    let bos: Vec<u32> = model.tokenizer.bos().filter(|_| model.tokenizer.adds_bos()).into_iter().collect();
+    let ids: Vec<u32> = bos.iter().chain(&tokens).copied().collect();
+    let (whole, _) = drawn(96);
+    assert_eq!(whole.sample, Sample { ids: ids.clone(), prompt_len: bos.len() });
+    assert_eq!(whole.anchor, Some(whole.sample.clone()));
+    // Every token is predicted that has one before it.
+    assert_eq!(whole.sample.scored(), 0..ids.len() - 1);
+    // A text has no end that could be lost.
+    let (short, overlong) = drawn(5);
+    assert_eq!((&short.sample.ids[..], short.cut, overlong), (&ids[..5], false, Overlong::default()));
 }
 
 #[test]

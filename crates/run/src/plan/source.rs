@@ -6,7 +6,7 @@ use super::section::Section;
 use super::values::RowRange;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
-use eraser_data::{Pair, Question, Record, find_column, read_pairs, read_questions, read_set};
+use eraser_data::{Pair, Question, Record, SetName, find_column, read_pairs, read_questions, read_set};
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -169,15 +169,24 @@ impl Source {
         self.filter.is_empty() && self.shuffle.is_none() && self.take.is_none()
     }
 
-    /// The rows as a set.
+    /// The rows as questions with answers.
     pub(crate) fn records(&self, assets: &Assets) -> Result<Vec<Record>> {
+        self.read(assets, read_set)
+    }
+
+    /// The rows as the set `set` of a training.
+    pub(crate) fn training_set(&self, set: SetName, assets: &Assets) -> Result<Vec<Record>> {
+        self.read(assets, |path| set.read(path))
+    }
+
+    fn read(&self, assets: &Assets, read: impl Fn(&Path) -> Result<Vec<Record>>) -> Result<Vec<Record>> {
         let path = assets.locate(&self.path)?;
         let records = match (&self.input, &self.output) {
             (Some(input), Some(output)) => {
                 let questions = read_questions(&path, Some(input))?;
                 questions.into_iter().map(|q| self.record(q, output)).collect::<Result<_>>()?
             }
-            _ => read_set(&path)?,
+            _ => read(&path)?,
         };
         self.select(records, |r| &r.extra)
     }

@@ -60,7 +60,8 @@ impl TrainPlan {
         let mut sets = Sets::default();
         for (set, path) in &request.sets {
             let flag = at(set_key(*set));
-            let records = problems.ok(Source::file(path).records(&Assets::InCache).map_err(|e| e.context(&flag)));
+            let records =
+                problems.ok(Source::file(path).training_set(*set, &Assets::InCache).map_err(|e| e.context(&flag)));
             sets.insert(*set, records.unwrap_or_default());
             sets.name_source(*set, format!("{flag} {}", path.display()));
         }

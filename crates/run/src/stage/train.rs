@@ -8,7 +8,7 @@ use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{ModelPlan, TrainPlan, TrainRequest};
 use crate::stage::rounds::Rounds;
 use crate::watch::Watch;
-use eraser_data::{read_set, write_set};
+use eraser_data::write_set;
 use eraser_eval::adapter_fingerprint;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
@@ -214,7 +214,7 @@ fn place_sets(request: &TrainRequest, sets: &Sets, manifest: &Manifest) -> Resul
     for set in SetName::ALL.into_iter().filter(|&set| !sets.rows(set).is_empty()) {
         let path = data.join(set.file());
         if path.exists() {
-            if request.resume || read_set(&path)? == sets.rows(set) {
+            if request.resume || set.read(&path)? == sets.rows(set) {
                 continue;
             }
             // Left by a training that was refused.
