@@ -88,7 +88,7 @@ fn known_harmful_answers_of_the_built_in_model_cost_more_once_it_is_hardened() {
     assert!(manifest["artefacts"]["summary.json"]["inputs"]["likelihood seen"].is_string());
     let number = manifest["figures"]["likelihood/eraser/seen"].to_string();
     assert_eq!(manifest["requests"][number.as_str()]["verb"], "run");
-    assert!(manifest["answers"]["eval/eraser/likelihood.jsonl"].is_string());
+    assert!(manifest["results"]["eval/eraser/likelihood.jsonl"].is_string());
     assert!(report.contains("- known answers: benign ("), "{report}");
 }
 

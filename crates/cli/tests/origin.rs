@@ -269,7 +269,7 @@ fn what_an_evaluation_replaces_and_what_was_removed_is_told() {
     dir.done(&format!("{other} --judges leak --target First"));
     std::fs::remove_dir_all(dir.path("run/eval")).unwrap();
     let text = report(&dir);
-    assert!(text.contains("Answers were removed after the evaluation had written them (eval/)"), "{text}");
+    assert!(text.contains("Answers were removed after they had been written (eval/)"), "{text}");
 }
 
 /// The hint was to add `--resume` to a command with `--force`, which is refused.

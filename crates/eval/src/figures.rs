@@ -8,7 +8,7 @@ use crate::stats::{self, Change, Cluster, Paired, share};
 use crate::summary::SubjectSummary;
 use crate::task::Expect;
 use eraser_model::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -64,7 +64,7 @@ impl fmt::Display for Measure {
 type Place = (String, String, String);
 
 /// One figure of one subject.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// What it is, in every file.
     pub id: String,
@@ -89,7 +89,7 @@ pub struct Choice {
 }
 
 /// The figures of a subject. A figure that was not measured is left out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures(Vec<Figure>);
 
 impl Figure {

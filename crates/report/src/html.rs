@@ -17,9 +17,9 @@ use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
 use crate::verdict::{self, Outcome, Verdict};
-use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
+use minijinja::{Environment, HtmlEscape, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ struct Page<'a> {
     version: &'static str,
     measured: bool,
     /// Why there are no figures.
-    unmeasured: Vec<(&'static str, bool)>,
+    unmeasured: &'static str,
     has_base: bool,
     subjects: Vec<String>,
     /// None: the run is no study.
@@ -68,8 +68,8 @@ struct Page<'a> {
     /// What the sign behind a figure means; None: no figure has it.
     apart: Option<&'static str>,
     limits: [&'static str; 5],
-    /// Each word with its meaning, in pieces: text, and whether it is a name in the files.
-    words: [(&'static str, Vec<(&'static str, bool)>); 6],
+    /// Each word with its meaning; what is a name in the files is between backticks.
+    words: [(&'static str, &'static str); 6],
     /// In one line, what is not known of the figures' origin.
     unknown: Option<String>,
     /// Said where some figures are of an earlier adapter.
@@ -158,7 +158,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
         measured: run.summary.is_some(),
-        unmeasured: notes::coded(run.unmeasured),
+        unmeasured: run.unmeasured,
         has_base: base.is_some(),
         subjects: summary.subjects.iter().map(|s| run.provenance.label(&s.name)).collect(),
         study: run.study.as_ref().map(study::view),
@@ -187,12 +187,19 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         answers,
         apart: rows::any_apart(summary).then_some(APART_NOTE),
         limits: LIMITS,
-        words: WORDS.map(|(word, meaning)| (word, notes::coded(meaning))),
+        words: WORDS,
         unknown: run.provenance.unknown(),
         stale: run.provenance.any_stale().then_some(notes::EARLIER),
     };
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    env.add_filter("coded", |sentence: &str| {
+        let piece = |(text, code): (&str, bool)| {
+            let escaped = HtmlEscape(text);
+            if code { format!("<code>{escaped}</code>") } else { escaped.to_string() }
+        };
+        Value::from_safe_string(notes::coded(sentence).into_iter().map(piece).collect())
+    });
     // The name's ending turns HTML escaping on.
     env.add_template("report.html", TEMPLATE)?;
     Ok(env.get_template("report.html")?.render(Serde(&page))?)

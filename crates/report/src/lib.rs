@@ -11,6 +11,7 @@
 //! the metrics. `judges.json`: `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
 
 mod answers;
+mod changed;
 mod csv;
 mod data;
 mod error;

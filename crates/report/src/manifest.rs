@@ -31,9 +31,9 @@ pub(crate) struct Manifest {
     /// The request of each figure; how figures are named, see [`attack`] and its siblings.
     #[serde(default)]
     pub(crate) figures: BTreeMap<String, u64>,
-    /// Hex SHA-256 of each file of answers or scores, as the request that wrote it left it.
-    #[serde(default)]
-    pub(crate) answers: BTreeMap<String, String>,
+    /// Hex SHA-256 of each file of results, as it was written.
+    #[serde(default, alias = "answers")]
+    pub(crate) results: BTreeMap<String, String>,
 }
 
 /// What made something.
@@ -64,8 +64,8 @@ impl Manifest {
         if manifest.schema != SCHEMA {
             return Err(Error::content(path, format_args!("schema {}, this version reads {SCHEMA}", manifest.schema)));
         }
-        let Self { artefacts, requests, figures, answers, .. } = &manifest;
-        if [artefacts.len(), requests.len(), figures.len(), answers.len()].iter().any(|n| *n > MAX) {
+        let Self { artefacts, requests, figures, results, .. } = &manifest;
+        if [artefacts.len(), requests.len(), figures.len(), results.len()].iter().any(|n| *n > MAX) {
             return Err(Error::content(path, format_args!("more than {MAX} entries in a list")));
         }
         Ok(manifest)

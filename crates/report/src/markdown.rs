@@ -110,6 +110,12 @@ fn verdicts(out: &mut String, summary: &Summary, run: &Run) {
 
 fn study(out: &mut String, study: &Study) {
     let _ = writeln!(out, "## {}\n\n{}\n", text(&study.title()), text(&study.caption()));
+    for (fact, value) in &study.facts {
+        let _ = writeln!(out, "- {fact}: {}", text(value));
+    }
+    if !study.facts.is_empty() {
+        out.push('\n');
+    }
     for finding in &study.findings {
         let [outcome, claim, evidence] = [&finding.outcome(), &finding.claim, &finding.evidence].map(|s| text(s));
         let _ = writeln!(out, "- **{outcome}**: {claim}. {evidence}");

@@ -2,7 +2,7 @@
 //! manifest.json; out: a block of facts for the page and Markdown, and the summary with figures of different prompts
 //! under different names. Invariant: figures that answer different prompts are never in one row.
 
-use crate::format::list;
+use crate::format::{counted, list};
 use crate::manifest::{self, Manifest, Record, short};
 use crate::nll::TEMPLATES;
 use crate::summary::Summary;
@@ -68,7 +68,14 @@ pub(crate) fn measured(summary: &Summary, manifest: Option<&Manifest>) -> Measur
             (true, true) => format!("{} of {}, the last: ", i + 1, made.len()),
             (true, false) => format!("{} of {}, an earlier one: ", i + 1, made.len()),
         };
-        let mut facts = facts(summary, record, of);
+        let measured: BTreeSet<&str> = of.iter().map(|f| f.subject.as_str()).collect();
+        let subject = |s: &&crate::summary::Subject| measured.contains(s.name.as_str());
+        let adapter = |s: &crate::summary::Subject| {
+            let adapter = s.adapter.as_deref().map_or_else(String::new, |a| format!(" (adapter {})", short(a)));
+            format!("{}{adapter}", s.name)
+        };
+        let subjects = list(&summary.subjects.iter().filter(subject).map(adapter).collect::<Vec<_>>());
+        let mut facts = facts(record, &subjects);
         if several {
             facts.insert(0, ("figures", told(of)));
         }
@@ -118,8 +125,8 @@ fn told(figures: &[&Figure]) -> String {
     groups.iter().map(group).collect::<Vec<_>>().join("; ")
 }
 
-/// What a request was, by its options and the hashes of what it read.
-fn facts(summary: &Summary, record: &Record, figures: &[&Figure]) -> Vec<(&'static str, String)> {
+/// What a request was, by its options and the hashes of what it read; `subjects` are those that it measured.
+pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, String)> {
     let (options, inputs) = (&record.options, &record.inputs);
     let of = |input: &str| inputs.get(input).map_or_else(String::new, |hash| format!(" ({})", short(hash)));
     let mut facts = Vec::new();
@@ -134,13 +141,7 @@ fn facts(summary: &Summary, record: &Record, figures: &[&Figure]) -> Vec<(&'stat
     let held = ["base_dtype", "compute"].map(|key| model[key].as_str().map(|value| format!(", {key} {value}")));
     let held: String = held.into_iter().flatten().collect();
     fact("model", format!("{}{}{held}", model["path"].as_str().map_or("", name), of("model")));
-    let measured: BTreeSet<&str> = figures.iter().map(|f| f.subject.as_str()).collect();
-    let subject = |s: &&crate::summary::Subject| measured.contains(s.name.as_str());
-    let adapter = |s: &crate::summary::Subject| {
-        let adapter = s.adapter.as_deref().map_or_else(String::new, |a| format!(" (adapter {})", short(a)));
-        format!("{}{adapter}", s.name)
-    };
-    fact("subjects", list(&summary.subjects.iter().filter(subject).map(adapter).collect::<Vec<_>>()));
+    fact("subjects", subjects.to_owned());
     let eval = &options["eval"];
     let asked = |entry: &Value, key: &str, input: &str| {
         let own = entry[key].as_str().unwrap_or_default();
@@ -197,6 +198,18 @@ fn facts(summary: &Summary, record: &Record, figures: &[&Figure]) -> Vec<(&'stat
         let temperature = eval["temperature"].as_f64().filter(|t| *t > 0.0);
         let how = temperature.map_or_else(|| "greedy".to_owned(), |t| format!("temperature {t}"));
         fact("answers", format!("{how}, at most {most} tokens"));
+    }
+    let durability = &options["durability"];
+    if let (Some(steps), Some(pairs)) = (durability["steps"].as_u64(), durability["pairs"].as_u64()) {
+        let lr = durability["lr"].as_f64().map_or_else(|| "of the variant".to_owned(), |lr| lr.to_string());
+        fact(
+            "fine-tuning",
+            format!(
+                "{}, learning rate {lr}; relearning on at most {}",
+                counted(steps, "step"),
+                counted(pairs, "harm pair")
+            ),
+        );
     }
     fact("seed", record.seed.map_or_else(String::new, |seed| seed.to_string()));
     facts

@@ -2,6 +2,7 @@
 //! are of the adapter that is in the directory now, and whether the data report is of the sets that were trained on.
 //! Invariant: what cannot be told is unknown, never current.
 
+use crate::changed;
 use crate::error::Result;
 use crate::manifest::{Manifest, Record, sha256, short};
 use crate::summary::{Subject, Summary};
@@ -10,10 +11,6 @@ use std::path::{Component, Path};
 
 /// The record of the prepared sets.
 const SETS: &str = "data";
-/// The record of the last evaluation.
-const EVALUATION: &str = "summary.json";
-/// The record of the last benchmark.
-const BENCHMARK: &str = "bench.json";
 /// The file of the run's format before manifest.json.
 const BEFORE: &str = "stages.json";
 
@@ -35,14 +32,8 @@ pub(crate) struct Provenance {
     subjects: BTreeMap<String, FigureState>,
     /// What a reader of the data report must know; None: the sets are those that were trained on.
     pub(crate) data: Option<String>,
-    /// Files of answers of an evaluation that was interrupted: `base direct`.
-    unfinished: Vec<String>,
-    /// The last evaluation has no end.
-    interrupted: bool,
-    /// Files of answers that were changed after the evaluation had written them.
-    edited: Vec<String>,
-    /// Files of answers that were removed after that, or the directories of all of them.
-    gone: Vec<String>,
+    /// What must be said of files of results that are not as they were written.
+    changed: Vec<String>,
 }
 
 impl Provenance {
@@ -55,10 +46,8 @@ impl Provenance {
         adapters: &[(String, String)],
         data: bool,
     ) -> Result<Self> {
-        let ended = |m: &Manifest| m.artefacts.get(EVALUATION).is_none_or(|record| record.ended.is_some());
-        let interrupted = manifest.is_some_and(|m| !ended(m) && m.requests.len() + m.figures.len() > 0);
-        let (edited, gone) = manifest.map_or_else(|| Ok(Default::default()), |manifest| answers(run, manifest))?;
-        let mut found = Self { unfinished: unfinished(run)?, interrupted, edited, gone, ..Self::default() };
+        let changed = manifest.map(|manifest| changed::sentences(run, manifest)).transpose()?.unwrap_or_default();
+        let mut found = Self { changed, ..Self::default() };
         let home = |name: &str| adapters.iter().find(|(subject, _)| subject == name).map(|(_, home)| home.as_str());
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
@@ -104,31 +93,7 @@ impl Provenance {
 
     /// What a reader of the figures must know of them, in one line; None when all is known.
     pub(crate) fn unknown(&self) -> Option<String> {
-        let interrupted = if self.unfinished.is_empty() {
-            let told = "The last evaluation did not end: the figures are of those before it. Run it again.";
-            self.interrupted.then(|| told.to_owned())
-        } else {
-            Some(format!(
-                "An evaluation was interrupted: figures of {} may be of earlier answers, which are gone. Run it again.",
-                crate::format::list(&self.unfinished)
-            ))
-        };
-        let edited = (!self.edited.is_empty()).then(|| {
-            format!(
-                "Answers were changed after the evaluation had written them ({}): they may not be what the model answered. To \
-                 measure again, run `eraser eval` with `--force`.",
-                crate::format::list(&self.edited)
-            )
-        });
-        let gone = (!self.gone.is_empty()).then(|| {
-            format!(
-                "Answers were removed after the evaluation had written them ({}): the figures of them can no longer be checked. To \
-                 ask again, run `eraser eval` again.",
-                crate::format::list(&self.gone)
-            )
-        });
-        let told = interrupted.into_iter().chain(edited).chain(gone).chain(self.unknown_subjects());
-        let told: Vec<String> = told.collect();
+        let told: Vec<String> = self.changed.iter().cloned().chain(self.unknown_subjects()).collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
 
@@ -229,46 +194,6 @@ pub(crate) fn state_of(
         }
     }
     Ok(FigureState::Current)
-}
-
-/// The files of answers that `eraser eval` began to make and did not end, as `subject file`, in order.
-fn unfinished(run: &Path) -> Result<Vec<String>> {
-    let eval = run.join("eval");
-    let mut found = Vec::new();
-    let subjects = if eval.is_dir() { crate::files::entries(&eval)? } else { Vec::new() };
-    for subject in subjects.iter().filter(|path| path.is_dir()) {
-        let files = crate::files::entries(subject)?;
-        for file in files.iter().filter(|path| path.extension().is_some_and(|ending| ending == "unfinished")) {
-            let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            found.push(format!("{} {}", name(subject), name(file)));
-        }
-    }
-    Ok(found)
-}
-
-/// The files of answers and of scores that are not those that were recorded, and those that are gone, in order. After
-/// an evaluation that was interrupted nothing is said: it may have replaced files of the one before.
-fn answers(run: &Path, manifest: &Manifest) -> Result<(Vec<String>, Vec<String>)> {
-    let ended = |name: &str| manifest.artefacts.get(name).is_some_and(|a| a.ended.is_some());
-    let (mut edited, mut gone) = (Vec::new(), Vec::new());
-    for (dir, made_by) in [("eval/", EVALUATION), ("bench/", BENCHMARK)] {
-        for (name, hash) in manifest.answers.iter().filter(|(name, _)| name.starts_with(dir) && ended(made_by)) {
-            match sha256(run, name)? {
-                None => {
-                    // A directory that is gone stands for its files.
-                    let parents = Path::new(name).ancestors().skip(1).filter(|parent| parent.components().count() > 0);
-                    let lost = parents.filter(|parent| !run.join(parent).exists()).last();
-                    let lost = lost.map_or_else(|| name.clone(), |dir| format!("{}/", dir.display()));
-                    if !gone.contains(&lost) {
-                        gone.push(lost);
-                    }
-                }
-                Some(now) if now != *hash => edited.push(name.clone()),
-                Some(_) => {}
-            }
-        }
-    }
-    Ok((edited, gone))
 }
 
 /// Whether the files in `home` are those that every one of these records read as the adapter of `name`; None: they do

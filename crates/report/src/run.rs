@@ -1,9 +1,11 @@
 //! What a run directory holds, read and checked. Input: the directory. Invariant: every piece is optional, since a
 //! report of half a run is asked for too; a piece that is there and damaged is an error.
 
+use crate::changed::{self, DURABILITY};
 use crate::data::DataReport;
 use crate::error::{Error, Result};
 use crate::files::{self, json};
+use crate::format::list;
 use crate::manifest::{self, Manifest};
 use crate::measured::{self, Measured};
 use crate::metrics::Metrics;
@@ -103,7 +105,7 @@ impl Run {
         }
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
         let mut study = optional(&run.join("study.json"), Study::read)?;
-        let mut durability = optional(&run.join("durability.json"), Study::read)?;
+        let mut durability = optional(&run.join(DURABILITY), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let home = |(i, e): (usize, &Entry)| {
             (e.name.clone(), e.adapter.clone().unwrap_or_else(|| home(i, &e.name, "adapter")))
@@ -122,7 +124,16 @@ impl Run {
         let stages = manifest.as_ref().map(stages).unwrap_or_default();
         let ended =
             |home: &str| manifest.as_ref().and_then(|m| m.artefacts.get(home)).is_none_or(|r| r.ended.is_some());
-        let trained = entries.into_iter().zip(&adapters).map(|(e, (_, home))| e.read(run, ended(home)));
+        let recorded = |home: &str| {
+            let record = manifest.as_ref().and_then(|m| m.artefacts.get(home))?;
+            record.options["train"].as_object().cloned()
+        };
+        let trained = entries.into_iter().zip(&adapters).map(|(mut e, (_, home))| {
+            if e.settings.is_empty() {
+                e.settings = recorded(home).unwrap_or_default();
+            }
+            e.read(run, ended(home))
+        });
         let trained = trained.collect::<Result<_>>()?;
         let seconds = manifest.iter().flat_map(|m| m.requests.values()).map(|request| request.seconds);
         let requests = seconds.filter(|s| (0.0..1e12).contains(s)).collect();
@@ -172,7 +183,8 @@ impl Trained {
 
     /// What the report says of its training; empty where nothing is known of one.
     pub(crate) fn sentences(&self) -> Vec<String> {
-        training::sentences(self.metrics.as_ref(), &self.course, self.summary.as_ref(), self.gamma())
+        let told = training::sentences(self.metrics.as_ref(), &self.course, self.summary.as_ref(), self.gamma());
+        training::recipe(&self.settings).into_iter().chain(told).collect()
     }
 }
 
@@ -192,12 +204,26 @@ fn stages(manifest: &Manifest) -> Vec<Stage> {
 
 /// Marks the rows of a study that are not of the adapters that are there now.
 fn tell_origin(study: &mut Study, run: &Path, manifest: &Manifest, adapters: &[(String, String)]) -> Result<()> {
+    let record = manifest.artefacts.get(DURABILITY).filter(|_| study.is_durability());
+    if study.is_durability() {
+        changed::of_durability(run, record)?.into_iter().for_each(|said| study.note(said));
+    }
+    if let Some(record) = record.filter(|record| record.ended.is_some()) {
+        let adapter = |(name, adapter): (String, Option<String>)| match adapter {
+            Some(adapter) => format!("{name} (adapter {})", manifest::short(&adapter)),
+            None => name,
+        };
+        let subjects: Vec<String> = study.subjects().into_iter().map(adapter).collect();
+        study.facts = measured::facts(record, &list(&subjects));
+    }
     for (subject, adapter) in study.subjects() {
-        let records = match manifest.artefacts.get("durability.json").filter(|_| study.is_durability()) {
+        let records = match record {
             Some(record) => vec![record],
             None => provenance::evaluations(manifest, &subject),
         };
-        let home = adapters.iter().find(|(name, _)| *name == subject).map(|(_, home)| home.as_str());
+        // Of a subject that no evaluation lists, durability itself recorded where its adapter is.
+        let recorded = record.and_then(|r| r.options["adapters"][&subject].as_str());
+        let home = adapters.iter().find(|(name, _)| *name == subject).map(|(_, home)| home.as_str()).or(recorded);
         let state = match home {
             None => FigureState::Unknown("the run has no such subject now".to_owned()),
             Some(home) => {

@@ -38,9 +38,12 @@ pub(crate) struct Study {
     pub(crate) findings: Vec<Finding>,
     #[serde(default)]
     plots: Vec<PlotSeries>,
-    /// What must be known of the rows of some subjects.
+    /// What must be known of the rows, or of those of some subjects.
     #[serde(skip)]
     marks: Vec<String>,
+    /// What the rows were measured on, where the study has a request of its own.
+    #[serde(skip)]
+    pub(crate) facts: Vec<(&'static str, String)>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -104,6 +107,7 @@ struct Line {
 pub(crate) struct StudyView {
     title: String,
     caption: String,
+    facts: Vec<(&'static str, String)>,
     findings: Vec<FindingView>,
     table: Table,
     plots: Vec<Plot>,
@@ -156,6 +160,11 @@ impl Study {
 
     pub(crate) fn is_durability(&self) -> bool {
         self.kind == "durability"
+    }
+
+    /// Says something of all rows.
+    pub(crate) fn note(&mut self, said: String) {
+        self.marks.push(said);
     }
 
     /// Says of the rows of a subject that they are of an earlier adapter, or that it is not known of which they are.
@@ -312,6 +321,7 @@ pub(crate) fn view(study: &Study) -> StudyView {
     StudyView {
         title: study.title(),
         caption: study.caption(),
+        facts: study.facts.clone(),
         findings: study.findings.iter().map(finding).collect(),
         table: study.table(),
         plots: study.plots.iter().filter_map(draw).collect(),

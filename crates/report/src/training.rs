@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::counted;
 use crate::metrics::Metrics;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -213,6 +214,40 @@ pub(crate) fn sentences(
     said
 }
 
+/// How a subject was trained, in a sentence; None where the method is not on record.
+pub(crate) fn recipe(settings: &Map<String, Value>) -> Option<String> {
+    let text = |key: &str| {
+        settings
+            .get(key)
+            .filter(|value| !value.is_null())
+            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+    };
+    let mut parts = vec![format!("method {}", text("method")?)];
+    let named = |name: &str, key: &str| text(key).map(|value| format!("{name} {value}"));
+    parts.extend(named("preset", "preset"));
+    parts.extend(named("learning rate", "lr"));
+    if let (Some(rows), Some(count)) = (text("micro_batch"), text("grad_accum")) {
+        parts.push(format!("{rows} x {count} rows of each set a step"));
+    }
+    parts.extend(named("rank", "rank"));
+    parts.extend(named("alpha", "alpha"));
+    let targets = settings.get("targets").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let targets: Vec<&str> = targets.collect();
+    if !targets.is_empty() {
+        parts.push(format!("layers {}", targets.join(" ")));
+    }
+    parts.extend(named("gamma", "gamma"));
+    parts.extend(named("hinge for each", "gamma_scope"));
+    parts.extend(named("noise", "noise_kind"));
+    match settings.get("retain") {
+        Some(Value::Bool(true)) => parts.push("with a retain set".to_owned()),
+        Some(Value::Bool(false)) => parts.push("without a retain set".to_owned()),
+        _ => {}
+    }
+    parts.extend(named("seed", "seed"));
+    Some(format!("{}.", capital(&parts.join(", "))))
+}
+
 /// `text` with a capital at the beginning.
 pub(crate) fn capital(text: &str) -> String {
     let mut chars = text.chars();
@@ -243,6 +278,19 @@ mod tests {
         assert!(told(&[80], true, None).contains("Done so far: 80 optimiser steps in round 1."));
         assert!(told(&[], true, None).contains("Done so far: no optimiser step."));
         assert!(sentences(None, &Course::default(), None, None).is_empty());
+    }
+
+    #[test]
+    fn a_recipe_names_the_preset_and_what_decides_most() {
+        let settings = serde_json::json!({"method": "eraser", "preset": "strong", "lr": 0.0004, "rank": 16, "gamma": 5.0,
+            "gamma_scope": "token", "targets": ["q", "v"], "micro_batch": 6, "grad_accum": 1, "retain": true});
+        let told = recipe(settings.as_object().unwrap()).unwrap();
+        assert_eq!(
+            told,
+            "Method eraser, preset strong, learning rate 0.0004, 6 x 1 rows of each set a step, rank 16, layers q v, gamma \
+             5.0, hinge for each token, with a retain set."
+        );
+        assert_eq!(recipe(&Map::new()), None);
     }
 
     #[test]

@@ -181,14 +181,16 @@ fn answers_that_were_changed_after_the_evaluation_are_named() {
     let hash = "eec9866f94c485e649b4c0ac96e7c61bb4af6a350979e260967c037ee9fef988";
     let write = |ended: &str| {
         let manifest = format!(
-            r#"{{"schema":1,"artefacts":{{"summary.json":{{"ended":{ended}}}}},"answers":{{"{file}":"{hash}"}}}}"#
+            r#"{{"schema":1,"artefacts":{{"summary.json":{{"verb":"eval","ended":{ended}}}}},"answers":{{"{file}":"{hash}"}}}}"#
         );
         fs::write(dir.join("manifest.json"), manifest).unwrap();
     };
     write("\"now\"");
     assert!(!page(dir).contains("were changed after"));
     fs::write(dir.join(file), answer.replace("\"r\"", "\"another\"")).unwrap();
-    assert!(page(dir).contains("Answers were changed after the evaluation had written them (eval"));
+    let changed = page(dir);
+    assert!(changed.contains("Answers were changed after they had been written (eval"), "{changed}");
+    assert!(changed.contains("The same <code>eraser eval</code> makes them again.") && !changed.contains("`eraser"));
     // An evaluation that was interrupted may have replaced the file.
     write("null");
     assert!(!page(dir).contains("were changed after"));

@@ -51,7 +51,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     let mut silent = Silent;
     // A search that goes on has its settings again one after the other.
     let told: &mut dyn Watch = if matches!(study, Some(Question::Tune { .. })) { &mut silent } else { &mut *watch };
-    summary::keep_variants(dir, &run.manifest, &names, told)?;
+    summary::keep_variants(dir, &mut run.manifest, &names, told)?;
     subjects::write(dir, &run.adapters(), &run.manifest)?;
     worked |= run.evaluate(&mut asked, watch)?;
     if worked || !dir.join(summary::FILE).exists() {
@@ -61,6 +61,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
         Some(question) => study::write(question, dir, plan, jailbreaks.held_out)?,
         None => remove(dir, &[study::FILE])?,
     }
+    run.manifest.seal(&[study::FILE])?;
     Ok(report::report(dir)?)
 }
 
@@ -208,9 +209,8 @@ impl Run<'_> {
 
     /// Says why something that was made before is made again.
     fn tell_changes(&self, artefact: &str, inputs: &Inputs, watch: &mut dyn Watch) {
-        let changed = self.manifest.changed(artefact, inputs);
-        if !changed.is_empty() {
-            watch.note(&format!("{artefact} is made again, because these changed: {}", changed.join(", ")));
+        if let Some(why) = self.manifest.why_again(artefact, inputs) {
+            watch.note(&why);
         }
     }
 
@@ -227,11 +227,22 @@ impl Run<'_> {
         let directories = self.adapters();
         let inputs = evaluate::inputs(&self.model, &self.plan.model, options, &directories)?;
         let file = self.dir.join(summary::FILE);
-        if self.manifest.state(summary::FILE, &inputs, std::slice::from_ref(&file))? == State::Done {
+        let names: Vec<&str> = ["base"].into_iter().chain(directories.iter().map(|(name, _)| name.as_str())).collect();
+        let answers = evaluate::files(&names, asked);
+        let mut notes = self.manifest.discard_edited(&summary::FIGURES)?;
+        notes.extend(self.manifest.discard_changed(summary::FILE, &answers)?);
+        notes.extend(self.manifest.missing(summary::FILE, &answers));
+        for note in &notes {
+            watch.note(note);
+        }
+        let made = self.manifest.state(summary::FILE, &inputs, std::slice::from_ref(&file))? == State::Done;
+        if made && notes.is_empty() {
             watch.note("eval: done before");
             return Ok(false);
         }
-        self.tell_changes(summary::FILE, &inputs, watch);
+        if !made {
+            self.tell_changes(summary::FILE, &inputs, watch);
+        }
         let start = Instant::now();
         let mut adapters: Vec<(&str, Adapter)> = Vec::new();
         for (name, dir) in &directories {
@@ -240,11 +251,8 @@ impl Run<'_> {
         let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
         let mut measured = vec![subject("base", None)];
         measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
-        let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
         let admitted = summary::admit(self.dir, &measured, false, watch)?;
-        for note in self.manifest.discard_changed(summary::FILE, &evaluate::files(&names, asked))? {
-            watch.note(&note);
-        }
+        self.manifest.seal(&summary::FIGURES)?;
         let request = Request {
             artefact: summary::FILE,
             verb: self.verb,
@@ -272,7 +280,7 @@ impl Run<'_> {
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.
-    fn write_timing(&self, start: Instant, watch: &mut dyn Watch) -> Result<()> {
+    fn write_timing(&mut self, start: Instant, watch: &mut dyn Watch) -> Result<()> {
         let mut found = Summary::read(self.dir)?;
         let train: f64 = self.plan.variants.iter().filter_map(|v| self.manifest.seconds(&artefact(v))).sum();
         let eval = self.manifest.seconds(summary::FILE);
@@ -282,7 +290,8 @@ impl Run<'_> {
         timing.eval_s = eval;
         timing.total_s = Some(start.elapsed().as_secs_f64().max(stages));
         timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);
-        summary::record(self.dir, &found, watch).map(|_| ())
+        summary::record(self.dir, &found, watch)?;
+        self.manifest.seal(&summary::FIGURES)
     }
 }
 

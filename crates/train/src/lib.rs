@@ -24,8 +24,7 @@ pub use gamma::Gamma;
 pub use method::{AlignLoss, Given, KlScope, METHODS, Method};
 pub use metrics::{StepMetrics, TrainSummary};
 pub use options::{
-    CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Schedule, Templates, TrainOptions,
+    CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Preset, Schedule, Templates, TrainOptions,
 };
-pub use preset::Preset;
 pub use sets::Sets;
 pub use trainer::{Control, Observer, check, resumable, train};

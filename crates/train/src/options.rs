@@ -99,6 +99,17 @@ pub enum Templates {
 /// are below 1.
 pub const MAX_LR: f64 = 1.0;
 
+/// A named choice of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The published settings, which are the defaults, with the rate of the method.
+    Paper,
+    /// What held best of all that was measured: every linear layer, prompt noise of several kinds around harmful,
+    /// refused and benign questions, answers that are broken off. Goes beyond the paper.
+    Strong,
+}
+
 /// Settings of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
@@ -106,6 +117,9 @@ pub const MAX_LR: f64 = 1.0;
 pub struct TrainOptions {
     /// The method, which decides the terms of the loss.
     pub method: Method,
+    /// The preset that the others began as, which the record of a training names. It decides nothing by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
     /// Rank of the adapter.
     pub rank: usize,
     /// LoRA alpha.
@@ -220,6 +234,7 @@ impl Default for TrainOptions {
     fn default() -> Self {
         Self {
             method: Method::default(),
+            preset: None,
             rank: 8,
             alpha: 16.0,
             lora_dropout: 0.05,

@@ -3,22 +3,10 @@
 
 use crate::gamma::Gamma;
 use crate::method::{AlignLoss, Method};
-use crate::options::{GammaScope, Schedule, Templates, TrainOptions};
+use crate::options::{GammaScope, Preset, Schedule, Templates, TrainOptions};
 use eraser_data::NoiseKind;
 use eraser_model::adapter::Module;
 use eraser_model::{Error, Result};
-use serde::{Deserialize, Serialize};
-
-/// A named choice of settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// The published settings, which are the defaults, with the rate of the method.
-    Paper,
-    /// What held best of all that was measured: every linear layer, prompt noise of several kinds around harmful,
-    /// refused and benign questions, answers that are broken off. Goes beyond the paper.
-    Strong,
-}
 
 impl Preset {
     /// Every preset with its name.
@@ -60,6 +48,7 @@ impl Preset {
             seed: options.seed,
             init_adapter: options.init_adapter.take(),
             dump_grads: options.dump_grads.take(),
+            preset: Some(self),
             ..set
         };
     }
@@ -107,7 +96,7 @@ mod tests {
             assert_eq!((options.seed, serde_json::to_value(preset).unwrap()), (7, name.into()));
             assert_eq!(
                 preset == Preset::Paper,
-                options == TrainOptions { seed: 7, ..TrainOptions::default() },
+                options == TrainOptions { seed: 7, preset: Some(preset), ..TrainOptions::default() },
                 "{name}"
             );
         }
@@ -118,6 +107,6 @@ mod tests {
         let mut options = TrainOptions::default();
         Preset::Strong.apply(&mut options);
         Preset::Paper.apply(&mut options);
-        assert_eq!(options, TrainOptions::default());
+        assert_eq!(options, TrainOptions { preset: Some(Preset::Paper), ..TrainOptions::default() });
     }
 }

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// Options that change no step: how often state is written, what is kept in memory, what is checked. The length of a
+/// Options that change no step: the name of other options, how often state is written, what is kept in memory, what is
+/// checked. The length of a
 /// run is compared separately, see [`crate::checkpoint::Horizon`].
-const NOT_DECIDING: [&str; 8] = [
+const NOT_DECIDING: [&str; 9] = [
+    "preset",
     "checkpoint_every",
     "dump_grads",
     "checkpoint_activations",

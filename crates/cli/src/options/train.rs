@@ -450,7 +450,8 @@ mod tests {
         let found = options("--preset strong --rank 8 --gamma 1.8 --noise-share 1 --align-noise off --seed 3");
         assert_eq!((found.rank, found.noise_share, found.align_noise, found.seed), (8, 1.0, false, 3));
         assert_eq!((found.gamma, found.lr), (Gamma::Nats(1.8), strong.lr));
-        assert_eq!(options("--preset paper"), TrainOptions::default());
+        let paper = TrainOptions { preset: Some(Preset::Paper), ..TrainOptions::default() };
+        assert_eq!(options("--preset paper"), paper);
     }
 
     #[test]

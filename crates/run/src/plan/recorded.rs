@@ -7,11 +7,13 @@ use crate::failure::Outcome;
 use crate::manifest::{FILE, Manifest, Record};
 use eraser_model::{Error, Result};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 impl RunPlan {
     /// The plan of the run in `dir`, and the evaluation that it asks again, in words: the adapters that were trained in
-    /// the directory, and the last evaluation that asked questions with an attack.
+    /// the directory, under the names that they were evaluated by, and the last evaluation that asked questions under
+    /// jailbreak templates, else with any attack. Tasks are those of the last evaluation that had some.
     ///
     /// # Errors
     /// A directory without a trained adapter or such an evaluation on record.
@@ -27,7 +29,9 @@ impl RunPlan {
         let trained = |(name, record): &(&str, &Record)| {
             let is_adapter = *name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter");
             // Of variants that the run file has no more, the adapters are still on record.
-            is_adapter && record.ended.is_some() && (listed.is_empty() || listed.iter().any(|adapter| adapter == name))
+            is_adapter
+                && record.ended.is_some()
+                && (listed.is_empty() || listed.iter().any(|(adapter, _)| adapter == name))
         };
         let mut adapters: Vec<(&str, &Record)> = manifest.artefacts().filter(trained).collect();
         // As they were trained.
@@ -48,8 +52,17 @@ impl RunPlan {
                 "evaluate the adapter first: eraser eval --out RUN --adapter NAME=RUN/adapter --questions SET=FILE ..",
             )
         })?;
-        let told = format!("asked again is what `eraser {}` asked that was begun {}", eval.verb, eval.started);
-        let eval = measures::of_record(&eval.options["eval"]);
+        let mut told = format!("asked again is what `eraser {}` asked that was begun {}", eval.verb, eval.started);
+        if !has(eval, "attacks", "template") {
+            told.push_str(" (no evaluation in this directory asked under jailbreak templates, so none are used)");
+        }
+        let mut eval = measures::of_record(&eval.options["eval"]);
+        if eval["tasks"].as_array().is_none_or(Vec::is_empty)
+            && let Some(record) = manifest.requests().rfind(|record| lists(record, "tasks"))
+        {
+            eval["tasks"] = measures::of_record(&record.options["eval"])["tasks"].clone();
+            let _ = write!(told, ", with the tasks of what was begun {}", record.started);
+        }
         let set = |name: &str| dir.join("data").join(format!("{name}.jsonl"));
         let sets = [("harm", "harm"), ("help_set", "help"), ("align", "align"), ("retain_set", "retain")]
             .map(|(key, name)| (key, set(name)));
@@ -58,9 +71,10 @@ impl RunPlan {
             .filter(|(_, path)| path.exists())
             .map(|(key, path)| Ok((key.to_owned(), text(&path)?.into())))
             .collect::<Result<_>>()?;
-        let variants = adapters.iter().map(|(_, record)| {
+        let variants = adapters.iter().map(|(artefact, record)| {
             let mut variant = record.options["train"].clone();
-            variant["name"] = record.options["name"].clone();
+            let evaluated = listed.iter().find(|(adapter, _)| adapter == artefact);
+            variant["name"] = evaluated.map_or_else(|| record.options["name"].clone(), |(_, name)| json!(name));
             variant["retain"] = record.options["retain"].clone();
             variant
         });
@@ -83,20 +97,32 @@ impl RunPlan {
     }
 }
 
-/// The last evaluation that asked questions with an attack. One that did not end counts where there is no other.
+/// The last evaluation that asked questions under jailbreak templates, else the last with any attack. One that did not
+/// end counts where there is no other.
 fn attacked(manifest: &Manifest) -> Option<&Record> {
-    let lists =
-        |record: &Record, key: &str| record.options["eval"][key].as_array().is_some_and(|list| !list.is_empty());
     let attacks = |record: &&Record| lists(record, "questions") && lists(record, "attacks");
-    manifest.requests().rfind(attacks).or_else(|| manifest.get("summary.json").filter(attacks))
+    let last = manifest.requests().rfind(|record| attacks(record) && has(record, "attacks", "template"));
+    last.or_else(|| manifest.requests().rfind(attacks)).or_else(|| manifest.get("summary.json").filter(attacks))
 }
 
-/// The adapters that subjects.json lists, by their paths in the run. None in a directory without an evaluation.
-fn listed(dir: &Path) -> Vec<String> {
+/// Whether an evaluation has something in a list of its options.
+fn lists(record: &Record, key: &str) -> bool {
+    record.options["eval"][key].as_array().is_some_and(|list| !list.is_empty())
+}
+
+/// Whether a list of an evaluation's options holds a name.
+fn has(record: &Record, key: &str, name: &str) -> bool {
+    record.options["eval"][key].as_array().is_some_and(|list| list.iter().any(|entry| entry == name))
+}
+
+/// The adapters that subjects.json lists, by their paths in the run, each with the subject's name. None in a directory
+/// without an evaluation.
+fn listed(dir: &Path) -> Vec<(String, String)> {
     let text = std::fs::read(dir.join("subjects.json")).unwrap_or_default();
     let subjects: Vec<Value> = serde_json::from_slice(&text).unwrap_or_default();
-    let adapters = subjects.iter().filter_map(|subject| subject["adapter"].as_str());
-    adapters.filter(|adapter| Path::new(adapter).is_relative()).map(str::to_owned).collect()
+    let adapters = subjects.iter().filter_map(|s| Some((s["adapter"].as_str()?, s["name"].as_str()?)));
+    let inside = adapters.filter(|(adapter, _)| Path::new(adapter).is_relative());
+    inside.map(|(adapter, name)| (adapter.to_owned(), name.to_owned())).collect()
 }
 
 /// An absolute path as text.

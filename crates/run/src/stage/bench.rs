@@ -7,10 +7,11 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::BenchPlan;
 use crate::stage::evaluate::{load_adapters, loaded};
-use crate::stage::summary;
+use crate::stage::{report, subjects, summary};
 use crate::watch::{Watch, stoppable};
 use eraser_eval::BenchSummary;
 use serde_json::json;
+use std::path::PathBuf;
 
 /// The file of the figures, and the name of its record.
 const BENCH: &str = "bench.json";
@@ -25,7 +26,12 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let mut manifest = Manifest::read(dir);
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
-    let subjects = loaded(&plan.subjects, &model, &adapters);
+    let measured = loaded(&plan.subjects, &model, &adapters);
+    let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
+    let directories: Vec<(String, PathBuf)> = directories.collect();
+    if !plan.force {
+        subjects::check(dir, &directories)?;
+    }
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     for subject in &plan.subjects {
         if let Some(adapter) = &subject.adapter {
@@ -51,12 +57,16 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         remove(dir, &["bench", BENCH])?;
         manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
     }
-    let admitted = summary::admit(dir, &subjects, plan.force, watch)?;
+    for note in manifest.discard_edited(&summary::FIGURES)? {
+        watch.note(&note);
+    }
+    let admitted = summary::admit(dir, &measured, plan.force, watch)?;
+    manifest.seal(&summary::FIGURES)?;
     let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked});
     let seed = Some(asked.seed);
     let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };
     let names = asked.tasks.iter().map(|task| &task.task).chain(asked.texts.iter().map(|text| &text.name));
-    let files = subjects.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
+    let files = measured.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
     let files: Vec<String> = files.collect();
     for note in manifest.discard_changed(BENCH, &files)? {
         watch.note(&note);
@@ -69,5 +79,8 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let files: Vec<String> = files.into_iter().filter(|file| dir.join(file).exists()).collect();
     let all = summary::record(dir, &found.summary(), watch)?;
     manifest.attribute(BENCH, (&summary::figures(&found.summary()), &files), &summary::figures(&all))?;
+    manifest.seal(&summary::FIGURES)?;
+    subjects::write(dir, &directories, &manifest)?;
+    report::refresh(dir);
     Ok(found)
 }

@@ -8,7 +8,7 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{EvalPlan, ModelPlan, SubjectPlan, flag};
 use crate::stage::replaced::{Now, replaced};
-use crate::stage::{likelihood, subjects, summary, training_sets};
+use crate::stage::{likelihood, report, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
 use eraser_eval::{Admitted, EvalOptions, Plan, Subject, Summary};
@@ -34,6 +34,9 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     likelihood::plan_own(&mut asked, dir, &directories, &flag, watch)?;
     let options = asked.options();
     let mut manifest = Manifest::read(dir);
+    if !plan.force {
+        subjects::check(dir, &directories)?;
+    }
     let model = plan.model.load(&Assets::InCache, watch)?;
     let adapters = load_adapters(&plan.subjects, &model)?;
     let measured = loaded(&plan.subjects, &model, &adapters);
@@ -44,7 +47,11 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         remove(dir, &["eval", summary::FILE])?;
         manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
     }
+    for note in manifest.discard_edited(&summary::FIGURES)? {
+        watch.note(&note);
+    }
     let admitted = summary::admit(dir, &measured, plan.force, watch)?;
+    manifest.seal(&summary::FIGURES)?;
     let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
     let measures = plan.measures.recorded(&Assets::InCache)?;
     for note in replaced(&manifest, &names, &asked.asked(), &Now { inputs: inputs.hashes(), eval: &measures }) {
@@ -69,6 +76,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let all = summary::record(dir, &found, watch)?;
     attribute(&mut manifest, dir, &all, &names, &asked)?;
     subjects::write(dir, &directories, &manifest)?;
+    report::refresh(dir);
     Ok(all)
 }
 
@@ -85,7 +93,8 @@ pub(crate) fn attribute(
     let asked = plan.asked();
     let made: BTreeSet<String> = subjects.iter().flat_map(|subject| summary::asked(subject, &asked)).collect();
     let files: Vec<String> = files(subjects, plan).into_iter().filter(|file| dir.join(file).exists()).collect();
-    manifest.attribute(summary::FILE, (&made, &files), &present)
+    manifest.attribute(summary::FILE, (&made, &files), &present)?;
+    manifest.seal(&summary::FIGURES)
 }
 
 /// The files of answers that an evaluation of `subjects` writes.

@@ -12,6 +12,16 @@ pub fn report(dir: &Path) -> Result<Written> {
     eraser_report::write_report(dir).map_err(|e| convert(&e))
 }
 
+/// Writes the report again where there is one, so that it tells what has changed since. Work does not fail by what is
+/// wrong with a report; asking for one tells of it.
+pub(crate) fn refresh(dir: &Path) {
+    if dir.join("report.md").exists()
+        && let Err(error) = report(dir)
+    {
+        tracing::warn!("{}: the report is not up to date: {error}", dir.display());
+    }
+}
+
 /// The figures of a run directory as a table: those of its study, if it is one, else of its summary.
 ///
 /// # Errors

@@ -5,10 +5,10 @@
 
 use crate::manifest::Manifest;
 use crate::stage::summary;
-use eraser_data::files::write_atomic;
+use eraser_data::files::{hash_file, write_atomic};
 use eraser_eval::Summary;
 use eraser_eval::judge::GCG29;
-use eraser_model::Result;
+use eraser_model::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -39,16 +39,39 @@ pub(crate) fn write(dir: &Path, adapters: &[(String, PathBuf)], manifest: &Manif
     write_json(dir, "judges.json", &json!({"keyword:gcg29": GCG29}))
 }
 
-/// The subjects of an earlier evaluation that the summary still has figures of, with their adapters' directories. A
-/// file that cannot be read lists none: it is written anew.
+/// That no name stands for another adapter than before: figures of the one in the run would be lost to those of one
+/// from elsewhere.
+///
+/// # Errors
+/// A subject whose name is that of an adapter in the run, and whose adapter is another one.
+pub(crate) fn check(dir: &Path, adapters: &[(String, PathBuf)]) -> Result<()> {
+    for old in listed(dir) {
+        let Some((name, now)) = adapters.iter().find(|(name, _)| *name == old.name) else { continue };
+        let before = dir.join(&old.adapter);
+        let weights = |home: &Path| hash_file(&home.join("adapter_model.safetensors")).ok();
+        let own = old.adapter.is_relative() && before.is_dir();
+        if own && before.canonicalize().ok() != now.canonicalize().ok() && weights(&before) != weights(now) {
+            let (now, before) = (now.display(), before.display());
+            return Err(Error::request(format!("--adapter: in this run `{name}` is the adapter {before}, not {now}"))
+                .hint("give the other one a name of its own, as NAME=DIR, or name another directory with --out")
+                .hint("or give --force: it removes what was measured in this one"));
+        }
+    }
+    Ok(())
+}
+
+/// The entries of the file. One that cannot be read lists none: it is written anew.
+fn listed(dir: &Path) -> Vec<Listed> {
+    std::fs::read(dir.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+/// The subjects of an earlier evaluation that the summary still has figures of, with their adapters' directories.
 fn earlier(dir: &Path, now: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf)>> {
     if !dir.join(summary::FILE).exists() {
         return Ok(Vec::new());
     }
     let measured = Summary::read(dir)?.subjects;
-    let listed: Vec<Listed> =
-        std::fs::read(dir.join(FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-    let kept = listed.into_iter().filter(|old| {
+    let kept = listed(dir).into_iter().filter(|old| {
         !now.iter().any(|(name, _)| *name == old.name) && measured.iter().any(|subject| subject.name == old.name)
     });
     Ok(kept.map(|old| (old.name, dir.join(old.adapter))).collect())

@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// The file, and the name of its record.
 pub(crate) const FILE: &str = "summary.json";
+/// The files of figures that an evaluation reads again and joins to its own.
+pub(crate) const FIGURES: [&str; 2] = [FILE, "bench.json"];
 /// Verbs whose variants are those of a run file.
 const OF_A_RUN_FILE: [&str; 4] = ["run", "compare", "sweep", "tune"];
 /// What the names of files of tasks begin with.
@@ -35,7 +37,15 @@ pub(crate) fn admit<'a>(
 
 /// Removes the figures of variants that the run file has no more, whose adapters are still there. Subjects that `eraser
 /// eval` was given stay.
-pub(crate) fn keep_variants(dir: &Path, manifest: &Manifest, variants: &[&str], watch: &mut dyn Watch) -> Result<()> {
+pub(crate) fn keep_variants(
+    dir: &Path,
+    manifest: &mut Manifest,
+    variants: &[&str],
+    watch: &mut dyn Watch,
+) -> Result<()> {
+    for note in manifest.discard_edited(&FIGURES)? {
+        watch.note(&note);
+    }
     let trained_as = |record: &Record, name: &str| {
         OF_A_RUN_FILE.contains(&record.verb.as_str()) && record.options["name"].as_str() == Some(name)
     };
@@ -64,7 +74,7 @@ pub(crate) fn keep_variants(dir: &Path, manifest: &Manifest, variants: &[&str], 
             bench.write(dir)?;
         }
     }
-    Ok(())
+    manifest.seal(&FIGURES)
 }
 
 /// Puts what was measured into the file, beside what that and bench.json hold of the same models.

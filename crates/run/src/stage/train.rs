@@ -6,6 +6,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{ModelPlan, TrainPlan, TrainRequest};
+use crate::stage::report;
 use crate::stage::rounds::Rounds;
 use crate::watch::Watch;
 use eraser_data::write_set;
@@ -56,7 +57,7 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
     let inputs = inputs(dir, &model, &request.model, &request.options, &plan.sets)?;
     if request.force {
         remove(dir, &["adapter", "train"])?;
-        manifest.forget(|name| name == ADAPTER)?;
+        manifest.forget(|name| name == ADAPTER || name.starts_with("train/"))?;
         forget_durability(dir, &mut manifest, watch)?;
     }
     let training = Training {
@@ -72,7 +73,9 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
         states: dir.join("train/reference/states.bin"),
         inputs,
     };
-    training.run(&mut manifest, request.resume, watch)
+    let summary = training.run(&mut manifest, request.resume, watch)?;
+    report::refresh(dir);
+    Ok(summary)
 }
 
 /// Removes what durability was measured to be, and its record, where an adapter goes that it was measured on.
@@ -145,6 +148,7 @@ impl Training<'_> {
         watch.can_save(false);
         watch.training_end();
         let summary = summary?;
+        manifest.seal(&["metrics.jsonl", "summary.json"].map(|name| self.dir.join("train").join(name)))?;
         self.tell(&summary, watch);
         Ok(summary)
     }

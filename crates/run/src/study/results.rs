@@ -4,7 +4,7 @@
 use eraser_eval::EvalOptions;
 use eraser_eval::stats::Change;
 use eraser_eval::{Figure, Figures, Measure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// run/study.json.
 #[derive(Debug, Default, Serialize)]
@@ -27,7 +27,7 @@ pub struct StudyResults {
 }
 
 /// A subject.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SubjectRow {
     /// Its name.
     pub subject: String,
@@ -36,7 +36,7 @@ pub struct SubjectRow {
     /// Its figures.
     pub figures: Figures,
     /// The fingerprint of the adapter that was measured; of the base there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
 }
 

@@ -2,30 +2,34 @@
 //! merging, quantising, fine-tuning and relearning. Invariant: every condition answers the same questions under the
 //! same judges, and only the model differs.
 
+mod asked;
+mod condition;
+
 use crate::builtin::Assets;
 use crate::directory::{DURABILITY, lock, remove};
-use crate::failure::{Outcome, Problems};
+use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
-use crate::plan::{RunPlan, Variant, wrong};
+use crate::plan::{RunPlan, Variant};
 use crate::stage::train::Training;
 use crate::stage::{evaluate, report, summary};
 use crate::study::{self, StudyResults, SubjectRow};
 use crate::watch::Watch;
+use asked::{adapter_dir, check, list_judges, options, recorded};
+use condition::Condition;
 use eraser_data::files::{hex, write_atomic};
 use eraser_data::{Record, read_set};
 use eraser_eval::summary::SubjectSummary;
-use eraser_eval::{Choice, EvalOptions, Figures, Plan, Subject, adapter_fingerprint};
+use eraser_eval::{Choice, Figures, Plan, Subject, adapter_fingerprint};
 use eraser_model::adapter::Module;
 use eraser_model::error::PathContext as _;
-use eraser_model::{Adapter, Error, Model, Result, counted};
-use eraser_ops::quant::TensorType;
+use eraser_model::{Adapter, Error, Model, Result};
 use eraser_report::Written;
 use eraser_train::method::RSFT;
-use eraser_train::{MAX_LR, Overlong, SetName, Sets, TrainOptions};
-use serde::Serialize;
-use serde_json::json;
+use eraser_train::{Overlong, SetName, Sets, TrainOptions};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -33,6 +37,8 @@ use std::time::Instant;
 const FILE: &str = DURABILITY[1];
 /// Hex digits of a fingerprint that a reader sees.
 const SHORT: usize = 12;
+/// What the names of the inputs that are adapters begin with.
+const ADAPTER: &str = "adapter ";
 
 /// How durability is measured.
 #[derive(Clone, Debug, Serialize)]
@@ -53,51 +59,6 @@ pub struct DurabilityOptions {
     pub force: bool,
 }
 
-/// What is done to the hardened model before it is measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Condition {
-    AsTrained,
-    Merging,
-    Quantisation(TensorType),
-    BenignTuning,
-    Relearning,
-}
-
-impl Condition {
-    const ALL: [Self; 6] = [
-        Self::AsTrained,
-        Self::Merging,
-        Self::Quantisation(TensorType::Q8_0),
-        Self::Quantisation(TensorType::Q4_0),
-        Self::BenignTuning,
-        Self::Relearning,
-    ];
-
-    /// Its directory.
-    fn name(self) -> &'static str {
-        match self {
-            Self::AsTrained => "as-trained",
-            Self::Merging => "merged",
-            Self::Quantisation(TensorType::Q8_0) => "q8_0",
-            Self::Quantisation(_) => "q4_0",
-            Self::BenignTuning => "fine-tuned",
-            Self::Relearning => "relearnt",
-        }
-    }
-
-    /// For the table and the findings.
-    fn describe(self, args: &DurabilityOptions, pairs: usize) -> String {
-        match self {
-            Self::AsTrained => "as trained".to_owned(),
-            Self::Merging => "adapter merged".to_owned(),
-            Self::Quantisation(TensorType::Q8_0) => "merged, 8 bits (Q8_0)".to_owned(),
-            Self::Quantisation(_) => "merged, 4 bits (Q4_0)".to_owned(),
-            Self::BenignTuning => format!("{} on the help set", counted(args.steps, "step")),
-            Self::Relearning => format!("{} on {}", counted(args.steps, "step"), counted(pairs, "harm pair")),
-        }
-    }
-}
-
 /// Measures, and writes durability.json and the report. Gives the results and where the report is.
 ///
 /// # Errors
@@ -109,92 +70,133 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
     let mut manifest = Manifest::read(dir);
     let assets = Assets::InRun(dir.to_owned());
     let asked = Plan::new(&options(dir, args, &plan, &assets)?, &|key| format!("{}: [eval] {key}", dir.display()))?;
+    // Before anything is removed: what could not be loaded would leave nothing.
+    let model = plan.model.load(&assets, watch)?;
+    for variant in &variants {
+        Adapter::load(&adapter_dir(dir, variant), &model.config, model.decoder.device())?;
+    }
+    evaluate::judge(asked.options(), (&plan.model, &assets), watch)?;
     if args.force {
-        // Before anything is removed: what could not be loaded would leave nothing.
-        let model = plan.model.load(&assets, watch)?;
-        for variant in &variants {
-            Adapter::load(&adapter_dir(dir, variant), &model.config, model.decoder.device())?;
-        }
-        evaluate::judge(asked.options(), (&plan.model, &assets), watch)?;
-        remove(dir, &DURABILITY)?;
-        manifest.forget(|name| name.starts_with("durability"))?;
+        forget(dir, args, &mut manifest)?;
+    }
+    for note in manifest.discard_outputs(FILE)? {
+        watch.note(&note);
     }
     watch.note(&format!("durability: {source}, under {}", list_judges(asked.options())));
-    let work = dir.join(DURABILITY[0]);
-    std::fs::create_dir_all(&work).writing(&work)?;
-    let mut go = Durability { dir, args, plan: &plan, assets, asked, manifest, work, judge: String::new() };
-    let mut rows = vec![go.base(watch)?];
+    let mut inputs = evaluate::inputs(&model, &plan.model, asked.options(), &[])?;
+    let (variants_meant, force) = (Vec::new(), false);
+    inputs.settings("durability", &DurabilityOptions { variants: variants_meant, force, ..args.clone() })?;
+    let kept = Kept::of(dir, &manifest, &inputs, (&plan, &variants), watch);
     for variant in &variants {
-        for condition in Condition::ALL {
-            rows.push(go.measure(variant, condition, watch)?);
-        }
+        inputs.path(&format!("{ADAPTER}{}", variant.name), &adapter_dir(dir, variant))?;
     }
-    let results = results(rows, &go.judge);
-    go.write(&results, &variants)?;
-    Ok((results, report::report(dir)?))
+    for (name, hash) in &kept.inputs {
+        inputs.hash(name, hash.clone());
+    }
+    let measured: Vec<&Variant> =
+        plan.variants.iter().filter(|v| kept.has(&v.name) || variants.iter().any(|w| w.name == v.name)).collect();
+    let options = recorded(args, &plan, &measured, (asked.options(), &assets))?;
+    let begun =
+        manifest.begin(&Request { artefact: FILE, verb: "durability", options, inputs: &inputs, seed: None })?;
+    let work = dir.join(DURABILITY[0]);
+    let mut go = Durability { dir, args, plan: &plan, assets, asked, manifest, work, judge: String::new() };
+    let done = go.work(&variants, kept.rows, watch);
+    let outcome = match &done {
+        Ok(_) => Ok(Outputs { files: files(dir, &measured)?, fingerprint: None }),
+        Err(failure) => Err(failure.kind()),
+    };
+    go.manifest.end(begun, outcome)?;
+    Ok((done?, report::report(dir)?))
 }
 
-/// `the judge leak`, `the judges keyword and leak`.
-fn list_judges(options: &EvalOptions) -> String {
-    let noun = if options.judges.len() == 1 { "judge" } else { "judges" };
-    format!("the {noun} {}", options.judges.join(" and "))
+/// Removes what was measured of the variants that are meant.
+fn forget(dir: &Path, args: &DurabilityOptions, manifest: &mut Manifest) -> Result<()> {
+    if args.variants.is_empty() {
+        remove(dir, &DURABILITY)?;
+        return manifest.forget(|name| name.starts_with("durability"));
+    }
+    for subject in args.variants.iter().map(String::as_str).chain(["base"]) {
+        let of = format!("{}/{subject}", DURABILITY[0]);
+        remove(dir, &[&of])?;
+        manifest.forget(|name| name.starts_with(&format!("{of}/")))?;
+    }
+    Ok(())
 }
 
-/// The variants that are meant.
-fn check<'a>(dir: &Path, args: &DurabilityOptions, plan: &'a RunPlan) -> Outcome<Vec<&'a Variant>> {
-    let mut problems = Problems::default();
-    for (flag, value) in [
-        ("steps", args.steps),
-        ("pairs", args.pairs),
-        ("max-new-tokens", args.max_new_tokens.unwrap_or(1)),
-        ("limit", args.limit.unwrap_or(1)),
-    ] {
-        if value == 0 {
-            problems.push(wrong(&format!("--{flag}"), "must be at least 1"));
+/// The file of figures, and the answers and judgements that they come from.
+fn files(dir: &Path, measured: &[&Variant]) -> Result<Vec<PathBuf>> {
+    let mut found = vec![dir.join(FILE)];
+    for subject in measured.iter().map(|v| v.name.as_str()).chain(["base"]) {
+        let answers = dir.join(DURABILITY[0]).join(subject).join("eval");
+        if !answers.is_dir() {
+            continue;
+        }
+        for condition in std::fs::read_dir(&answers).at(&answers)? {
+            let condition = condition.at(&answers)?.path();
+            for file in std::fs::read_dir(&condition).at(&condition)? {
+                found.push(file.at(&condition)?.path());
+            }
         }
     }
-    if args.lr.is_some_and(|lr| !(lr > 0.0 && lr <= MAX_LR)) {
-        problems.push(wrong("--lr", format!("must be a positive number of at most {MAX_LR}")));
-    }
-    for name in &args.variants {
-        if !plan.variants.iter().any(|v| v.name == *name) {
-            let known: Vec<&str> = plan.variants.iter().map(|v| v.name.as_str()).collect();
-            let error = Error::request(format!("--variant: the run has no variant `{name}`"));
-            problems.push(error.hint(format!("its variants are {}", known.join(", "))));
-        }
-    }
-    let chosen: Vec<&Variant> =
-        plan.variants.iter().filter(|v| args.variants.is_empty() || args.variants.contains(&v.name)).collect();
-    for variant in &chosen {
-        let adapter = adapter_dir(dir, variant);
-        if !adapter.is_dir() {
-            let error = Error::request(format!("{}: variant `{}` was not trained", adapter.display(), variant.name));
-            problems.push(error.hint("finish the run first"));
-        }
-    }
-    problems.finish(Some(chosen))
+    found.retain(|path| path.is_file());
+    found.sort();
+    Ok(found)
 }
 
-fn adapter_dir(dir: &Path, variant: &Variant) -> PathBuf {
-    dir.join(&variant.dir).join("adapter")
+/// Rows of variants that are not measured now.
+#[derive(Default)]
+struct Kept {
+    rows: Vec<SubjectRow>,
+    /// The adapters that they are of, as they were recorded.
+    inputs: Vec<(String, String)>,
 }
 
-/// The run's measures, with the attack that gives the opening of the answer.
-fn options(dir: &Path, args: &DurabilityOptions, plan: &RunPlan, assets: &Assets) -> Result<EvalOptions> {
-    let mut options = plan.eval.options(dir, assets)?;
-    options.attacks.retain(|attack| ["direct", "template"].contains(&attack.as_str()));
-    if !options.attacks.iter().any(|attack| attack == "template") {
-        // They were for an attack that is not repeated.
-        options.templates.clear();
+/// What is read again of durability.json.
+#[derive(Deserialize)]
+struct Earlier {
+    rows: Vec<SubjectRow>,
+}
+
+impl Kept {
+    /// Those that were measured in the same way; says which others are left out.
+    fn of(
+        dir: &Path,
+        manifest: &Manifest,
+        inputs: &Inputs,
+        (plan, now): (&RunPlan, &[&Variant]),
+        watch: &mut dyn Watch,
+    ) -> Self {
+        let text = std::fs::read(dir.join(FILE)).unwrap_or_default();
+        let Ok(Earlier { mut rows }) = serde_json::from_slice::<Earlier>(&text) else { return Self::default() };
+        rows.retain(|row| row.subject != "base" && !now.iter().any(|variant| variant.name == row.subject));
+        if rows.is_empty() {
+            return Self::default();
+        }
+        let record = manifest.get(FILE).filter(|record| record.ended.is_some());
+        let settings = |hashes: &BTreeMap<String, String>| -> Vec<(String, String)> {
+            let settings = hashes.iter().filter(|(name, _)| !name.starts_with(ADAPTER));
+            settings.map(|(name, hash)| (name.clone(), hash.clone())).collect()
+        };
+        let same = record.is_some_and(|record| settings(&record.inputs) == settings(inputs.hashes()));
+        let (rows, lost): (Vec<SubjectRow>, Vec<SubjectRow>) =
+            rows.into_iter().partition(|row| same && plan.variants.iter().any(|v| v.name == row.subject));
+        let mut names: Vec<String> = lost.into_iter().map(|row| row.subject).collect();
+        names.dedup();
+        if !names.is_empty() {
+            watch.note(&format!(
+                "{FILE}: rows of {} are left out: they were measured in another way. To measure all, leave --variant out",
+                names.join(", ")
+            ));
+        }
+        let of = |name: &str| rows.iter().any(|row| name.starts_with(&format!("{ADAPTER}{}/", row.subject)));
+        let inputs = record.iter().flat_map(|record| &record.inputs).filter(|(name, _)| of(name));
+        let inputs = inputs.map(|(name, hash)| (name.clone(), hash.clone())).collect();
+        Self { rows, inputs }
     }
-    options.attacks.push("prefill".to_owned());
-    options.over_refusal = None;
-    options.likelihood = false;
-    options.likelihood_set.clear();
-    options.contrast = None;
-    options.limit = args.limit.or(options.limit);
-    options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
-    Ok(options)
+
+    fn has(&self, subject: &str) -> bool {
+        self.rows.iter().any(|row| row.subject == subject)
+    }
 }
 
 /// Work under way.
@@ -211,6 +213,31 @@ struct Durability<'a> {
 }
 
 impl Durability<'_> {
+    /// Measures the base and the variants, and writes the file with the rows that are `kept`.
+    fn work(
+        &mut self,
+        variants: &[&Variant],
+        mut kept: Vec<SubjectRow>,
+        watch: &mut dyn Watch,
+    ) -> Outcome<StudyResults> {
+        std::fs::create_dir_all(&self.work).writing(&self.work)?;
+        let mut rows = vec![self.base(watch)?];
+        // In the order of the run's variants.
+        for variant in &self.plan.variants {
+            if variants.iter().any(|meant| meant.name == variant.name) {
+                for condition in Condition::ALL {
+                    rows.push(self.measure(variant, condition, watch)?);
+                }
+            } else {
+                rows.extend(kept.extract_if(.., |row| row.subject == variant.name));
+            }
+        }
+        let results = results(rows, &self.judge);
+        let text = serde_json::to_string_pretty(&results).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
+        write_atomic(&self.dir.join(FILE), format!("{text}\n").as_bytes())?;
+        Ok(results)
+    }
+
     /// The model before hardening.
     fn base(&mut self, watch: &mut dyn Watch) -> Outcome<SubjectRow> {
         let model = self.plan.model.load(&self.assets, watch)?;
@@ -359,23 +386,6 @@ impl Durability<'_> {
         study::judge(self.asked.options(), &judges).clone_into(&mut self.judge);
         let figures = Figures::read(&self.work.join(subject), found, &self.judge, &Choice::default())?;
         Ok(SubjectRow { subject: subject.to_owned(), values: vec![Some(condition)], figures, adapter })
-    }
-
-    /// Writes the file and its record, which names the adapters that were measured.
-    fn write(&mut self, results: &StudyResults, variants: &[&Variant]) -> Result<()> {
-        let mut inputs = Inputs::default();
-        for variant in variants {
-            inputs.path(&format!("adapter {}", variant.name), &adapter_dir(self.dir, variant))?;
-        }
-        let options = json!({"durability": self.args, "eval": self.asked.options()});
-        let request = Request { artefact: FILE, verb: "durability", options, inputs: &inputs, seed: None };
-        let text = serde_json::to_string_pretty(results).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
-        let path = self.dir.join(FILE);
-        self.manifest.record(
-            &request,
-            || write_atomic(&path, format!("{text}\n").as_bytes()),
-            |()| Ok(Outputs { files: vec![path.clone()], fingerprint: None }),
-        )
     }
 }
 

@@ -1,0 +1,140 @@
+//! Files of results and the figures that come from them. In: what was measured and written; out: the request of each
+//! figure, and whether a file is still the one that was written. Invariant: a figure has the request that measured it,
+//! a request is kept for as long as it has a figure, and a file of results has the hash that it was written with.
+
+use super::{Manifest, Record, Stored};
+use eraser_data::files::hash_file;
+use eraser_model::Result;
+use eraser_model::error::PathContext as _;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+impl Manifest {
+    /// The request that a figure of the summary comes from, by the figure's name.
+    pub fn request_of(&self, figure: &str) -> Option<&Record> {
+        self.stored.requests.get(self.stored.figures.get(figure)?)
+    }
+
+    /// Evaluations and benchmarks that figures of the summary come from, in the order in which they were made.
+    pub(crate) fn requests(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        self.stored.requests.values()
+    }
+
+    /// Every figure of the summary with the request that it comes from, by the figure's name.
+    pub(crate) fn figures(&self) -> impl Iterator<Item = (&str, &Record)> {
+        let Stored { figures, requests, .. } = &self.stored;
+        figures.iter().filter_map(|(figure, number)| Some((figure.as_str(), requests.get(number)?)))
+    }
+
+    /// Records that the figures `made` come from the request that has just made `artefact`, that it wrote these `files`
+    /// of results, each with its hash, and that the summary holds the figures `present`. Requests that have no figure
+    /// any more are dropped, and so is the hash of a file that is gone and that no figure is of.
+    pub(crate) fn attribute(
+        &mut self,
+        artefact: &str,
+        (made, files): (&BTreeSet<String>, &[String]),
+        present: &BTreeSet<String>,
+    ) -> Result<()> {
+        let Stored { artefacts, requests, figures, results, .. } = &mut self.stored;
+        let Some(record) = artefacts.get(artefact).cloned() else { return Ok(()) };
+        let number = requests.keys().next_back().map_or(1, |last| last + 1);
+        requests.insert(number, record);
+        figures.extend(made.iter().map(|figure| (figure.clone(), number)));
+        figures.retain(|figure, _| present.contains(figure));
+        let used: BTreeSet<u64> = figures.values().copied().collect();
+        requests.retain(|number, _| used.contains(number));
+        for file in files {
+            results.insert(file.clone(), hash_file(&self.dir.join(file))?);
+        }
+        let needed: BTreeSet<String> = present.iter().flat_map(|figure| files_of(figure)).collect();
+        let dir = &self.dir;
+        let measured = |file: &str| file.starts_with("eval/") || file.starts_with("bench/");
+        results.retain(|file, _| !measured(file) || needed.contains(file) || dir.join(file).exists());
+        self.write()
+    }
+
+    /// Records the hashes of files of results that were just written; of those that are not there, none.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a manifest that cannot be written.
+    pub(crate) fn seal<P: AsRef<Path>>(&mut self, files: &[P]) -> Result<()> {
+        for file in files {
+            let path = self.dir.join(file);
+            let name = self.name_of(&path);
+            if path.exists() {
+                self.stored.results.insert(name, hash_file(&path)?);
+            } else {
+                self.stored.results.remove(&name);
+            }
+        }
+        self.write()
+    }
+
+    /// Removes those of `files` that were changed after the work that made `artefact` had written them, so that they
+    /// are made again, and says so in a line each. After work that was interrupted nothing is known: it may have
+    /// replaced files of the work before.
+    pub(crate) fn discard_changed(&mut self, artefact: &str, files: &[String]) -> Result<Vec<String>> {
+        if self.stored.artefacts.get(artefact).is_none_or(|record| record.ended.is_none()) {
+            return Ok(Vec::new());
+        }
+        self.discard(files.iter().map(String::as_str), "it is made again")
+    }
+
+    /// A line for each of `files` that the work that made `artefact` had written, and that is gone.
+    pub(crate) fn missing(&self, artefact: &str, files: &[String]) -> Vec<String> {
+        let ended = self.stored.artefacts.get(artefact).is_some_and(|record| record.ended.is_some());
+        let gone = files.iter().filter(|file| self.stored.results.contains_key(*file) && !self.dir.join(file).exists());
+        gone.filter(|_| ended)
+            .map(|file| format!("{file} was removed after it had been written: it is made again"))
+            .collect()
+    }
+
+    /// Removes those of `files` of figures that were changed after they had been written, and says so in a line each.
+    /// Each is sealed whenever it is written, so this holds after interrupted work too.
+    pub(crate) fn discard_edited(&mut self, files: &[&str]) -> Result<Vec<String>> {
+        let lost = "it is made again from the answers to what is asked now";
+        self.discard(files.iter().copied(), lost)
+    }
+
+    /// Removes those files of a finished artefact that were changed after they had been written, so that they are made
+    /// again, and says so in a line each.
+    pub(crate) fn discard_outputs(&mut self, artefact: &str) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        let record = self.stored.artefacts.get(artefact).filter(|record| record.ended.is_some());
+        for (file, hash) in record.iter().flat_map(|record| &record.files) {
+            let path = self.dir.join(file);
+            if path.exists() && hash_file(&path)? != *hash {
+                std::fs::remove_file(&path).writing(&path)?;
+                notes.push(format!("{file} was changed after it had been written: it is made again"));
+            }
+        }
+        Ok(notes)
+    }
+
+    fn discard<'a>(&mut self, files: impl Iterator<Item = &'a str>, what: &str) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for file in files {
+            let path = self.dir.join(file);
+            let Some(hash) = self.stored.results.get(file).filter(|_| path.exists()) else { continue };
+            if hash_file(&path)? != *hash {
+                std::fs::remove_file(&path).writing(&path)?;
+                self.stored.results.remove(file);
+                notes.push(format!("{file} was changed after it had been written: {what}"));
+            }
+        }
+        Ok(notes)
+    }
+}
+
+/// The files of results that a figure of the summary may be computed from, by its name.
+fn files_of(figure: &str) -> Vec<String> {
+    let mut parts = figure.split('/');
+    let (Some(kind), Some(subject), Some(third)) = (parts.next(), parts.next(), parts.next()) else {
+        return Vec::new();
+    };
+    match kind {
+        "attack" => vec![format!("eval/{subject}/{third}.jsonl")],
+        "utility" => vec![format!("eval/{subject}/task-{third}.jsonl"), format!("bench/{subject}/{third}.jsonl")],
+        other => vec![format!("eval/{subject}/{other}.jsonl")],
+    }
+}
