@@ -1,6 +1,7 @@
-//! Lists the files of the built-in model for `include_bytes!`. In: `assets/organism` of the workspace; out:
-//! `$OUT_DIR/builtin.rs`, one slice of (name, bytes). Invariant: names are sorted and use `/`, so the list does not
-//! depend on the file system; without the directory the list is empty and the binary says so when asked for the model.
+//! Lists the built-in files for `include_bytes!`. In: `assets/organism` and `assets/requests` of the workspace; out:
+//! `$OUT_DIR/builtin.rs`, one slice of (name, bytes): those of the built-in model by their names in its directory, the
+//! requests under `requests/`. Invariant: names are sorted and use `/`, so the list does not
+//! depend on the file system; without the directories the list is empty and the binary says so when asked for the model.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,14 @@ use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let root = manifest.join("../../assets/organism");
-    println!("cargo::rerun-if-changed={}", root.display());
+    let assets = manifest.join("../../assets");
+    let (organism, requests) = (assets.join("organism"), assets.join("requests"));
     let mut files = Vec::new();
-    if root.is_dir() {
-        collect(&root, &root, &mut files)?;
+    for (dir, root) in [(&organism, &organism), (&requests, &assets)] {
+        println!("cargo::rerun-if-changed={}", dir.display());
+        if dir.is_dir() {
+            collect(root, dir, &mut files)?;
+        }
     }
     files.sort();
     let mut list = String::from("&[\n");

@@ -134,6 +134,34 @@ fn a_model_goes_on_from_the_opening_of_each_question_and_answers_more_than_once(
     assert!(error.contains("--answers-each: must be 1, unless a model samples the answers"), "{error}");
 }
 
+/// `--preset strong` needs a retain set, and a user had to write one, answers included.
+#[test]
+fn a_retain_set_is_made_of_benign_requests_and_running_text() {
+    let dir = directory();
+    let text = "It rained all night, and in the morning the river had risen to the second step of the old mill.";
+    dir.write("text.txt", &format!("= Rain =\n\n{text}\n\n{text} Then it fell.\n"));
+    let more =
+        "--retain-questions builtin/requests/benign.csv?take=0-5 --retain-text text.txt --forms 1 --max-entities 1";
+    let table = dir.done(&command(&format!("--out a {more}")));
+    assert!(table.contains("retain: 6 requests; left out") && table.contains("2 running texts"), "{table}");
+    let retain = rows(&dir, "a/data/retain.jsonl");
+    assert_eq!(retain.len(), 8);
+    assert!(retain[0]["input"].is_string() && retain[6]["text"] == text, "{retain:?}");
+    let train = "train --model model --out a --harm a/data/harm.jsonl --help-set a/data/help.jsonl --align a/data/align.jsonl \
+                 --retain-set a/data/retain.jsonl --allow-swapped --preset strong --steps 1 --micro-batch 2";
+    let summary = dir.done(&format!("{train} --json"));
+    assert!(summary.contains("l_retain"), "{summary}");
+    assert!(dir.text("a/manifest.json").contains("\"preset\": \"strong\""));
+
+    // What is evaluated as benign is not trained on as benign.
+    dir.write("benign.csv", "prompt\nWhat is tea?\n");
+    let leaking = "--out b --retain-questions benign.csv --eval-questions benign=benign.csv";
+    let refused = dir.refused(&command(leaking));
+    assert!(refused.contains("`benign`"), "{refused}");
+    let refused = dir.refused(&command("--out b --retain-text goals.csv"));
+    assert!(refused.contains("goals.csv: line 2: no `text`"), "{refused}");
+}
+
 #[test]
 fn what_is_evaluated_may_not_be_trained_on() {
     let dir = directory();

@@ -23,6 +23,7 @@ pub mod streams;
 pub mod surroundings;
 #[cfg(test)]
 mod testing;
+mod texts;
 
 pub use encode::{Beginning, PromptTemplate, Sample, encode, end_of_answer};
 pub use journal::{Entry, Journal};
@@ -40,3 +41,4 @@ pub use sampling::Sampling;
 pub use set_name::SetName;
 pub use streams::stream;
 pub use surroundings::{Benign, NoiseKind, Surrounded, Surroundings};
+pub use texts::read_texts;

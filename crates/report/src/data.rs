@@ -43,6 +43,16 @@ struct Preparation {
     help_cut: usize,
     align_answered: usize,
     align_dropped: usize,
+    #[serde(default)]
+    retain_questions: usize,
+    #[serde(default)]
+    retain_refused: usize,
+    #[serde(default)]
+    retain_empty: usize,
+    #[serde(default)]
+    retain_cut: usize,
+    #[serde(default)]
+    retain_texts: usize,
 }
 
 #[derive(Deserialize)]
@@ -106,8 +116,18 @@ pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
         0 => String::new(),
         n => format!("; {} that a question had already, left out too", counted(n as u64, "answer")),
     };
+    let retain = (m.retain_questions + m.retain_texts > 0).then(|| {
+        format!(
+            "retain: {}; left out {} and {}; {} cut; {}",
+            counted(m.retain_questions as u64, "request"),
+            counted(m.retain_refused as u64, "refusal"),
+            counted(m.retain_empty as u64, "empty answer"),
+            m.retain_cut,
+            counted(m.retain_texts as u64, "running text")
+        )
+    });
     let answers = m.harm_answers.unwrap_or(m.questions.saturating_sub(m.harm_missing));
-    vec![
+    let mut said = vec![
         format!("questions: {}{columns}", m.questions),
         format!(
             "harm: {}, {} of them refusals; {} left out, {} cut at the limit of tokens{absent}{repeated}{same}",
@@ -131,7 +151,9 @@ pub(crate) fn preparation(report: &DataReport) -> Vec<String> {
             m.align_answered,
             m.align_dropped
         ),
-    ]
+    ];
+    said.extend(retain);
+    said
 }
 
 /// A line per set.

@@ -158,7 +158,8 @@ impl Run<'_> {
     fn prepare(&mut self, material: &Material<'_>, watch: &mut dyn Watch) -> Outcome<bool> {
         let mut inputs = Inputs::of_model(&self.model, self.plan.model.base_dtype)?;
         material.add_to(&mut inputs)?;
-        if self.manifest.state(prepare::ARTEFACT, &inputs, &prepare::outputs(self.dir))? == State::Done {
+        if self.manifest.state(prepare::ARTEFACT, &inputs, &prepare::outputs(self.dir, material.plan()))? == State::Done
+        {
             watch.note("prepare: done before");
             return Ok(false);
         }
@@ -166,7 +167,7 @@ impl Run<'_> {
         let start = Instant::now();
         let with = Preparing { model: &self.model, plan: &self.plan.model, assets: &self.assets, dir: self.dir };
         material.prepare(&with, self.verb, &inputs, &mut self.manifest, watch)?;
-        watch.note(&format!("prepare: three sets in {:.1} s", start.elapsed().as_secs_f64()));
+        watch.note(&format!("prepare: the sets in {:.1} s", start.elapsed().as_secs_f64()));
         Ok(true)
     }
 

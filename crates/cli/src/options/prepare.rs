@@ -14,7 +14,8 @@ use std::path::PathBuf;
 /// Options of `eraser prepare`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "DIR/data holds harm.jsonl, help.jsonl and align.jsonl, DIR/data_report.json what is in them, DIR/prepare every \
+    after_help = "DIR/data holds harm.jsonl, help.jsonl and align.jsonl, and with --retain-questions or --retain-text \
+                        retain.jsonl; DIR/data_report.json what is in them, DIR/prepare every \
                         answer as it came: whatever was interrupted goes on with the same command. The defaults of generation \
                         are the published ones."
 )]
@@ -27,6 +28,8 @@ pub(crate) struct PrepareArgs {
     pub(crate) answers: AnswerArgs,
     #[command(flatten)]
     pub(crate) help: HelpArgs,
+    #[command(flatten)]
+    pub(crate) retain: RetainArgs,
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
     #[command(flatten)]
@@ -117,6 +120,19 @@ pub(crate) struct HelpArgs {
     /// Question forms per entity [default: all ten]
     #[arg(long, value_name = "N")]
     pub(crate) forms: Option<usize>,
+}
+
+/// What a retain set is made of.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Retain set (made where one of these is given)")]
+pub(crate) struct RetainArgs {
+    /// Benign requests, kept with the model's own answers; the tool has some of its own: builtin/requests/benign.csv.
+    /// Rows can be chosen as with --questions
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) retain_questions: Option<PathBuf>,
+    /// Running text, kept as it is: the paragraphs of a text file, or the column `text` of rows
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) retain_text: Option<PathBuf>,
 }
 
 /// How answers are generated.
@@ -234,7 +250,14 @@ impl PrepareArgs {
             let (input, output) = (a.answers_input.clone(), a.answers_output.clone());
             Source::flags(path, Source { input, output, ..Source::default() }, &flag("answers_file"), &mut problems)
         });
-        let preparation = Preparation::new(questions, answers_file, self.options(), &flag, &mut problems);
+        let mut file = |path: &Option<PathBuf>, key: &str| {
+            path.as_deref().map(|path| Source::flags(path, Source::default(), &flag(key), &mut problems))
+        };
+        let retain_questions = file(&self.retain.retain_questions, "retain_questions");
+        let retain_text = file(&self.retain.retain_text, "retain_text");
+        let preparation =
+            Preparation { questions, answers_file, retain_questions, retain_text, options: self.options() };
+        let preparation = preparation.checked(&flag, &mut problems);
         let mut named = |file| QuestionFile::named(file, Some("unseen"), None, "--eval-questions", &mut problems);
         let evaluation = q.eval_questions.iter().map(&mut named).collect();
         let plan = PreparePlan { model, preparation, evaluation, dir: q.out.clone(), force: q.force };

@@ -1,4 +1,4 @@
-//! The stages of a preparation, one after the other: harmful answers, entities, help, align. In: questions and what
+//! The stages of a preparation, one after the other: harmful answers, entities, help, align, retain. In: questions and what
 //! answers them; out: the sets and a report. Invariant: what a stage leaves out is counted.
 
 use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
@@ -30,6 +30,10 @@ pub struct Inputs<'a> {
     pub questions: &'a [Question],
     /// Rows of the file of answers: by question, or unrelated texts for `random`.
     pub answers: Option<&'a [Record]>,
+    /// Benign requests, which the retain set holds with the model's own answers.
+    pub retain: &'a [Question],
+    /// Running texts, which the retain set holds as they are.
+    pub texts: &'a [String],
     /// What the model will be evaluated with.
     pub evaluation: &'a [Evaluation],
 }
@@ -45,7 +49,8 @@ pub fn prepare(
     report::leakage(texts, inputs.evaluation, &options.allow_leakage)?;
     // The last stage asks the model every question: a question that is too long for it is found now.
     let local = Local::new(inputs.model, options.batch);
-    for question in inputs.questions {
+    report::leakage(inputs.retain.iter().map(|q| q.text.as_str()), inputs.evaluation, &options.allow_leakage)?;
+    for question in inputs.questions.iter().chain(inputs.retain) {
         local.check(&question.text).map_err(|e| e.context(format_args!("question {}", question.id)))?;
     }
     for name in ["prepare", "data"] {
@@ -60,7 +65,13 @@ pub fn prepare(
     stages.write(SetName::Help, &help)?;
     let align = stages.align()?;
     stages.write(SetName::Align, &align)?;
-    let sets: [(SetName, &[Record]); 3] = [(SetName::Harm, &harm), (SetName::Help, &help), (SetName::Align, &align)];
+    let retain = stages.retain()?;
+    let mut sets: Vec<(SetName, &[Record])> =
+        vec![(SetName::Harm, &harm), (SetName::Help, &help), (SetName::Align, &align)];
+    if !retain.is_empty() {
+        stages.write(SetName::Retain, &retain)?;
+        sets.push((SetName::Retain, &retain));
+    }
     let (tally, list) = (stages.tally, options.refusal_list);
     let read = (tally, &*columns(inputs.questions));
     let report = report::report(&sets, inputs.evaluation, read, list, &inputs.model.tokenizer)?;
@@ -287,6 +298,35 @@ impl<'a> Stages<'a> {
             return Err(Error::request("no align answer is left: the model answers every question")
                 .hint("keep them as they are: align_answered = \"keep\""));
         }
+        Ok(records)
+    }
+
+    /// The benign requests with the model's own answers, without those that it refuses, and the running texts. None of
+    /// either: no row.
+    fn retain(&mut self) -> Result<Vec<Record>> {
+        let prompts: Vec<String> = self.inputs.retain.iter().map(|q| q.text.clone()).collect();
+        let mut records = Vec::new();
+        if !prompts.is_empty() {
+            let local = Local::new(self.inputs.model, self.options.batch);
+            let answers = self.ask("retain", &local, &prompts, &self.sampling("retain"))?;
+            self.tally.retain_questions = prompts.len();
+            for (question, answer) in self.inputs.retain.iter().zip(answers) {
+                self.tally.retain_cut += usize::from(!answer.stopped);
+                if answer.text.is_empty() {
+                    self.tally.retain_empty += 1;
+                } else if self.options.refusal_list.refuses(&answer.text) {
+                    self.tally.retain_refused += 1;
+                } else {
+                    records.push(record(question, answer));
+                }
+            }
+            if records.is_empty() {
+                return Err(Error::request("no retain answer is left: the model refuses every benign request")
+                    .hint("refusal_list = \"eraser6\" is a shorter list of refusal phrases"));
+            }
+        }
+        self.tally.retain_texts = self.inputs.texts.len();
+        records.extend(self.inputs.texts.iter().map(|text| Record { output: text.clone(), ..Record::default() }));
         Ok(records)
     }
 

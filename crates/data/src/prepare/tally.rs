@@ -37,4 +37,14 @@ pub struct Tally {
     pub align_answered: usize,
     /// Align answers left out: those that do not refuse, if they are dropped, and empty ones.
     pub align_dropped: usize,
+    /// Benign requests of the retain set.
+    pub retain_questions: usize,
+    /// Answers to those that refuse; all are left out.
+    pub retain_refused: usize,
+    /// Empty answers; left out.
+    pub retain_empty: usize,
+    /// Answers cut at the limit of tokens.
+    pub retain_cut: usize,
+    /// Running texts of the retain set.
+    pub retain_texts: usize,
 }

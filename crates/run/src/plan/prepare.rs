@@ -13,13 +13,17 @@ use eraser_data::prepare::{Answers, PrepareOptions};
 use eraser_model::Result;
 use std::path::{Path, PathBuf};
 
-/// How the three sets are made.
+/// How the three sets are made, and a retain set where one is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preparation {
     /// The harmful questions.
     pub questions: Source,
     /// The file of their answers, for answers from a file.
     pub answers_file: Option<Source>,
+    /// Benign requests, which the retain set holds with the model's own answers.
+    pub retain_questions: Option<Source>,
+    /// Running texts, which the retain set holds as they are.
+    pub retain_text: Option<Source>,
     /// The settings.
     pub options: PrepareOptions,
 }
@@ -27,7 +31,7 @@ pub struct Preparation {
 impl Preparation {
     /// From the table `[prepare]`.
     pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Option<Self> {
-        let special = ["questions", "answers_file", "answers_model"];
+        let special = ["questions", "answers_file", "answers_model", "retain_questions", "retain_text"];
         let mut options = section.settings(&PrepareOptions::default(), &special, |_, _| None, problems);
         options.answers_model = ModelPlan::spec(section, "answers_model", problems);
         let questions = if section.get("questions").is_some() {
@@ -41,24 +45,27 @@ impl Preparation {
             None
         };
         let answers_file = Source::set(section, "answers_file", problems);
+        let [retain_questions, retain_text] =
+            ["retain_questions", "retain_text"].map(|key| Source::questions_of(section, key, problems));
         check(
             &options,
             section.get("answers_file").is_some(),
             &|key| format!("{}: `{key}`", section.place(key)),
             problems,
         );
-        Some(Self { questions: questions?, answers_file, options })
+        Some(Self { questions: questions?, answers_file, retain_questions, retain_text, options })
     }
 
-    /// From flags. `at` names the option of a key, for errors.
-    pub fn new(
-        questions: Source,
-        answers_file: Option<Source>,
-        options: PrepareOptions,
-        at: &dyn Fn(&str) -> String,
-        problems: &mut Problems,
-    ) -> Self {
-        for (key, source) in [("questions", Some(&questions)), ("answers_file", answers_file.as_ref())] {
+    /// Notes what is wrong with one that is made of flags. `at` names the option of a key, for errors.
+    #[must_use]
+    pub fn checked(self, at: &dyn Fn(&str) -> String, problems: &mut Problems) -> Self {
+        let Self { questions, answers_file, retain_questions, retain_text, options } = &self;
+        for (key, source) in [
+            ("questions", Some(questions)),
+            ("answers_file", answers_file.as_ref()),
+            ("retain_questions", retain_questions.as_ref()),
+            ("retain_text", retain_text.as_ref()),
+        ] {
             if let Some(Err(e)) = source.map(|source| check_path(&source.path)) {
                 problems.push(e.context(at(key)));
             }
@@ -69,8 +76,13 @@ impl Preparation {
                 "the columns of question and answer are named together or not at all",
             ));
         }
-        check(&options, answers_file.is_some(), at, problems);
-        Self { questions, answers_file, options }
+        check(options, answers_file.is_some(), at, problems);
+        self
+    }
+
+    /// Whether a retain set is made.
+    pub(crate) fn retains(&self) -> bool {
+        self.retain_questions.is_some() || self.retain_text.is_some()
     }
 
     /// As the table `[prepare]` of a run file.
@@ -82,6 +94,11 @@ impl Preparation {
         table.insert("questions".into(), source_table(&self.questions, "column")?.into());
         if let Some(source) = &self.answers_file {
             table.insert("answers_file".into(), source_table(source, "input")?.into());
+        }
+        for (key, source) in [("retain_questions", &self.retain_questions), ("retain_text", &self.retain_text)] {
+            if let Some(source) = source {
+                table.insert(key.into(), source_table(source, "column")?.into());
+            }
         }
         Ok(table)
     }

@@ -150,7 +150,16 @@ impl RunPlan {
         let prepare =
             if prepared { Preparation::from_section(&root.section("prepare", problems), problems) } else { None };
         let data = data(&root.section("data", problems), prepared, problems);
-        let has_retain = data.sets.iter().any(|(set, _)| *set == SetName::Retain);
+        let given = data.sets.iter().any(|(set, _)| *set == SetName::Retain);
+        let made = prepare.as_ref().is_some_and(Preparation::retains);
+        if given && made {
+            let file = document.file.display();
+            problems.push(
+                Error::request(format!("{file}: [data] names a retain set, and [prepare] makes one"))
+                    .hint("leave out either `retain_set`, or `retain_questions` and `retain_text`"),
+            );
+        }
+        let has_retain = given || made;
         let first_in_run = matches!(overrides.variants, Variants::AsWritten);
         let variants = variants(&root, has_retain, first_in_run, problems);
         let eval = Measures::from_section(&root.section("eval", problems), problems);

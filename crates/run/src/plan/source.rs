@@ -6,7 +6,7 @@ use super::section::Section;
 use super::values::RowRange;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
-use eraser_data::{Pair, Question, Record, SetName, find_column, read_pairs, read_questions, read_set};
+use eraser_data::{Pair, Question, Record, SetName, find_column, read_pairs, read_questions, read_set, read_texts};
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -64,6 +64,26 @@ impl Source {
                     problems.push(section.wrong(key, "`input` and `output` are given together or not at all"));
                 }
                 Some(source)
+            }
+            _ => {
+                problems.push(section.wrong(key, "a path, or a table with `path`, is expected"));
+                None
+            }
+        }
+    }
+
+    /// A file of questions or texts under `key`: a path, or a table with the keys [`ROW_KEYS`].
+    pub(crate) fn questions_of(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<Self> {
+        match section.get(key)? {
+            toml::Value::String(text) => {
+                let path = problems.ok(section.resolve(key, text))?;
+                problems.ok(check_path(&path).map_err(|e| e.context(section.place(key))))?;
+                Some(Self::file(&path))
+            }
+            toml::Value::Table(_) => {
+                let table = section.section(key, problems);
+                table.know(&ROW_KEYS, problems);
+                Self::rows(&table, problems)
             }
             _ => {
                 problems.push(section.wrong(key, "a path, or a table with `path`, is expected"));
@@ -221,6 +241,14 @@ impl Source {
             None => Err(Error::request(format!("{place}: no text `{output}`"))
                 .hint("`output` names the column that holds the answer")),
         }
+    }
+
+    /// The rows as running texts: of a file with columns those of `column`, else of `text`; of plain text its
+    /// paragraphs.
+    pub(crate) fn texts(&self, assets: &Assets) -> Result<Vec<String>> {
+        let path = assets.locate(&self.path)?;
+        let texts = self.select(read_texts(&path, self.input.as_deref())?, |(_, extra)| extra)?;
+        Ok(texts.into_iter().map(|(text, _)| text).collect())
     }
 
     fn select<T>(&self, rows: Vec<T>, extra: impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 /// The record of the sets.
 pub(crate) const ARTEFACT: &str = "data";
 /// What a preparation writes.
-const FILES: [&str; 5] = ["prepare", "data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data_report.json"];
+const FILES: [&str; 6] =
+    ["prepare", "data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data/retain.jsonl", "data_report.json"];
 
 /// `eraser prepare`: makes the sets and says what is in them.
 ///
@@ -36,15 +37,15 @@ pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<DataReport>
         remove(&plan.dir, &FILES)?;
         manifest.forget(|name| name == ARTEFACT)?;
     } else {
-        keep_trained_sets(&manifest, &inputs, &plan.dir)?;
+        keep_trained_sets(&manifest, &inputs, &plan.dir, &plan.preparation)?;
     }
     let preparing = Preparing { model: &model, plan: &plan.model, assets: &Assets::InCache, dir: &plan.dir };
     material.prepare(&preparing, "prepare", &inputs, &mut manifest, watch)
 }
 
 /// An error if an adapter was trained on the sets that are there and others would replace them.
-pub(crate) fn keep_trained_sets(manifest: &Manifest, inputs: &Inputs, dir: &Path) -> Result<()> {
-    if manifest.state(ARTEFACT, inputs, &outputs(dir))? != State::New {
+fn keep_trained_sets(manifest: &Manifest, inputs: &Inputs, dir: &Path, plan: &Preparation) -> Result<()> {
+    if manifest.state(ARTEFACT, inputs, &outputs(dir, plan))? != State::New {
         return Ok(());
     }
     let harm = dir.join("data/harm.jsonl");
@@ -60,8 +61,10 @@ pub(crate) fn keep_trained_sets(manifest: &Manifest, inputs: &Inputs, dir: &Path
 }
 
 /// The files that count.
-pub(crate) fn outputs(dir: &Path) -> Vec<PathBuf> {
-    ["data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data_report.json"].map(|name| dir.join(name)).to_vec()
+pub(crate) fn outputs(dir: &Path, plan: &Preparation) -> Vec<PathBuf> {
+    let retain = plan.retains().then_some("data/retain.jsonl");
+    let others = ["data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data_report.json"];
+    others.into_iter().chain(retain).map(|name| dir.join(name)).collect()
 }
 
 /// With what and where sets are made.
@@ -77,6 +80,8 @@ pub(crate) struct Material<'a> {
     plan: &'a Preparation,
     questions: Vec<Question>,
     answers: Option<Vec<Record>>,
+    retain: Vec<Question>,
+    texts: Vec<String>,
     evaluation: Vec<Evaluation>,
     endpoint: Option<Endpoint>,
 }
@@ -109,9 +114,16 @@ impl<'a> Material<'a> {
             plan,
             questions: plan.questions.questions(assets)?,
             answers: plan.answers_file.as_ref().map(|source| source.records(assets)).transpose()?,
+            retain: plan.retain_questions.as_ref().map_or_else(|| Ok(Vec::new()), |file| file.questions(assets))?,
+            texts: plan.retain_text.as_ref().map_or_else(|| Ok(Vec::new()), |file| file.texts(assets))?,
             evaluation: evaluation.map(asked).chain(known).collect::<Result<_>>()?,
             endpoint: if plan.options.needs_endpoint() { Some(Endpoint::new(&plan.options.endpoint())?) } else { None },
         })
+    }
+
+    /// What is made.
+    pub(crate) fn plan(&self) -> &'a Preparation {
+        self.plan
     }
 
     /// Adds everything that the sets depend on besides the model.
@@ -123,6 +135,10 @@ impl<'a> Material<'a> {
         inputs.settings("questions", &texts(&self.questions))?;
         if let Some(answers) = &self.answers {
             inputs.settings("answers", &answers.iter().map(|r| [&r.input, &r.output]).collect::<Vec<_>>())?;
+        }
+        if self.plan.retains() {
+            inputs.settings("retain questions", &texts(&self.retain))?;
+            inputs.settings("retain text", &self.texts)?;
         }
         for set in &self.evaluation {
             inputs.settings(&format!("evaluation {}", set.name), &texts(&set.questions))?;
@@ -142,7 +158,7 @@ impl<'a> Material<'a> {
         let options = json!({"model": with.plan.to_json()?, "prepare": self.plan.to_json()?});
         let seed = Some(self.plan.options.seed);
         let request = Request { artefact: ARTEFACT, verb, options, inputs, seed };
-        let files = outputs(with.dir);
+        let files = outputs(with.dir, self.plan);
         let report = manifest.record(
             &request,
             || {
@@ -153,6 +169,8 @@ impl<'a> Material<'a> {
                     endpoint: self.endpoint.as_ref(),
                     questions: &self.questions,
                     answers: self.answers.as_deref(),
+                    retain: &self.retain,
+                    texts: &self.texts,
                     evaluation: &self.evaluation,
                 };
                 stoppable(watch, |progress| {
