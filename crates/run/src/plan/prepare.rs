@@ -178,6 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn one_retain_set_only() {
+        let root = "[model]\npath = \"builtin\"\n[data]\nretain_set = \"builtin/sets/retain.jsonl\"\n[prepare]\n\
+                    answers = \"random\"\nquestions = { path = \"builtin/requests/benign.csv\" }\n\
+                    retain_questions = { path = \"builtin/requests/benign.csv\", take = \"0-9\" }\n\
+                    [eval]\nquestions = [{ set = \"seen\", path = \"builtin/requests/benign.csv\" }]\n";
+        let overrides = crate::plan::Overrides::default();
+        let parse = |text: &str| crate::plan::RunPlan::parse(Path::new("run.toml"), text, &overrides);
+        let error = format!("{:?}", parse(root).unwrap_err());
+        assert!(error.contains("[data] names a retain set, and [prepare] makes one"), "{error}");
+        let plan = parse(&root.replace("retain_set = \"builtin/sets/retain.jsonl\"\n", "")).unwrap();
+        let prepare = plan.prepare.unwrap().to_json().unwrap();
+        assert!(plan.variants[0].retain && prepare["retain_questions"]["take"] == "0-9", "{prepare}");
+    }
+
+    #[test]
     fn the_defaults_need_a_file_only() {
         let mut problems = Problems::default();
         check(&PrepareOptions::default(), false, &ToOwned::to_owned, &mut problems);
