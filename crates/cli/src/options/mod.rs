@@ -8,6 +8,7 @@ pub(crate) mod durability;
 pub(crate) mod eval;
 pub(crate) mod export;
 mod given;
+pub(crate) mod harden;
 pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;
@@ -60,6 +61,10 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Harden and measure the built-in model: the whole pipeline, no network
     Quickstart(run::QuickstartArgs),
+    /// Harden a model against a list of questions, and measure it: the whole job with the settings that held best
+    Harden(Box<harden::HardenArgs>),
+    /// Write a commented run file for a model and a list of questions
+    Init(Box<harden::InitArgs>),
     /// Do what a run file says: prepare, train, evaluate, report; goes on where it stopped
     Run(run::RunArgs),
     /// Make the harm, help and align sets from a list of questions; goes on where it stopped
@@ -95,6 +100,8 @@ impl Verb {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Quickstart(_) => "quickstart",
+            Self::Harden(_) => "harden",
+            Self::Init(_) => "init",
             Self::Run(_) => "run",
             Self::Prepare(_) => "prepare",
             Self::Compare(_) => "compare",

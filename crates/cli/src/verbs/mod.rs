@@ -5,6 +5,7 @@ mod chat;
 mod durability;
 mod eval;
 mod export;
+mod harden;
 mod prepare;
 mod report;
 mod run;
@@ -27,6 +28,8 @@ pub(crate) fn run(cli: &Cli) -> Outcome {
 fn work(verb: &Verb, json: bool) -> Outcome {
     match verb {
         Verb::Quickstart(args) => run::quickstart(args, json),
+        Verb::Harden(args) => harden::harden(args, json),
+        Verb::Init(args) => harden::init(args),
         Verb::Run(args) => run::run(args, json),
         Verb::Prepare(args) => prepare::prepare(args, json),
         Verb::Compare(args) => run::compare(args, json),

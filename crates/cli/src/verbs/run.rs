@@ -77,12 +77,12 @@ pub(crate) fn tune(args: &TuneArgs, json: bool) -> Outcome {
     Ok(output::line(&format!("report: {}", found.written.html.display()))?)
 }
 
-fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {
+pub(super) fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {
     Overrides { out, device: how.device.as_deref(), set: &how.set, ..Overrides::default() }
 }
 
 /// What `--resume` and `--force` mean.
-fn earlier(go: &GoArgs) -> Earlier {
+pub(super) fn earlier(go: &GoArgs) -> Earlier {
     match (go.resume, go.force) {
         (_, true) => Earlier::Removed,
         (true, _) => Earlier::Expected,
@@ -91,7 +91,7 @@ fn earlier(go: &GoArgs) -> Earlier {
 }
 
 /// Does the run, and prints what came of it.
-fn whole(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, json: bool) -> Outcome {
+pub(super) fn whole(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, json: bool) -> Outcome {
     let mut watch = Terminal::default();
     let result = eraser_run::run(plan, earlier, study, &mut watch);
     let written = watch.finish(result)?;

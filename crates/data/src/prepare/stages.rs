@@ -1,4 +1,4 @@
-//! The stages of a preparation, one after the other: harmful answers, entities, help, align, retain. In: questions and what
+//! The stages of a preparation, one after the other: align, harmful answers, entities, help, retain. In: questions and what
 //! answers them; out: the sets and a report. Invariant: what a stage leaves out is counted.
 
 use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
@@ -58,13 +58,14 @@ pub fn prepare(
     }
     let tally = Tally { questions: inputs.questions.len(), ..Tally::default() };
     let mut stages = Stages { inputs, options, dir, progress, tally };
+    // First, as it takes least: a model that refuses nothing is found out before anything else is asked.
+    let align = stages.align()?;
+    stages.write(SetName::Align, &align)?;
     let harm = stages.harm()?;
     stages.write(SetName::Harm, &harm)?;
     let entities = stages.entities(&harm)?;
     let help = stages.help(&entities)?;
     stages.write(SetName::Help, &help)?;
-    let align = stages.align()?;
-    stages.write(SetName::Align, &align)?;
     let retain = stages.retain()?;
     let mut sets: Vec<(SetName, &[Record])> =
         vec![(SetName::Harm, &harm), (SetName::Help, &help), (SetName::Align, &align)];
@@ -296,7 +297,8 @@ impl<'a> Stages<'a> {
         }
         if records.is_empty() {
             return Err(Error::request("no align answer is left: the model answers every question")
-                .hint("keep them as they are: align_answered = \"keep\""));
+                .hint("teach it to refuse first, by `eraser align`: without refusals there is nothing that a jailbreak gets around")
+                .hint("or keep the answers as they are: align_answered = \"keep\""));
         }
         Ok(records)
     }

@@ -1,0 +1,104 @@
+//! `eraser harden` and `eraser init`: a first run from a model and a list of questions.
+
+use super::run::GoArgs;
+use clap::{Args, ValueHint};
+use eraser_run::plan::{FirstRun, Source, flag};
+use eraser_run::{Outcome, Problems};
+use std::path::PathBuf;
+
+/// Options of `eraser harden`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Writes a commented run file beside the run directory (DIR.toml), and does what it says: the sets are made, an \
+                        adapter is trained with the settings that held best, base and hardened model are attacked, and the \
+                        report is written. Interrupted, the same command goes on. `eraser init` writes the file only."
+)]
+pub(crate) struct HardenArgs {
+    #[command(flatten)]
+    pub(crate) first: FirstArgs,
+    #[command(flatten)]
+    pub(crate) go: GoArgs,
+}
+
+/// Options of `eraser init`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) first: FirstArgs,
+    /// Run file to write
+    #[arg(long, short = 'o', value_name = "FILE", default_value = "run.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What a user has.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FirstArgs {
+    /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Questions that the model must not answer, for example AdvBench; two thirds are trained on, the others measure. Rows
+    /// can be chosen: FILE?column=goal&where=label:unsafe
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) questions: PathBuf,
+    /// Other questions that measure; all of --questions are trained on then
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) unseen: Option<PathBuf>,
+    /// Harmful answers to the questions, as FILE?input=goal&output=target or a set file [default: the model's own, after an
+    /// opening]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) answers_file: Option<PathBuf>,
+    /// Jailbreak templates to measure under: files or directories, with commas or repeated [default: built-in ones]
+    #[arg(long, value_name = "PATH", value_delimiter = ',', value_hint = ValueHint::AnyPath)]
+    pub(crate) templates: Vec<PathBuf>,
+    /// Harmless requests that measure [default: built-in ones]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) over_refusal: Option<PathBuf>,
+    /// Running text to keep: the paragraphs of a text file, or the column `text` of rows
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) retain_text: Option<PathBuf>,
+    /// How the base model's weights are held [default: auto]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) base_dtype: Option<String>,
+    /// In what precision they are multiplied: auto is bf16 where the processor has instructions for it
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub(crate) compute: String,
+    /// What replaces the model's own chat template
+    #[arg(long, value_name = "FILE|NAME")]
+    pub(crate) chat_template: Option<String>,
+}
+
+impl FirstArgs {
+    /// The text of the run file of a run in `dir`.
+    pub(crate) fn to_toml(&self, dir: PathBuf) -> Outcome<String> {
+        let mut problems = Problems::default();
+        let mut source = |path: &PathBuf, key: &str| Source::flags(path, Source::default(), &flag(key), &mut problems);
+        let first = FirstRun {
+            model: self.model.clone(),
+            how: [("base_dtype", &self.base_dtype), ("compute", &Some(self.compute.clone()))]
+                .into_iter()
+                .chain([("chat_template", &self.chat_template)])
+                .filter_map(|(key, value)| Some((key, value.clone()?)))
+                .collect(),
+            questions: source(&self.questions, "questions"),
+            unseen: self.unseen.as_ref().map(|path| source(path, "unseen")),
+            answers: self.answers_file.as_ref().map(|path| source(path, "answers_file")),
+            templates: self.templates.clone(),
+            over_refusal: self.over_refusal.as_ref().map(|path| source(path, "over_refusal")),
+            retain_text: self.retain_text.as_ref().map(|path| source(path, "retain_text")),
+            dir,
+        };
+        problems.finish(Some(()))?;
+        first.to_toml(&flag)
+    }
+
+    /// The directory of a run of which none is named: `runs/NAME-hardened`.
+    pub(crate) fn dir(&self) -> PathBuf {
+        let last = self.model.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
+        let stem = last.strip_suffix(".gguf").unwrap_or(last);
+        let stem = if stem.trim_matches('.').is_empty() { "model" } else { stem };
+        PathBuf::from("runs").join(format!("{stem}-hardened"))
+    }
+}
