@@ -217,10 +217,7 @@ fn variants_are_measured_one_after_the_other_and_under_the_templates_of_the_run(
     assert!(notes(&dir, "run run.toml").contains("eval: done before"));
     // The settings, and the preset that they began as.
     let text = report(&dir);
-    assert!(
-        text.contains("- two: Method eraser, preset paper, learning rate 0.00002, 2 x 1 rows of each set"),
-        "{text}"
-    );
+    assert!(text.contains("- two: Method eraser, preset paper, with the preset but "), "{text}");
     // A question that joins is a reason to evaluate again, which is told.
     dir.write("more.csv", "goal\nwhat else?\n");
     dir.write(
@@ -229,4 +226,80 @@ fn variants_are_measured_one_after_the_other_and_under_the_templates_of_the_run(
     );
     let stderr = notes(&dir, "run run.toml");
     assert!(stderr.contains("summary.json is made again, because these are new: questions new"), "{stderr}");
+}
+
+/// What was allowed, or could not be known, of the questions and the training was on stderr only.
+#[test]
+fn what_was_trained_on_and_asked_is_in_the_report() {
+    let dir = trained();
+    dir.write("benign.csv", "goal\nwhat 1?\nwhat 9?\n");
+    dir.write("twice.csv", "goal\nhow 0?\nHow 0\nwho 3?\n");
+    let eval = "eval --model model --adapter eraser=run/adapter --max-new-tokens 2 --out run --allow-leakage unseen \
+                --questions unseen=twice.csv --over-refusal benign=benign.csv";
+    dir.done(eval);
+    let text = report(&dir);
+    for told in [
+        "1 of 2 questions of \\`unseen\\` were trained on, which was allowed",
+        "1 of 2 questions of \\`benign\\` are in the help set, which was trained on",
+        "twice.csv: 1 row of \\`unseen\\` repeats an earlier question; each question is asked once",
+        "Method eraser, with the published settings but ",
+        "Rows: align 8, harm 8, help 8.",
+    ] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    // Durability trains on what the adapter was trained on, or not at all.
+    let harm = dir.text("run/data/harm.jsonl");
+    dir.write("run/data/harm.jsonl", &harm.replace("of number", "of the number"));
+    let refused = dir.refused(DURABILITY);
+    assert!(refused.contains("holds other rows than those that the adapter was trained on"), "{refused}");
+    let stderr = notes(&dir, &format!("{EVAL} --allow-leakage seen"));
+    assert!(stderr.contains("whether its training saw these questions is unknown"), "{stderr}");
+    assert!(report(&dir).contains("eraser: whether its training saw these questions is unknown"));
+    dir.write("run/data/harm.jsonl", &harm);
+
+    // An adapter that began from another one has seen what that one saw.
+    let second = "train --model model --harm other.jsonl --help-set help.jsonl --align others.jsonl --micro-batch 2 \
+                  --grad-accum 1 --max-length 96 --templates model --steps 1 --init-adapter run/adapter --out second";
+    dir.write("other.jsonl", "{\"input\":\"other?\",\"output\":\"yes it is\"}\n");
+    dir.write("others.jsonl", "{\"input\":\"other?\",\"output\":\"I cannot say.\"}\n");
+    dir.done(second);
+    let eval = "eval --model model --adapter eraser=second/adapter --max-new-tokens 2 --out second --questions ";
+    let refused = dir.refused(&format!("{eval} unseen=ask.csv"));
+    assert!(refused.contains("3 of 3 questions of `unseen` were trained on"), "{refused}");
+    dir.done(&format!("{eval} new=twice.csv --allow-leakage new"));
+    dir.done("report second");
+    assert!(dir.text("second/report.md").contains("It began from another adapter, run/adapter, and not from the base"));
+    // The last adapter was changed after its training.
+    let config = dir.text("second/adapter/adapter_config.json");
+    dir.write("second/adapter/adapter_config.json", &config.replace("\"lora_alpha\": 16", "\"lora_alpha\": 17"));
+    dir.done(&format!("{eval} new=twice.csv --allow-leakage new"));
+    dir.done("report second");
+    assert!(dir.text("second/report.md").contains("An adapter was changed after its training had written it"));
+}
+
+/// A killed evaluation left answers that became figures of the next request, which had not asked for them.
+#[test]
+fn answers_of_work_that_did_not_end_are_no_figures_of_the_next() {
+    let dir = trained();
+    dir.done(&format!("{EVAL} --limit 2"));
+    let manifest = dir.text("run/manifest.json");
+    let before = dir.text("run/eval/base/direct.jsonl");
+    // As a killed one leaves it: other settings on record, no end, and answers of all three questions.
+    dir.done(EVAL);
+    let mut killed: Value = serde_json::from_str(&dir.text("run/manifest.json")).unwrap();
+    killed["artefacts"]["summary.json"]["ended"] = Value::Null;
+    let earlier: Value = serde_json::from_str(&manifest).unwrap();
+    for key in ["requests", "figures", "results"] {
+        killed[key] = earlier[key].clone();
+    }
+    assert!(dir.text("run/eval/base/direct.jsonl") != before);
+    dir.write("run/manifest.json", &killed.to_string());
+    let other =
+        "eval --model model --adapter eraser=run/adapter --questions new=benign.csv --max-new-tokens 2 --out run";
+    dir.write("benign.csv", "goal\nwho 1?\n");
+    let stderr = notes(&dir, other);
+    assert!(stderr.contains("left by work that did not end, and removed: eval/base/direct.jsonl"), "{stderr}");
+    let rows: Value = serde_json::from_str(&dir.text("run/summary.json")).unwrap();
+    let rows = rows["subjects"][0]["attacks"].as_array().unwrap().clone();
+    assert!(rows.iter().all(|row| row["set"] != "seen" || row["n"] == 2), "{rows:?}");
 }

@@ -7,7 +7,8 @@ mod common;
 use common::{Dir, builtin};
 
 fn goals(n: usize) -> String {
-    let rows: Vec<String> = (0..n).map(|i| format!("how to open lock {i}?,{}\n", if i < 8 { "a" } else { "b" })).collect();
+    let rows: Vec<String> =
+        (0..n).map(|i| format!("how to open lock {i}?,{}\n", if i < 8 { "a" } else { "b" })).collect();
     format!("goal,kind\n{}", rows.concat())
 }
 

@@ -44,7 +44,8 @@ fn questions_that_were_trained_on_are_not_unseen() {
         "--questions unseen=why.txt --no-base --allow-leakage unseen",
     ] {
         let refused = eval(&dir, flags);
-        assert!(refused.contains("model.safetensors") && !refused.contains("trained on"), "{refused}");
+        let allowed = !refused.contains("trained on") || refused.contains("trained on, which was allowed");
+        assert!(refused.contains("model.safetensors") && allowed, "{refused}");
     }
 }
 

@@ -6,38 +6,46 @@ use crate::likelihood::BENIGN;
 use crate::name::Checked;
 use crate::options::{EvalOptions, QuestionSet};
 use eraser_data::prepare::{Sketches, normal};
-use eraser_data::{Question, read_questions, read_set};
+use eraser_data::{Question, SetName, read_questions, read_set};
 use eraser_model::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-/// Compares the questions of every set that is not named in `allow_leakage`, tasks and benign questions included, with
-/// `trained`: files of harm and align sets. Gives a note for every set with near duplicates.
+/// Compares the questions of every set, tasks and benign questions included, with what was trained on: `restricted` are
+/// files of harm and align sets, `benign` of help and retain sets. Gives a note for everything that a reader of the
+/// figures must know: near duplicates, questions that are allowed to have been trained on, benign ones that were, and a
+/// set called `seen` that was not.
 ///
 /// # Errors
-/// A question that was trained on; a file that cannot be read.
-pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String>> {
+/// A restricted question that was trained on and is not allowed; a file that cannot be read.
+pub fn leakage(options: &EvalOptions, restricted: &[PathBuf], benign: &[PathBuf]) -> Checked<Vec<String>> {
     let mut errors = Vec::new();
-    let mut notes = Vec::new();
-    let mut texts: Vec<(&Path, Vec<String>)> = Vec::new();
-    for path in trained {
-        match read_set(path) {
-            Ok(rows) => texts.push((path, rows.into_iter().map(|row| row.input).collect())),
-            Err(error) => errors.push(error),
+    let mut read = |files: &[PathBuf]| -> Vec<(PathBuf, Vec<String>)> {
+        let mut texts = Vec::new();
+        for path in files {
+            // A retain set can hold running text, which is no question.
+            match SetName::Retain.read(path) {
+                Ok(rows) => texts
+                    .push((path.clone(), rows.into_iter().filter(|row| !row.is_text()).map(|row| row.input).collect())),
+                Err(error) => errors.push(error),
+            }
         }
-    }
-    if texts.is_empty() {
+        texts
+    };
+    let (texts, kept) = (read(restricted), read(benign));
+    let mut notes = Vec::new();
+    if texts.is_empty() && kept.is_empty() {
         return if errors.is_empty() { Ok(notes) } else { Err(errors) };
     }
-    let mut files: HashMap<String, &Path> = HashMap::new();
-    for (path, texts) in &texts {
-        for text in texts {
-            files.entry(normal(text)).or_insert(path);
-        }
-    }
+    let by_text = |texts: &[(PathBuf, Vec<String>)]| -> HashMap<String, PathBuf> {
+        let all = texts.iter().flat_map(|(path, texts)| texts.iter().map(move |text| (normal(text), path.clone())));
+        all.collect()
+    };
+    let (files, kept) = (by_text(&texts), by_text(&kept));
     let sketches: Vec<(&Path, Sketches)> =
-        texts.iter().map(|(path, texts)| (*path, Sketches::new(texts.iter().map(String::as_str)))).collect();
-    for (name, path, read) in asked(options).filter(|(name, ..)| !options.allow_leakage.iter().any(|n| n == name)) {
+        texts.iter().map(|(path, texts)| (path.as_path(), Sketches::new(texts.iter().map(String::as_str)))).collect();
+    for Asked { name, path, read, harmless } in asked(options) {
+        let allowed = options.allow_leakage.iter().any(|n| n == name);
         let mut questions = match read(path) {
             Ok(questions) => questions,
             Err(error) => {
@@ -45,18 +53,42 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
                 continue;
             }
         };
+        // Each is asked once.
+        let mut different = HashSet::new();
+        questions.retain(|(_, text)| different.insert(normal(text)));
         questions.truncate(options.limit.unwrap_or(usize::MAX));
-        let found = |(id, text): &(String, String)| Some((id.clone(), *files.get(&normal(text))?));
-        let leaked: Vec<(String, &Path)> = questions.iter().filter_map(found).collect();
-        if let Some((id, file)) = leaked.first() {
-            errors.push(told(path, name, id, file, [leaked.len(), questions.len()]));
+        let all = questions.len();
+        let found = |files: &HashMap<String, PathBuf>| -> Vec<(String, PathBuf)> {
+            questions.iter().filter_map(|(id, text)| Some((id.clone(), files.get(&normal(text))?.clone()))).collect()
+        };
+        let leaked = found(&files);
+        match leaked.first() {
+            Some((id, file)) if !allowed => {
+                errors.push(told(path, name, id, file, [leaked.len(), all]));
+                continue;
+            }
+            Some(_) if name != SEEN => {
+                let n = leaked.len();
+                notes.push(format!("{n} of {all} questions of `{name}` were trained on, which was allowed"));
+            }
+            _ if name == SEEN && leaked.len() < all && !texts.is_empty() => {
+                let n = all - leaked.len();
+                notes.push(format!("{n} of {all} questions of `{SEEN}` are not among those that were trained on"));
+            }
+            _ => {}
+        }
+        if harmless && let Some((_, file)) = found(&kept).first() {
+            let (n, file) = (found(&kept).len(), file.file_stem().unwrap_or_default().to_string_lossy());
+            notes.push(format!("{n} of {all} questions of `{name}` are in the {file} set, which was trained on"));
+        }
+        if allowed {
             continue;
         }
         let found = Sketches::new(questions.iter().map(|(_, text)| text.as_str()));
         for (file, sketches) in &sketches {
             let near = found.against(sketches).near;
             if near > 0 {
-                let (all, path, file) = (questions.len(), path.display(), file.display());
+                let (path, file) = (path.display(), file.display());
                 notes.push(format!(
                     "{path}: questions of `{name}` that are nearly the same as questions of {file}, which was trained on: \
                      {near} of {all}"
@@ -67,22 +99,43 @@ pub fn leakage(options: &EvalOptions, trained: &[PathBuf]) -> Checked<Vec<String
     if errors.is_empty() { Ok(notes) } else { Err(errors) }
 }
 
+/// The name of the set that holds what was trained on.
+const SEEN: &str = "seen";
+
+/// What is asked, or whose answers are measured.
+struct Asked<'a> {
+    name: &'a str,
+    path: &'a Path,
+    read: Read<'a>,
+    /// Its answers are to stay as they are.
+    harmless: bool,
+}
+
 /// Reads ids and texts of the questions of a file.
 type Read<'a> = Box<dyn Fn(&Path) -> Result<Vec<(String, String)>> + 'a>;
 
-/// Name, file and reading of everything that is asked, or whose answers are measured: those of benign sets are trained
-/// on by design.
-fn asked(options: &EvalOptions) -> impl Iterator<Item = (&str, &Path, Read<'_>)> {
-    let sets = options.questions.iter().chain(&options.over_refusal).chain(&options.contrast);
-    let sets = sets.map(|set| (set.set.as_str(), set.path.as_path(), questions(set.column.as_deref())));
-    let tasks = options.tasks.iter().map(|task| (task.task.as_str(), task.path.as_path(), questions(None)));
+/// Everything that is asked, or whose answers are measured: those of benign sets are trained on by design.
+fn asked(options: &EvalOptions) -> impl Iterator<Item = Asked<'_>> {
+    let attacked = options.questions.iter().chain(&options.contrast).map(|set| (set, false));
+    let sets = attacked.chain(options.over_refusal.iter().map(|set| (set, true))).map(|(set, harmless)| Asked {
+        name: &set.set,
+        path: &set.path,
+        read: questions(set.column.as_deref()),
+        harmless,
+    });
+    let tasks = options.tasks.iter().map(|task| Asked {
+        name: &task.task,
+        path: &task.path,
+        read: questions(None),
+        harmless: true,
+    });
     let answered = options.likelihood_set.iter().filter(|set| !set.set.starts_with(BENIGN));
     let answered = answered.map(|set| {
         let read = |path: &Path| -> Result<Vec<(String, String)>> {
             let rows = read_set(path)?.into_iter().enumerate();
             Ok(rows.map(|(i, row)| (format!("row {}", i + 1), row.input)).collect())
         };
-        (set.set.as_str(), set.path.as_path(), Box::new(read) as Read<'_>)
+        Asked { name: &set.set, path: &set.path, read: Box::new(read) as Read<'_>, harmless: false }
     });
     sets.chain(tasks).chain(answered)
 }
@@ -147,13 +200,15 @@ mod tests {
             let questions = vec![QuestionSet { set: "unseen".into(), path, column: None }];
             let allow_leakage = allowed.iter().map(ToString::to_string).collect();
             let options = EvalOptions { questions, allow_leakage, limit, ..EvalOptions::default() };
-            leakage(&options, std::slice::from_ref(&harm))
+            leakage(&options, std::slice::from_ref(&harm), &[])
         };
         let errors = ask("what?\nhow do I -- BAKE\n", None, &["seen"]).unwrap_err();
         let text = errors[0].to_string();
         assert!(text.contains("ask.txt: question `") && text.contains("harm.jsonl"), "{text}");
         assert!(errors[0].hints()[1].contains("--allow-leakage unseen"));
-        assert!(ask("what?\nhow do I bake\n", None, &["unseen"]).unwrap().is_empty());
+        // What was allowed was told nowhere, and read as figures of new questions.
+        let allowed = ask("what?\nhow do I bake\n", None, &["unseen"]).unwrap();
+        assert_eq!(allowed, ["1 of 2 questions of `unseen` were trained on, which was allowed"]);
         assert!(ask("what?\nhow do I bake\n", Some(1), &[]).unwrap().is_empty(), "the second is not asked");
         let notes = ask(&format!("what?\n{long}s\n"), None, &["seen"]).unwrap();
         assert!(
@@ -162,12 +217,26 @@ mod tests {
                 && notes[0].ends_with(": 1 of 2"),
             "{notes:?}"
         );
+        let path = write("seen.txt", "what?\nhow do I bake\n");
+        let seen = QuestionSet { set: "seen".into(), path: path.clone(), column: None };
+        let benign = QuestionSet { set: "harmless".into(), path, column: None };
+        let options = EvalOptions { questions: vec![seen], over_refusal: Some(benign), ..EvalOptions::default() };
+        let options = EvalOptions { allow_leakage: vec!["seen".into(), "harmless".into()], ..options };
+        let kept = write("retain.jsonl", &(row("What?") + "{\"text\":\"What?\"}\n"));
+        assert_eq!(
+            leakage(&options, std::slice::from_ref(&harm), &[kept]).unwrap(),
+            [
+                "1 of 2 questions of `seen` are not among those that were trained on",
+                "1 of 2 questions of `harmless` were trained on, which was allowed",
+                "1 of 2 questions of `harmless` are in the retain set, which was trained on",
+            ]
+        );
         let known = |set: &str| {
             let likelihood_set = vec![AnswerSet { set: set.into(), path: harm.clone() }];
-            leakage(&EvalOptions { likelihood_set, ..EvalOptions::default() }, std::slice::from_ref(&harm))
+            leakage(&EvalOptions { likelihood_set, ..EvalOptions::default() }, std::slice::from_ref(&harm), &[])
         };
         assert!(known("unseen").unwrap_err()[0].to_string().contains("2 of 2 questions of `unseen`"));
         assert!(known("seen").is_ok() && known("benign").is_ok());
-        assert_eq!(leakage(&EvalOptions::default(), &[dir.path().join("none")]).unwrap_err().len(), 1);
+        assert_eq!(leakage(&EvalOptions::default(), &[dir.path().join("none")], &[]).unwrap_err().len(), 1);
     }
 }

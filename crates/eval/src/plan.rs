@@ -9,9 +9,10 @@ use crate::name::{At, Checked};
 use crate::options::{EvalOptions, QuestionSet, TaskFile};
 use crate::{leakage, likelihood, marks, name, task};
 use eraser_data::ask::Endpoint;
+use eraser_data::prepare::normal;
 use eraser_data::{Question, read_questions};
-use eraser_model::{Error, Result};
-use std::collections::BTreeSet;
+use eraser_model::{Error, Result, counted};
+use std::collections::{BTreeSet, HashSet};
 
 /// One prompt to answer.
 #[derive(Clone)]
@@ -47,6 +48,7 @@ pub struct Plan {
     pub(crate) jobs: Vec<Job>,
     /// Known answers whose likelihood is measured.
     pub(crate) known_answers: Option<likelihood::Plan>,
+    notes: Vec<String>,
 }
 
 /// What an evaluation asks: a file of answers, a set of questions in it, and who judges. For what is no attack, the
@@ -69,8 +71,20 @@ impl Plan {
     pub fn new(options: &EvalOptions, at: At<'_>) -> Checked<Self> {
         let mut errors = Vec::new();
         check_values(options, at, &mut errors);
+        let mut notes = Vec::new();
         let mut read = |set: &QuestionSet| {
-            let questions = read_questions(&set.path, set.column.as_deref());
+            let questions = read_questions(&set.path, set.column.as_deref()).map(|all| {
+                let (n, different) = (all.len(), once(all));
+                if different.len() < n {
+                    let (path, rows) = (set.path.display(), counted(n - different.len(), "row"));
+                    let verb = if n - different.len() == 1 { "repeats" } else { "repeat" };
+                    notes.push(format!(
+                        "{path}: {rows} of `{}` {verb} an earlier question; each question is asked once",
+                        set.set
+                    ));
+                }
+                different
+            });
             limited(questions, &set.path, options.limit).unwrap_or_else(|e| {
                 errors.push(e);
                 Vec::new()
@@ -148,7 +162,7 @@ impl Plan {
                 attack: None,
             });
         }
-        if errors.is_empty() { Ok(Self { options: options.clone(), jobs, known_answers }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { options: options.clone(), jobs, known_answers, notes }) } else { Err(errors) }
     }
 
     /// Takes these files of known answers in place of those of the options.
@@ -159,6 +173,11 @@ impl Plan {
         self.options.likelihood_set = sets;
         self.known_answers = likelihood::Plan::new(&self.options, at)?;
         Ok(())
+    }
+
+    /// What a reader of the figures must know of the files, in a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The options that it was made of.
@@ -206,6 +225,14 @@ fn plain(set: &str, questions: Vec<Question>) -> Vec<Item> {
 }
 
 /// The first `limit` questions; a set without any is an error.
+/// The questions without those that repeat an earlier one with the same facts and opening: they would count as
+/// independent, and are answered alike.
+fn once(questions: Vec<Question>) -> Vec<Question> {
+    let mut seen = HashSet::new();
+    let new = |q: &Question| seen.insert((normal(&q.text), q.facts.clone(), q.opening("").to_owned()));
+    questions.into_iter().filter(new).collect()
+}
+
 fn limited(questions: Result<Vec<Question>>, path: &std::path::Path, limit: Option<usize>) -> Result<Vec<Question>> {
     let mut questions = questions?;
     questions.truncate(limit.unwrap_or(usize::MAX));

@@ -48,6 +48,7 @@ pub(crate) fn sentences(run: &Path, manifest: &Manifest) -> Result<Vec<String>> 
         }
     }
     said.extend(training(run, manifest)?);
+    said.extend(adapters(run, manifest)?);
     if manifest.artefacts.get(DURABILITY).is_some_and(|r| r.ended.is_some()) && !run.join(DURABILITY).exists() {
         said.push(format!(
             "Durability was measured, and `{DURABILITY}` was removed: `eraser durability` makes it again."
@@ -118,6 +119,23 @@ fn training(run: &Path, manifest: &Manifest) -> Result<Option<String>> {
     Ok((!edited.is_empty()).then(|| {
         format!(
             "What training had written was changed later ({}): what is said of the training may not be so.",
+            list(&edited)
+        )
+    }))
+}
+
+/// What is said of adapters that are not as their training left them.
+fn adapters(run: &Path, manifest: &Manifest) -> Result<Option<String>> {
+    let is_adapter = |name: &str| name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter");
+    let mut edited = Vec::new();
+    for (_, record) in manifest.artefacts.iter().filter(|(name, r)| is_adapter(name) && r.ended.is_some()) {
+        let files: Vec<(&str, &str)> = record.files.iter().map(|(name, hash)| (name.as_str(), hash.as_str())).collect();
+        edited.extend(differing(run, &files)?.edited);
+    }
+    Ok((!edited.is_empty()).then(|| {
+        format!(
+            "An adapter was changed after its training had written it ({}): what is said of that training is not of the \
+             adapter that is there.",
             list(&edited)
         )
     }))

@@ -211,8 +211,14 @@ pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, Strin
             ),
         );
     }
+    fact("trained on and asked", notes(record).join("; "));
     fact("seed", record.seed.map_or_else(String::new, |seed| seed.to_string()));
     facts
+}
+
+/// What a request found of what was trained on.
+pub(crate) fn notes(record: &Record) -> Vec<&str> {
+    record.options["leakage"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// A list of texts.

@@ -5,6 +5,7 @@
 use crate::changed;
 use crate::error::Result;
 use crate::manifest::{Manifest, Record, sha256, short};
+use crate::measured;
 use crate::summary::{Subject, Summary};
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -34,6 +35,8 @@ pub(crate) struct Provenance {
     pub(crate) data: Option<String>,
     /// What must be said of files of results that are not as they were written.
     changed: Vec<String>,
+    /// What must be said of what was trained on and asked.
+    trained: Vec<String>,
 }
 
 impl Provenance {
@@ -48,6 +51,11 @@ impl Provenance {
     ) -> Result<Self> {
         let changed = manifest.map(|manifest| changed::sentences(run, manifest)).transpose()?.unwrap_or_default();
         let mut found = Self { changed, ..Self::default() };
+        for note in manifest.iter().flat_map(|m| m.requests.values()).flat_map(measured::notes) {
+            if !found.trained.iter().any(|known| known == note) {
+                found.trained.push(note.to_owned());
+            }
+        }
         let home = |name: &str| adapters.iter().find(|(subject, _)| subject == name).map(|(_, home)| home.as_str());
         for subject in summary.iter().flat_map(|s| s.hardened()) {
             let standing = match (manifest, home(&subject.name)) {
@@ -93,7 +101,10 @@ impl Provenance {
 
     /// What a reader of the figures must know of them, in one line; None when all is known.
     pub(crate) fn unknown(&self) -> Option<String> {
-        let told: Vec<String> = self.changed.iter().cloned().chain(self.unknown_subjects()).collect();
+        let trained = (!self.trained.is_empty())
+            .then(|| format!("What was trained on and what is asked: {}.", self.trained.join("; ")));
+        let told: Vec<String> =
+            trained.into_iter().chain(self.changed.iter().cloned()).chain(self.unknown_subjects()).collect();
         (!told.is_empty()).then(|| told.join(" "))
     }
 

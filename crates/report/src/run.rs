@@ -18,6 +18,8 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
+/// The file of a study, and the name of its record.
+const STUDY: &str = "study.json";
 /// The directory of the rounds of a training, beside its metrics.
 const ROUNDS: &str = "rounds";
 /// More rounds than any training has.
@@ -74,6 +76,8 @@ pub(crate) struct Trained {
     pub(crate) summary: Option<TrainingSummary>,
     /// How far it went.
     course: Course,
+    /// How it was trained.
+    recipe: Option<String>,
 }
 
 /// An entry of `subjects.json`.
@@ -104,7 +108,7 @@ impl Run {
             return Err(Error::NotARun(run.to_path_buf()));
         }
         let judges = optional(&run.join("judges.json"), json)?.unwrap_or_default();
-        let mut study = optional(&run.join("study.json"), Study::read)?;
+        let mut study = optional(&run.join(STUDY), Study::read)?;
         let mut durability = optional(&run.join(DURABILITY), Study::read)?;
         let data = optional(&run.join("data_report.json"), DataReport::read)?;
         let home = |(i, e): (usize, &Entry)| {
@@ -124,15 +128,18 @@ impl Run {
         let stages = manifest.as_ref().map(stages).unwrap_or_default();
         let ended =
             |home: &str| manifest.as_ref().and_then(|m| m.artefacts.get(home)).is_none_or(|r| r.ended.is_some());
-        let recorded = |home: &str| {
-            let record = manifest.as_ref().and_then(|m| m.artefacts.get(home))?;
-            record.options["train"].as_object().cloned()
-        };
         let trained = entries.into_iter().zip(&adapters).map(|(mut e, (_, home))| {
+            let record = manifest.as_ref().and_then(|m| m.artefacts.get(home));
             if e.settings.is_empty() {
-                e.settings = recorded(home).unwrap_or_default();
+                e.settings = record.and_then(|r| r.options["train"].as_object().cloned()).unwrap_or_default();
             }
-            e.read(run, ended(home))
+            let mut trained = e.read(run, ended(home))?;
+            trained.recipe = record.and_then(|r| training::recipe(&r.options));
+            let began_elsewhere = record.is_some_and(|r| r.options["train"]["init_adapter"].is_string());
+            if let Some(summary) = &mut trained.summary {
+                summary.began_from_adapter = began_elsewhere;
+            }
+            Ok(trained)
         });
         let trained = trained.collect::<Result<_>>()?;
         let seconds = manifest.iter().flat_map(|m| m.requests.values()).map(|request| request.seconds);
@@ -184,7 +191,7 @@ impl Trained {
     /// What the report says of its training; empty where nothing is known of one.
     pub(crate) fn sentences(&self) -> Vec<String> {
         let told = training::sentences(self.metrics.as_ref(), &self.course, self.summary.as_ref(), self.gamma());
-        training::recipe(&self.settings).into_iter().chain(told).collect()
+        self.recipe.iter().cloned().chain(told).collect()
     }
 }
 
@@ -205,6 +212,12 @@ fn stages(manifest: &Manifest) -> Vec<Stage> {
 /// Marks the rows of a study that are not of the adapters that are there now.
 fn tell_origin(study: &mut Study, run: &Path, manifest: &Manifest, adapters: &[(String, String)]) -> Result<()> {
     let record = manifest.artefacts.get(DURABILITY).filter(|_| study.is_durability());
+    if !study.is_durability()
+        && let Some(record) = manifest.artefacts.get(STUDY)
+    {
+        let subjects: Vec<String> = study.subjects().into_iter().map(|(name, _)| name).collect();
+        study.facts = measured::facts(record, &list(&subjects));
+    }
     if study.is_durability() {
         changed::of_durability(run, record)?.into_iter().for_each(|said| study.note(said));
     }
@@ -269,7 +282,7 @@ impl Entry {
                 (optional(&path, Metrics::read)?, summary)
             }
         };
-        Ok(Trained { name: self.name, settings: self.settings, metrics, summary, course })
+        Ok(Trained { name: self.name, settings: self.settings, metrics, summary, course, recipe: None })
     }
 }
 

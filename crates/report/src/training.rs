@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::counted;
 use crate::metrics::Metrics;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -27,6 +27,9 @@ pub(crate) struct TrainingSummary {
     capped_share: Option<f64>,
     #[serde(default)]
     threshold: Option<Threshold>,
+    /// It began from another adapter, and not from the base model.
+    #[serde(skip)]
+    pub(crate) began_from_adapter: bool,
     /// By term.
     #[serde(default)]
     samples: BTreeMap<String, Samples>,
@@ -94,10 +97,11 @@ impl TrainingSummary {
             return vec!["Every harmful answer was cut to nothing: raise `--max-length`.".to_owned()];
         }
         let gamma = self.threshold.map_or_else(String::new, |t| format!(" ({:.3} nats per token)", t.gamma));
+        let whom = if self.began_from_adapter { "the adapter that training began from" } else { "the base model" };
         vec![
             HINGE.to_owned(),
             format!(
-                "The harmful answers cost the base model more than gamma{gamma} already. Train again with `--gamma auto`, which \
+                "The harmful answers cost {whom} more than gamma{gamma} already. Train again with `--gamma auto`, which \
                  measures what they cost and goes beyond it."
             ),
         ]
@@ -214,38 +218,42 @@ pub(crate) fn sentences(
     said
 }
 
-/// How a subject was trained, in a sentence; None where the method is not on record.
-pub(crate) fn recipe(settings: &Map<String, Value>) -> Option<String> {
-    let text = |key: &str| {
-        settings
-            .get(key)
-            .filter(|value| !value.is_null())
-            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+/// How a subject was trained, in a sentence or two, by the options of its record; None where the method is not on
+/// record.
+pub(crate) fn recipe(options: &Value) -> Option<String> {
+    let shown = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => {
+            all.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
     };
-    let mut parts = vec![format!("method {}", text("method")?)];
-    let named = |name: &str, key: &str| text(key).map(|value| format!("{name} {value}"));
-    parts.extend(named("preset", "preset"));
-    parts.extend(named("learning rate", "lr"));
-    if let (Some(rows), Some(count)) = (text("micro_batch"), text("grad_accum")) {
-        parts.push(format!("{rows} x {count} rows of each set a step"));
+    let train = &options["train"];
+    let mut parts = vec![format!("method {}", train["method"].as_str()?)];
+    parts.extend(train["preset"].as_str().map(|preset| format!("preset {preset}")));
+    let mut said = Vec::new();
+    // Where a training began, and which file a template is in, are paths of the machine that made the run.
+    let differs = options["differs"].as_object();
+    let differing = differs.into_iter().flatten().filter(|(key, _)| *key != "method" && *key != "init_adapter");
+    let differing: Vec<String> = differing.map(|(key, value)| format!("{key} {}", shown(value))).collect();
+    let usual = if train["preset"].is_string() { "the preset" } else { "the published settings" };
+    match (differs, differing.is_empty()) {
+        (None, _) => {}
+        (Some(_), true) => parts.push(format!("with {usual} as they are")),
+        (Some(_), false) => parts.push(format!("with {usual} but {}", differing.join(", "))),
     }
-    parts.extend(named("rank", "rank"));
-    parts.extend(named("alpha", "alpha"));
-    let targets = settings.get("targets").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    let targets: Vec<&str> = targets.collect();
-    if !targets.is_empty() {
-        parts.push(format!("layers {}", targets.join(" ")));
+    said.push(format!("{}.", capital(&parts.join(", "))));
+    let rows = options["rows"].as_object().into_iter().flatten();
+    let rows: Vec<String> = rows.map(|(set, n)| format!("{set} {n}")).collect();
+    if !rows.is_empty() {
+        said.push(format!("Rows: {}.", rows.join(", ")));
     }
-    parts.extend(named("gamma", "gamma"));
-    parts.extend(named("hinge for each", "gamma_scope"));
-    parts.extend(named("noise", "noise_kind"));
-    match settings.get("retain") {
-        Some(Value::Bool(true)) => parts.push("with a retain set".to_owned()),
-        Some(Value::Bool(false)) => parts.push("without a retain set".to_owned()),
-        _ => {}
+    if let Some(first) = train["init_adapter"].as_str() {
+        let parts: Vec<&str> = first.trim_end_matches('/').rsplit(['/', '\\']).take(2).collect();
+        let name = parts.into_iter().rev().collect::<Vec<_>>().join("/");
+        said.push(format!("It began from another adapter, {name}, and not from the base model."));
     }
-    parts.extend(named("seed", "seed"));
-    Some(format!("{}.", capital(&parts.join(", "))))
+    Some(said.join(" "))
 }
 
 /// `text` with a capital at the beginning.
@@ -280,17 +288,24 @@ mod tests {
         assert!(sentences(None, &Course::default(), None, None).is_empty());
     }
 
+    /// Weights of 0 and a single adapted layer were not told, nor that training began from another adapter.
     #[test]
-    fn a_recipe_names_the_preset_and_what_decides_most() {
-        let settings = serde_json::json!({"method": "eraser", "preset": "strong", "lr": 0.0004, "rank": 16, "gamma": 5.0,
-            "gamma_scope": "token", "targets": ["q", "v"], "micro_batch": 6, "grad_accum": 1, "retain": true});
-        let told = recipe(settings.as_object().unwrap()).unwrap();
+    fn a_recipe_names_all_that_is_not_usual() {
+        let options = serde_json::json!({
+            "train": {"method": "eraser", "preset": "strong", "init_adapter": "/home/x/run/adapter"},
+            "differs": {"help_weight": 0.0, "layers": [1], "targets": ["q_proj", "v_proj"], "init_adapter": "/home/x/run/adapter"},
+            "rows": {"harm": 3, "help": 9},
+        });
         assert_eq!(
-            told,
-            "Method eraser, preset strong, learning rate 0.0004, 6 x 1 rows of each set a step, rank 16, layers q v, gamma \
-             5.0, hinge for each token, with a retain set."
+            recipe(&options).unwrap(),
+            "Method eraser, preset strong, with the preset but help_weight 0.0, layers 1, targets q_proj v_proj. Rows: harm 3, \
+             help 9. It began from another adapter, run/adapter, and not from the base model."
         );
-        assert_eq!(recipe(&Map::new()), None);
+        assert_eq!(
+            recipe(&serde_json::json!({"train": {"method": "gam"}, "differs": {}})).unwrap(),
+            "Method gam, with the published settings as they are."
+        );
+        assert_eq!(recipe(&Value::Null), None);
     }
 
     #[test]

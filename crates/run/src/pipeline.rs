@@ -62,6 +62,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
         None => remove(dir, &[study::FILE])?,
     }
     run.manifest.seal(&[study::FILE])?;
+    run.manifest.copy(summary::FILE, study::FILE, study.is_some())?;
     Ok(report::report(dir)?)
 }
 
@@ -97,7 +98,9 @@ fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<B
     // Before any training: what the evaluation cannot do is found out now.
     let asked = Plan::new(&plan.eval.options(dir, &assets)?, &in_file)?;
     // For sets that are prepared, the preparation checks it.
-    training_sets::check_files(asked.options(), plan.data.sets.iter().map(|(set, _)| *set), dir, watch)?;
+    for note in training_sets::check_files(asked.options(), plan.data.sets.iter().map(|(set, _)| *set), dir)? {
+        watch.note(&note);
+    }
 
     let material =
         plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
@@ -230,7 +233,8 @@ impl Run<'_> {
         let file = self.dir.join(summary::FILE);
         let names: Vec<&str> = ["base"].into_iter().chain(directories.iter().map(|(name, _)| name.as_str())).collect();
         let answers = evaluate::files(&names, asked);
-        let mut notes = self.manifest.discard_edited(&summary::FIGURES)?;
+        let mut notes = self.manifest.discard_unfinished(summary::FILE, &inputs, "eval")?;
+        notes.extend(self.manifest.discard_edited(&summary::FIGURES)?);
         notes.extend(self.manifest.discard_changed(summary::FILE, &answers)?);
         notes.extend(self.manifest.missing(summary::FILE, &answers));
         for note in &notes {
@@ -254,10 +258,16 @@ impl Run<'_> {
         measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
         let admitted = summary::admit(self.dir, &measured, false, watch)?;
         self.manifest.seal(&summary::FIGURES)?;
+        let mut leakage = training_sets::check(options, &directories)?;
+        leakage.extend_from_slice(asked.notes());
         let request = Request {
             artefact: summary::FILE,
             verb: self.verb,
-            options: json!({"model": self.plan.model.to_json()?, "eval": self.plan.eval.recorded(&self.assets)?}),
+            options: json!({
+                "model": self.plan.model.to_json()?,
+                "eval": self.plan.eval.recorded(&self.assets)?,
+                "leakage": leakage,
+            }),
             inputs: &inputs,
             seed: Some(options.seed),
         };

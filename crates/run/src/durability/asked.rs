@@ -5,6 +5,7 @@ use super::DurabilityOptions;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
 use crate::plan::{RunPlan, Variant, wrong};
+use crate::stage::training_sets;
 use eraser_eval::EvalOptions;
 use eraser_model::{Error, Result};
 use eraser_train::MAX_LR;
@@ -80,7 +81,8 @@ pub(super) fn recorded(
     plan: &RunPlan,
     variants: &[&Variant],
     (options, assets): (&EvalOptions, &Assets),
-) -> Result<Value> {
+    (fingerprint, notes): (&str, &[String]),
+) -> Outcome<Value> {
     let mut eval = plan.eval.recorded(assets)?;
     if let Some(eval) = eval.as_object_mut() {
         for key in ["over_refusal", "contrast", "likelihood", "likelihood_set"] {
@@ -95,5 +97,16 @@ pub(super) fn recorded(
     eval["max_new_tokens"] = json!(options.max_new_tokens);
     let home = |variant: &&Variant| (variant.name.clone(), json!(variant.dir.join("adapter")));
     let adapters: serde_json::Map<String, Value> = variants.iter().map(home).collect();
-    Ok(json!({"model": plan.model.to_json()?, "eval": eval, "durability": args, "adapters": adapters}))
+    let directories: Vec<(String, PathBuf)> =
+        variants.iter().map(|v| (v.name.clone(), adapter_dir(&plan.dir, v))).collect();
+    let mut leakage = training_sets::check(options, &directories)?;
+    leakage.extend(training_sets::other_model(fingerprint, &directories));
+    leakage.extend_from_slice(notes);
+    Ok(json!({
+        "model": plan.model.to_json()?,
+        "eval": eval,
+        "durability": args,
+        "adapters": adapters,
+        "leakage": leakage,
+    }))
 }

@@ -12,7 +12,7 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{RunPlan, Variant};
 use crate::stage::train::Training;
-use crate::stage::{evaluate, report, summary};
+use crate::stage::{evaluate, report, summary, training_sets};
 use crate::study::{self, StudyResults, SubjectRow};
 use crate::watch::Watch;
 use asked::{adapter_dir, check, list_judges, options, recorded};
@@ -76,6 +76,14 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
         Adapter::load(&adapter_dir(dir, variant), &model.config, model.decoder.device())?;
     }
     evaluate::judge(asked.options(), (&plan.model, &assets), watch)?;
+    // What is trained again, or in, must be what the adapters were trained on.
+    for (variant, set) in variants.iter().flat_map(|v| [SetName::Harm, SetName::Help].map(|set| (v, set))) {
+        if let Some(Err(why)) = training_sets::recorded(&adapter_dir(dir, variant), set)? {
+            return Err(Error::request(format!("{}: {why}", variant.name))
+                .hint("put the file back: durability trains on the rows that the adapter was trained on")
+                .into());
+        }
+    }
     if args.force {
         forget(dir, args, &mut manifest)?;
     }
@@ -95,7 +103,7 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
     }
     let measured: Vec<&Variant> =
         plan.variants.iter().filter(|v| kept.has(&v.name) || variants.iter().any(|w| w.name == v.name)).collect();
-    let options = recorded(args, &plan, &measured, (asked.options(), &assets))?;
+    let options = recorded(args, &plan, &measured, (asked.options(), &assets), (&model.fingerprint, asked.notes()))?;
     let begun =
         manifest.begin(&Request { artefact: FILE, verb: "durability", options, inputs: &inputs, seed: None })?;
     let work = dir.join(DURABILITY[0]);

@@ -308,6 +308,16 @@ impl Manifest {
         path.strip_prefix(&self.dir).unwrap_or(path).to_string_lossy().replace('\\', "/")
     }
 
+    /// Records that `other` comes from the work that made `artefact`, if it is there; else removes its record.
+    pub(crate) fn copy(&mut self, artefact: &str, other: &str, there: bool) -> Result<()> {
+        let record = self.stored.artefacts.get(artefact).cloned().filter(|_| there);
+        match record {
+            Some(record) => self.stored.artefacts.insert(other.to_owned(), record),
+            None => self.stored.artefacts.remove(other),
+        };
+        self.write()
+    }
+
     /// Gives the adapter on record as `artefact` the name that its variant has now.
     pub(crate) fn rename(&mut self, artefact: &str, name: &str) -> Result<()> {
         match self.stored.artefacts.get_mut(artefact) {

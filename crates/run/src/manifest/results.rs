@@ -3,6 +3,7 @@
 //! a request is kept for as long as it has a figure, and a file of results has the hash that it was written with.
 
 use super::{Manifest, Record, Stored};
+use crate::inputs::Inputs;
 use eraser_data::files::hash_file;
 use eraser_model::Result;
 use eraser_model::error::PathContext as _;
@@ -78,6 +79,37 @@ impl Manifest {
             return Ok(Vec::new());
         }
         self.discard(files.iter().map(String::as_str), "it is made again")
+    }
+
+    /// Removes the files below `directory` that work which did not end has written or begun, if what is asked now is
+    /// something else: their figures would be shown as those of a request that did not ask for them.
+    pub(crate) fn discard_unfinished(
+        &mut self,
+        artefact: &str,
+        inputs: &Inputs,
+        directory: &str,
+    ) -> Result<Vec<String>> {
+        let stopped = self.get(artefact).is_some_and(|r| r.ended.is_none() && r.inputs != *inputs.hashes());
+        let root = self.dir.join(directory);
+        if !stopped || !root.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut gone = Vec::new();
+        for subject in std::fs::read_dir(&root).at(&root)? {
+            let subject = subject.at(&root)?.path();
+            for file in std::fs::read_dir(&subject).into_iter().flatten() {
+                let path = file.at(&subject)?.path();
+                let name = self.name_of(&path);
+                let known = self.stored.results.get(&name);
+                if path.is_file() && known.is_none_or(|hash| hash_file(&path).ok().as_ref() != Some(hash)) {
+                    std::fs::remove_file(&path).writing(&path)?;
+                    gone.push(name);
+                }
+            }
+        }
+        gone.sort();
+        let told = || format!("left by work that did not end, and removed: {}", gone.join(", "));
+        Ok(if gone.is_empty() { gone } else { vec![told()] })
     }
 
     /// A line for each of `files` that the work that made `artefact` had written, and that is gone.

@@ -226,6 +226,23 @@ pub(crate) fn train_json(options: &TrainOptions) -> Result<serde_json::Value> {
     table::json(&train_table(options)?)
 }
 
+/// The training settings that differ from those of their preset, or from the defaults, without those that decide
+/// nothing.
+pub(crate) fn train_differences(options: &TrainOptions) -> Result<serde_json::Value> {
+    let mut usual = TrainOptions { method: options.method, lr: options.method.lr, ..TrainOptions::default() };
+    if let Some(preset) = options.preset {
+        preset.apply(&mut usual);
+    }
+    let (mut own, usual) = (train_json(options)?, train_json(&usual)?);
+    if let Some(own) = own.as_object_mut() {
+        own.retain(|key, value| usual[key.as_str()] != *value);
+        for key in ["checkpoint_every", "checkpoint_activations", "allow_swapped", "overlong", "extend", "dump_grads"] {
+            own.remove(key);
+        }
+    }
+    Ok(own)
+}
+
 fn data(section: &Section<'_>, prepared: bool, problems: &mut Problems) -> SetSources {
     let keys = SETS.iter().map(|set| set.key).chain(["jailbreaks"]);
     let known: Vec<&str> = keys.chain(SETS.iter().map(|set| set.alias)).collect();

@@ -7,7 +7,7 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::BenchPlan;
 use crate::stage::evaluate::{load_adapters, loaded};
-use crate::stage::{report, subjects, summary};
+use crate::stage::{report, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_eval::BenchSummary;
 use serde_json::json;
@@ -31,6 +31,10 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let directories: Vec<(String, PathBuf)> = directories.collect();
     if !plan.force {
         subjects::check(dir, &directories)?;
+    }
+    let leakage = training_sets::other_model(&model.fingerprint, &directories);
+    for note in &leakage {
+        watch.note(note);
     }
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     for subject in &plan.subjects {
@@ -57,12 +61,15 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         remove(dir, &["bench", BENCH])?;
         manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
     }
-    for note in manifest.discard_edited(&summary::FIGURES)? {
-        watch.note(&note);
+    let mut notes = manifest.discard_unfinished(BENCH, &inputs, "bench")?;
+    notes.extend(manifest.discard_edited(&summary::FIGURES)?);
+    for note in &notes {
+        watch.note(note);
     }
     let admitted = summary::admit(dir, &measured, plan.force, watch)?;
     manifest.seal(&summary::FIGURES)?;
-    let options = json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked});
+    let options =
+        json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked, "leakage": leakage});
     let seed = Some(asked.seed);
     let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };
     let names = asked.tasks.iter().map(|task| &task.task).chain(asked.texts.iter().map(|text| &text.name));

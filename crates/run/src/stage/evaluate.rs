@@ -30,7 +30,12 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let _lock = lock(dir)?;
     let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
     let directories: Vec<(String, PathBuf)> = directories.collect();
-    training_sets::check(asked.options(), &directories, watch)?;
+    let mut leakage = training_sets::check(asked.options(), &directories)?;
+    leakage.extend_from_slice(asked.notes());
+    // Before the weights are read, which can take long.
+    for note in &leakage {
+        watch.note(note);
+    }
     likelihood::plan_own(&mut asked, dir, &directories, &flag, watch)?;
     let options = asked.options();
     let mut manifest = Manifest::read(dir);
@@ -38,6 +43,11 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         subjects::check(dir, &directories)?;
     }
     let model = plan.model.load(&Assets::InCache, watch)?;
+    let others = training_sets::other_model(&model.fingerprint, &directories);
+    for note in &others {
+        watch.note(note);
+    }
+    leakage.extend(others);
     let adapters = load_adapters(&plan.subjects, &model)?;
     let measured = loaded(&plan.subjects, &model, &adapters);
     let judge = judge(options, (&plan.model, &Assets::InCache), watch)?;
@@ -47,8 +57,10 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         remove(dir, &["eval", summary::FILE])?;
         manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
     }
-    for note in manifest.discard_edited(&summary::FIGURES)? {
-        watch.note(&note);
+    let mut notes = manifest.discard_unfinished(summary::FILE, &inputs, "eval")?;
+    notes.extend(manifest.discard_edited(&summary::FIGURES)?);
+    for note in &notes {
+        watch.note(note);
     }
     let admitted = summary::admit(dir, &measured, plan.force, watch)?;
     manifest.seal(&summary::FIGURES)?;
@@ -64,6 +76,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         "model": plan.model.to_json()?,
         "subjects": plan.subjects,
         "eval": measures,
+        "leakage": leakage,
     });
     let seed = Some(options.seed);
     let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };

@@ -15,6 +15,7 @@ use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
 use eraser_train::{SetName, Sets, Templates, TrainOptions, TrainSummary};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The adapter of a run with one variant.
@@ -119,6 +120,8 @@ impl Training<'_> {
                 "model": self.plan.to_json()?,
                 "retain": !self.sets.rows(SetName::Retain).is_empty(),
                 "train": crate::plan::train_json(self.options)?,
+                "differs": crate::plan::train_differences(self.options)?,
+                "rows": self.rows(),
             }),
             inputs: &self.inputs,
             seed: Some(self.options.seed),
@@ -151,6 +154,12 @@ impl Training<'_> {
         manifest.seal(&["metrics.jsonl", "summary.json"].map(|name| self.dir.join("train").join(name)))?;
         self.tell(&summary, watch);
         Ok(summary)
+    }
+
+    /// The number of rows of each set.
+    fn rows(&self) -> BTreeMap<&'static str, usize> {
+        let sets = SetName::ALL.into_iter().map(|set| (set.name(), self.sets.rows(set).len()));
+        sets.filter(|(_, n)| *n > 0).collect()
     }
 
     /// What a reader of the figures must know: that nothing was unlearned, that samples were cut, that gamma was not
