@@ -2,7 +2,7 @@
 //! plain text with one question a line; out: pairs. Invariant: what is asked is whole: what an instruction is about
 //! is part of it.
 
-use crate::question::find_column;
+use crate::question::{asked, find_column};
 use crate::record::record;
 use crate::row::Row;
 use crate::rows::{parse_rows, read_rows, read_text};
@@ -13,8 +13,6 @@ use std::path::Path;
 /// The keys that may hold what is asked, in order of preference.
 const QUESTION_KEYS: [&str; 8] =
     ["instruction", "goal", "question", "prompt", "input", "text", "behavior", "forbidden_prompt"];
-/// The keys that may hold what an `instruction` is about.
-const CONTEXT_KEYS: [&str; 2] = ["input", "context"];
 /// The keys that may hold the answer. `target` is none of them: it is the beginning of a harmful answer (`AdvBench`).
 const ANSWER_KEYS: [&str; 6] = ["output", "response", "answer", "completion", "safe_response", "refusal"];
 
@@ -66,19 +64,14 @@ fn pair(row: Row) -> Result<Pair> {
         _ => return Err(Error::request(format!("{place}: neither an object nor a string"))),
     };
     let there = map.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let asked = take(&mut map, &QUESTION_KEYS).map_err(|e| e.context(&place))?;
-    let Some((key, mut input)) = asked.filter(|(_, text)| !text.trim().is_empty()) else {
+    let found = take(&mut map, &QUESTION_KEYS).map_err(|e| e.context(&place))?;
+    let Some((key, input)) = found.filter(|(_, text)| !text.trim().is_empty()) else {
         let wanted = QUESTION_KEYS.join(", ");
         return Err(
             Error::request(format!("{place}: no text in any column {wanted}")).hint(format!("there are: {there}"))
         );
     };
-    if key == "instruction" {
-        let about = take(&mut map, &CONTEXT_KEYS).map_err(|e| e.context(&place))?;
-        if let Some(about) = about.and_then(|(_, text)| some(text)) {
-            input = format!("{input}\n\n{about}");
-        }
-    }
+    let (input, _) = asked(key, input, &mut map).map_err(|e| e.context(&place))?;
     let answer = take(&mut map, &ANSWER_KEYS).map_err(|e| e.context(&place))?;
     Ok(Pair { input, output: answer.and_then(|(_, text)| some(text)), extra: map })
 }

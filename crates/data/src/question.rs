@@ -13,7 +13,10 @@ use std::path::Path;
 
 /// The keys that may hold the text, in order of preference.
 const TEXT_KEYS: [&str; 8] =
-    ["goal", "question", "prompt", "input", "text", "behavior", "forbidden_prompt", "instruction"];
+    ["goal", "question", "prompt", "instruction", "input", "text", "behavior", "forbidden_prompt"];
+
+/// Where `HarmBench` has what a behaviour is about.
+pub const CONTEXT_STRING: &str = "contextstring";
 
 /// The keys whose strings go into [`Question::facts`].
 const FACT_KEYS: [&str; 3] = ["facts", "expect", "answer"];
@@ -46,8 +49,9 @@ impl Question {
 }
 
 /// Reads questions: CSV or TSV (by the file's name), JSONL or a JSON list of objects or strings, or plain text, one a
-/// line; or Parquet. The text is in `column`, or in the first there is of goal, question, prompt, input, text, behavior
-/// (`HarmBench`), `forbidden_prompt` (`StrongREJECT`), instruction; names are matched as [`find_column`] does.
+/// line; or Parquet. The text is in `column`, or in the first there is of goal, question, prompt, instruction (with the
+/// input or context that it is about), input, text, behavior (`HarmBench`, with its `ContextString`), `forbidden_prompt`
+/// (`StrongREJECT`); names are matched as [`find_column`] does.
 pub fn read_questions(path: &Path, column: Option<&str>) -> Result<Vec<Question>> {
     if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("parquet")) {
         return questions(parquet::read(path)?, column).map_err(|e| e.context(path.display()));
@@ -138,6 +142,8 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
         Some(Value::String(_)) => return Err(Error::request(format!("`{key}` is empty"))),
         _ => return Err(Error::request(format!("`{key}` is not a string"))),
     };
+    // A column that was named is what is meant, without others.
+    let (text, about) = if column.is_none() { asked(&key, text, &mut extra)? } else { (text, None) };
     let mut facts = Vec::new();
     for key in FACT_KEYS {
         match extra.get(key).map(strings) {
@@ -161,8 +167,53 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
     extra.shift_remove("id");
     let given = id.is_some();
     let id = id.unwrap_or_else(|| hex(&Sha256::digest(text.as_bytes())[..8]));
-    let column = if named { key } else { String::new() };
+    let column = match about {
+        Some(about) => format!("{key}, {about}"),
+        None if named => key,
+        None => String::new(),
+    };
     Ok((given, Question { id, text, facts, extra, place: row.place, column }))
+}
+
+/// What is asked in whole: `text`, which was under `key`, and what it is about where the row has that under a key of its
+/// own; that key is taken out of the row and returned.
+///
+/// # Errors
+/// What it is about is no string.
+pub(crate) fn asked(key: &str, text: String, row: &mut Map<String, Value>) -> Result<(String, Option<String>)> {
+    let instruction = key.trim().eq_ignore_ascii_case("instruction");
+    // Alpaca and Dolly give it after the instruction, HarmBench before the behaviour.
+    let names: &[&str] = if instruction { &["input", "context"] } else { &[CONTEXT_STRING] };
+    for name in names {
+        let Some(found) = find_column(row, name)?.map(str::to_owned) else { continue };
+        let about = match &row[&found] {
+            Value::String(about) if about.trim().is_empty() => continue,
+            Value::String(about) => about,
+            Value::Null => continue,
+            _ => return Err(Error::request(format!("`{found}` is not a string"))),
+        };
+        let whole =
+            if instruction { format!("{text}\n\n{about}") } else { format!("{about}\n\n---\n\n{text}") };
+        row.shift_remove(&found);
+        return Ok((whole, Some(found)));
+    }
+    Ok((text, None))
+}
+
+/// Keys of what an answer depends on and a question has no place for.
+const BESIDES: [&str; 7] = ["system", "system_prompt", "system_message", "history", "tools", "functions", "context"];
+
+/// The first key of a row, whose question and answer were taken out, that holds what the answer depends on as well: a
+/// system turn, earlier turns, tools, or what the question is about.
+pub fn besides(extra: &Map<String, Value>) -> Option<&str> {
+    let holds = |value: &Value| match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    };
+    let named = |key: &str| BESIDES.iter().any(|name| key.trim().eq_ignore_ascii_case(name));
+    extra.iter().find(|(key, value)| named(key) && holds(value)).map(|(key, _)| key.as_str())
 }
 
 /// The columns that questions were read from, in the order in which they come.
@@ -287,6 +338,38 @@ mod tests {
         assert_eq!(texts("a", "[{\"x\":\"one\",\"text\":\"y\"}]", Some("x")), ["one"]);
     }
 
+    /// Rows of Alpaca gave their `input` alone, those of Dolly and `HarmBench` the question without what it is about.
+    #[test]
+    fn a_question_is_read_with_what_it_is_about() {
+        let alpaca = r#"[{"instruction":"Sort these.","input":"b, a","output":"a, b"},{"instruction":"Hi","input":""}]"#;
+        assert_eq!(texts("a.json", alpaca, None), ["Sort these.\n\nb, a", "Hi"]);
+        let told = read("a.json", alpaca, None).unwrap();
+        assert_eq!(columns(&told), ["instruction, input", "instruction"]);
+        let dolly = r#"{"instruction":"Who?","context":"It was Bo.","response":"Bo"}"#;
+        assert_eq!(texts("d.jsonl", dolly, None), ["Who?\n\nIt was Bo."]);
+        let harmbench = "Behavior,ContextString,BehaviorID\nBake,,a\nSum it up,The tide.,b\n";
+        assert_eq!(texts("h.csv", harmbench, None), ["Bake", "The tide.\n\n---\n\nSum it up"]);
+        assert_eq!(texts("h.csv", harmbench, Some("behavior")), ["Bake", "Sum it up"], "the column that is named");
+        assert_eq!(message("d.jsonl", r#"{"instruction":"Who?","context":[1]}"#, None), "line 1: `context` is not a string");
+    }
+
+    #[test]
+    fn what_an_answer_depends_on_besides_the_question_is_named() {
+        let of = |row: &str| {
+            let row: Map<String, Value> = serde_json::from_str(row).unwrap();
+            besides(&row).map(str::to_owned)
+        };
+        for (row, key) in [
+            (r#"{"id":1,"System":"Be brief."}"#, "System"),
+            (r#"{"history":[["a","b"]]}"#, "history"),
+            (r#"{"context":"It was Bo."}"#, "context"),
+            (r#"{"tools":[{"type":"function"}]}"#, "tools"),
+        ] {
+            assert_eq!(of(row).as_deref(), Some(key), "{row}");
+        }
+        assert_eq!(of(r#"{"system":"","history":[],"tools":null,"context":" ","category":"x"}"#), None);
+    }
+
     #[test]
     fn plain_text_and_ids() {
         let questions = read("a.txt", "one\r\n\r\n two \none\n", None).unwrap();
@@ -300,7 +383,7 @@ mod tests {
         assert_eq!(message("a.csv", "goal\nx\n\"\"\n", None), "line 3: `goal` is empty");
         assert_eq!(
             message("a.csv", "a,b\n1,2\n", None),
-            "line 2: no column goal, question, prompt, input, text, behavior, forbidden_prompt, instruction"
+            "line 2: no column goal, question, prompt, instruction, input, text, behavior, forbidden_prompt"
         );
         assert_eq!(message("a.csv", "goal,b\n1,2\n", Some("c")), "line 2: no column c");
         assert_eq!(message("a.csv", "a,a\n1,2\n", None), "column \"a\" appears twice");

@@ -122,6 +122,18 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
     Ok(Record { input, output, extra: map, ..Record::default() })
 }
 
+/// A key of a message whose value is part of what was said, beside the text.
+fn more_than_text(message: &Map<String, Value>) -> Option<&str> {
+    const KEYS: [&str; 6] = ["reasoning_content", "reasoning", "thinking", "tool_calls", "function_call", "images"];
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    };
+    KEYS.into_iter().find(|key| message.get(*key).is_some_and(|value| !empty(value)))
+}
+
 fn last_turns(messages: &Value) -> Result<(String, String)> {
     let turns = messages.as_array().ok_or_else(|| Error::request("`messages` is not a list"))?;
     let turn = |i: usize, role: &str| -> Result<String> {
@@ -129,6 +141,9 @@ fn last_turns(messages: &Value) -> Result<(String, String)> {
         let found = message["role"].as_str().unwrap_or_default();
         if found != role {
             return Err(Error::request(format!("messages[{i}] has role {found:?} where {role:?} is needed")));
+        }
+        if let Some(key) = message.as_object().and_then(more_than_text) {
+            return Err(Error::request(format!("messages[{i}] has `{key}`, for which a record has no place")));
         }
         let text = message["content"].as_str();
         text.map(Into::into).ok_or_else(|| Error::request(format!("messages[{i}].content is not a string")))
@@ -212,6 +227,9 @@ mod tests {
             message("{\"messages\":[{\"role\":\"user\",\"content\":[]},{\"role\":\"assistant\",\"content\":\"a\"}]}"),
             "line 1: messages[0].content is not a string"
         );
+        let thought = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","reasoning_content":"hm"}]}"#;
+        assert_eq!(message(thought), "line 1: messages[1] has `reasoning_content`, for which a record has no place");
+        assert!(read(thought.replace("\"hm\"", "null")).is_ok());
         assert!(message("{\"messages\":[1,2,3]}").starts_with("line 1: `messages` has 3 turns"));
     }
 

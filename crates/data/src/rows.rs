@@ -49,8 +49,33 @@ pub(crate) fn parse_rows(path: &Path, text: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// An error where a quote of a CSV text is opened and never closed: every row after it would be part of one field.
+///
+/// # Errors
+/// As described; it names the line.
+pub fn check_quotes(text: &str, delimiter: u8) -> Result<()> {
+    let (mut line, mut opened, mut begins) = (1, None, true);
+    let mut bytes = text.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        line += usize::from(byte == b'\n');
+        match opened {
+            // Two quotes stand for one.
+            Some(_) if byte == b'"' && bytes.next_if_eq(&b'"').is_none() => opened = None,
+            Some(_) => {}
+            None if byte == b'"' && begins => opened = Some(line),
+            None => begins = byte == delimiter || matches!(byte, b'\n' | b'\r'),
+        }
+    }
+    match opened {
+        None => Ok(()),
+        Some(line) => Err(Error::request(format!("line {line}: a field begins with a quote that is never closed"))
+            .hint("a quote that is part of the text is written twice, in a field in quotes: \"say \"\"so\"\"\"")),
+    }
+}
+
 /// The rows of a CSV text with a header, as objects of strings.
 pub(crate) fn parse_csv(text: &str, delimiter: u8) -> Result<Vec<Row>> {
+    check_quotes(text, delimiter)?;
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
     let header = reader.headers().map_err(Error::request)?.clone();
     for (i, name) in header.iter().enumerate() {
@@ -191,6 +216,18 @@ mod tests {
             let text = ["a,b", "1,2", "\"x", "y\",3", "", "4,5"].join(end);
             let places: Vec<String> = parse_csv(&text, b',').unwrap().into_iter().map(|row| row.place).collect();
             assert_eq!(places, ["line 2", "line 3", "line 6"], "{end:?}");
+        }
+    }
+
+    /// All rows after the quote were read as one question.
+    #[test]
+    fn a_quote_that_is_never_closed_is_refused() {
+        for (text, line) in [("goal\nx\n\"How?\nWhat?\n", 3), ("a,b\n1,\"2\n3,4\n", 2), ("\"a\n", 1), ("a\n\"b\"\"\n", 2)] {
+            let error = parse_csv(text, b',').unwrap_err().to_string();
+            assert!(error.starts_with(&format!("line {line}: a field begins with a quote")), "{text:?}: {error}");
+        }
+        for text in ["a\n\"b\"\n", "a\n\"b\"\"\"\n", "a,b\n\"x\ny\",\"\"\n", "a\nit is 5\"\n", "a\n\"\"", "a\r\n\"b\"\r\n"] {
+            assert!(parse_csv(text, b',').is_ok(), "{text:?}");
         }
     }
 

@@ -87,13 +87,14 @@ impl AnswerFile {
     /// As the evaluation takes it; selected rows are written to `dir/data`.
     pub(super) fn set(&self, dir: &Path, assets: &Assets) -> Result<AnswerSet> {
         let set = self.name.clone();
+        let records = self.records(assets)?;
         if self.source.whole() && self.source.input.is_none() {
             return Ok(AnswerSet { set, path: assets.locate(&self.source.path)? });
         }
         let path = dir.join("data").join(format!("likelihood-{set}.jsonl"));
         let data = dir.join("data");
         std::fs::create_dir_all(&data).writing(&data)?;
-        write_set(&path, &self.records(assets)?)?;
+        write_set(&path, &records)?;
         Ok(AnswerSet { set, path })
     }
 }

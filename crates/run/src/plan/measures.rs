@@ -231,10 +231,11 @@ impl Measures {
         }
         let set = |asked: &QuestionFile, kind: &str| {
             let source = &asked.source;
+            // Read here too where the file is used as it is: what cannot be asked as it is meant is refused here.
+            let questions = source.questions(assets)?;
             if source.whole() {
                 return Ok((assets.locate(&source.path)?, source.input.clone()));
             }
-            let questions = source.questions(assets)?;
             let data = dir.join("data");
             std::fs::create_dir_all(&data).writing(&data)?;
             let path = data.join(format!("{kind}-{}.jsonl", asked.name));
@@ -272,11 +273,20 @@ impl Measures {
     }
 }
 
-/// Whether a row is one of `XSTest`'s unsafe ones, by its label or its kind.
+/// Whether a row says of itself that it is unsafe, by a label or by its kind, as those of `XSTest`, `WildGuard`,
+/// `BeaverTails` and `ToxicChat` do.
 fn says_unsafe(row: &serde_json::Map<String, serde_json::Value>) -> bool {
-    let text = |name: &str| find_column(row, name).ok().flatten().and_then(|key| row[key].as_str());
-    text("label").is_some_and(|label| label.trim().eq_ignore_ascii_case("unsafe"))
-        || text("type").is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("contrast_"))
+    let value = |name: &str| {
+        let key = find_column(row, name).ok().flatten()?;
+        Some(row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned).trim().to_ascii_lowercase())
+    };
+    let is = |names: &[&str], said: &[&str]| {
+        names.iter().any(|name| value(name).is_some_and(|value| said.contains(&value.as_str())))
+    };
+    is(&["label", "prompt_label", "safety", "prompt_harm_label"], &["unsafe", "harmful", "toxic"])
+        || is(&["is_safe", "safe"], &["false", "0", "no"])
+        || is(&["unsafe", "is_unsafe", "harmful", "is_harmful", "toxicity"], &["true", "1", "yes"])
+        || value("type").is_some_and(|kind| kind.starts_with("contrast_"))
 }
 
 /// Of a file of questions in a record: the columns that it was read from. It is no key of a run file.
@@ -303,4 +313,36 @@ pub(super) fn of_record(recorded: &serde_json::Value) -> serde_json::Value {
         entry.remove(READ);
     }
     eval
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_say_that_they_are_unsafe_in_the_words_of_several_sets() {
+        let says = |row: serde_json::Value| says_unsafe(row.as_object().unwrap_or(&serde_json::Map::new()));
+        for (column, value) in [
+            ("label", "unsafe".into()),
+            ("Label ", " Unsafe".into()),
+            ("type", "contrast_homonyms".into()),
+            ("prompt_harm_label", "harmful".into()),
+            ("is_safe", false.into()),
+            ("toxicity", 1.into()),
+            ("harmful", "True".into()),
+        ] {
+            assert!(says(serde_json::json!({ column: value })), "{column} {value}");
+        }
+        for (column, value) in [
+            ("label", "safe".into()),
+            ("label", 1.into()),
+            ("type", "homonyms".into()),
+            ("prompt_harm_label", "unharmful".into()),
+            ("is_safe", true.into()),
+            ("toxicity", 0.into()),
+            ("category", "unsafe words".into()),
+        ] {
+            assert!(!says(serde_json::json!({ column: value })), "{column} {value}");
+        }
+    }
 }

@@ -6,7 +6,10 @@ use super::section::Section;
 use super::values::RowRange;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
-use eraser_data::{Pair, Question, Record, SetName, find_column, read_pairs, read_questions, read_set, read_texts};
+use eraser_data::{
+    CONTEXT_STRING, Pair, Question, Record, SetName, besides, find_column, read_pairs, read_questions, read_set,
+    read_texts,
+};
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -252,16 +255,7 @@ impl Source {
     }
 
     fn select<T>(&self, rows: Vec<T>, extra: impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {
-        let wanted = |row: &T| {
-            self.filter.iter().all(|(key, wanted)| {
-                match find_column(extra(row), key).ok().flatten().map(|key| &extra(row)[key]) {
-                    Some(Value::String(text)) => text == wanted,
-                    Some(other) => &other.to_string() == wanted,
-                    None => false,
-                }
-            })
-        };
-        let mut rows: Vec<T> = rows.into_iter().filter(wanted).collect();
+        let mut rows = self.filtered(rows, &extra)?;
         if let Some(seed) = self.shuffle {
             let mut keyed: Vec<_> = rows.into_iter().enumerate().map(|(i, row)| (shuffle_key(seed, i), row)).collect();
             keyed.sort_by_key(|(key, _)| *key);
@@ -278,7 +272,42 @@ impl Source {
             return Err(Error::request(format!("{}: no row of it is chosen", self.path.display()))
                 .hint("`where` and `take` choose among the rows of the file"));
         }
+        // A column that was named is what is meant, without what it is about.
+        let meant = |key: &str| self.input.is_some() && key.trim().eq_ignore_ascii_case("context");
+        let besides = |row: &T| besides(extra(row)).filter(|key| !meant(key)).map(str::to_owned);
+        if let Some((n, key)) = rows.iter().enumerate().find_map(|(n, row)| Some((n, besides(row)?))) {
+            let file = self.path.display();
+            return Err(Error::request(format!("{file}: row {n} of those chosen has `{key}`, which the answer depends on"))
+                .hint("a question stands alone here: write it so, and remove that column")
+                .hint(format!("or choose the rows without it, as FILE?where={key}:")));
+        }
         Ok(rows)
+    }
+
+    /// The rows that `where` chooses.
+    fn filtered<T>(&self, rows: Vec<T>, extra: &impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {
+        let at = |e: Error| e.context(self.path.display());
+        for (key, _) in &self.filter {
+            let mut there = false;
+            for row in &rows {
+                there |= find_column(extra(row), key).map_err(at)?.is_some();
+            }
+            if !there {
+                let columns = rows.first().map(|row| extra(row).keys().cloned().collect::<Vec<_>>().join(", "));
+                let what = format!("{}: `where` names `{key}`, which is no column besides the text", self.path.display());
+                return Err(Error::request(what).hint(format!("there are: {}", columns.unwrap_or_default())));
+            }
+        }
+        let wanted = |row: &T| {
+            self.filter.iter().all(|(key, wanted)| {
+                match find_column(extra(row), key).ok().flatten().map(|key| &extra(row)[key]) {
+                    Some(Value::String(text)) => text == wanted,
+                    Some(other) => &other.to_string() == wanted,
+                    None => false,
+                }
+            })
+        };
+        Ok(rows.into_iter().filter(wanted).collect())
     }
 }
 
@@ -307,8 +336,8 @@ pub(crate) fn question_row(question: &Question) -> Map<String, Value> {
         row.insert("facts".into(), question.facts.clone().into());
     }
     for (key, value) in &question.extra {
-        // `goal` would be taken for the text when the row is read.
-        if !key.trim().eq_ignore_ascii_case("goal") {
+        // They would be taken for the text, or a part of it, when the row is read.
+        if !["goal", CONTEXT_STRING].iter().any(|taken| key.trim().eq_ignore_ascii_case(taken)) {
             row.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
@@ -340,7 +369,35 @@ mod tests {
         assert_ne!(shuffled, [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(shuffled, select(&source).unwrap());
         source.filter.insert("kind".into(), "none".into());
-        assert!(select(&source).is_err());
+        assert!(select(&source).unwrap_err().to_string().contains("no row of it is chosen"));
+        source.filter.insert("sort".into(), "odd".into());
+        assert!(select(&source).unwrap_err().to_string().contains("`where` names `sort`"));
+    }
+
+    #[test]
+    fn rows_with_a_system_turn_or_a_history_are_refused_unless_others_are_chosen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.jsonl");
+        let rows = "{\"input\":\"a\",\"output\":\"b\",\"system\":\"\"}\n\
+                    {\"input\":\"c\",\"output\":\"d\",\"system\":\"Be brief.\"}\n";
+        std::fs::write(&path, rows).unwrap();
+        let (whole, assets) = (Source::file(&path), Assets::InCache);
+        let read = |source: &Source| {
+            let records = source.records(&assets).map(|rows| rows.len());
+            (records, source.questions(&assets).map(|rows| rows.len()), source.pairs(&assets).map(|rows| rows.len()))
+        };
+        let (records, questions, pairs) = read(&whole);
+        for error in [records, questions, pairs].map(|read| read.unwrap_err().to_string()) {
+            assert!(error.contains("row 1 of those chosen has `system`"), "{error}");
+        }
+        let filter = BTreeMap::from([("system".to_owned(), String::new())]);
+        let (records, questions, pairs) = read(&Source { filter, ..whole });
+        assert_eq!((records.unwrap(), questions.unwrap(), pairs.unwrap()), (1, 1, 1));
+
+        std::fs::write(&path, "{\"question\":\"Who?\",\"context\":\"It was Bo.\",\"answer\":\"Bo\"}\n").unwrap();
+        assert!(Source::file(&path).questions(&assets).unwrap_err().to_string().contains("`context`"));
+        let named = Source { input: Some("question".into()), ..Source::file(&path) };
+        assert_eq!(named.questions(&assets).unwrap()[0].text, "Who?");
     }
 
     #[test]
@@ -391,7 +448,7 @@ mod tests {
     fn questions_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("q.csv");
-        std::fs::write(&path, "goal,prompt,target,kind,answer\nnot this,Why?,Sure,x,f\nnor this,How?,Fine,y,g\n")
+        std::fs::write(&path, "goal,prompt,target,kind,answer,ContextString\nnot this,Why?,Sure,x,f,\nnor this,How?,Fine,y,g,no part\n")
             .unwrap();
         let source = Source { input: Some("prompt".into()), ..Source::file(&path) };
         let assets = Assets::InCache;
