@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod ask;
+pub mod column;
 pub mod encode;
 pub mod files;
 pub mod journal;
@@ -25,13 +26,14 @@ pub mod surroundings;
 mod testing;
 mod texts;
 
+pub use column::{CONTEXT_STRING, besides, find_column};
 pub use encode::{Beginning, PromptTemplate, Sample, encode, end_of_answer};
 pub use journal::{Entry, Journal};
 pub use noise::Noise;
 pub use pack::{Batch, Scored};
 pub use pairs::{Pair, read_pairs};
 pub use progress::Progress;
-pub use question::{CONTEXT_STRING, Question, besides, columns, find_column, read_questions};
+pub use question::{Question, columns, read_questions};
 pub use ranges::{Ranges, WrongValue};
 pub use record::{Record, read_set, write_set};
 pub use refusal_texts::RefusalTexts;

@@ -2,7 +2,7 @@
 //! plain text with one question a line; out: pairs. Invariant: what is asked is whole: what an instruction is about
 //! is part of it.
 
-use crate::question::{asked, find_column};
+use crate::column::{asked, find_column};
 use crate::record::record;
 use crate::row::Row;
 use crate::rows::{parse_rows, read_rows, read_text};

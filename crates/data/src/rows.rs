@@ -222,11 +222,15 @@ mod tests {
     /// All rows after the quote were read as one question.
     #[test]
     fn a_quote_that_is_never_closed_is_refused() {
-        for (text, line) in [("goal\nx\n\"How?\nWhat?\n", 3), ("a,b\n1,\"2\n3,4\n", 2), ("\"a\n", 1), ("a\n\"b\"\"\n", 2)] {
+        for (text, line) in
+            [("goal\nx\n\"How?\nWhat?\n", 3), ("a,b\n1,\"2\n3,4\n", 2), ("\"a\n", 1), ("a\n\"b\"\"\n", 2)]
+        {
             let error = parse_csv(text, b',').unwrap_err().to_string();
             assert!(error.starts_with(&format!("line {line}: a field begins with a quote")), "{text:?}: {error}");
         }
-        for text in ["a\n\"b\"\n", "a\n\"b\"\"\"\n", "a,b\n\"x\ny\",\"\"\n", "a\nit is 5\"\n", "a\n\"\"", "a\r\n\"b\"\r\n"] {
+        for text in
+            ["a\n\"b\"\n", "a\n\"b\"\"\"\n", "a,b\n\"x\ny\",\"\"\n", "a\nit is 5\"\n", "a\n\"\"", "a\r\n\"b\"\r\n"]
+        {
             assert!(parse_csv(text, b',').is_ok(), "{text:?}");
         }
     }

@@ -226,7 +226,12 @@ fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device
             return Err(Error::request(format!("tensor '{name}' has shape {:?}, expected {shape:?}", view.shape()))
                 .hint("the adapter was made for another model, or 'r' in adapter_config.json is wrong"));
         }
-        slot[module][half] = Some(Var::from_tensor(&to_f32(&name, &view, device)?)?);
+        let values = to_f32(&name, &view, device)?;
+        if !values.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Err(Error::request(format!("tensor '{name}' holds values that are not finite"))
+                .hint("the training that made the adapter has diverged, or the file is damaged"));
+        }
+        slot[module][half] = Some(Var::from_tensor(&values)?);
     }
     let (mut targets, mut layers) = (Vec::new(), Vec::new());
     let mut pairs = Vec::with_capacity(halves.len());
@@ -339,6 +344,18 @@ mod tests {
         }
         assert!(read.is_noop().unwrap());
         assert!(read.layers[0].iter().all(Option::is_none));
+    }
+
+    /// Its answers were empty, and nothing said why.
+    #[test]
+    fn an_adapter_whose_values_are_not_finite_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Adapter::new(config(None), &model(), 7, &Device::Cpu).unwrap();
+        let (name, first) = &made.parameters()[0];
+        first.set(&first.affine(f64::NAN, 0.0).unwrap()).unwrap();
+        made.save(dir.path(), "base").unwrap();
+        let error = Adapter::load(dir.path(), &model(), &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains(&format!("tensor '{name}' holds values that are not finite")), "{error}");
     }
 
     #[test]

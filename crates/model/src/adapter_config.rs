@@ -87,6 +87,9 @@ pub(crate) fn read(text: &str) -> Result<LoraConfig> {
             .hint("or merge it into its base with PEFT and give the merged model"));
         }
     }
+    if let Some(other) = get("use_rslora").filter(|value| !value.is_boolean()) {
+        return Err(Error::request(format!("key 'use_rslora' is {}, not true or false", short(other))));
+    }
     for (key, value) in &map {
         let key = key.as_str();
         if is_off(value) || HARMLESS.contains(&key) || READ.contains(&key) {
@@ -216,6 +219,8 @@ mod tests {
             ("r", json!(null)),
             ("lora_alpha", json!("a")),
             ("lora_dropout", json!(1)),
+            ("use_rslora", json!(1)),
+            ("use_rslora", json!("true")),
         ] {
             let error = read_with(key, value.clone()).unwrap_err().to_string();
             assert!(error.contains(&format!("'{key}'")), "{key} {value}: {error}");

@@ -45,6 +45,7 @@ const LLAMA2: &str = r"{%- if messages and messages[0].role == 'system' -%}
     {%- set turns = messages -%}
     {%- set preface = '' -%}
 {%- endif -%}
+{%- if not turns -%}{{- raise_exception('the form llama2 needs a turn of the user') -}}{%- endif -%}
 {%- for turn in turns -%}
     {%- if (turn.role == 'user') != (loop.index0 % 2 == 0) or turn.role not in ['user', 'assistant'] -%}
         {{- raise_exception('the form llama2 takes turns of user and assistant in alternation, beginning with user') -}}
@@ -78,14 +79,64 @@ const MISTRAL: &str = r"{%- if messages and messages[0].role == 'system' -%}
     {%- set turns = messages -%}
     {%- set preface = '' -%}
 {%- endif -%}
+{%- if not turns -%}{{- raise_exception('the form mistral needs a turn of the user') -}}{%- endif -%}
 {{- bos_token or '' -}}
 {%- for turn in turns -%}
     {%- if (turn.role == 'user') != (loop.index0 % 2 == 0) or turn.role not in ['user', 'assistant'] -%}
         {{- raise_exception('the form mistral takes turns of user and assistant in alternation, beginning with user') -}}
     {%- endif -%}
     {%- if turn.role == 'user' -%}
-        {{- '[INST] ' ~ (preface if loop.last else '') ~ turn.content ~ '[/INST]' -}}
+        {{- '[INST] ' ~ (preface if loop.index0 >= turns|length - 2 else '') ~ turn.content ~ '[/INST]' -}}
     {%- else -%}
         {{- ' ' ~ turn.content ~ (eos_token or '') -}}
     {%- endif -%}
 {%- endfor -%}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Jinja;
+    use serde_json::json;
+
+    /// A system turn was dropped by the form mistral where an answer is continued, or where nothing else was said.
+    #[test]
+    fn every_form_keeps_every_turn_or_refuses_the_conversation() {
+        let conversations = [
+            "user",
+            "system",
+            "system user",
+            "user assistant user",
+            "system user assistant",
+            "system user assistant user",
+            "system user assistant user assistant",
+            "user system user",
+            "system system user",
+            "user user",
+            "assistant user",
+            "user assistant",
+            "user tool",
+        ];
+        for name in NAMES {
+            let form = Jinja::new(name, "template", source(name).unwrap_or_default()).unwrap();
+            let mut rendered = Vec::new();
+            for roles in conversations {
+                let roles: Vec<&str> = roles.split(' ').collect();
+                let said = |i: usize| format!("turn {i} is said");
+                let turns: Vec<_> =
+                    roles.iter().enumerate().map(|(i, role)| json!({"role": role, "content": said(i)})).collect();
+                let context =
+                    json!({"messages": turns, "add_generation_prompt": true, "bos_token": "<s>", "eos_token": "</s>"});
+                let Ok(text) = form.render(&context) else { continue };
+                for i in 0..roles.len() {
+                    assert_eq!(text.matches(&said(i)).count(), 1, "{name}, {roles:?}: {text}");
+                }
+                rendered.push(roles.join(" "));
+            }
+            for roles in
+                ["user", "system user", "user assistant user", "system user assistant", "system user assistant user"]
+            {
+                assert!(rendered.iter().any(|r| r == roles), "{name} refuses {roles}");
+            }
+        }
+    }
+}

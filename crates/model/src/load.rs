@@ -2,7 +2,7 @@
 //! fingerprint. Invariant: the parts fit each other, or there is an error.
 
 use crate::{
-    ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer,
+    ChatTemplate, Decoder, Error, ModelConfig, Result, Tokenizer, counted,
     decoder::WeightStorage,
     fingerprint::{Fingerprint, identity},
     gguf::{GgufFile, TensorType},
@@ -244,6 +244,7 @@ fn from_hf_dir(dir: &Path, held: WeightStorage, device: &Device, own_template: b
     let fingerprint = Fingerprint::of_tensors(&source.fingerprinted());
     source.release();
     let decoder = Decoder::load(&config, &source as &dyn TensorSource, held, device)?;
+    warn_of_unread(dir, source.unread());
     Ok((config, decoder, tokenizer, template, fingerprint))
 }
 
@@ -254,8 +255,21 @@ fn from_gguf(path: &Path, held: WeightStorage, device: &Device, own_template: bo
     let template = if own_template { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
     let fingerprint = Fingerprint::of_tensors(&file.fingerprinted());
     file.release();
-    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), held, device)?;
+    let weights = GgufWeights::new(&file, &config);
+    let decoder = Decoder::load(&config, &weights, held, device)?;
+    warn_of_unread(path, weights.unread());
     Ok((config, decoder, tokenizer, template, fingerprint))
+}
+
+/// Tells of tensors of decoder layers that the network has no place for: a bias, a norm, more layers.
+fn warn_of_unread<'a>(path: &Path, mut unread: impl Iterator<Item = &'a str>) {
+    if let Some(first) = unread.next() {
+        let all = counted(1 + unread.count(), "tensor");
+        tracing::warn!(
+            "{}: not used: {all}, the first is `{first}`; if the model computes with it, the results are not the model's",
+            path.display()
+        );
+    }
 }
 
 fn held(options: &LoadOptions) -> Result<WeightStorage> {

@@ -3,7 +3,7 @@
 
 use crate::Shared;
 use crate::error::{ApiError, json_response};
-use crate::fields::Fields;
+use crate::fields::{Fields, is_empty};
 use crate::pieces::{Ask, Finish, Piece, Prompt, Usage};
 use crate::request::{MOST_TOP, RequestSettings, check_ids, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
@@ -14,6 +14,9 @@ use axum::response::Response;
 use eraser_model::{Conversation, TokenScore};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Keys of a message that say more than its text, in the interfaces of OpenAI, Ollama, Mistral and DeepSeek.
+const MORE: [&str; 7] = ["tool_calls", "function_call", "audio", "images", "refusal", "prefix", "partial"];
 
 /// A message as the template gets it. Content is a text, or a list of parts of which each is text.
 fn message(turn: Value) -> Result<Value, ApiError> {
@@ -26,8 +29,14 @@ fn message(turn: Value) -> Result<Value, ApiError> {
         None => return Err(ApiError::field("messages", "a role is a text")),
     };
     let role = role.to_owned();
-    if turn.get("tool_calls").is_some_and(|calls| calls.as_array().is_none_or(|calls| !calls.is_empty())) {
-        return Err(ApiError::field("messages", "tool_calls are not supported"));
+    let more = MORE.into_iter().find(|key| turn.get(*key).is_some_and(|value| !is_empty(value)));
+    match more {
+        None => {}
+        Some(key @ ("prefix" | "partial")) => {
+            let message = format_args!("{key} is not supported: continue_final_message continues the last one");
+            return Err(ApiError::field("messages", message));
+        }
+        Some(key) => return Err(ApiError::field("messages", format_args!("{key} is not supported"))),
     }
     let content = match turn.get("content") {
         Some(Value::String(text)) => text.clone(),
@@ -53,9 +62,9 @@ fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
         return Err(ApiError::field("messages", "there is none"));
     }
     let mut variables = fields.object("chat_template_kwargs")?;
-    for taken in ["messages", "tools", "add_generation_prompt"] {
+    for taken in ["messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"] {
         if variables.contains_key(taken) {
-            return Err(ApiError::field("chat_template_kwargs", format_args!("{taken} is a field of its own")));
+            return Err(ApiError::field("chat_template_kwargs", format_args!("{taken} is no variable of a template")));
         }
     }
     for name in ["documents", "reasoning_effort"] {
@@ -93,7 +102,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
         Some(n) => ("max_completion_tokens", Some(n as u64)),
         None => ("max_tokens", fields.whole("max_tokens", 0..=i64::MAX)?.map(|n| n as u64)),
     };
-    fields.refuse_rest()?;
+    fields.refuse_rest(&["prompt"])?;
     let tokenizer = &shared.model.tokenizer;
     let model = Arc::clone(&shared.model);
     // A template is foreign code and may run for long.

@@ -19,6 +19,18 @@ use std::sync::Arc;
 /// New tokens where none were asked for, as in OpenAI's interface.
 const DEFAULT_NEW: usize = 16;
 
+/// Fields of chats that would change the answer here.
+const ELSEWHERE: [&str; 8] = [
+    "messages",
+    "max_completion_tokens",
+    "top_logprobs",
+    "continue_final_message",
+    "add_generation_prompt",
+    "chat_template_kwargs",
+    "documents",
+    "reasoning_effort",
+];
+
 /// Answers a body.
 pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response, ApiError> {
     let mut fields = Fields::parse(&bytes)?;
@@ -30,7 +42,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     let special = fields.flag("add_special_tokens")?.unwrap_or(true);
     let most = fields.whole("max_tokens", 0..=i64::MAX)?.map(|n| n as u64);
     let Some(prompt) = fields.take("prompt") else { return Err(ApiError::field("prompt", "is missing")) };
-    fields.refuse_rest()?;
+    fields.refuse_rest(&ELSEWHERE)?;
     let mut prompts = Vec::new();
     for ids in read_prompts(&shared, prompt, special)? {
         let least = asked.options.min_new_tokens;

@@ -111,13 +111,28 @@ impl Fields {
         }
     }
 
-    /// Refuses what is left and would change the answer. What only annotates a request is let through, and so is a
-    /// field that is not known.
-    pub(crate) fn refuse_rest(&self) -> Result<(), ApiError> {
+    /// Refuses what is left and would change the answer: fields of other interfaces, and those of other routes
+    /// (`elsewhere`). What only annotates a request is let through, and so is a field that is not known.
+    pub(crate) fn refuse_rest(&self, elsewhere: &[&'static str]) -> Result<(), ApiError> {
+        for name in elsewhere {
+            if self.peek(name).is_some_and(|value| !is_empty(value)) {
+                return Err(ApiError::field(name, "is not a field of this route"));
+            }
+        }
+        if let Some(name) = THINKING.into_iter().find(|name| self.peek(name).is_some()) {
+            let message = "is not supported; what the model's template understands goes into chat_template_kwargs";
+            return Err(ApiError::field(name, message));
+        }
         for (name, neutral) in REFUSED {
             if self.peek(name).is_some_and(|value| !is_neutral(value, neutral)) {
                 return Err(ApiError::field(name, "is not supported"));
             }
+        }
+        if self
+            .peek("modalities")
+            .is_some_and(|kinds| kinds.as_array().is_none_or(|all| all.iter().any(|k| k != "text")))
+        {
+            return Err(ApiError::field("modalities", "only text is supported"));
         }
         match self.peek("response_format").map(|format| format["type"].as_str()) {
             None | Some(Some("text")) => Ok(()),
@@ -128,6 +143,8 @@ impl Fields {
 
 /// A value that asks for nothing.
 enum Neutral {
+    /// Only null.
+    Null,
     /// Null, false, or an empty list, object or text.
     Empty,
     /// As before, or this number.
@@ -136,27 +153,41 @@ enum Neutral {
     Text(&'static [&'static str]),
 }
 
-fn is_neutral(value: &Value, neutral: &Neutral) -> bool {
-    let empty = match value {
+/// Whether a value is null, false, or an empty list, object or text.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    match value {
         Value::Null => true,
         Value::Bool(flag) => !flag,
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
         Value::String(text) => text.is_empty(),
         Value::Number(_) => false,
-    };
-    empty
-        || match neutral {
-            Neutral::Empty => false,
-            Neutral::Number(n) => value.as_f64() == Some(*n),
-            Neutral::Text(texts) => value.as_str().is_some_and(|text| texts.contains(&text)),
-        }
+    }
 }
 
-use Neutral::{Empty, Number, Text};
+fn is_neutral(value: &Value, neutral: &Neutral) -> bool {
+    match neutral {
+        Neutral::Null => value.is_null(),
+        Neutral::Empty => is_empty(value),
+        Neutral::Number(n) => is_empty(value) || value.as_f64() == Some(*n),
+        Neutral::Text(texts) => is_empty(value) || value.as_str().is_some_and(|text| texts.contains(&text)),
+    }
+}
 
-/// Fields of OpenAI's, vLLM's and llama.cpp's interfaces that change the answer and are not supported, each with what
-/// it may hold all the same.
+use Neutral::{Empty, Null, Number, Text};
+
+/// Fields by which other servers switch the thinking of a model on or off.
+const THINKING: [&str; 7] = [
+    "enable_thinking",
+    "thinking",
+    "think",
+    "thinking_budget",
+    "thinking_token_budget",
+    "reasoning",
+    "reasoning_budget",
+];
+
+/// Fields of other interfaces that change the answer and are not supported, each with what it may hold all the same.
 const REFUSED: &[(&str, Neutral)] = &[
     // OpenAI.
     ("frequency_penalty", Number(0.0)),
@@ -170,9 +201,12 @@ const REFUSED: &[(&str, Neutral)] = &[
     ("function_call", Text(&["none", "auto"])),
     ("audio", Empty),
     ("web_search_options", Empty),
+    ("verbosity", Text(&["medium"])),
+    ("instructions", Empty),
     // vLLM.
     ("chat_template", Empty),
     ("structured_outputs", Empty),
+    ("guided_decoding", Empty),
     ("guided_json", Empty),
     ("guided_regex", Empty),
     ("guided_choice", Empty),
@@ -188,6 +222,7 @@ const REFUSED: &[(&str, Neutral)] = &[
     ("logits_processors", Empty),
     ("include_stop_str_in_output", Empty),
     ("prompt_logprobs", Empty),
+    ("return_tokens_as_token_ids", Empty),
     ("truncate_prompt_tokens", Empty),
     ("prompt_embeds", Empty),
     ("vllm_xargs", Empty),
@@ -195,7 +230,9 @@ const REFUSED: &[(&str, Neutral)] = &[
     // llama.cpp.
     ("repeat_penalty", Number(1.0)),
     ("typical_p", Number(1.0)),
+    ("typ_p", Number(1.0)),
     ("tfs_z", Number(1.0)),
+    ("top_n_sigma", Number(-1.0)),
     ("mirostat", Number(0.0)),
     ("dynatemp_range", Number(0.0)),
     ("dry_multiplier", Number(0.0)),
@@ -206,6 +243,48 @@ const REFUSED: &[(&str, Neutral)] = &[
     ("n_probs", Number(0.0)),
     ("samplers", Empty),
     ("image_data", Empty),
+    ("lora", Empty),
+    // SGLang.
+    ("regex", Empty),
+    ("ebnf", Empty),
+    ("stop_regex", Empty),
+    ("no_stop_trim", Empty),
+    ("lora_path", Empty),
+    ("custom_logit_processor", Empty),
+    // TGI and LoRAX.
+    ("adapter_id", Empty),
+    ("max_new_tokens", Null),
+    ("min_new_tokens", Number(0.0)),
+    ("max_length", Null),
+    ("min_length", Number(0.0)),
+    ("do_sample", Null),
+    ("num_beams", Number(1.0)),
+    ("num_return_sequences", Number(1.0)),
+    // text-generation-webui.
+    ("top_a", Number(0.0)),
+    ("tfs", Number(1.0)),
+    ("epsilon_cutoff", Number(0.0)),
+    ("eta_cutoff", Number(0.0)),
+    ("encoder_repetition_penalty", Number(1.0)),
+    ("no_repeat_ngram_size", Number(0.0)),
+    ("penalty_alpha", Number(0.0)),
+    ("smoothing_factor", Number(0.0)),
+    ("mirostat_mode", Number(0.0)),
+    ("guidance_scale", Number(1.0)),
+    ("negative_prompt", Empty),
+    ("ban_eos_token", Empty),
+    ("custom_token_bans", Empty),
+    // Ollama and Anthropic.
+    ("options", Empty),
+    ("num_predict", Null),
+    ("format", Empty),
+    ("system", Empty),
+    ("images", Empty),
+    ("max_tokens_to_sample", Null),
+    ("stop_sequences", Empty),
+    ("stop_strings", Empty),
+    ("stopping_strings", Empty),
+    ("prefill", Empty),
 ];
 
 #[cfg(test)]
@@ -238,7 +317,7 @@ mod tests {
 
     #[test]
     fn fields_that_would_change_the_answer_are_refused_by_name() {
-        let refused = |text: &str| fields(text).refuse_rest().map_err(|e| message(&e));
+        let refused = |text: &str| fields(text).refuse_rest(&["messages"]).map_err(|e| message(&e));
         for (field, name) in [
             ("\"tool_choice\":\"required\"", "tool_choice"),
             ("\"tools\":[{}]", "tools"),
@@ -248,12 +327,27 @@ mod tests {
             ("\"frequency_penalty\":0.5", "frequency_penalty"),
             ("\"response_format\":{\"type\":\"json_object\"}", "response_format"),
             ("\"include_stop_str_in_output\":true", "include_stop_str_in_output"),
+            ("\"lora\":[{\"id\":0,\"scale\":0.5}]", "lora"),
+            ("\"lora_path\":\"x\"", "lora_path"),
+            ("\"adapter_id\":\"x\"", "adapter_id"),
+            ("\"regex\":\"a+\"", "regex"),
+            ("\"guided_decoding\":{\"json\":{}}", "guided_decoding"),
+            ("\"enable_thinking\":false", "enable_thinking"),
+            ("\"thinking\":{\"type\":\"disabled\"}", "thinking"),
+            ("\"max_new_tokens\":0", "max_new_tokens"),
+            ("\"do_sample\":false", "do_sample"),
+            ("\"no_repeat_ngram_size\":2", "no_repeat_ngram_size"),
+            ("\"system\":\"Be brief.\"", "system"),
+            ("\"options\":{\"num_predict\":2}", "options"),
+            ("\"modalities\":[\"text\",\"audio\"]", "modalities"),
+            ("\"messages\":[{}]", "messages"),
         ] {
             let error = refused(&format!("{{{field}}}")).unwrap_err();
             assert!(error.starts_with(&format!("{name}: ")), "{error}");
         }
         let harmless = "{\"user\":\"u\",\"store\":true,\"metadata\":{\"a\":\"b\"},\"tool_choice\":\"auto\",\"tools\":[],\"repeat_penalty\":1,\
-             \"best_of\":1,\"logit_bias\":{},\"cache_prompt\":true,\"unknown\":7,\"response_format\":{\"type\":\"text\"}}";
+             \"best_of\":1,\"logit_bias\":{},\"cache_prompt\":true,\"unknown\":7,\"response_format\":{\"type\":\"text\"},\
+             \"modalities\":[\"text\"],\"verbosity\":\"medium\",\"num_beams\":1,\"top_n_sigma\":-1,\"enable_thinking\":null,\"messages\":[]}";
         assert_eq!(refused(harmless), Ok(()));
     }
 
@@ -262,7 +356,7 @@ mod tests {
         fn any_body_is_no_panic(text in ".{0,80}", name in "[a-z_]{1,12}", value in "(-?[1-9][0-9]{0,21}(\\.[0-9]+)?|\"[a-z]*\"|\\[1,-2\\]|\\{\\}|true|null)") {
             let _ = Fields::parse(text.as_bytes());
             let mut fields = fields(&format!("{{\"{name}\":{value},\"max_tokens\":{value},\"stop\":{value}}}"));
-            let _ = fields.refuse_rest();
+            let _ = fields.refuse_rest(&["prompt"]);
             let _ = fields.whole("max_tokens", 0..=10);
             let _ = fields.texts("stop");
         }

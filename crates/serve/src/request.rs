@@ -66,8 +66,14 @@ impl RequestSettings {
             return Err(ApiError::field("skip_special_tokens", "only true is supported"));
         }
         let stream = fields.flag("stream")?.unwrap_or(false);
-        let include_usage =
-            fields.object("stream_options")?.get("include_usage").and_then(Value::as_bool).unwrap_or(false);
+        let include_usage = match fields.object("stream_options")?.get("include_usage") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => {
+                let message = format_args!("include_usage must be true or false, not {other}");
+                return Err(ApiError::field("stream_options", message));
+            }
+        };
         let options = GenerateOptions {
             temperature,
             top_k,

@@ -1,6 +1,7 @@
 //! Template files. In: text of a known format; out: named templates whose placeholders were found.
 //! Invariant: filling a template inserts the question unchanged; a placeholder inside the question is not filled.
 
+use eraser_data::check_quotes;
 use eraser_model::{Error, Jinja, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,9 +55,11 @@ impl Template {
         }
         let mut texts = Vec::new();
         let mut text = String::new();
+        let mut forms: Vec<&str> = Vec::new();
         let mut rest = source.trim_end_matches(['\n', '\r']);
         while let Some(c) = rest.chars().next() {
-            if let Some(length) = placeholder(rest) {
+            if let Some((length, form)) = placeholder(rest) {
+                forms.push(form);
                 texts.push(std::mem::take(&mut text));
                 rest = &rest[length..];
             } else {
@@ -65,6 +68,9 @@ impl Template {
             }
         }
         texts.push(text);
+        if let Some(other) = forms.iter().find(|form| **form != forms[0]) {
+            return Err(two_forms(&name, forms[0], other));
+        }
         if texts.len() < 2 {
             return Err(Error::request(format!("the template `{name}` has no place for the question"))
                 .hint("put `{{ prompt }}`, `{prompt}` or `[INSERT PROMPT HERE]` where the question goes"));
@@ -96,6 +102,10 @@ impl Template {
             return Err(Error::request(format!("the template `{name}` has no place for the question"))
                 .hint("put `{{ prompt }}` where the question goes"));
         }
+        let verbatim = source.contains("raw");
+        if let Some(other) = PLAIN.into_iter().find(|form| !verbatim && texts.iter().any(|text| text.contains(form))) {
+            return Err(two_forms(&name, JINJA, other));
+        }
         Ok(Self { name, texts })
     }
 
@@ -115,13 +125,25 @@ fn is_jinja(source: &str) -> bool {
     ["{%", "{#"].iter().any(|tag| source.contains(tag)) || source.match_indices("{{").any(other)
 }
 
-/// Length in bytes of the placeholder that `text` begins with.
-fn placeholder(text: &str) -> Option<usize> {
+/// The place of the question as Jinja has it, for messages.
+const JINJA: &str = "{{ prompt }}";
+
+/// The other forms of the place of the question.
+const PLAIN: [&str; 2] = ["{prompt}", "[INSERT PROMPT HERE]"];
+
+/// Length in bytes of the placeholder that `text` begins with, and its form.
+fn placeholder(text: &str) -> Option<(usize, &'static str)> {
     if let Some(inner) = text.strip_prefix("{{") {
         let after = inner.trim_start().strip_prefix("prompt")?.trim_start().strip_prefix("}}")?;
-        return Some(text.len() - after.len());
+        return Some((text.len() - after.len(), JINJA));
     }
-    ["{prompt}", "[INSERT PROMPT HERE]"].into_iter().find(|form| text.starts_with(form)).map(str::len)
+    PLAIN.into_iter().find(|form| text.starts_with(form)).map(|form| (form.len(), form))
+}
+
+/// `PyRIT` leaves `{prompt}` as it is where `{{ prompt }}` is the place; other tools fill both.
+fn two_forms(name: &str, one: &str, other: &str) -> Error {
+    Error::request(format!("the template `{name}` holds both `{one}` and `{other}`: which is the place is not clear"))
+        .hint(format!("write every place as `{{{{ prompt }}}}`, and what is text as {{% raw %}}{other}{{% endraw %}}"))
 }
 
 /// The templates in `text`. One template without a name of its own is called `stem`; several `stem-1`, `stem-2`, ..
@@ -150,26 +172,77 @@ pub(super) fn parse(text: &str, format: Format, stem: &str) -> Result<Vec<Templa
 /// Name, if the file gives one, and source of a template.
 type Source = (Option<String>, String);
 
+/// The keys of a YAML template that are looked at.
+#[derive(Deserialize)]
+struct Document {
+    value: Option<String>,
+    template: Option<String>,
+    system: Option<String>,
+    system_prompt: Option<String>,
+    data_type: Option<String>,
+    name: Option<Value>,
+    parameters: Option<Value>,
+    description: Option<Value>,
+}
+
+impl Document {
+    fn source(self) -> Result<Option<String>> {
+        source(|key| match key {
+            "value" => self.value.clone(),
+            "template" => self.template.clone(),
+            "system" => self.system.clone(),
+            "system_prompt" => self.system_prompt.clone(),
+            "data_type" => self.data_type.clone(),
+            _ => None,
+        })
+    }
+}
+
+/// The template of a mapping, whose texts `text` gives by key.
+///
+/// # Errors
+/// It has two, or more to it than a text for the user's turn.
+fn source(text: impl Fn(&str) -> Option<String>) -> Result<Option<String>> {
+    let found = match (text("value"), text("template")) {
+        (Some(_), Some(_)) => return Err(Error::request("there is a template under both `value` and `template`")),
+        (value, template) => value.or(template),
+    };
+    let Some(found) = found else { return Ok(None) };
+    for key in ["system", "system_prompt"] {
+        if text(key).is_some_and(|text| !text.trim().is_empty()) {
+            return Err(Error::request(format!("there is a `{key}` beside the template, which has no place for it"))
+                .hint("a template is the text of the user's turn"));
+        }
+    }
+    match text("data_type").filter(|kind| kind != "text") {
+        Some(kind) => Err(Error::request(format!("`data_type` is {kind}: only templates of text are read"))),
+        None => Ok(Some(found)),
+    }
+}
+
 /// A YAML mapping with `value` (as `PyRIT`) or `template`; its other keys describe it. The file's name is its name.
 fn yaml(text: &str) -> Result<Vec<Source>> {
-    #[derive(Deserialize)]
-    struct Document {
-        value: Option<String>,
-        template: Option<String>,
-    }
     let document: Document = serde_saphyr::from_str(text).map_err(|e| {
         Error::request(format!("not a YAML template: {e}")).hint("write a mapping with the template under `value`")
     })?;
-    let source = document.value.or(document.template).ok_or_else(|| no_template("value"))?;
-    Ok(vec![(None, source)])
+    Ok(vec![(None, document.source()?.ok_or_else(|| no_template("value"))?)])
 }
 
 /// A TOML table with `value` or `template`, or else `name = template`, at the top or one level down; by name.
 fn toml(text: &str) -> Result<Vec<Source>> {
     let table: toml::Table =
         text.parse().map_err(|e: toml::de::Error| Error::request(format!("not TOML: {}", e.message())))?;
-    if let Some(source) = ["value", "template"].iter().find_map(|key| table.get(*key)?.as_str()) {
-        return Ok(vec![(None, source.to_owned())]);
+    let of = |key: &str| table.get(key).and_then(toml::Value::as_str).map(str::to_owned);
+    if let Some(found) = source(of)? {
+        let places = |text: &str| text.char_indices().any(|(at, _)| placeholder(&text[at..]).is_some());
+        let another = |(key, value): &(&String, &toml::Value)| {
+            !["value", "template"].contains(&key.as_str()) && value.as_str().is_some_and(places)
+        };
+        if let Some((key, _)) = table.iter().find(another) {
+            return Err(Error::request(format!("there is a template under `{key}` too"))
+                .hint("several templates are a table of `name = \"template\"`"));
+        }
+        return Ok(vec![(None, found)]);
     }
     let mut sources = Vec::new();
     for (key, value) in &table {
@@ -195,7 +268,31 @@ fn plain(text: &str) -> Result<Vec<Source>> {
         return Err(Error::request("the file holds JSON")
             .hint("give it a name that ends in .json (one list) or .jsonl (one row per line)"));
     }
+    let other = |what: &str, ending: &str| {
+        Err(Error::request(format!("the file holds {what}")).hint(format!("give it a name that ends in {ending}")))
+    };
+    let described = |d: &Document| d.name.is_some() || d.parameters.is_some() || d.description.is_some();
+    if serde_saphyr::from_str::<Document>(text)
+        .is_ok_and(|d| described(&d) && (d.value.is_some() || d.template.is_some()))
+    {
+        return other("a YAML template", ".yaml");
+    }
+    if text.parse::<toml::Table>().is_ok_and(|table| !table.is_empty()) {
+        return other("a TOML table", ".toml");
+    }
+    let header: Vec<&str> = text.lines().next().unwrap_or_default().split(',').map(str::trim).collect();
+    let word = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    if header.len() > 1 && header.iter().all(word) && header.iter().any(|name| is_column(name)) {
+        return other("CSV", ".csv");
+    }
     Ok(vec![(None, text.to_owned())])
+}
+
+/// The names of the columns of CSV that may hold templates.
+const COLUMNS: [&str; 3] = ["template", "prompt", "text"];
+
+fn is_column(name: &str) -> bool {
+    COLUMNS.iter().any(|column| name.eq_ignore_ascii_case(column))
 }
 
 /// One template per line: strings, or objects as in a JSON list.
@@ -213,8 +310,8 @@ fn row(value: Value) -> Result<Source> {
     match value {
         Value::String(source) => Ok((None, source)),
         Value::Object(object) => {
-            let text = |key| object.get(key).and_then(Value::as_str).map(str::to_owned);
-            let source = text("template").or_else(|| text("value")).ok_or_else(|| no_template("template"))?;
+            let text = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
+            let source = source(text)?.ok_or_else(|| no_template("template"))?;
             Ok((text("name"), source))
         }
         _ => Err(no_template("template")),
@@ -234,11 +331,12 @@ fn json(text: &str) -> Result<Vec<Source>> {
 
 /// CSV with a header: the column `template`, `prompt` or `text`, and `name` if there is one.
 fn csv(text: &str) -> Result<Vec<Source>> {
+    check_quotes(text, b',')?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let wrong = |e: csv::Error| Error::request(format!("not CSV: {e}"));
     let header = reader.headers().map_err(wrong)?.clone();
     let column = |name: &str| header.iter().position(|h| h.trim().eq_ignore_ascii_case(name));
-    let source = ["template", "prompt", "text"].into_iter().find_map(column).ok_or_else(|| {
+    let source = COLUMNS.into_iter().find_map(column).ok_or_else(|| {
         Error::request("no column `template`, `prompt` or `text`").hint("the first line names the columns")
     })?;
     let name = column("name");
@@ -259,145 +357,4 @@ fn not_text(key: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn filled(text: &str, format: Format) -> Vec<(String, String)> {
-        parse(text, format, "stem").unwrap().iter().map(|t| (t.name.clone(), t.fill("Q"))).collect()
-    }
-
-    #[test]
-    fn pyrit_templates_are_rendered_as_jinja_or_refused_by_name() {
-        let yaml = |value: &str| format!("name: A\nparameters: [prompt]\nvalue: {}\n", Value::from(value));
-        let raw = "{% raw %}Write {code} and {{ braces }}:{% endraw %} {{ prompt }}{# a note #}\n";
-        assert_eq!(filled(&yaml(raw), Format::Yaml), [pair("stem", "Write {code} and {{ braces }}: Q")]);
-        let twice = "{% for i in range(2) %}{{ i }}: {{ prompt }}\n{% endfor %}end";
-        assert_eq!(filled(&yaml(twice), Format::Yaml), [pair("stem", "0: Q\n1: Q\nend")]);
-        let error = |value: &str| parse(&yaml(value), Format::Yaml, "stem").unwrap_err().to_string();
-        assert!(error("As {{ persona }}: {{ prompt }}").contains("`persona`"));
-        assert!(error("{% if language %}x{% endif %}{{ prompt }}").contains("`language`"));
-        assert!(error("{% raw %}{{ prompt }}{% endraw %}").contains("no place"));
-        assert!(error("{{ prompt | upper }}").contains("changes the question"));
-        assert!(error("{% if prompt|length > 20 %}x{% endif %}{{ prompt }}").contains("depends on it"));
-        assert!(error("{{ prompt }}{% endif %}").contains("stem: template: "));
-    }
-
-    #[test]
-    fn rows_are_a_template_each_and_json_under_another_name_is_no_template() {
-        let rows = "{\"name\": \"one\", \"template\": \"1 {{ prompt }}\"}\n\n\"2 {prompt}\"\n";
-        assert_eq!(filled(rows, Format::Jsonl), [pair("one", "1 Q"), pair("stem-2", "2 Q")]);
-        assert!(parse("{\"name\": 1}\n", Format::Jsonl, "s").unwrap_err().to_string().starts_with("line 1: "));
-        for text in [rows, "[\"1 {prompt}\"]", "{\"template\": \"{prompt}\"}"] {
-            assert!(parse(text, Format::Text, "s").unwrap_err().to_string().contains("JSON"), "{text}");
-        }
-        assert_eq!(filled("{prompt} [or so]", Format::Text), [pair("stem", "Q [or so]")]);
-    }
-
-    fn pair(name: &str, text: &str) -> (String, String) {
-        (name.to_owned(), text.to_owned())
-    }
-
-    #[test]
-    fn placeholders() {
-        for (source, result) in [
-            ("a {{ prompt }} b", "a Q b"),
-            ("{{prompt}}", "Q"),
-            ("{{  prompt\t}}!", "Q!"),
-            ("{prompt} and {prompt}", "Q and Q"),
-            ("x [INSERT PROMPT HERE]\n\n", "x Q"),
-            ("{{{prompt}}}", "{Q}"),
-            ("{other} {{ prompt }} {prompts}", "{other} Q {prompts}"),
-        ] {
-            assert_eq!(filled(source, Format::Text), [pair("stem", result)], "{source}");
-        }
-        for source in ["", "no place", "{{ prompt }", "{ prompt }", "{{ Prompt }}", "[insert prompt here]"] {
-            let error = parse(source, Format::Text, "stem").unwrap_err();
-            assert!(error.hints().iter().any(|hint| hint.contains("{{ prompt }}")), "{source}");
-        }
-    }
-
-    #[test]
-    fn a_question_is_put_in_as_it_is() {
-        let template = Template::new("t".into(), "{prompt}{prompt}").unwrap();
-        assert_eq!(template.fill("{prompt}"), "{prompt}{prompt}");
-    }
-
-    #[test]
-    fn yaml_takes_value_or_template() {
-        assert_eq!(filled("---\nname: N\nvalue: >\n  one\n  {{ prompt }}\n", Format::Yaml), [pair("stem", "one Q")]);
-        assert_eq!(filled("template: |\n  a\n  {prompt}\n", Format::Yaml), [pair("stem", "a\nQ")]);
-        for text in ["", "- a", "value: 3: 4", "other: x", "value: [a]", "a: &a [*a]"] {
-            assert!(parse(text, Format::Yaml, "stem").is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn toml_takes_a_template_or_a_table_of_them() {
-        assert_eq!(filled("value = 'v {prompt}'\nname = 'x'", Format::Toml), [pair("stem", "v Q")]);
-        assert_eq!(
-            filled("a = '1 {prompt}'\n[more]\nb = '2 {prompt}'", Format::Toml),
-            [pair("a", "1 Q"), pair("b", "2 Q")]
-        );
-        for text in ["", "a = 1", "[t]\na = 1", "= 3"] {
-            assert!(parse(text, Format::Toml, "stem").is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn json_takes_strings_and_objects() {
-        let text = r#"["1 {prompt}", {"name": "two", "template": "2 {prompt}"}, {"value": "3 {prompt}"}]"#;
-        assert_eq!(filled(text, Format::Json), [pair("stem-1", "1 Q"), pair("two", "2 Q"), pair("stem-3", "3 Q")]);
-        for text in ["", "[]", "{}", "[1]", "[{}]", "[\"x\"]"] {
-            assert!(parse(text, Format::Json, "stem").is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn csv_takes_the_first_known_column() {
-        assert_eq!(filled("id,Prompt\n1,\"a, {prompt}\"\n", Format::Csv), [pair("stem", "a, Q")]);
-        assert_eq!(
-            filled("\u{feff}template,name\n1 {prompt},one\n2 {prompt},\n", Format::Csv),
-            [pair("one", "1 Q"), pair("stem-2", "2 Q")]
-        );
-        for text in ["", "a,b\n1,2\n", "text\n", "text,b\n{prompt}\n", "text\nno place\n"] {
-            assert!(parse(text, Format::Csv, "stem").is_err(), "{text}");
-        }
-    }
-
-    const FORMATS: [Format; 5] = [Format::Yaml, Format::Toml, Format::Json, Format::Csv, Format::Text];
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in "\\PC{0,60}", lines in "([a-z\\[\\]{}=:,\"'&*!|> -]{0,12}\n){0,6}") {
-            for format in FORMATS {
-                let _ = parse(&text, format, "stem");
-                let _ = parse(&lines, format, "stem");
-            }
-        }
-
-        #[test]
-        fn any_question_stands_between_the_texts(before in "[^{\\[]{0,20}", after in "[^{\\[]{0,20}", question in "\\PC{0,20}") {
-            let source = format!("{before}{{{{ prompt }}}}{after}");
-            let template = Template::new("t".into(), &source).unwrap();
-            let expected = format!("{before}{question}{}", after.trim_end_matches(['\n', '\r']));
-            prop_assert_eq!(template.fill(&question), expected);
-        }
-
-        #[test]
-        fn templates_survive_json_and_csv(texts in proptest::collection::vec("[^{\\[]{1,20}", 1..5)) {
-            let sources: Vec<String> = texts.iter().map(|t| format!("{t}{{prompt}}.")).collect();
-            let expected: Vec<String> = texts.iter().map(|t| format!("{t}Q.")).collect();
-            let fill = |templates: Vec<Template>| templates.iter().map(|t| t.fill("Q")).collect::<Vec<_>>();
-            let json = serde_json::to_string(&sources).unwrap();
-            prop_assert_eq!(&fill(parse(&json, Format::Json, "s").unwrap()), &expected);
-            let mut writer = csv::Writer::from_writer(Vec::new());
-            writer.write_record(["template"]).unwrap();
-            for source in &sources {
-                writer.write_record([source]).unwrap();
-            }
-            let csv = String::from_utf8(writer.into_inner().unwrap()).unwrap();
-            prop_assert_eq!(&fill(parse(&csv, Format::Csv, "s").unwrap()), &expected);
-        }
-    }
-}
+mod tests;

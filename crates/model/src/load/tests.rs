@@ -112,6 +112,28 @@ fn a_tokenizer_with_more_ids_than_the_embedding_has_rows_refuses_only_texts_that
     assert_eq!(model.tokenizer.plain_ids().len(), 8);
 }
 
+/// A bias of a layer, or a layer more than the configuration has, was left out without a word.
+#[test]
+fn tensors_of_layers_that_the_network_has_no_place_for_are_known() {
+    let dir = tiny(8);
+    let path = dir.path().join("model.safetensors");
+    let model = load(dir.path().to_str().unwrap(), &options()).unwrap();
+    let mut tensors = model.decoder.named_tensors().unwrap();
+    let one = Tensor::ones(4, DType::F32, &Device::Cpu).unwrap();
+    for name in
+        ["layers.0.self_attn.q_proj.bias", "layers.9.input_layernorm.weight", "layers.0.self_attn.rotary_emb.inv_freq"]
+    {
+        tensors.push((format!("model.{name}"), one.clone()));
+    }
+    tensors.push(("vision_tower.layers.0.weight".to_owned(), one));
+    save_safetensors(&path, &tensors, DType::F32).unwrap();
+    let source = HfDirectory::open(dir.path()).unwrap();
+    assert!(source.unread().count() > 2, "nothing is read yet");
+    Decoder::load(&model.config, &source as &dyn TensorSource, WeightStorage::Dense(DType::F32), &Device::Cpu).unwrap();
+    let unread: Vec<&str> = source.unread().collect();
+    assert_eq!(unread, ["model.layers.0.self_attn.q_proj.bias", "model.layers.9.input_layernorm.weight"]);
+}
+
 #[test]
 fn a_head_of_its_own_is_used_whatever_the_configuration_says_of_ties() {
     let dir = tiny(8);

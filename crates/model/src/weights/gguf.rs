@@ -10,6 +10,8 @@ use crate::{
 use candle_core::{DType, Device, Tensor};
 use eraser_ops::Stored;
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// The tensors of a GGUF file, de-quantised as they are read.
 #[derive(Debug)]
@@ -20,13 +22,22 @@ pub struct GgufWeights<'a> {
     norms: NormPlacement,
     /// Norms' weights in the file are what a row is multiplied by: one more than in the checkpoint.
     plus_one: bool,
+    /// Names in the file of what was read.
+    read: RefCell<HashSet<String>>,
 }
 
 impl<'a> GgufWeights<'a> {
     /// The tensors of `file`, whose shape is `config`.
     pub fn new(file: &'a GgufFile, config: &ModelConfig) -> Self {
         let interleaved = Spec::of(config.family).interleaved.then_some(config.head_dim);
-        Self { file, interleaved, norms: config.layer.norms, plus_one: config.layer.unit_norms }
+        let (norms, plus_one) = (config.layer.norms, config.layer.unit_norms);
+        Self { file, interleaved, norms, plus_one, read: RefCell::default() }
+    }
+
+    /// Tensors of decoder layers that nothing has read.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = &str> {
+        let names = self.file.tensors().iter().map(|tensor| tensor.name.as_str());
+        names.filter(|name| name.starts_with("blk.") && !self.read.borrow().contains(*name))
     }
 }
 
@@ -39,6 +50,7 @@ impl GgufWeights<'_> {
         let other = own.replace(".ffn_norm.", ".post_attention_norm.");
         let info = self.file.tensor(&own).or_else(|| self.file.tensor(&other)).ok_or_else(|| missing(path, &own))?;
         check_shape(path, &own, &info.shape, shape)?;
+        self.read.borrow_mut().insert(info.name.clone());
         let data = self.file.data(info);
         Ok(match self.interleaved {
             Some(head_dim) if is_interleaved(name) => {

@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     path::{Component, Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Name of a model's weights in one file.
@@ -34,9 +35,10 @@ struct Shard {
     map: Mmap,
 }
 
-/// A tensor: its shard, type, shape and place in the shard.
+/// A tensor: its shard, type, shape and place in the shard, and whether it was read.
 #[derive(Debug)]
 struct Entry {
+    read: AtomicBool,
     shard: usize,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -69,6 +71,7 @@ impl HfDirectory {
         // The data follows the header, which follows its own length of 8 bytes.
         let start = 8 + header;
         let entry = |info: &TensorInfo| Entry {
+            read: AtomicBool::new(false),
             shard,
             dtype: info.dtype,
             shape: info.shape.clone(),
@@ -134,6 +137,7 @@ impl HfDirectory {
         let entry = self.find(name).ok_or_else(|| missing(&self.dir, name))?;
         let path = self.shards.get(entry.shard).map_or(&self.dir, |shard| &shard.path);
         check_shape(path, name, &entry.shape, shape)?;
+        entry.read.store(true, Ordering::Relaxed);
         Ok((entry, path))
     }
 
@@ -141,6 +145,18 @@ impl HfDirectory {
     pub(crate) fn differ(&self, a: &str, b: &str) -> bool {
         let (Some(a), Some(b)) = (self.find(a), self.find(b)) else { return false };
         a.range != b.range && (a.dtype, &a.shape, self.bytes(a)) != (b.dtype, &b.shape, self.bytes(b))
+    }
+
+    /// Tensors of decoder layers that nothing has read. Those of other parts, as of a vision tower, are none, and
+    /// neither are the frequencies of the rotation, which old files have and the configuration says.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = &str> {
+        let of_layer = |name: &str| {
+            let rest = ["model.language_model.", "language_model.model.", "model."];
+            let rest = rest.iter().find_map(|prefix| name.strip_prefix(prefix));
+            rest.is_some_and(|rest| rest.starts_with("layers.")) && !name.ends_with("inv_freq")
+        };
+        let unread = move |(name, entry): &(&String, &Entry)| of_layer(name) && !entry.read.load(Ordering::Relaxed);
+        self.tensors.iter().filter(unread).map(|(name, _)| name.as_str())
     }
 
     /// Gives the memory of what was read from the files back.

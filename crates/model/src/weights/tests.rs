@@ -45,6 +45,8 @@ fn gguf_tensors_come_in_hugging_face_layout() {
     assert_eq!(read("qwen2", "model.layers.0.self_attn.q_proj.bias", &[4]), [1.0, 2.0, 3.0, 4.0]);
 
     let weights = GgufWeights::new(&file, &config("llama"));
+    weights.tensor(q, &[4, 4], DType::F32, CPU).unwrap();
+    assert_eq!(weights.unread().collect::<Vec<_>>(), ["blk.0.attn_v.weight", "blk.0.attn_q.bias"]);
     assert!(weights.contains(q) && !weights.contains("lm_head.weight") && !weights.contains("unheard.of"));
     for (name, shape, wanted) in [
         (q, &[2, 8][..], "shape"),

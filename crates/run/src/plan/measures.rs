@@ -322,18 +322,7 @@ mod tests {
     #[test]
     fn rows_say_that_they_are_unsafe_in_the_words_of_several_sets() {
         let says = |row: serde_json::Value| says_unsafe(row.as_object().unwrap_or(&serde_json::Map::new()));
-        for (column, value) in [
-            ("label", "unsafe".into()),
-            ("Label ", " Unsafe".into()),
-            ("type", "contrast_homonyms".into()),
-            ("prompt_harm_label", "harmful".into()),
-            ("is_safe", false.into()),
-            ("toxicity", 1.into()),
-            ("harmful", "True".into()),
-        ] {
-            assert!(says(serde_json::json!({ column: value })), "{column} {value}");
-        }
-        for (column, value) in [
+        let no: [(&str, serde_json::Value); 7] = [
             ("label", "safe".into()),
             ("label", 1.into()),
             ("type", "homonyms".into()),
@@ -341,8 +330,21 @@ mod tests {
             ("is_safe", true.into()),
             ("toxicity", 0.into()),
             ("category", "unsafe words".into()),
-        ] {
-            assert!(!says(serde_json::json!({ column: value })), "{column} {value}");
+        ];
+        let yes: [(&str, serde_json::Value); 7] = [
+            ("label", "unsafe".into()),
+            ("Label ", " Unsafe".into()),
+            ("type", "contrast_homonyms".into()),
+            ("prompt_harm_label", "harmful".into()),
+            ("is_safe", false.into()),
+            ("toxicity", 1.into()),
+            ("harmful", "True".into()),
+        ];
+        for (column, value) in yes {
+            assert!(says(serde_json::json!({ column: value })), "{column}");
+        }
+        for (column, value) in no {
+            assert!(!says(serde_json::json!({ column: value })), "{column}");
         }
     }
 }
