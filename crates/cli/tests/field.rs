@@ -92,6 +92,21 @@ fn files_of_the_field_go_through_all_verbs() {
     let unsafe_rows = dir.refused(&eval.replace("--over-refusal benign.txt", "--over-refusal labelled.tsv"));
     assert!(unsafe_rows.contains("1 row labelled unsafe"), "{unsafe_rows}");
 
+    // What a question alone cannot say, and what is only half of a file.
+    dir.write("system.jsonl", "{\"prompt\":\"What is bread?\",\"system\":\"You are a baker.\"}\r\n");
+    dir.write("open.csv", "prompt\r\n\"What is bread?\r\nWhat is rope?\r\n");
+    dir.write("told/pyrit.txt", "name: Told\nparameters:\n  - prompt\nvalue: |\n  Tell {{ prompt }}\n");
+    dir.write("told/both.yaml", "value: Fill {prompt} in, {{ prompt }}\n");
+    for (from, to, named) in [
+        ("--over-refusal benign.txt", "--over-refusal system.jsonl", "row 0 of those chosen has `system`"),
+        ("--over-refusal benign.txt", "--over-refusal open.csv", "line 2: a field begins with a quote"),
+        ("--templates templates", "--templates told/pyrit.txt", "the file holds a YAML template"),
+        ("--templates templates", "--templates told/both.yaml", "holds both `{{ prompt }}` and `{prompt}`"),
+    ] {
+        let error = dir.refused(&eval.replace(from, to));
+        assert!(error.contains(named), "{to}: {error}");
+    }
+
     dir.done("report run");
     let report = dir.text("run/report.md");
     for part in [

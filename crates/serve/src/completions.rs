@@ -20,16 +20,7 @@ use std::sync::Arc;
 const DEFAULT_NEW: usize = 16;
 
 /// Fields of chats that would change the answer here.
-const ELSEWHERE: [&str; 8] = [
-    "messages",
-    "max_completion_tokens",
-    "top_logprobs",
-    "continue_final_message",
-    "add_generation_prompt",
-    "chat_template_kwargs",
-    "documents",
-    "reasoning_effort",
-];
+const ELSEWHERE: [&str; 3] = ["messages", "max_completion_tokens", "top_logprobs"];
 
 /// Answers a body.
 pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response, ApiError> {

@@ -142,6 +142,7 @@ fn placeholder(text: &str) -> Option<(usize, &'static str)> {
 
 /// `PyRIT` leaves `{prompt}` as it is where `{{ prompt }}` is the place; other tools fill both.
 fn two_forms(name: &str, one: &str, other: &str) -> Error {
+    let (one, other) = if other == JINJA { (other, one) } else { (one, other) };
     Error::request(format!("the template `{name}` holds both `{one}` and `{other}`: which is the place is not clear"))
         .hint(format!("write every place as `{{{{ prompt }}}}`, and what is text as {{% raw %}}{other}{{% endraw %}}"))
 }
@@ -281,8 +282,7 @@ fn plain(text: &str) -> Result<Vec<Source>> {
         return other("a TOML table", ".toml");
     }
     let header: Vec<&str> = text.lines().next().unwrap_or_default().split(',').map(str::trim).collect();
-    let word = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    if header.len() > 1 && header.iter().all(word) && header.iter().any(|name| is_column(name)) {
+    if header.iter().any(|name| is_column(name)) && header.iter().any(|name| name.eq_ignore_ascii_case("name")) {
         return other("CSV", ".csv");
     }
     Ok(vec![(None, text.to_owned())])

@@ -57,6 +57,14 @@ fn wrong_requests_are_told_what_is_wrong() {
         (json!({"messages": [{"role": "tool", "content": "x"}]}), 400, "role"),
         (json!({"messages": [{"role": "user", "content": "long ".repeat(5000)}]}), 400, "room"),
         (json!({"top_logprobs": 2}), 400, "logprobs"),
+        (json!({"lora": [{"id": 0, "scale": 0.5}]}), 400, "lora"),
+        (json!({"enable_thinking": false}), 400, "enable_thinking"),
+        (json!({"prompt": "Hi"}), 400, "prompt"),
+        (json!({"stream_options": {"include_usage": "yes"}}), 400, "stream_options"),
+        (json!({"chat_template_kwargs": {"continue_final_message": true}}), 400, "chat_template_kwargs"),
+        (json!({"messages": [{"role": "assistant", "content": "Sure", "prefix": true}]}), 400, "prefix"),
+        (json!({"messages": [{"role": "user", "content": "Hi", "images": ["aGk="]}]}), 400, "images"),
+        (json!({"messages": [{"role": "assistant", "content": "", "refusal": "No."}]}), 400, "refusal"),
     ] {
         let (found, answer) = chat(extra.clone());
         let message = answer["error"]["message"].as_str().unwrap_or_default();
@@ -66,6 +74,8 @@ fn wrong_requests_are_told_what_is_wrong() {
         json!({"model": "base", "prompt": [999_999]}),
         json!({"model": "base", "prompt": []}),
         json!({"model": "base", "prompt": {"a": 1}}),
+        json!({"model": "base", "prompt": "Hi", "max_completion_tokens": 1}),
+        json!({"model": "base", "prompt": "Hi", "messages": [{"role": "user", "content": "Hi"}]}),
     ] {
         assert_eq!(server.post("/v1/completions", &body).0, 400);
     }
