@@ -22,7 +22,7 @@ fn read_all(file: std::fs::File) -> std::result::Result<Vec<Row>, Box<dyn std::e
     let rows = reader.get_row_iter(None)?;
     let mut size = 0;
     let row = |(i, row): (usize, std::result::Result<parquet::record::Row, _>)| {
-        let value = row?.to_json_value();
+        let value = object(&row?);
         // A dictionary of one long text can be referred to by any number of rows.
         size += bytes(&value);
         if size > MOST {
@@ -31,6 +31,25 @@ fn read_all(file: std::fs::File) -> std::result::Result<Vec<Row>, Box<dyn std::e
         Ok(Row { place: format!("row {}", i + 1), value })
     };
     rows.enumerate().map(row).collect()
+}
+
+/// A row as JSON.
+#[cfg(feature = "parquet")]
+fn object(row: &parquet::record::Row) -> serde_json::Value {
+    row.get_column_iter().map(|(name, field)| (name.clone(), json(field))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// A value as JSON. Bytes without a type are text where they are UTF-8, as some programs write it, and else nothing that
+/// could be read: base64 would be taken for a text.
+#[cfg(feature = "parquet")]
+fn json(field: &parquet::record::Field) -> serde_json::Value {
+    use parquet::record::Field;
+    match field {
+        Field::Bytes(bytes) => std::str::from_utf8(bytes.data()).map_or(serde_json::Value::Null, Into::into),
+        Field::Group(row) => object(row),
+        Field::ListInternal(list) => list.elements().iter().map(json).collect(),
+        other => other.to_json_value(),
+    }
 }
 
 /// Most bytes of the rows of a file.

@@ -129,6 +129,10 @@ impl Endpoint {
                 Err(trouble) => trouble,
             };
             let what = self.redacted(&trouble.what);
+            if trouble.unanswered && attempt >= self.attempts {
+                tracing::warn!("endpoint {}: {what}: this question is one without an answer", self.url);
+                return Ok(Some(Answer { refused: true, stopped: true, ..Answer::default() }));
+            }
             if !trouble.retry || attempt >= self.attempts {
                 let tries = if attempt == 1 { String::new() } else { format!(" ({attempt} attempts)") };
                 let error = Error::failed(format!("endpoint {}: {what}{tries}", self.url));

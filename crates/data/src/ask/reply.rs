@@ -20,11 +20,13 @@ pub(super) struct Trouble {
     /// The server asks for this pause.
     pub(super) wait: Option<Duration>,
     pub(super) hint: Option<&'static str>,
+    /// It concerns this question alone: when no attempt is left, the question is one without an answer.
+    pub(super) unanswered: bool,
 }
 
 impl Trouble {
     pub(super) fn temporary(what: impl Into<String>) -> Self {
-        Self { what: what.into(), retry: true, wait: None, hint: None }
+        Self { what: what.into(), retry: true, wait: None, hint: None, unanswered: false }
     }
 
     pub(super) fn permanent(what: impl Into<String>) -> Self {
@@ -58,8 +60,28 @@ struct Choice {
 
 #[derive(Deserialize)]
 struct Message {
-    content: Option<String>,
+    content: Option<Content>,
     refusal: Option<String>,
+}
+
+/// What was said: a text, or parts of which some are text and others what the model thought.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Value>),
+}
+
+impl Content {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Parts(parts) => {
+                let texts = parts.iter().filter(|part| part["type"] == "text").filter_map(|part| part["text"].as_str());
+                texts.collect()
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -73,7 +95,7 @@ pub(super) fn read(status: u16, text: Result<String, Trouble>, wait: Option<Dura
         200 => {
             let text = text?;
             serde_json::from_str(&text)
-                .map_err(|e| Trouble::temporary(format!("the reply is not a chat completion ({e})")))
+                .map_err(|e| Trouble::temporary(format!("the reply is not a chat completion ({e}){}", message(&text))))
                 .and_then(completion)
         }
         408 | 409 | 425 | 429 | 500..=599 => {
@@ -99,10 +121,10 @@ pub(super) fn read(status: u16, text: Result<String, Trouble>, wait: Option<Dura
 fn completion(completion: Completion) -> Result<Answer, Trouble> {
     let tokens = completion.usage.and_then(|usage| usage.completion_tokens);
     let Some(Choice { message, finish_reason }) = completion.choices.into_iter().next() else {
-        return Err(Trouble::temporary("the reply has no choices"));
+        return Err(Trouble { unanswered: true, ..Trouble::temporary("the reply has no choices") });
     };
     let filtered = finish_reason.as_deref() == Some("content_filter");
-    match message.content.or(message.refusal.clone()) {
+    match message.content.map(Content::text).or(message.refusal.clone()) {
         Some(text) => Ok(Answer {
             text: text.trim().to_owned(),
             tokens,
@@ -113,6 +135,12 @@ fn completion(completion: Completion) -> Result<Answer, Trouble> {
         // and counted.
         None => Ok(Answer { tokens, stopped: true, refused: true, ..Answer::default() }),
     }
+}
+
+/// `: ` and the message of an error that came with a status of success, if there is one.
+fn message(text: &str) -> String {
+    let is_error = serde_json::from_str::<Value>(text).is_ok_and(|v| v.pointer("/error/message").is_some());
+    if is_error { said(text) } else { String::new() }
 }
 
 /// `: ` and what the server says is wrong, in part.
@@ -196,6 +224,9 @@ mod tests {
         assert_eq!(reply(200, text).unwrap(), expected);
         let refused = r#"{"choices":[{"message":{"content":null,"refusal":"No."},"finish_reason":"stop"}]}"#;
         assert!(reply(200, refused).unwrap().refused);
+        let parts =
+            r#"{"choices":[{"message":{"content":[{"type":"thinking","text":"hm"},{"type":"text","text":"yes"}]}}]}"#;
+        assert_eq!(reply(200, parts).unwrap().text, "yes");
         let filtered = r#"{"choices":[{"message":{"content":null},"finish_reason":"content_filter"}]}"#;
         assert!(reply(200, filtered).unwrap().refused);
         assert!(reply(400, r#"{"error":{"code":"content_filter"}}"#).unwrap().refused);
@@ -208,6 +239,10 @@ mod tests {
         {
             assert!(reply(status, text).unwrap_err().retry, "{status} {text}");
         }
+        let blocked = reply(200, r#"{"choices":[]}"#).unwrap_err();
+        assert!(blocked.unanswered, "one question that gets no choice at all does not end the job");
+        let said = reply(200, r#"{"error":{"message":"no such route"}}"#).unwrap_err();
+        assert!(said.what.ends_with(": no such route") && !said.unanswered, "{}", said.what);
         let no_text = r#"{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}"#;
         assert!(reply(200, no_text).unwrap().refused, "one reply without text does not end the job");
         let denied = reply(401, r#"{"error":{"message":"wrong key"}}"#).unwrap_err();
