@@ -1,5 +1,5 @@
-//! Columns of a row by their names. In: an object of JSON and a name; out: the key that is meant, what is asked in whole,
-//! and what a row has beside it. Invariant: a key that could mean two things is an error.
+//! Columns of a row by their names. In: an object of JSON and a name; out: the key that is meant, what is asked in
+//! whole, and what a row has beside it. Invariant: a key that could mean two things is an error.
 
 use eraser_model::{Error, Result};
 use serde_json::{Map, Value};
@@ -28,8 +28,8 @@ pub fn find_column<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option
     }
 }
 
-/// What is asked in whole: `text`, which was under `key`, and what it is about where the row has that under a key of its
-/// own; that key is taken out of the row and returned.
+/// What is asked in whole: `text`, which was under `key`, and what it is about where the row has that under a key of
+/// its own; that key is taken out of the row and returned.
 ///
 /// # Errors
 /// What it is about is no string.

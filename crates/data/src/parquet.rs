@@ -39,8 +39,8 @@ fn object(row: &parquet::record::Row) -> serde_json::Value {
     row.get_column_iter().map(|(name, field)| (name.clone(), json(field))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// A value as JSON. Bytes without a type are text where they are UTF-8, as some programs write it, and else nothing that
-/// could be read: base64 would be taken for a text.
+/// A value as JSON. Bytes without a type are text where they are UTF-8, as some programs write it, and else nothing
+/// that could be read: base64 would be taken for a text.
 #[cfg(feature = "parquet")]
 fn json(field: &parquet::record::Field) -> serde_json::Value {
     use parquet::record::Field;

@@ -48,8 +48,8 @@ impl Question {
 
 /// Reads questions: CSV or TSV (by the file's name), JSONL or a JSON list of objects or strings, or plain text, one a
 /// line; or Parquet. The text is in `column`, or in the first there is of goal, question, prompt, instruction (with the
-/// input or context that it is about), input, text, behavior (`HarmBench`, with its `ContextString`), `forbidden_prompt`
-/// (`StrongREJECT`); names are matched as [`find_column`] does.
+/// input or context that it is about), input, text, behavior (`HarmBench`, with its `ContextString`),
+/// `forbidden_prompt` (`StrongREJECT`); names are matched as [`find_column`] does.
 pub fn read_questions(path: &Path, column: Option<&str>) -> Result<Vec<Question>> {
     if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("parquet")) {
         return questions(parquet::read(path)?, column).map_err(|e| e.context(path.display()));

@@ -266,7 +266,8 @@ fn warn_of_unread<'a>(path: &Path, mut unread: impl Iterator<Item = &'a str>) {
     if let Some(first) = unread.next() {
         let all = counted(1 + unread.count(), "tensor");
         tracing::warn!(
-            "{}: not used: {all}, the first is `{first}`; if the model computes with it, the results are not the model's",
+            "{}: not used: {all}, the first is `{first}`; if the model computes with it, the results are not those of the \
+             model",
             path.display()
         );
     }

@@ -15,7 +15,7 @@ use eraser_model::{Conversation, TokenScore};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Keys of a message that say more than its text, in the interfaces of OpenAI, Ollama, Mistral and DeepSeek.
+/// Keys of a message that say more than its text, in the interfaces of OpenAI, Ollama, Mistral and `DeepSeek`.
 const MORE: [&str; 7] = ["tool_calls", "function_call", "audio", "images", "refusal", "prefix", "partial"];
 
 /// A message as the template gets it. Content is a text, or a list of parts of which each is text.

@@ -104,7 +104,8 @@ pub(crate) struct MeasureArgs {
     /// Questions that look like those and must be refused
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) contrast: Option<NamedPath>,
-    /// Column that holds the question in CSV files [default: goal, question, prompt, instruction (with its input or context), input, text or behavior]
+    /// Column that holds the question in CSV files [default: goal, question, prompt, instruction (with
+    /// its input or context), input, text or behavior]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
     /// Questions with expected answers, as TASK=FILE; repeatable

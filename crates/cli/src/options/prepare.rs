@@ -44,7 +44,8 @@ pub(crate) struct QuestionArgs {
     /// chosen: FILE?column=prompt&where=label:unsafe&shuffle=1&take=0-389
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) questions: PathBuf,
-    /// Column that holds the question [default: goal, question, prompt, instruction (with its input or context), input, text or behavior]
+    /// Column that holds the question [default: goal, question, prompt, instruction (with
+    /// its input or context), input, text or behavior]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
     /// Only these rows, as 0-389, 390- or 100 [default: all]

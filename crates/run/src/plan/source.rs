@@ -289,7 +289,7 @@ impl Source {
     /// The rows that `where` chooses.
     fn filtered<T>(&self, rows: Vec<T>, extra: &impl Fn(&T) -> &Map<String, Value>) -> Result<Vec<T>> {
         let at = |e: Error| e.context(self.path.display());
-        for (key, _) in &self.filter {
+        for key in self.filter.keys() {
             let mut there = false;
             for row in &rows {
                 there |= find_column(extra(row), key).map_err(at)?.is_some();
