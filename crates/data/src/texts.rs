@@ -1,8 +1,8 @@
 //! Files of running text. In: rows with a column of text, or plain text; out: the texts, each with the other columns of
 //! its row. Invariant: no text is blank.
 
+use crate::column::find_column;
 use crate::parquet;
-use crate::question::find_column;
 use crate::row::Row;
 use crate::rows::{parse_csv, parse_rows, read_text};
 use eraser_model::{Error, Result};
