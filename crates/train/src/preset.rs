@@ -73,7 +73,7 @@ fn strong(published: TrainOptions) -> TrainOptions {
         noise_kind: NoiseKind::Mix,
         noise_share: 0.4,
         retain_noise: true,
-        retain_weight: 2.0,
+        retain_weight: 6.0,
         harm_depth: 24,
         align_noise: true,
         align_depth: 24,
