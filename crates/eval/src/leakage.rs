@@ -88,10 +88,10 @@ pub fn leakage(options: &EvalOptions, restricted: &[PathBuf], benign: &[PathBuf]
         for (file, sketches) in &sketches {
             let near = found.against(sketches).near;
             if near > 0 {
-                let (path, file) = (path.display(), file.display());
+                let set = file.file_stem().unwrap_or_default().to_string_lossy();
                 notes.push(format!(
-                    "{path}: questions of `{name}` that are nearly the same as questions of {file}, which was trained on: \
-                     {near} of {all}"
+                    "{near} of {all} questions of `{name}` are nearly the same as questions of the {set} set, which was \
+                     trained on"
                 ));
             }
         }
@@ -213,8 +213,8 @@ mod tests {
         let notes = ask(&format!("what?\n{long}s\n"), None, &["seen"]).unwrap();
         assert!(
             notes.len() == 1
-                && notes[0].contains("questions of `unseen` that are nearly the same")
-                && notes[0].ends_with(": 1 of 2"),
+                && notes[0]
+                    == "1 of 2 questions of `unseen` are nearly the same as questions of the harm set, which was trained on",
             "{notes:?}"
         );
         let path = write("seen.txt", "what?\nhow do I bake\n");

@@ -76,10 +76,11 @@ impl Plan {
             let questions = read_questions(&set.path, set.column.as_deref()).map(|all| {
                 let (n, different) = (all.len(), once(all));
                 if different.len() < n {
-                    let (path, rows) = (set.path.display(), counted(n - different.len(), "row"));
+                    let file = set.path.file_name().unwrap_or_default().to_string_lossy();
+                    let rows = counted(n - different.len(), "row");
                     let verb = if n - different.len() == 1 { "repeats" } else { "repeat" };
                     notes.push(format!(
-                        "{path}: {rows} of `{}` {verb} an earlier question; each question is asked once",
+                        "{file}: {rows} of `{}` {verb} an earlier question; each question is asked once",
                         set.set
                     ));
                 }
