@@ -129,8 +129,8 @@ impl FirstRun {
             line(&mut out, "answers_opening", &opening, "an aligned model goes on from it where it would refuse");
         }
         line(&mut out, "align_answered", &quoted("drop"), "keep: answers stand among the refusals that are taught");
-        line(&mut out, "max_entities", "4", "more: keeps more of what is harmless, and takes longer");
-        line(&mut out, "forms", "2", "all ten question forms: five times as many answers to generate");
+        line(&mut out, "max_entities", "3", "more: keeps more of what is harmless, and takes longer");
+        line(&mut out, "forms", "1", "all ten question forms: ten times as many answers to generate");
         let kept = format!("{{ path = {}, take = {} }}", quoted(REQUESTS), quoted(KEPT));
         line(&mut out, "retain_questions", &kept, "requests like those of your users are better still");
         if let Some(text) = &self.retain_text {
