@@ -126,7 +126,6 @@ fn training(run: &Path, manifest: &Manifest) -> Result<Option<String>> {
 
 /// What is said of adapters that are not as their training left them.
 fn adapters(run: &Path, manifest: &Manifest) -> Result<Option<String>> {
-    let is_adapter = |name: &str| name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter");
     let mut edited = Vec::new();
     for (_, record) in manifest.artefacts.iter().filter(|(name, r)| is_adapter(name) && r.ended.is_some()) {
         let files: Vec<(&str, &str)> = record.files.iter().map(|(name, hash)| (name.as_str(), hash.as_str())).collect();
@@ -139,6 +138,22 @@ fn adapters(run: &Path, manifest: &Manifest) -> Result<Option<String>> {
             list(&edited)
         )
     }))
+}
+
+/// What is said of trainings that have not ended and whose adapters are not among `homes`, those of the subjects.
+pub(crate) fn unended(manifest: &Manifest, homes: &[&str]) -> Vec<String> {
+    let other = |(name, record): &(&String, &Record)| {
+        is_adapter(name) && record.ended.is_none() && !homes.contains(&name.as_str())
+    };
+    let told = |(name, _)| {
+        format!("The training of {name} has not ended: it is still at work, or was stopped. No figure here is of it.")
+    };
+    manifest.artefacts.iter().filter(other).map(told).collect()
+}
+
+/// Whether an artefact is an adapter of the run.
+fn is_adapter(name: &str) -> bool {
+    name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter")
 }
 
 /// What must be said of the rows of durability.json.
@@ -312,5 +327,10 @@ mod tests {
         assert!(said[0].contains("are gone: base direct and base template."), "{}", said[0]);
         let record = manifest(false).artefacts["durability.json"].clone();
         assert!(of_durability(dir.path(), Some(&record)).unwrap()[0].contains("has not ended"));
+        // A run that was stopped where a comparison had been left no word of its adapter.
+        assert!(
+            unended(&manifest(false), &["variants/a/adapter"])[0].starts_with("The training of adapter has not ended")
+        );
+        assert!(unended(&manifest(false), &["adapter"]).is_empty() && unended(&manifest(true), &[]).is_empty());
     }
 }

@@ -51,6 +51,8 @@ impl Provenance {
     ) -> Result<Self> {
         let changed = manifest.map(|manifest| changed::sentences(run, manifest)).transpose()?.unwrap_or_default();
         let mut found = Self { changed, ..Self::default() };
+        let homes: Vec<&str> = adapters.iter().map(|(_, home)| home.as_str()).collect();
+        found.changed.extend(manifest.iter().flat_map(|manifest| changed::unended(manifest, &homes)));
         for note in manifest.iter().flat_map(|m| m.requests.values()).flat_map(measured::notes) {
             if !found.trained.iter().any(|known| known == note) {
                 found.trained.push(note.to_owned());
