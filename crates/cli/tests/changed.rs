@@ -5,27 +5,15 @@
 
 mod common;
 
-use common::Dir;
+use common::{Dir, EVAL, TRAIN};
 use serde_json::Value;
 
-const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
-                     --micro-batch 2 --grad-accum 1 --max-length 96 --lr 1e-2 --templates model";
-const EVAL: &str =
-    "eval --model model --adapter eraser=run/adapter --questions seen=ask.csv --max-new-tokens 2 --out run";
 const DURABILITY: &str = "durability run --steps 1 --pairs 2 --limit 1";
 
 fn trained() -> Dir {
     let dir = Dir::with_model();
     dir.done(&format!("{TRAIN} --steps 2 --out run"));
     dir
-}
-
-/// Stderr of a command that must succeed.
-fn notes(dir: &Dir, arguments: &str) -> String {
-    let output = dir.eraser(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "eraser {arguments}\n{stderr}");
-    stderr
 }
 
 fn report(dir: &Dir) -> String {
@@ -62,7 +50,7 @@ fn figures_that_were_edited_are_told_and_left_out() {
     assert!(edited != summary, "{summary}");
     dir.write("run/summary.json", &edited);
     assert!(report(&dir).contains("`summary.json` was changed after it had been written"));
-    let stderr = notes(&dir, &(EVAL.replace("seen=", "other=") + " --allow-leakage other"));
+    let stderr = dir.notes(&(EVAL.replace("seen=", "other=") + " --allow-leakage other"));
     let told =
         "summary.json was changed after it had been written: it is made again from the answers to what is asked now";
     assert!(stderr.contains(told), "{stderr}");
@@ -123,7 +111,7 @@ fn rows_of_durability_say_what_they_are_of() {
     assert!(
         report(&dir).contains("Answers that rows come from were changed later (durability/mine/eval/merged/direct")
     );
-    let stderr = notes(&dir, DURABILITY);
+    let stderr = dir.notes(DURABILITY);
     assert!(stderr.contains("merged/direct.jsonl was changed after it had been written: it is made again"), "{stderr}");
     assert_eq!(dir.text(answers), before);
 
@@ -143,7 +131,7 @@ fn rows_of_durability_say_what_they_are_of() {
     dir.write("run/manifest.json", &manifest);
 
     // With another name in the evaluation, the rows of the old name belong to no subject.
-    let stderr = notes(&dir, &format!("{DURABILITY} --variant mine --max-new-tokens 3"));
+    let stderr = dir.notes(&format!("{DURABILITY} --variant mine --max-new-tokens 3"));
     assert!(!stderr.contains("left out"), "{stderr}");
 }
 
@@ -195,26 +183,26 @@ fn variants_are_measured_one_after_the_other_and_under_the_templates_of_the_run(
         names
     };
     dir.done(&(EVAL.replace("eraser=run", "one=run").replace("seen=", "plain=") + " --allow-leakage plain"));
-    let stderr = notes(&dir, &format!("{DURABILITY} --variant one"));
+    let stderr = dir.notes(&format!("{DURABILITY} --variant one"));
     assert!(stderr.contains("asked again is what `eraser run` asked"), "{stderr}");
     assert!(dir.path("run/durability/one/eval/merged/template.jsonl").exists());
     dir.done(&format!("{DURABILITY} --variant two"));
     assert_eq!(names(&dir), ["base", "one", "two"]);
     assert!(!report(&dir).contains("unknown ("));
     // Of other questions, the rows would not be in one table.
-    let stderr = notes(&dir, &format!("{DURABILITY} --variant two --max-new-tokens 3"));
+    let stderr = dir.notes(&format!("{DURABILITY} --variant two --max-new-tokens 3"));
     assert!(stderr.contains("rows of one are left out: they were measured in another way"), "{stderr}");
     assert_eq!(names(&dir), ["base", "two"]);
 
     // Answers that were removed or changed are asked again by the run itself.
     std::fs::remove_file(dir.path("run/eval/two/direct.jsonl")).unwrap();
-    let stderr = notes(&dir, "run run.toml");
+    let stderr = dir.notes("run run.toml");
     assert!(
         stderr.contains("eval/two/direct.jsonl was removed after it had been written: it is made again"),
         "{stderr}"
     );
     assert!(dir.path("run/eval/two/direct.jsonl").exists());
-    assert!(notes(&dir, "run run.toml").contains("eval: done before"));
+    assert!(dir.notes("run run.toml").contains("eval: done before"));
     // The settings, and the preset that they began as.
     let text = report(&dir);
     assert!(text.contains("- two: Method eraser, preset paper, with the preset but "), "{text}");
@@ -224,7 +212,7 @@ fn variants_are_measured_one_after_the_other_and_under_the_templates_of_the_run(
         "run.toml",
         &TWO.replace("path = \"ask.csv\" }", "path = \"ask.csv\" }, { set = \"new\", path = \"more.csv\" }"),
     );
-    let stderr = notes(&dir, "run run.toml");
+    let stderr = dir.notes("run run.toml");
     assert!(stderr.contains("summary.json is made again, because these are new: questions new"), "{stderr}");
 }
 
@@ -252,7 +240,7 @@ fn what_was_trained_on_and_asked_is_in_the_report() {
     dir.write("run/data/harm.jsonl", &harm.replace("of number", "of the number"));
     let refused = dir.refused(DURABILITY);
     assert!(refused.contains("holds other rows than those that the adapter was trained on"), "{refused}");
-    let stderr = notes(&dir, &format!("{EVAL} --allow-leakage seen"));
+    let stderr = dir.notes(&format!("{EVAL} --allow-leakage seen"));
     assert!(stderr.contains("whether its training saw these questions is unknown"), "{stderr}");
     assert!(report(&dir).contains("eraser: whether its training saw these questions is unknown"));
     dir.write("run/data/harm.jsonl", &harm);
@@ -297,7 +285,7 @@ fn answers_of_work_that_did_not_end_are_no_figures_of_the_next() {
     let other =
         "eval --model model --adapter eraser=run/adapter --questions new=benign.csv --max-new-tokens 2 --out run";
     dir.write("benign.csv", "goal\nwho 1?\n");
-    let stderr = notes(&dir, other);
+    let stderr = dir.notes(other);
     assert!(stderr.contains("left by work that did not end, and removed: eval/base/direct.jsonl"), "{stderr}");
     let rows: Value = serde_json::from_str(&dir.text("run/summary.json")).unwrap();
     let rows = rows["subjects"][0]["attacks"].as_array().unwrap().clone();

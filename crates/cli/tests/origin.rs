@@ -5,14 +5,9 @@
 
 mod common;
 
-use common::Dir;
+use common::{Dir, EVAL, TRAIN};
 use serde_json::Value;
 use std::process::Command;
-
-const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
-                     --micro-batch 2 --grad-accum 1 --max-length 96 --lr 1e-2 --templates model";
-const EVAL: &str =
-    "eval --model model --adapter eraser=run/adapter --questions seen=ask.csv --max-new-tokens 2 --out run";
 
 const RUN: &str = r#"
 [run]
@@ -46,14 +41,6 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// Stdout and stderr of a command that must succeed.
-fn notes(dir: &Dir, arguments: &str) -> String {
-    let output = dir.eraser(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "eraser {arguments}\n{stderr}");
-    stderr
-}
-
 fn subjects(dir: &Dir, file: &str) -> Vec<String> {
     let all = json(&dir.text(file));
     let list = all.get("subjects").or(all.get("rows")).unwrap_or(&all).as_array().unwrap().clone();
@@ -79,7 +66,7 @@ fn what_was_taken_out_of_a_run_file_is_left_out_or_told_as_earlier() {
     );
     let fewer = RUN.replace("[[variant]]\nname = \"two\"\ngamma = 3\n", "").replace(", \"prefill\"", "");
     dir.write("run.toml", &fewer);
-    let stderr = notes(&dir, "run run.toml");
+    let stderr = dir.notes("run run.toml");
     assert!(stderr.contains("figures of two are left out: the run file has no such variant now"), "{stderr}");
     // What `eval` was given stays: no run file speaks of it.
     assert_eq!(subjects(&dir, "run/summary.json"), ["base", "one", "x", "other"]);
@@ -90,7 +77,7 @@ fn what_was_taken_out_of_a_run_file_is_left_out_or_told_as_earlier() {
     assert!(!text.contains("two"), "{text}");
     // Put back in, nothing is trained again, and nothing that was made has changed.
     dir.write("run.toml", RUN);
-    let stderr = notes(&dir, "run run.toml");
+    let stderr = dir.notes("run run.toml");
     assert!(stderr.contains("train two: done before"), "{stderr}");
     assert!(!stderr.contains("adapter two"), "what only joined the run file did not change: {stderr}");
     assert!(subjects(&dir, "run/summary.json").contains(&"two".to_owned()));
@@ -135,7 +122,7 @@ fn a_variant_has_the_name_that_the_run_file_gives_it() {
     dir.write("run.toml", &one);
     dir.done("run run.toml");
     dir.write("run.toml", &one.replace("\"one\"", "\"first\""));
-    assert!(notes(&dir, "run run.toml").contains("train first: done before"));
+    assert!(dir.notes("run run.toml").contains("train first: done before"));
     let refused = dir.refused("durability run --variant one");
     assert!(refused.contains("its variants are first"), "{refused}");
 }
@@ -148,7 +135,7 @@ fn figures_under_other_templates_are_not_taken_for_these() {
     dir.done(&format!("{TRAIN} --steps 2 --out run"));
     dir.done(&format!("{EVAL} --attacks template --templates wrap.txt"));
     let eval = format!("{EVAL} --attacks template --templates play.txt");
-    let stderr = notes(&dir, &format!("{eval} --no-base"));
+    let stderr = dir.notes(&format!("{eval} --no-base"));
     assert!(
         stderr.contains("template on seen: earlier figures are under other templates (wrap.txt); they are replaced"),
         "{stderr}"
@@ -156,14 +143,14 @@ fn figures_under_other_templates_are_not_taken_for_these() {
     dir.done("report run");
     let text = dir.text("run/report.md");
     assert!(text.contains(" wrap.txt) | seen |") && text.contains(" play.txt) | seen |"), "{text}");
-    let stderr = notes(&dir, &eval);
+    let stderr = dir.notes(&eval);
     assert!(stderr.contains("under other templates"), "{stderr}");
-    assert!(!notes(&dir, &eval).contains("replaced"));
+    assert!(!dir.notes(&eval).contains("replaced"));
     dir.done("report run");
     assert!(dir.text("run/report.md").contains("| template | seen |"), "{}", dir.text("run/report.md"));
     // Other questions under the name of a set are the same kind of thing.
     dir.write("ask.csv", "goal\nhow 3?\n");
-    let stderr = notes(&dir, &eval);
+    let stderr = dir.notes(&eval);
     assert!(stderr.contains("template on seen: earlier figures are of other questions (ask.csv)"), "{stderr}");
 }
 
@@ -184,7 +171,7 @@ fn durability_says_which_adapter_and_which_judge() {
     dir.done("report run");
     let text = dir.text("run/report.md");
     assert!(text.contains("Rows and findings of eraser are of an earlier adapter"), "{text}");
-    let stderr = notes(&dir, durability);
+    let stderr = dir.notes(durability);
     assert!(stderr.contains("was changed after it was trained"), "{stderr}");
     dir.done("report run");
     let text = dir.text("run/report.md");
@@ -206,7 +193,7 @@ fn durability_asks_what_was_asked_with_an_attack_and_nothing_goes_before_that_is
     dir.done(EVAL);
     dir.done(task);
     let durability = "durability run --steps 1 --pairs 2 --limit 1";
-    let stderr = notes(&dir, durability);
+    let stderr = dir.notes(durability);
     assert!(stderr.contains("durability: asked again is what `eraser eval` asked that was begun 2"), "{stderr}");
     assert!(stderr.contains(", under the judge keyword\n"), "{stderr}");
 
@@ -228,7 +215,7 @@ fn durability_asks_what_was_asked_with_an_attack_and_nothing_goes_before_that_is
     assert!(refused.starts_with("exit 2"), "{refused}");
     assert!(before == held(&dir) && dir.path("run/eval/eraser/direct.jsonl").is_file());
 
-    let stderr = notes(&dir, &format!("{TRAIN} --steps 3 --out run --force"));
+    let stderr = dir.notes(&format!("{TRAIN} --steps 3 --out run --force"));
     assert!(stderr.contains("durability.json is removed: it is of the adapter that is trained again"), "{stderr}");
     assert!(!dir.path("run/durability.json").exists() && !dir.text("run/manifest.json").contains("durability.json"));
 }
@@ -242,9 +229,9 @@ fn what_an_evaluation_replaces_and_what_was_removed_is_told() {
     dir.write("other.csv", "goal\nwhat 3?\nwhat 4?\nwhat 5?\n");
     let eval = format!("{EVAL} --attacks direct --attacks prefill --over-refusal a=other.csv");
     dir.done(&format!("{eval} --target Sure"));
-    assert!(!notes(&dir, &format!("{eval} --target Sure")).contains("replaced"));
+    assert!(!dir.notes(&format!("{eval} --target Sure")).contains("replaced"));
     let other = eval.replace("a=other.csv", "b=benign.csv").replace("tokens 2", "tokens 3");
-    let stderr = notes(&dir, &format!("{other} --judges leak --target First"));
+    let stderr = dir.notes(&format!("{other} --judges leak --target First"));
     for told in [
         "direct on seen: earlier figures are under other settings (max_new_tokens 2, now 3); they are replaced",
         "prefill on seen: earlier figures are under other settings (max_new_tokens 2, now 3; target \"Sure\", now \"First\")",

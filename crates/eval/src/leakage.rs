@@ -77,8 +77,9 @@ pub fn leakage(options: &EvalOptions, restricted: &[PathBuf], benign: &[PathBuf]
             }
             _ => {}
         }
-        if harmless && let Some((_, file)) = found(&kept).first() {
-            let (n, file) = (found(&kept).len(), file.file_stem().unwrap_or_default().to_string_lossy());
+        let inside = if harmless { found(&kept) } else { Vec::new() };
+        if let Some((_, file)) = inside.first() {
+            let (n, file) = (inside.len(), file.file_stem().unwrap_or_default().to_string_lossy());
             notes.push(format!("{n} of {all} questions of `{name}` are in the {file} set, which was trained on"));
         }
         if allowed {

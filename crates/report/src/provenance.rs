@@ -72,7 +72,6 @@ impl Provenance {
             found.subjects.insert(subject.name.clone(), standing);
         }
         if data {
-            let homes: Vec<&str> = adapters.iter().map(|(_, home)| home.as_str()).collect();
             found.data = match manifest {
                 None => Some("Whether these sets were trained on is unknown: there is no manifest.json.".to_owned()),
                 Some(manifest) => sets(run, manifest, &homes)?,

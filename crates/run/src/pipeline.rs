@@ -233,8 +233,7 @@ impl Run<'_> {
         let file = self.dir.join(summary::FILE);
         let names: Vec<&str> = ["base"].into_iter().chain(directories.iter().map(|(name, _)| name.as_str())).collect();
         let answers = evaluate::files(&names, asked);
-        let mut notes = self.manifest.discard_unfinished(summary::FILE, &inputs, "eval")?;
-        notes.extend(self.manifest.discard_edited(&summary::FIGURES)?);
+        let mut notes = summary::clear(&mut self.manifest, (summary::FILE, "eval"), &inputs)?;
         notes.extend(self.manifest.discard_changed(summary::FILE, &answers)?);
         notes.extend(self.manifest.missing(summary::FILE, &answers));
         for note in &notes {

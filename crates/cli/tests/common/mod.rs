@@ -9,6 +9,13 @@ use assert_cmd::cargo::{cargo_bin, cargo_bin_cmd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+/// Trains on the sets of [`Dir::with_model`].
+pub const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
+                         --micro-batch 2 --grad-accum 1 --max-length 96 --lr 1e-2 --templates model";
+/// Evaluates what that trained in `run`.
+pub const EVAL: &str =
+    "eval --model model --adapter eraser=run/adapter --questions seen=ask.csv --max-new-tokens 2 --out run";
+
 /// A scratch directory, removed when dropped.
 pub struct Dir(tempfile::TempDir);
 
@@ -47,6 +54,13 @@ impl Dir {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "eraser {arguments}\n{stderr}");
         String::from_utf8(output.stdout).unwrap()
+    }
+    /// As [`Self::eraser`], which must succeed; gives stderr.
+    pub fn notes(&self, arguments: &str) -> String {
+        let output = self.eraser(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "eraser {arguments}\n{stderr}");
+        stderr
     }
     /// Starts `eraser`, its stdout piped.
     pub fn start(&self, arguments: &str) -> Child {

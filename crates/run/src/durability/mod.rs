@@ -70,12 +70,7 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
     let mut manifest = Manifest::read(dir);
     let assets = Assets::InRun(dir.to_owned());
     let asked = Plan::new(&options(dir, args, &plan, &assets)?, &|key| format!("{}: [eval] {key}", dir.display()))?;
-    // Before anything is removed: what could not be loaded would leave nothing.
     let model = plan.model.load(&assets, watch)?;
-    for variant in &variants {
-        Adapter::load(&adapter_dir(dir, variant), &model.config, model.decoder.device())?;
-    }
-    evaluate::judge(asked.options(), (&plan.model, &assets), watch)?;
     // What is trained again, or in, must be what the adapters were trained on.
     for (variant, set) in variants.iter().flat_map(|v| [SetName::Harm, SetName::Help].map(|set| (v, set))) {
         if let Some(Err(why)) = training_sets::recorded(&adapter_dir(dir, variant), set)? {
@@ -85,6 +80,11 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
         }
     }
     if args.force {
+        // Before anything is removed: what could not be loaded would leave nothing.
+        for variant in &variants {
+            Adapter::load(&adapter_dir(dir, variant), &model.config, model.decoder.device())?;
+        }
+        evaluate::judge(asked.options(), (&plan.model, &assets), watch)?;
         forget(dir, args, &mut manifest)?;
     }
     for note in manifest.discard_outputs(FILE)? {
@@ -108,7 +108,7 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
         manifest.begin(&Request { artefact: FILE, verb: "durability", options, inputs: &inputs, seed: None })?;
     let work = dir.join(DURABILITY[0]);
     let mut go = Durability { dir, args, plan: &plan, assets, asked, manifest, work, judge: String::new() };
-    let done = go.work(&variants, kept.rows, watch);
+    let done = go.work(model, &variants, kept.rows, watch);
     let outcome = match &done {
         Ok(_) => Ok(Outputs { files: files(dir, &measured)?, fingerprint: None }),
         Err(failure) => Err(failure.kind()),
@@ -224,12 +224,16 @@ impl Durability<'_> {
     /// Measures the base and the variants, and writes the file with the rows that are `kept`.
     fn work(
         &mut self,
+        base: Model,
         variants: &[&Variant],
         mut kept: Vec<SubjectRow>,
         watch: &mut dyn Watch,
     ) -> Outcome<StudyResults> {
         std::fs::create_dir_all(&self.work).writing(&self.work)?;
-        let mut rows = vec![self.base(watch)?];
+        let found = self.evaluate("base", "as-trained", &base, None, watch)?;
+        // Each condition loads a model of its own, and changes it.
+        drop(base);
+        let mut rows = vec![self.row("base", "as trained".to_owned(), &found, None)?];
         // In the order of the run's variants.
         for variant in &self.plan.variants {
             if variants.iter().any(|meant| meant.name == variant.name) {
@@ -244,13 +248,6 @@ impl Durability<'_> {
         let text = serde_json::to_string_pretty(&results).map_err(|e| Error::failed(format!("{FILE}: {e}")))?;
         write_atomic(&self.dir.join(FILE), format!("{text}\n").as_bytes())?;
         Ok(results)
-    }
-
-    /// The model before hardening.
-    fn base(&mut self, watch: &mut dyn Watch) -> Outcome<SubjectRow> {
-        let model = self.plan.model.load(&self.assets, watch)?;
-        let found = self.evaluate("base", "as-trained", &model, None, watch)?;
-        self.row("base", "as trained".to_owned(), &found, None)
     }
 
     /// A variant under a condition.

@@ -349,6 +349,11 @@ impl Manifest {
     }
 }
 
+/// Whether an artefact is an adapter of the run.
+pub(crate) fn is_adapter(artefact: &str) -> bool {
+    artefact == "adapter" || artefact.starts_with("variants/") && artefact.ends_with("/adapter")
+}
+
 /// The features of this build that decide where and with what it computes.
 fn features() -> impl Iterator<Item = &'static str> {
     let all = [

@@ -10,6 +10,9 @@ use eraser_model::error::PathContext as _;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// What becomes of a file that was removed.
+const AGAIN: &str = "it is made again";
+
 impl Manifest {
     /// The request that a figure of the summary comes from, by the figure's name.
     pub fn request_of(&self, figure: &str) -> Option<&Record> {
@@ -78,7 +81,7 @@ impl Manifest {
         if self.stored.artefacts.get(artefact).is_none_or(|record| record.ended.is_none()) {
             return Ok(Vec::new());
         }
-        self.discard(files.iter().map(String::as_str), "it is made again")
+        self.discard(files.iter().map(String::as_str), AGAIN)
     }
 
     /// Removes the files below `directory` that work which did not end has written or begun, if what is asked now is
@@ -116,9 +119,7 @@ impl Manifest {
     pub(crate) fn missing(&self, artefact: &str, files: &[String]) -> Vec<String> {
         let ended = self.stored.artefacts.get(artefact).is_some_and(|record| record.ended.is_some());
         let gone = files.iter().filter(|file| self.stored.results.contains_key(*file) && !self.dir.join(file).exists());
-        gone.filter(|_| ended)
-            .map(|file| format!("{file} was removed after it had been written: it is made again"))
-            .collect()
+        gone.filter(|_| ended).map(|file| format!("{file} was removed after it had been written: {AGAIN}")).collect()
     }
 
     /// Removes those of `files` of figures that were changed after they had been written, and says so in a line each.
@@ -130,31 +131,38 @@ impl Manifest {
 
     /// Removes those files of a finished artefact that were changed after they had been written, so that they are made
     /// again, and says so in a line each.
-    pub(crate) fn discard_outputs(&mut self, artefact: &str) -> Result<Vec<String>> {
-        let mut notes = Vec::new();
-        let record = self.stored.artefacts.get(artefact).filter(|record| record.ended.is_some());
-        for (file, hash) in record.iter().flat_map(|record| &record.files) {
-            let path = self.dir.join(file);
-            if path.exists() && hash_file(&path)? != *hash {
-                std::fs::remove_file(&path).writing(&path)?;
-                notes.push(format!("{file} was changed after it had been written: it is made again"));
-            }
+    pub(crate) fn discard_outputs(&self, artefact: &str) -> Result<Vec<String>> {
+        let record = self.get(artefact).filter(|record| record.ended.is_some());
+        let files = record.iter().flat_map(|record| &record.files).map(|(file, hash)| (file.as_str(), hash));
+        Ok(self.remove_changed(files, AGAIN)?.1)
+    }
+
+    fn discard<'a>(&mut self, files: impl Iterator<Item = &'a str>, what: &str) -> Result<Vec<String>> {
+        let results = &self.stored.results;
+        let recorded = files.filter_map(|file| Some((file, results.get(file)?)));
+        let (removed, notes) = self.remove_changed(recorded, what)?;
+        for file in &removed {
+            self.stored.results.remove(file);
         }
         Ok(notes)
     }
 
-    fn discard<'a>(&mut self, files: impl Iterator<Item = &'a str>, what: &str) -> Result<Vec<String>> {
-        let mut notes = Vec::new();
-        for file in files {
+    /// Removes those files that have another hash than this one. Gives their names, and a line on each.
+    fn remove_changed<'a>(
+        &self,
+        files: impl Iterator<Item = (&'a str, &'a String)>,
+        what: &str,
+    ) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut removed, mut notes) = (Vec::new(), Vec::new());
+        for (file, hash) in files {
             let path = self.dir.join(file);
-            let Some(hash) = self.stored.results.get(file).filter(|_| path.exists()) else { continue };
-            if hash_file(&path)? != *hash {
+            if path.exists() && hash_file(&path)? != *hash {
                 std::fs::remove_file(&path).writing(&path)?;
-                self.stored.results.remove(file);
+                removed.push(file.to_owned());
                 notes.push(format!("{file} was changed after it had been written: {what}"));
             }
         }
-        Ok(notes)
+        Ok((removed, notes))
     }
 }
 

@@ -119,10 +119,15 @@ impl FirstRun {
         out.push_str("\n[prepare]\n");
         let told =
             if self.unseen.is_some() { "all of these are trained on" } else { "more of them forget more broadly" };
-        line(&mut out, "questions", &inline(trained)?, told);
+        line(&mut out, "questions", &inline(None, trained)?, told);
         if let Some(answers) = &self.answers {
             line(&mut out, "answers", &quoted("file"), "model: what the model itself says after an opening");
-            line(&mut out, "answers_file", &inline(answers)?, "whole answers are unlearned more broadly than openings");
+            line(
+                &mut out,
+                "answers_file",
+                &inline(None, answers)?,
+                "whole answers are unlearned more broadly than openings",
+            );
         } else {
             line(&mut out, "answers", &quoted("model"), "file or endpoint: other answers than the model's own");
             let opening = quoted("Sure, here is how:");
@@ -131,13 +136,13 @@ impl FirstRun {
         line(&mut out, "align_answered", &quoted("drop"), "keep: answers stand among the refusals that are taught");
         line(&mut out, "max_entities", "3", "more: keeps more of what is harmless, and takes longer");
         line(&mut out, "forms", "1", "all ten question forms: ten times as many answers to generate");
-        let kept = format!("{{ path = {}, take = {} }}", quoted(REQUESTS), quoted(KEPT));
+        let kept = inline(None, &requests(KEPT)?)?;
         line(&mut out, "retain_questions", &kept, "requests like those of your users are better still");
         if let Some(text) = &self.retain_text {
             line(
                 &mut out,
                 "retain_text",
-                &inline(text)?,
+                &inline(None, text)?,
                 "keeps the prediction of running text, which perplexity measures",
             );
         }
@@ -168,19 +173,15 @@ impl FirstRun {
         line(&mut out, "judges", "[\"keyword\"]", "rubric or strongreject: a model judges, which must be a good one");
         line(&mut out, "max_new_tokens", "64", "more: a late change of mind is seen");
         line(&mut out, "batch", "16", "answers at a time; memory grows with it");
-        let seen = format!("{{ set = \"seen\", {}", inline(&few(trained)?)?.trim_start_matches("{ "));
-        let unseen = format!("{{ set = \"unseen\", {}", inline(measured)?.trim_start_matches("{ "));
+        let (seen, unseen) = (inline(Some("seen"), &few(trained)?)?, inline(Some("unseen"), measured)?);
         line(
             &mut out,
             "questions",
             &format!("[{seen}, {unseen}]"),
             "unseen ones tell whether the defence carries over",
         );
-        let harmless = match &self.over_refusal {
-            Some(source) => inline(source)?,
-            None => format!("{{ path = {}, take = {} }}", quoted(REQUESTS), quoted(ASKED)),
-        };
-        let harmless = format!("{{ set = \"harmless\", {}", harmless.trim_start_matches("{ "));
+        let harmless = self.over_refusal.clone().map_or_else(|| requests(ASKED), Ok)?;
+        let harmless = inline(Some("harmless"), &harmless)?;
         line(&mut out, "over_refusal", &harmless, "requests that must not be refused");
         line(&mut out, "likelihood", "true", "how likely the known answers still are; a forward pass for each");
         Ok(out)
@@ -219,9 +220,16 @@ fn path(path: &Path) -> Result<String> {
     Ok(quoted(text))
 }
 
-/// A source as an inline table.
-fn inline(source: &Source) -> Result<String> {
-    let mut parts = vec![format!("path = {}", path(&source.path)?)];
+/// Some of the built-in requests.
+fn requests(rows: &str) -> Result<Source> {
+    let take = RowRange::parse(rows).map_err(Error::failed)?;
+    Ok(Source { take: Some(take), ..Source::file(Path::new(REQUESTS)) })
+}
+
+/// A source as an inline table, with the name of the set if it has one.
+fn inline(set: Option<&str>, source: &Source) -> Result<String> {
+    let mut parts: Vec<String> = set.map(|set| format!("set = {}", quoted(set))).into_iter().collect();
+    parts.push(format!("path = {}", path(&source.path)?));
     match (&source.input, &source.output) {
         (Some(input), Some(output)) => {
             parts.push(format!("input = {}", quoted(input)));

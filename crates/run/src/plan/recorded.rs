@@ -4,7 +4,7 @@
 use super::measures;
 use super::run::{Overrides, RunPlan};
 use crate::failure::Outcome;
-use crate::manifest::{FILE, Manifest, Record};
+use crate::manifest::{FILE, Manifest, Record, is_adapter};
 use eraser_model::{Error, Result};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -27,9 +27,8 @@ impl RunPlan {
         let manifest = Manifest::read(dir);
         let listed = listed(dir);
         let trained = |(name, record): &(&str, &Record)| {
-            let is_adapter = *name == "adapter" || name.starts_with("variants/") && name.ends_with("/adapter");
             // Of variants that the run file has no more, the adapters are still on record.
-            is_adapter
+            is_adapter(name)
                 && record.ended.is_some()
                 && (listed.is_empty() || listed.iter().any(|(adapter, _)| adapter == name))
         };

@@ -50,44 +50,40 @@ impl Source {
         Self { path: path.to_owned(), ..Self::default() }
     }
 
-    /// The set under `key`: a path or a table.
+    /// The set under `key`: a path, or a table with the keys [`SET_KEYS`].
     pub(crate) fn set(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<Self> {
-        match section.get(key)? {
-            toml::Value::String(text) => {
-                let path = problems.ok(section.resolve(key, text))?;
-                problems.ok(check_path(&path).map_err(|e| e.context(section.place(key))))?;
-                Some(Self::file(&path))
+        Self::path_or_table(section, key, problems, |table, problems| {
+            table.know(&SET_KEYS, problems);
+            let (input, output) = (table.value("input", problems), table.value("output", problems));
+            let source = Self::rows(table, problems).map(|rows| Self { input, output, ..rows })?;
+            if source.input.is_some() != source.output.is_some() {
+                problems.push(section.wrong(key, "`input` and `output` are given together or not at all"));
             }
-            toml::Value::Table(_) => {
-                let table = section.section(key, problems);
-                table.know(&SET_KEYS, problems);
-                let (input, output) = (table.value("input", problems), table.value("output", problems));
-                let source = Self::rows(&table, problems).map(|rows| Self { input, output, ..rows })?;
-                if source.input.is_some() != source.output.is_some() {
-                    problems.push(section.wrong(key, "`input` and `output` are given together or not at all"));
-                }
-                Some(source)
-            }
-            _ => {
-                problems.push(section.wrong(key, "a path, or a table with `path`, is expected"));
-                None
-            }
-        }
+            Some(source)
+        })
     }
 
     /// A file of questions or texts under `key`: a path, or a table with the keys [`ROW_KEYS`].
     pub(crate) fn questions_of(section: &Section<'_>, key: &str, problems: &mut Problems) -> Option<Self> {
+        Self::path_or_table(section, key, problems, |table, problems| {
+            table.know(&ROW_KEYS, problems);
+            Self::rows(table, problems)
+        })
+    }
+
+    fn path_or_table(
+        section: &Section<'_>,
+        key: &str,
+        problems: &mut Problems,
+        read: impl FnOnce(&Section<'_>, &mut Problems) -> Option<Self>,
+    ) -> Option<Self> {
         match section.get(key)? {
             toml::Value::String(text) => {
                 let path = problems.ok(section.resolve(key, text))?;
                 problems.ok(check_path(&path).map_err(|e| e.context(section.place(key))))?;
                 Some(Self::file(&path))
             }
-            toml::Value::Table(_) => {
-                let table = section.section(key, problems);
-                table.know(&ROW_KEYS, problems);
-                Self::rows(&table, problems)
-            }
+            toml::Value::Table(_) => read(&section.section(key, problems), problems),
             _ => {
                 problems.push(section.wrong(key, "a path, or a table with `path`, is expected"));
                 None

@@ -61,10 +61,8 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         remove(dir, &["bench", BENCH])?;
         manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
     }
-    let mut notes = manifest.discard_unfinished(BENCH, &inputs, "bench")?;
-    notes.extend(manifest.discard_edited(&summary::FIGURES)?);
-    for note in &notes {
-        watch.note(note);
+    for note in summary::clear(&mut manifest, (BENCH, "bench"), &inputs)? {
+        watch.note(&note);
     }
     let admitted = summary::admit(dir, &measured, plan.force, watch)?;
     manifest.seal(&summary::FIGURES)?;

@@ -57,10 +57,8 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         remove(dir, &["eval", summary::FILE])?;
         manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
     }
-    let mut notes = manifest.discard_unfinished(summary::FILE, &inputs, "eval")?;
-    notes.extend(manifest.discard_edited(&summary::FIGURES)?);
-    for note in &notes {
-        watch.note(note);
+    for note in summary::clear(&mut manifest, (summary::FILE, "eval"), &inputs)? {
+        watch.note(&note);
     }
     let admitted = summary::admit(dir, &measured, plan.force, watch)?;
     manifest.seal(&summary::FIGURES)?;

@@ -2,7 +2,8 @@
 //! note of where each comes from. Invariant: it holds figures of one model and its adapters only, and none of a variant
 //! that the run file has no more.
 
-use crate::manifest::{Manifest, Record};
+use crate::inputs::Inputs;
+use crate::manifest::{Manifest, Record, is_adapter};
 use crate::watch::Watch;
 use eraser_eval::summary::{SubjectSummary, UtilitySummary};
 use eraser_eval::{Admitted, Asked, BenchSummary, Subject, Summary};
@@ -20,6 +21,18 @@ const OF_A_RUN_FILE: [&str; 4] = ["run", "compare", "sweep", "tune"];
 pub(crate) const TASK: &str = "task-";
 /// The file of what known answers cost.
 pub(crate) const LIKELIHOOD: &str = "likelihood";
+
+/// Removes what work on `artefact` that did not end has left in `directory`, if something else is asked now, and files
+/// of figures that were edited. Gives a line for each.
+pub(crate) fn clear(
+    manifest: &mut Manifest,
+    (artefact, directory): (&str, &str),
+    inputs: &Inputs,
+) -> Result<Vec<String>> {
+    let mut notes = manifest.discard_unfinished(artefact, inputs, directory)?;
+    notes.extend(manifest.discard_edited(&FIGURES)?);
+    Ok(notes)
+}
 
 /// Makes room for results of `subjects` in `dir`, or says that it holds those of another model.
 pub(crate) fn admit<'a>(
@@ -49,8 +62,6 @@ pub(crate) fn keep_variants(
     let trained_as = |record: &Record, name: &str| {
         OF_A_RUN_FILE.contains(&record.verb.as_str()) && record.options["name"].as_str() == Some(name)
     };
-    let is_adapter =
-        |artefact: &str| artefact == "adapter" || artefact.starts_with("variants/") && artefact.ends_with("/adapter");
     let gone = |name: &str| {
         !variants.contains(&name) && manifest.artefacts().any(|(a, record)| is_adapter(a) && trained_as(record, name))
     };
