@@ -3,32 +3,48 @@
 //! our own words, is inserted unescaped; the page's content policy forbids scripts and requests altogether.
 
 use crate::answers::Answers;
+use crate::curves;
 use crate::data::{self, DataReport};
 use crate::error::Result;
 use crate::format::{NONE, interval, number, percent, timing};
+use crate::head::Head;
+use crate::heat::{self, Heat};
+use crate::judges;
 use crate::likelihood;
 use crate::measured::Measured;
 use crate::notes::{self, LIMITS, WORDS};
-use crate::plot::{self, Plot};
+use crate::plot::Plot;
 use crate::rows::{self, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
 use crate::run::{Run, Stage, Trained};
+use crate::scorecard::{self, Scorecard};
 use crate::search::{self, Search};
 use crate::study::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
-use crate::verdict::{self, Outcome, Verdict};
+use crate::verdict::{self, Outcome, Verdict, garbage};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, HtmlEscape, Value};
+use minijinja::{Environment, HtmlEscape, Value as Shown};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 const TEMPLATE: &str = include_str!("../templates/report.html");
+const MACROS: &str = include_str!("../templates/macros.html");
+const STYLE: &str = include_str!("../templates/report.css");
+/// The look of all pages of this tool: colours, type, tables, chips.
+pub const LOOK: &str = include_str!("../templates/look.css");
 
 /// What the template is given.
 #[derive(Serialize)]
+#[allow(clippy::struct_excessive_bools)] // What the template asks, one by one.
 struct Page<'a> {
     version: &'static str,
+    look: &'static str,
+    style: &'static str,
+    head: &'a Head,
+    /// The figures that matter most; None: nothing was measured.
+    score: Option<Scorecard>,
     measured: bool,
     /// Why there are no figures.
     unmeasured: &'static str,
@@ -39,15 +55,21 @@ struct Page<'a> {
     durability: Option<StudyView>,
     data: Option<DataView>,
     verdicts: Vec<VerdictView>,
-    /// By subject: its settings as text.
-    settings: Vec<(&'a str, Vec<(&'a str, String)>)>,
     plan: Option<&'a str>,
     timing: Vec<(String, String)>,
     stages: &'a [Stage],
     /// What the figures were measured on.
     origin: &'a Measured,
+    /// By the judge that counts, the attack that is left strongest first.
     pooled: Vec<AttackGroup<'a>>,
+    /// By other judges.
+    beside: Vec<AttackGroup<'a>>,
+    /// Which judge counts.
+    rule: &'static str,
+    heat: Vec<Heat>,
     parts: Vec<AttackGroup<'a>>,
+    /// Some answer was left unjudged.
+    unjudged: bool,
     /// Some judge grades harmfulness.
     graded: bool,
     judges: &'a BTreeMap<String, Vec<String>>,
@@ -64,6 +86,7 @@ struct Page<'a> {
     over_refusal: Vec<OverRefusalLine>,
     agreement: Table,
     training: Vec<Training<'a>>,
+    training_plots: Vec<Plot>,
     answers: &'a Answers,
     /// What the sign behind a figure means; None: no figure has it.
     apart: Option<&'static str>,
@@ -79,28 +102,31 @@ struct Page<'a> {
 #[derive(Serialize)]
 struct VerdictView {
     tone: &'static str,
+    sign: &'static str,
     headline: String,
+    gist: String,
     sentences: Vec<String>,
 }
 
 /// Rows of one attack, set and judge: a line per subject.
 #[derive(Serialize)]
 struct AttackGroup<'a> {
-    attack: &'a str,
+    attack: String,
     set: &'a str,
     judge: &'a str,
+    /// Answers, and the questions that they answer where a question has several: `120 (10)`.
+    n: String,
     lines: Vec<AttackLine>,
 }
 
 #[derive(Serialize)]
 struct AttackLine {
     subject: String,
-    /// Answers, and the questions that they answer where a question has several: `120 (10)`.
-    n: String,
+    color: usize,
     asr: String,
     ci: String,
-    /// Where the interval's bar starts, how long it is and where its point is, in per cent; None without figures.
-    bar: Option<[String; 3]>,
+    /// Length, start of the interval and its length, degenerate part, in per cent; None without figures.
+    shape: Option<[String; 4]>,
     refused: String,
     degenerate: String,
     unjudged: u64,
@@ -112,13 +138,14 @@ struct UtilityLine<'a> {
     task: &'a str,
     metric: &'a str,
     n: String,
-    /// By subject: the value with its difference to the base, and its standard error.
+    /// By subject: the value with its difference to the base, and its interval or standard error.
     cells: Vec<(String, Option<String>)>,
 }
 
 #[derive(Serialize)]
 struct OverRefusalLine {
     subject: String,
+    color: usize,
     set: String,
     /// Whether refusing is right.
     wanted: bool,
@@ -143,7 +170,10 @@ struct Training<'a> {
     name: &'a str,
     /// None: there is no metrics file.
     note: Option<String>,
-    plots: Vec<Plot>,
+    preset: bool,
+    /// Settings that differ from the published ones, or from the preset's.
+    differs: Vec<(&'a str, String)>,
+    settings: Vec<(&'a str, String)>,
 }
 
 /// The page.
@@ -153,10 +183,27 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
     let base = summary.subjects.iter().position(|s| s.name == "base");
     let rows = rows::attacks(summary);
     let label = |name: &str| run.provenance.label(name);
-    let groups =
-        |part: bool| rows.iter().filter(|r| r.part == part).map(|r| attack_group(summary, r, base, &label)).collect();
+    let counted = judges::once(&rows, &|_| true);
+    let counts = |row: &AttackRow<'_>| counted.iter().any(|c| std::ptr::eq(*c, row));
+    let groups = |wanted: &dyn Fn(&AttackRow<'_>) -> bool| {
+        let mut found: Vec<&AttackRow<'_>> = rows.iter().filter(|row| wanted(row)).collect();
+        found.sort_by(|a, b| {
+            let base_of = |row: &AttackRow<'_>| base.and_then(|b| row.cells[b]?.asr).unwrap_or_default();
+            b.left(base).total_cmp(&a.left(base)).then(base_of(b).total_cmp(&base_of(a)))
+        });
+        found.into_iter().map(|row| attack_group(summary, row, base, &label)).collect::<Vec<_>>()
+    };
+    let color = |name: &str| {
+        let known = summary.subjects.iter().position(|s| s.name == name);
+        known.or_else(|| run.trained.iter().position(|t| t.name == name).map(|i| i + 1)).unwrap_or_default()
+    };
+    let any = |of: &dyn Fn(&Attack) -> bool| rows.iter().flat_map(|r| r.cells.iter().flatten()).any(|a| of(a));
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),
+        look: LOOK,
+        style: STYLE,
+        head: &run.head,
+        score: run.summary.as_ref().map(|s| scorecard::scorecard(s, &label, &run.durable())),
         measured: run.summary.is_some(),
         unmeasured: run.unmeasured,
         has_base: base.is_some(),
@@ -165,14 +212,17 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         durability: run.durability.as_ref().map(study::view),
         data: run.data.as_ref().map(|report| data_view(report, run.provenance.data.clone())),
         verdicts: verdict::verdicts(summary, run).into_iter().map(verdict_view).collect(),
-        settings: run.trained.iter().filter(|t| !t.settings.is_empty()).map(settings).collect(),
         plan: run.plan.as_deref(),
         timing: timing(&summary.timing, &run.requests),
         stages: &run.stages,
         origin: &run.measured,
-        pooled: groups(false),
-        parts: groups(true),
-        graded: rows.iter().flat_map(|r| r.cells.iter().flatten()).any(|a| a.harmfulness.is_some()),
+        pooled: groups(&|row| !row.part && counts(row)),
+        beside: groups(&|row| !row.part && !counts(row)),
+        rule: judges::RULE,
+        heat: heat::maps(summary, base),
+        parts: groups(&|row| row.part),
+        unjudged: any(&|a| a.unjudged > 0),
+        graded: any(&|a| a.harmfulness.is_some()),
         judges: &run.judges,
         searches: search::table(searches),
         search_plots: search::plots(searches),
@@ -184,6 +234,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         over_refusal: over_refusal(summary, &label),
         agreement: notes::agreement(summary, &label),
         training: run.trained.iter().map(training_view).collect(),
+        training_plots: curves::plots(&run.trained, &color),
         answers,
         apart: rows::any_apart(summary).then_some(APART_NOTE),
         limits: LIMITS,
@@ -198,20 +249,22 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
             let escaped = HtmlEscape(text);
             if code { format!("<code>{escaped}</code>") } else { escaped.to_string() }
         };
-        Value::from_safe_string(notes::coded(sentence).into_iter().map(piece).collect())
+        Shown::from_safe_string(notes::coded(sentence).into_iter().map(piece).collect())
     });
     // The name's ending turns HTML escaping on.
     env.add_template("report.html", TEMPLATE)?;
+    env.add_template("macros.html", MACROS)?;
     Ok(env.get_template("report.html")?.render(Serde(&page))?)
 }
 
 fn verdict_view(v: Verdict) -> VerdictView {
-    let tone = match (v.outcome, v.cost) {
-        (Outcome::Held, false) => "good",
-        (Outcome::Failed | Outcome::Stale | Outcome::Untrained | Outcome::Nothing(_), _) => "bad",
-        _ => "mixed",
+    let (tone, sign) = match (v.outcome, v.cost.any()) {
+        (Outcome::Held, false) => ("good", "\u{2713}"),
+        (Outcome::Failed | Outcome::Stale | Outcome::Untrained | Outcome::Nothing(_), _) => ("bad", "\u{2717}"),
+        (Outcome::Unknown | Outcome::TooFew, _) => ("mixed", "?"),
+        _ => ("mixed", "\u{25D1}"),
     };
-    VerdictView { tone, headline: v.headline(), sentences: v.sentences }
+    VerdictView { tone, sign, headline: v.headline(), gist: v.gist, sentences: v.sentences }
 }
 
 fn attack_group<'a>(
@@ -221,18 +274,18 @@ fn attack_group<'a>(
     label: &dyn Fn(&str) -> String,
 ) -> AttackGroup<'a> {
     let lines = summary.subjects.iter().zip(&row.cells).enumerate();
-    let lines = lines.filter_map(|(i, (s, a))| a.map(|a| attack_line(label(&s.name), a, row.apart(i, base))));
-    AttackGroup { attack: row.attack, set: row.set, judge: row.judge, lines: lines.collect() }
+    let lines = lines.filter_map(|(i, (s, a))| a.map(|a| attack_line(label(&s.name), i, a, row.apart(i, base))));
+    let attack = rows::in_words(row.attack);
+    AttackGroup { attack, set: row.set, judge: row.judge, n: row.n(), lines: lines.collect() }
 }
 
-fn attack_line(subject: String, a: &Attack, apart: bool) -> AttackLine {
-    let bar = a.asr.zip(a.asr_ci).map(|(asr, [lo, hi])| [lo, hi - lo, asr].map(|x| format!("{:.2}", x * 100.0)));
+fn attack_line(subject: String, i: usize, a: &Attack, apart: bool) -> AttackLine {
     AttackLine {
         subject,
-        n: rows::answers(a),
+        color: scorecard::color(i),
         asr: signed_apart(percent(a.asr), apart),
         ci: interval(a.asr_ci),
-        bar,
+        shape: scorecard::shape(a.asr, a.asr_ci, garbage(a)),
         refused: percent(a.refused),
         degenerate: percent(a.degenerate),
         unjudged: a.unjudged,
@@ -247,9 +300,18 @@ fn with_interval(share: Option<f64>, ci: Option<[f64; 2]>) -> String {
 
 fn utility(summary: &Summary, base: Option<usize>) -> Vec<UtilityLine<'_>> {
     let line = |r: &UtilityRow<'_>| {
-        let stderr = |i: usize| r.cells[i].and_then(|u| u.stderr);
-        let shown = |s: f64| if r.is_share { percent(Some(s)) } else { number(s) };
-        (0..r.cells.len()).map(|i| (utility_cell(r, i, base), stderr(i).map(shown))).collect()
+        // Where no item is right, or all are, the standard error is zero and says nothing; the interval does.
+        let doubt = |i: usize| {
+            let u = r.cells[i]?;
+            match (u.ci.filter(|_| r.is_share), u.stderr) {
+                (Some(ci), _) => Some(interval(Some(ci))),
+                (None, Some(stderr)) if r.is_share => {
+                    Some(format!("\u{b1} {} (standard error)", percent(Some(stderr))))
+                }
+                (None, stderr) => stderr.map(|stderr| format!("\u{b1} {} (standard error)", number(stderr))),
+            }
+        };
+        (0..r.cells.len()).map(|i| (utility_cell(r, i, base), doubt(i))).collect()
     };
     let rows = rows::utility(summary);
     rows.iter().map(|r| UtilityLine { task: r.task, metric: r.metric, n: r.n(), cells: line(r) }).collect()
@@ -260,10 +322,11 @@ fn over_refusal(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<OverRe
     let base = summary.subjects.iter().find(|s| s.name == "base");
     let before = |wanted| base.and_then(|s| if wanted { s.contrast.as_ref() } else { s.over_refusal.as_ref() });
     for wanted in [false, true] {
-        for s in &summary.subjects {
+        for (i, s) in summary.subjects.iter().enumerate() {
             let measured = if wanted { &s.contrast } else { &s.over_refusal };
             lines.extend(measured.as_ref().map(|o| OverRefusalLine {
                 subject: label(&s.name),
+                color: scorecard::color(i),
                 set: o.set.clone(),
                 wanted,
                 n: o.n,
@@ -285,13 +348,18 @@ fn data_view(report: &DataReport, doubt: Option<String>) -> DataView {
     }
 }
 
-fn settings(trained: &Trained) -> (&str, Vec<(&str, String)>) {
-    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    (&trained.name, trained.settings.iter().map(|(key, value)| (key.as_str(), text(value))).collect())
+fn settings(map: &Map<String, Value>) -> Vec<(&str, String)> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    map.iter().map(|(key, value)| (key.as_str(), text(value))).collect()
 }
 
 fn training_view(trained: &Trained) -> Training<'_> {
     let said = trained.sentences();
-    let plots = trained.metrics.as_ref().map(|m| plot::plots(m, trained.gamma())).unwrap_or_default();
-    Training { name: &trained.name, note: (!said.is_empty()).then(|| said.join(" ")), plots }
+    Training {
+        name: &trained.name,
+        note: (!said.is_empty()).then(|| said.join(" ")),
+        preset: trained.settings.get("preset").is_some_and(Value::is_string),
+        differs: trained.differs.as_ref().map(settings).unwrap_or_default(),
+        settings: settings(&trained.settings),
+    }
 }

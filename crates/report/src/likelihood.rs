@@ -5,7 +5,7 @@
 use crate::format::{NONE, decimal, signed};
 use crate::metrics::Curve;
 use crate::nll::{Nll, PLAIN, TEMPLATES};
-use crate::plot::{self, Chart, Plot};
+use crate::plot::{self, Chart, Line, Plot};
 use crate::rows::{counts, in_words};
 use crate::summary::{Subject, Summary};
 use crate::table::Table;
@@ -90,16 +90,22 @@ pub(crate) fn plots(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<Pl
         for points in &mut points {
             points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
         }
-        let curves: Vec<Curve> = points.into_iter().map(|points| Curve { points }).collect();
-        let names = summary.subjects.iter().map(|s| label(&s.name));
+        let curves = points.into_iter().map(|points| Curve { points }).enumerate();
+        let lines = curves.map(|(i, curve)| Line::new(label(&summary.subjects[i].name), i, curve));
         let asked = match context {
             PLAIN => "asked plainly".to_owned(),
             TEMPLATES => "under templates".to_owned(),
             other => format!("under {other}"),
         };
-        let title = format!("{set} answers, {asked}: NLL of the rest (nats per token)");
-        let curves = names.zip(&curves).collect();
-        plot::plot(Chart { title, x: "tokens of the answer that were given", curves, marked: true, ..Chart::default() })
+        let title = format!("{set} answers, {asked}");
+        plot::plot(Chart {
+            title,
+            x: "tokens of the answer that were given",
+            y: "NLL of the rest, nats per token",
+            lines: lines.collect(),
+            marked: true,
+            ..Chart::default()
+        })
     };
     panels.into_iter().filter_map(draw).collect()
 }

@@ -2,35 +2,45 @@
 //! Invariant: text from files cannot end a cell, a row or a code span, nor start HTML.
 
 use crate::data;
-use crate::format::{interval, percent, timing};
+use crate::format::{NONE, interval, percent, timing};
 use crate::likelihood;
 use crate::measured::Measured;
 use crate::notes::{self, LIMITS, WORDS};
 use crate::provenance::Provenance;
 use crate::rows::{self, APART_NOTE, refusals_apart, signed_apart, utility_cell};
 use crate::run::Run;
+use crate::scorecard::{self, Card};
 use crate::study::Study;
 use crate::summary::{OverRefusal, Subject, Summary};
 use crate::table::Table;
-use crate::verdict;
+use crate::verdict::{self, Verdict};
 use std::fmt::Write as _;
 
 /// The whole file.
 pub(crate) fn render(run: &Run) -> String {
-    let mut out = String::from("# Eraser report\n\n");
+    let mut out = format!("# {}\n\n", text(&run.head.title));
+    for (fact, value) in &run.head.facts {
+        let _ = writeln!(out, "- {fact}: {}", text(value));
+    }
+    out.push('\n');
     match &run.summary {
         None => {
             let _ = writeln!(out, "{}\n", run.unmeasured);
             training(&mut out, run);
         }
         Some(summary) => {
-            if let Some(found) = &run.study {
-                study(&mut out, found);
+            let verdicts = verdict::verdicts(summary, run);
+            for v in &verdicts {
+                let _ = writeln!(out, "**{}** {}\n", text(&v.headline()), text(&v.gist));
             }
-            verdicts(&mut out, summary, run);
+            scorecard(&mut out, summary, run);
             if let Some(unknown) = run.provenance.unknown() {
                 let _ = writeln!(out, "{}\n", text(&unknown));
             }
+            if let Some(found) = &run.study {
+                study(&mut out, found);
+            }
+            in_full(&mut out, &verdicts);
             words(&mut out);
             measured(&mut out, &run.measured);
             attacks(&mut out, summary, &run.provenance);
@@ -98,14 +108,41 @@ fn words(out: &mut String) {
     out.push('\n');
 }
 
-fn verdicts(out: &mut String, summary: &Summary, run: &Run) {
-    for v in verdict::verdicts(summary, run) {
-        let _ = writeln!(out, "**{}**\n", text(&v.headline()));
+fn in_full(out: &mut String, verdicts: &[Verdict]) {
+    if !verdicts.is_empty() {
+        out.push_str("## Verdict in full\n\n");
+    }
+    for v in verdicts {
+        let _ = writeln!(out, "{}\n", text(&v.headline()));
         for sentence in &v.sentences {
             let _ = writeln!(out, "- {}", text(sentence));
         }
         out.push('\n');
     }
+}
+
+/// The figures that matter most, a row for each.
+fn scorecard(out: &mut String, summary: &Summary, run: &Run) {
+    let score = scorecard::scorecard(summary, &|name| run.provenance.label(name), &run.durable());
+    let mut names: Vec<&str> = Vec::new();
+    for bar in score.cards.iter().flat_map(|card| &card.bars) {
+        if !names.contains(&bar.subject.as_str()) {
+            names.push(&bar.subject);
+        }
+    }
+    let row = |card: &Card| {
+        let about = if card.missing.is_some() { "not measured".to_owned() } else { text(&card.detail) };
+        let cell = |name: &&str| {
+            let bar = card.bars.iter().find(|bar| bar.subject == **name);
+            bar.map_or_else(|| NONE.into(), |bar| format!("{} {}", bar.value, bar.ci).trim_end().to_owned())
+        };
+        [card.title.to_owned(), about].into_iter().chain(names.iter().map(cell)).collect()
+    };
+    let header: Vec<String> = ["", "what"].into_iter().chain(names.iter().copied()).map(text).collect();
+    table(out, &header, &score.cards.iter().map(row).collect::<Vec<_>>());
+    let parts = [Some(score.trust), Some(score.untested), score.left_out];
+    let said: Vec<String> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    let _ = writeln!(out, "{}\n", text(&said.join(" ")));
 }
 
 fn study(out: &mut String, study: &Study) {
@@ -232,8 +269,8 @@ fn table(out: &mut String, header: &[String], lines: &[Vec<String>]) {
     out.push('\n');
 }
 
-/// Text on one line, with everything escaped that Markdown or HTML would act on. A flag or a command of ours between
-/// backticks stays code: there is nothing in it that could be acted on, whoever wrote it.
+/// Text on one line, with everything escaped that Markdown or HTML would act on. What is between backticks stays code where
+/// there is nothing in it that could be acted on, whoever wrote it.
 fn text(raw: &str) -> String {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
@@ -260,10 +297,9 @@ fn text(raw: &str) -> String {
     out
 }
 
-/// Whether text is a command of this tool, a flag or the name of a file, of letters that mean nothing to Markdown.
+/// Whether text between backticks is of letters that mean nothing to Markdown, so that it may stay code.
 fn is_code(text: &str) -> bool {
-    let ours = text.starts_with("eraser ") || text.starts_with("--") || text.strip_suffix(".json").is_some();
-    ours && text.chars().all(|c| c.is_ascii_alphanumeric() || "-=. /".contains(c))
+    !text.trim().is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-=. /:".contains(c))
 }
 
 #[cfg(test)]
@@ -274,6 +310,6 @@ mod tests {
     fn text_stays_in_its_cell() {
         assert_eq!(text("a|b\n<script>"), "a\\|b &lt;script>");
         assert_eq!(text("Run `eraser eval` with `--force`."), "Run `eraser eval` with `--force`.");
-        assert_eq!(text("a `b` `--x|y` `"), "a \\`b\\` \\`--x\\|y\\` \\`");
+        assert_eq!(text("a `b` `--x|y` `"), "a `b` \\`--x\\|y\\` \\`");
     }
 }

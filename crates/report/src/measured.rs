@@ -229,7 +229,7 @@ fn words(list: &Value) -> String {
 
 /// The last part of a path: the directories of the machine that made the run say nothing to a reader. Names of the hub
 /// have two parts.
-fn name(path: &str) -> &str {
+pub(crate) fn name(path: &str) -> &str {
     let whole = !path.starts_with(['/', '.', '~']) && path.matches('/').count() <= 1;
     if whole { path } else { path.trim_end_matches('/').rsplit(['/', '\\']).next().unwrap_or(path) }
 }

@@ -29,6 +29,23 @@ pub(crate) struct UtilityRow<'a> {
 }
 
 impl AttackRow<'_> {
+    /// Whether the attacker gives the opening of the answer, which a prompt alone cannot do.
+    pub(crate) fn gives_opening(&self) -> bool {
+        self.attack.split([':', ' ']).next() == Some("prefill")
+    }
+
+    /// The highest success against a hardened subject, or against any where there is none.
+    pub(crate) fn left(&self, base: Option<usize>) -> f64 {
+        let most = |of: &dyn Fn(usize) -> bool| {
+            let cells = self.cells.iter().enumerate().filter(|(i, _)| of(*i));
+            cells.filter_map(|(_, a)| a.as_ref()?.asr).fold(f64::NEG_INFINITY, f64::max)
+        };
+        let hardened = most(&|i| Some(i) != base);
+        if hardened.is_finite() { hardened } else { most(&|_| true) }
+    }
+}
+
+impl AttackRow<'_> {
     /// The answers behind the row, and the questions that they answer where a question has several.
     pub(crate) fn n(&self) -> String {
         let questions = counts(self.cells.iter().flatten().map(|a| a.questions).filter(|n| *n > 0));

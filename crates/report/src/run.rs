@@ -6,6 +6,7 @@ use crate::data::DataReport;
 use crate::error::{Error, Result};
 use crate::files::{self, json};
 use crate::format::list;
+use crate::head::{self, Head};
 use crate::manifest::{self, Manifest};
 use crate::measured::{self, Measured};
 use crate::metrics::Metrics;
@@ -28,6 +29,8 @@ const MAX_ROUNDS: usize = 1000;
 /// Everything but the answers, which are read on demand.
 #[derive(Default)]
 pub(crate) struct Run {
+    /// What it is about.
+    pub(crate) head: Head,
     /// `summary.json`.
     pub(crate) summary: Option<Summary>,
     /// `plan.toml`, unchanged.
@@ -70,6 +73,8 @@ pub(crate) struct Stage {
 pub(crate) struct Trained {
     pub(crate) name: String,
     pub(crate) settings: Map<String, Value>,
+    /// Those of the settings that are not the published ones, or not the preset's; None: not on record.
+    pub(crate) differs: Option<Map<String, Value>>,
     /// None: there is no metrics file.
     pub(crate) metrics: Option<Metrics>,
     /// What training ended with: `summary.json` beside the metrics. None: there is no such file.
@@ -134,6 +139,7 @@ impl Run {
                 e.settings = record.and_then(|r| r.options["train"].as_object().cloned()).unwrap_or_default();
             }
             let mut trained = e.read(run, ended(home))?;
+            trained.differs = record.and_then(|r| r.options["differs"].as_object().cloned());
             trained.recipe = record.and_then(|r| training::recipe(&r.options));
             let began_elsewhere = record.is_some_and(|r| r.options["train"]["init_adapter"].is_string());
             if let Some(summary) = &mut trained.summary {
@@ -145,7 +151,9 @@ impl Run {
         let seconds = manifest.iter().flat_map(|m| m.requests.values()).map(|request| request.seconds);
         let requests = seconds.filter(|s| (0.0..1e12).contains(s)).collect();
         let unmeasured = unmeasured(run, manifest.as_ref());
+        let head = head::head(summary.as_ref(), manifest.as_ref(), &adapters);
         Ok(Self {
+            head,
             summary,
             plan,
             trained,
@@ -254,6 +262,11 @@ fn tell_origin(study: &mut Study, run: &Path, manifest: &Manifest, adapters: &[(
 }
 
 impl Run {
+    /// The subjects whose durability was measured.
+    pub(crate) fn durable(&self) -> Vec<String> {
+        self.durability.iter().flat_map(Study::subjects).map(|(subject, _)| subject).collect()
+    }
+
     /// What the training of a subject ended with.
     pub(crate) fn training(&self, subject: &str) -> Option<&TrainingSummary> {
         self.trained.iter().find(|t| t.name == subject)?.summary.as_ref()
@@ -282,7 +295,7 @@ impl Entry {
                 (optional(&path, Metrics::read)?, summary)
             }
         };
-        Ok(Trained { name: self.name, settings: self.settings, metrics, summary, course, recipe: None })
+        Ok(Trained { name: self.name, settings: self.settings, differs: None, metrics, summary, course, recipe: None })
     }
 }
 

@@ -38,6 +38,8 @@ struct Candidate {
 /// The searches of one attack on one subject.
 pub(crate) struct Search {
     subject: String,
+    /// The number of the subject, which decides its colour.
+    color: usize,
     attack: String,
     lines: Vec<Line>,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Search {
 /// Reads what there is of `subjects`.
 pub(crate) fn read(run: &Path, subjects: &[String]) -> Result<Vec<Search>> {
     let mut found = Vec::new();
-    for subject in subjects {
+    for (color, subject) in subjects.iter().enumerate() {
         // The summary names subjects; a name that would lead elsewhere has no directory.
         if subject.contains(['/', '\\']) || subject.starts_with('.') {
             continue;
@@ -66,7 +68,7 @@ pub(crate) fn read(run: &Path, subjects: &[String]) -> Result<Vec<Search>> {
                 return Err(Error::content(&path, "a figure is out of range"));
             }
             if !lines.is_empty() {
-                found.push(Search { subject: subject.clone(), attack: attack.to_owned(), lines });
+                found.push(Search { subject: subject.clone(), color, attack: attack.to_owned(), lines });
             }
         }
     }
@@ -111,15 +113,15 @@ pub(crate) fn table(searches: &[Search]) -> Table {
 
 /// A plot per attack, a curve per subject.
 pub(crate) fn plots(searches: &[Search]) -> Vec<Plot> {
-    let mut by_attack: BTreeMap<&str, Vec<(String, Curve)>> = BTreeMap::new();
+    let mut by_attack: BTreeMap<&str, Vec<plot::Line>> = BTreeMap::new();
     for search in searches {
-        let points = mean_curve(&search.lines);
-        by_attack.entry(&search.attack).or_default().push((search.subject.clone(), Curve { points }));
+        let curve = Curve { points: mean_curve(&search.lines) };
+        let line = plot::Line::new(search.subject.clone(), search.color, curve);
+        by_attack.entry(&search.attack).or_default().push(line);
     }
-    let draw = |(attack, curves): (&str, Vec<(String, Curve)>)| {
-        let title = format!("{attack}: best loss of the opening so far (nats per token, mean over questions)");
-        let curves = curves.iter().map(|(name, curve)| (name.clone(), curve)).collect();
-        plot::plot(Chart { title, x: "step", curves, ..Chart::default() })
+    let draw = |(attack, lines): (&str, Vec<plot::Line>)| {
+        let title = format!("{attack}: best loss of the opening so far, mean over questions");
+        plot::plot(Chart { title, x: "step", y: "nats per token", lines, ..Chart::default() })
     };
     by_attack.into_iter().filter_map(draw).collect()
 }
@@ -153,7 +155,7 @@ mod tests {
         assert_eq!(mean_curve(&found[0].lines), [(0.0, 5.0), (1.0, 3.0), (2.0, 2.5)]);
         assert_eq!(table(&found).rows, [["gcg", "base", "2", "1", "1.500", "12.000", "1.000", "5.000", "2.500"]]);
         let plots = plots(&found);
-        assert_eq!((plots.len(), plots[0].legend.as_slice()), (1, &["base".to_owned()][..]));
+        assert_eq!((plots.len(), plots[0].legend.as_slice()), (1, &[("base".to_owned(), 1)][..]));
         std::fs::write(path.join("gcg.jsonl"), LINES.replace("6.0", "6e300")).unwrap();
         assert!(read(dir.path(), &subjects).is_err());
     }

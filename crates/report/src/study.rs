@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::format::{NONE, decimal, number};
 use crate::metrics::Curve;
-use crate::plot::{self, Chart, Plot};
+use crate::plot::{self, Chart, Plot, Scale};
+use crate::slope::{self, Slope};
 use crate::table::Table;
 use crate::terminal::{blocks, wrapped};
 use serde::{Deserialize, Serialize};
@@ -58,12 +59,25 @@ struct Row {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Figure {
-    name: String,
+pub(crate) struct Figure {
+    /// Empty in files of older versions.
+    #[serde(default)]
+    id: String,
+    pub(crate) name: String,
     value: Option<f64>,
     ci: Option<[f64; 2]>,
     /// None: not a share.
     n: Option<u64>,
+}
+
+/// How attacks do after something was done to the weights.
+pub(crate) struct Weakened {
+    /// What was done.
+    pub(crate) condition: String,
+    /// The highest success of attacks by prompt.
+    pub(crate) prompts: Option<f64>,
+    /// The success of a given opening.
+    pub(crate) opening: Option<f64>,
 }
 
 /// A claim and what was found.
@@ -94,12 +108,18 @@ struct PlotSeries {
     series: Vec<Line>,
     #[serde(default)]
     diagonal: bool,
+    /// The base model's value, where it has one.
+    #[serde(default)]
+    base: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Line {
     name: String,
     points: Vec<(f64, f64)>,
+    /// By point: the ends of its interval; empty in files of older versions.
+    #[serde(default)]
+    ci: Vec<Option<[f64; 2]>>,
 }
 
 /// What the page is given.
@@ -111,12 +131,14 @@ pub(crate) struct StudyView {
     findings: Vec<FindingView>,
     table: Table,
     plots: Vec<Plot>,
+    /// How each condition changes what was trained; empty but for durability.
+    slopes: Vec<Slope>,
 }
 
 #[derive(Serialize)]
 struct FindingView {
     tone: &'static str,
-    outcome: String,
+    outcome: &'static str,
     claim: String,
     evidence: String,
 }
@@ -138,7 +160,13 @@ impl Study {
         if lengths.into_iter().any(|n| n > MAX) {
             return Err(format!("a list is longer than {MAX}"));
         }
-        let points = self.plots.iter().flat_map(|p| &p.series).flat_map(|s| &s.points).flat_map(|p| [p.0, p.1]);
+        let series = || self.plots.iter().flat_map(|p| &p.series);
+        if series().any(|s| !s.ci.is_empty() && s.ci.len() != s.points.len()) {
+            return Err("a series has not as many intervals as points".into());
+        }
+        let points = series().flat_map(|s| &s.points).flat_map(|p| [p.0, p.1]);
+        let ends = series().flat_map(|s| s.ci.iter().flatten().flatten().copied());
+        let points = points.chain(ends).chain(self.plots.iter().filter_map(|p| p.base));
         let figures = self.rows.iter().flat_map(|r| &r.figures);
         let values = figures.flat_map(|f| f.value.into_iter().chain(f.ci.into_iter().flatten()));
         if points.chain(values).any(|x| !x.is_finite() || x.abs() > 1e9) {
@@ -156,6 +184,19 @@ impl Study {
             }
         }
         all
+    }
+
+    /// How attacks on a hardened subject do under each condition but the first, which is the model as it was trained.
+    pub(crate) fn weakened(&self, subject: &str) -> Vec<Weakened> {
+        let rows = self.rows.iter().filter(|row| self.is_durability() && row.subject == subject);
+        let weakened = rows.skip(1).filter_map(|row| {
+            let most = |wanted: &dyn Fn(&Figure) -> bool| {
+                row.figures.iter().filter(|f| wanted(f)).filter_map(|f| f.value).max_by(f64::total_cmp)
+            };
+            let (prompts, opening) = (most(&Figure::is_of_prompts), most(&Figure::is_of_opening));
+            Some(Weakened { condition: row.values.first()?.clone()?, prompts, opening })
+        });
+        weakened.collect()
     }
 
     pub(crate) fn is_durability(&self) -> bool {
@@ -274,6 +315,14 @@ impl Study {
 }
 
 impl Figure {
+    fn is_of_opening(&self) -> bool {
+        self.id == "asr_prefill"
+    }
+
+    fn is_of_prompts(&self) -> bool {
+        self.id.starts_with("asr_") && !self.is_of_opening()
+    }
+
     fn text(&self) -> String {
         match (self.value, self.ci) {
             (None, _) => NONE.into(),
@@ -307,16 +356,32 @@ pub(crate) fn view(study: &Study) -> StudyView {
             (Outcome::Fails, true) => "bad",
             _ => "mixed",
         },
-        outcome: f.outcome(),
+        outcome: match (f.outcome, f.settled) {
+            (Outcome::Holds, true) => "held",
+            (Outcome::Fails, true) => "failed",
+            (Outcome::Holds, false) => "held here, not settled",
+            (Outcome::Fails, false) => "failed here, not settled",
+            (Outcome::Unmeasured, _) => "not measured",
+        },
         claim: f.claim.clone(),
         evidence: f.evidence.clone(),
     };
     let draw = |p: &PlotSeries| {
-        let curves: Vec<(String, Curve)> =
-            p.series.iter().map(|s| (s.name.clone(), Curve { points: s.points.clone() })).collect();
-        let curves = curves.iter().map(|(name, curve)| (name.clone(), curve)).collect();
-        let (title, diagonal) = (p.title.clone(), p.diagonal);
-        plot::plot(Chart { title, x: &p.x, y: &p.y, curves, marked: true, gamma: None, diagonal })
+        let line = |(i, s): (usize, &Line)| {
+            let curve = Curve { points: s.points.clone() };
+            plot::Line { ci: s.ci.clone(), ..plot::Line::new(s.name.clone(), i + 1, curve) }
+        };
+        let share = p.y == "share" && p.series.iter().flat_map(|s| &s.points).all(|p| (0.0..=1.0).contains(&p.1));
+        plot::plot(Chart {
+            title: p.title.clone(),
+            x: &p.x,
+            y: if share { "" } else { &p.y },
+            lines: p.series.iter().enumerate().map(line).collect(),
+            marked: true,
+            scale: if share { Scale::Percent } else { Scale::Linear },
+            levels: p.base.map(|base| ("base".to_owned(), base)).into_iter().collect(),
+            diagonal: p.diagonal,
+        })
     };
     StudyView {
         title: study.title(),
@@ -325,7 +390,33 @@ pub(crate) fn view(study: &Study) -> StudyView {
         findings: study.findings.iter().map(finding).collect(),
         table: study.table(),
         plots: study.plots.iter().filter_map(draw).collect(),
+        slopes: if study.is_durability() { slopes(study) } else { Vec::new() },
     }
+}
+
+/// A chart for each hardened subject and figure: from the model as it was trained to what each condition made of it.
+fn slopes(study: &Study) -> Vec<Slope> {
+    let mut slopes = Vec::new();
+    let base = study.rows.iter().find(|row| row.subject == "base");
+    for (subject, _) in study.subjects() {
+        let rows: Vec<&Row> = study.rows.iter().filter(|row| row.subject == subject).collect();
+        let Some((first, conditions)) = rows.split_first().filter(|(_, conditions)| !conditions.is_empty()) else {
+            continue;
+        };
+        for figure in first.figures.iter().filter(|f| f.ci.is_some() && f.id != "degenerate") {
+            let value = |row: &Row| row.figures.iter().find(|f| f.name == figure.name)?.value;
+            let Some(from) = figure.value else { continue };
+            let to = conditions.iter().filter_map(|row| Some((row.values.first()?.clone()?, value(row)?)));
+            slopes.push(slope::slope(
+                format!("{subject}: {}", figure.name),
+                from,
+                &to.collect::<Vec<_>>(),
+                base.and_then(value),
+                figure.id == "refused_plain",
+            ));
+        }
+    }
+    slopes
 }
 
 /// For a terminal: the table, then the findings.
@@ -383,7 +474,7 @@ mod tests {
         assert_eq!(study.table().rows, [["base", NONE, NONE], ["gamma-1", "1", "1.020"]]);
         let view = view(&study);
         assert_eq!(view.plots.len(), 1);
-        assert!(view.plots[0].svg.contains("gamma") && view.plots[0].svg.contains("var(--s1)"));
+        assert!(view.plots[0].svg.contains("gamma") && view.plots[0].svg.contains("var(--s2)"));
     }
 
     #[test]

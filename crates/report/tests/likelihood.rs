@@ -45,7 +45,11 @@ fn every_form_of_the_report_has_the_figures_and_where_answers_reopen() {
         markdown.contains("| seen | plain | 5 | 24 (5) | 0.25 \\[0.00, 0.75\\] | 1.25 \\[0.75, 1.75\\] (+1.00) |"),
         "{markdown}"
     );
-    assert!(page.contains("template:a|b") && page.contains("seen answers, asked plainly: NLL of the rest"));
+    assert!(
+        page.contains("template:a|b")
+            && page.contains("seen answers, asked plainly")
+            && page.contains("NLL of the rest, nats per token")
+    );
     assert_eq!(page.matches("<details").count(), page.matches("</details>").count());
     for line in [
         "eraser,likelihood,plain,seen,,nll_after_5,24,1.25,0.75,1.75",

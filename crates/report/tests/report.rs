@@ -89,7 +89,7 @@ fn the_page_is_inert_and_complete() {
     assert!(page.contains("2026-11-24T11:00:00Z") && page.contains("(not finished)"));
     assert!(page.contains("questions.csv, take 0-54") && !page.contains("/elsewhere"));
     assert!(page.contains("expect: wrong") && page.contains("benign questions: benign"));
-    assert!(page.contains("eraser: the defence held in part, at a cost in utility."));
+    assert!(page.contains("eraser: the defence held, at a cost in utility."));
     assert!(page.contains("arXiv 2404.12038"));
 }
 
@@ -140,7 +140,9 @@ fn metrics_are_found_without_subjects_json() {
     let run = run();
     fs::remove_file(run.path().join("subjects.json")).unwrap();
     let page = page(run.path());
-    assert_eq!(page.matches("40 optimiser steps").count() / page.matches("<h3>eraser+retain</h3>").count(), 6);
+    // Of both variants, and each in every plot: the loss, `nll_harm` and three terms.
+    assert_eq!((page.matches("40 optimiser steps").count(), page.matches("<h3>eraser+retain</h3>").count()), (2, 1));
+    assert!(page.contains("The help term (<code>l_help</code>"));
 }
 
 /// SHA-256 of "weights\n" and of "rows\n".
@@ -200,7 +202,9 @@ fn answers_that_were_changed_after_the_evaluation_are_named() {
 #[test]
 fn figures_of_an_earlier_adapter_have_no_verdict() {
     let current = page(with_manifest("abc", "abc", ROWS).path());
-    assert!(current.contains("eraser: the defence held in part") && !current.contains("earlier adapter"));
+    assert!(
+        current.contains("eraser: the defence held, at a cost in utility.") && !current.contains("earlier adapter")
+    );
     let again = with_manifest("abc", "def", ROWS);
     let changed = with_manifest("abc", "abc", ROWS);
     fs::write(changed.path().join("adapter/adapter_model.safetensors"), "other weights").unwrap();

@@ -199,17 +199,17 @@ fn plot(scored: &[Scored]) -> Plot {
     let series = |steps: &Option<usize>| {
         let mut points: Vec<[f64; 2]> = scored.iter().filter(|s| s.steps == *steps).map(|s| at(&s.score)).collect();
         points.sort_by(|a, b| a[0].total_cmp(&b[0]));
-        Series { name: name(steps), points }
+        Series { name: name(steps), points, ..Series::default() }
     };
     let scores: Vec<Score> = scored.iter().map(|s| s.score).collect();
-    let best =
-        Series { name: "front".to_owned(), points: front(&scores).into_iter().map(|i| at(&scores[i])).collect() };
+    let points = front(&scores).into_iter().map(|i| at(&scores[i])).collect();
+    let best = Series { name: "front".to_owned(), points, ..Series::default() };
     Plot {
         title: "attack success against what benign answers cost".to_owned(),
         x: "nats per token beyond the base".to_owned(),
         y: "share".to_owned(),
         series: rungs.iter().map(series).chain([best]).collect(),
-        diagonal: false,
+        ..Plot::default()
     }
 }
 

@@ -66,7 +66,7 @@ pub struct Finding {
 }
 
 /// A plot: series of points `(x, y)`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Plot {
     /// Its title.
     pub title: String,
@@ -78,15 +78,21 @@ pub struct Plot {
     pub series: Vec<Series>,
     /// The line y = x is drawn too.
     pub diagonal: bool,
+    /// The base model's value, a level line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<f64>,
 }
 
 /// Points of one name, joined by a line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Series {
     /// Its name in the legend.
     pub name: String,
     /// The points.
     pub points: Vec<[f64; 2]>,
+    /// By point: the ends of its 95 % interval; empty where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ci: Vec<Option<[f64; 2]>>,
 }
 
 /// Of the judges of figures, the one that a study goes by: the first that was asked for; an earlier request may have

@@ -24,7 +24,7 @@ pub(crate) fn findings(base: &SubjectRow, rows: &[SubjectRow], keys: &[String], 
         && key == "gamma"
     {
         let x = numbers(rows, 0);
-        findings.push(settles(&series(rows, &x, &NLL)));
+        findings.push(settles(&series(rows, &x, &NLL).0));
         findings.push(moves("attack success falls with gamma", &Figures::ASR_UNSEEN, rows, &x, -1.0));
         findings.push(moves("the KL on the help set rises with gamma", &HELP, rows, &x, 1.0));
     }
@@ -158,16 +158,15 @@ pub(crate) fn plots(rows: &[SubjectRow], keys: &[String], judge: &str) -> Vec<Pl
         ] {
             let series = groups.iter().map(|(group, members)| {
                 let (rows, x): (Vec<&SubjectRow>, Vec<Option<f64>>) = members.iter().map(|&i| (&rows[i], x[i])).unzip();
-                Series {
-                    name: if group.is_empty() { name.to_string() } else { group.clone() },
-                    points: series(rows, &x, name),
-                }
+                let (points, ci) = series(rows, &x, name);
+                Series { name: if group.is_empty() { name.to_string() } else { group.clone() }, points, ci }
             });
             let series: Vec<Series> = series.filter(|s| !s.points.is_empty()).collect();
             if !series.is_empty() {
                 let title = format!("{name} against {}", keys[axis]);
                 let diagonal = *name == NLL && keys[axis] == "gamma";
-                plots.push(Plot { title, x: keys[axis].clone(), y: y.to_owned(), series, diagonal });
+                let base = rows.iter().find(|row| row.subject == "base").and_then(|row| row.get(name)?.value);
+                plots.push(Plot { title, x: keys[axis].clone(), y: y.to_owned(), series, diagonal, base });
             }
         }
     }
@@ -177,7 +176,7 @@ pub(crate) fn plots(rows: &[SubjectRow], keys: &[String], judge: &str) -> Vec<Pl
         let points =
             members.iter().filter_map(|&i| Some([value(i, &Figures::ASR_UNSEEN)?, value(i, &Figures::SKILLS)?]));
         let name = if group.is_empty() { "settings".to_owned() } else { group.clone() };
-        Series { name, points: points.collect() }
+        Series { name, points: points.collect(), ..Series::default() }
     });
     let series: Vec<Series> = frontier.filter(|s| !s.points.is_empty()).collect();
     if !series.is_empty() && keys.iter().any(|key| key.starts_with("retain")) {
@@ -186,7 +185,7 @@ pub(crate) fn plots(rows: &[SubjectRow], keys: &[String], judge: &str) -> Vec<Pl
             x: Figures::ASR_UNSEEN.to_string(),
             y: Figures::SKILLS.to_string(),
             series,
-            diagonal: false,
+            ..Plot::default()
         });
     }
     plots
@@ -198,12 +197,19 @@ fn numbers(rows: &[SubjectRow], key: usize) -> Vec<Option<f64>> {
     rows.iter().map(number).collect()
 }
 
-/// Points of a figure over `x`, from left to right.
-fn series<'a>(rows: impl IntoIterator<Item = &'a SubjectRow>, x: &[Option<f64>], name: &Measure) -> Vec<[f64; 2]> {
-    let point = |(row, x): (&SubjectRow, &Option<f64>)| Some([(*x)?, row.get(name)?.value?]);
-    let mut points: Vec<[f64; 2]> = rows.into_iter().zip(x).filter_map(point).collect();
-    points.sort_by(|a, b| a[0].total_cmp(&b[0]));
-    points
+/// Points of a figure over `x`, from left to right, and their intervals.
+fn series<'a>(
+    rows: impl IntoIterator<Item = &'a SubjectRow>,
+    x: &[Option<f64>],
+    name: &Measure,
+) -> (Vec<[f64; 2]>, Vec<Option<[f64; 2]>>) {
+    let point = |(row, x): (&SubjectRow, &Option<f64>)| {
+        let figure = row.get(name)?;
+        Some(([(*x)?, figure.value?], figure.ci))
+    };
+    let mut points: Vec<([f64; 2], Option<[f64; 2]>)> = rows.into_iter().zip(x).filter_map(point).collect();
+    points.sort_by(|a, b| a.0[0].total_cmp(&b.0[0]));
+    points.into_iter().unzip()
 }
 
 /// The settings of all keys but one.
