@@ -3,6 +3,7 @@
 //! our own words, is inserted unescaped; the page's content policy forbids scripts and requests altogether.
 
 use crate::answers::Answers;
+use crate::bounds::garbage;
 use crate::curves;
 use crate::data::{self, DataReport};
 use crate::error::Result;
@@ -18,10 +19,10 @@ use crate::rows::{self, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signe
 use crate::run::{Run, Stage, Trained};
 use crate::scorecard::{self, Scorecard};
 use crate::search::{self, Search};
-use crate::study::{self, StudyView};
+use crate::study::view::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
-use crate::verdict::{self, Outcome, Verdict, garbage};
+use crate::verdict::{self, Outcome, Verdict};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, HtmlEscape, Value as Shown};
@@ -208,8 +209,8 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         unmeasured: run.unmeasured,
         has_base: base.is_some(),
         subjects: summary.subjects.iter().map(|s| run.provenance.label(&s.name)).collect(),
-        study: run.study.as_ref().map(study::view),
-        durability: run.durability.as_ref().map(study::view),
+        study: run.study.as_ref().map(view::view),
+        durability: run.durability.as_ref().map(view::view),
         data: run.data.as_ref().map(|report| data_view(report, run.provenance.data.clone())),
         verdicts: verdict::verdicts(summary, run).into_iter().map(verdict_view).collect(),
         plan: run.plan.as_deref(),

@@ -11,6 +11,7 @@
 //! the metrics. `judges.json`: `{"keyword:gcg29":["I'm sorry", ..]}`, the phrases of the keyword lists, by judge.
 
 mod answers;
+mod bounds;
 mod changed;
 mod csv;
 mod curves;

@@ -2,11 +2,11 @@
 //! a line that says what they rest on and what was not tested. Invariants: what was not measured is said, with the
 //! command that measures it; the attack of a card is the one that is left strongest.
 
+use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage};
 use crate::format::{NONE, counted, interval, list, number, percent};
 use crate::judges;
 use crate::rows::{self, AttackRow, UtilityRow};
 use crate::summary::{Attack, Summary};
-use crate::verdict::{HELD, NOTHING_TO_REDUCE, garbage};
 use serde::Serialize;
 
 /// The quantile of 95 % intervals.

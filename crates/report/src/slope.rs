@@ -1,8 +1,8 @@
 //! A slope chart. Input: a share of the model as it was trained, and after each of some conditions. Output: places of
 //! lines and labels, which the page's template draws. Invariant: labels do not cover each other.
 
+use crate::bounds::HELD;
 use crate::format::percent;
-use crate::verdict::HELD;
 use serde::Serialize;
 
 /// The height of the plotting area, in the units of the drawing.

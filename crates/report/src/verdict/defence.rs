@@ -1,7 +1,8 @@
 //! Whether attacks by prompt still succeed. Input: the rows that count, one for each attack and set. Output: an outcome
 //! with its sentences. Invariant: what is degenerate is no success of an attacker, and is told apart from one.
 
-use super::{Direction, HELD, HELD_AT_MOST, NOTHING_TO_REDUCE, Outcome, garbage, name, pair, questions};
+use super::{Direction, HELD_AT_MOST, Outcome, name, pair, questions};
+use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage};
 use crate::format::{change, counted, interval, list, percent};
 use crate::judges;
 use crate::rows::{self, AttackRow};

@@ -2,7 +2,8 @@
 //! Input: the rows that count, and the durability study. Output: what opens it, in words. Invariant: what has not been
 //! measured opens nothing, and the trust line says that it was not measured.
 
-use super::{HELD, garbage, name, pair};
+use super::{name, pair};
+use crate::bounds::{HELD, garbage};
 use crate::format::{interval, percent};
 use crate::rows::AttackRow;
 use crate::study::{Study, Weakened};
