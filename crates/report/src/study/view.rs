@@ -16,7 +16,7 @@ pub(crate) struct StudyView {
     facts: Vec<(&'static str, String)>,
     findings: Vec<FindingView>,
     table: Table,
-    plots: Vec<Plot>,
+    pub(super) plots: Vec<Plot>,
     /// How each condition changes what was trained; empty but for durability.
     slopes: Vec<Slope>,
 }
