@@ -186,3 +186,42 @@ fn an_evaluation_ends_with_its_table() {
     let text = dir.done("eval --model model --out a --questions unseen=ask.csv --max-new-tokens 2");
     assert!(text.contains("Attack success") && text.contains("unseen"), "{text}");
 }
+
+/// A report made verb by verb named nothing of what was measured.
+#[test]
+fn verbs_and_a_run_file_give_the_same_report_of_the_same_work() {
+    let dir = Dir::with_model();
+    let one = RUN.replace("[[variant]]\nname = \"eraser\"\nretain = false\n", "").replace("eraser+retain", "eraser");
+    let one = one.replace("retain = \"help.jsonl\"\n", "").replace("[[variant]]\nname = \"eraser\"\n", "");
+    dir.write("run.toml", &one.replace("{ path = \"harm.jsonl\", take = \"0-5\" }", "\"harm.jsonl\""));
+    dir.done("run run.toml --out by-file");
+    dir.done(
+        "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --out by-verbs --steps 4 \
+         --micro-batch 2 --grad-accum 1 --max-length 96 --gamma 9 --lr 1e-2",
+    );
+    dir.done(
+        "eval --model model --adapter eraser=by-verbs/adapter --out by-verbs --attacks direct,template --templates wrap.txt \
+         --max-new-tokens 4 --questions seen=ask.csv?take=0-1 --questions unseen=ask.csv?where=kind:a&take=1- \
+         --over-refusal benign=ask.csv --allow-leakage seen --allow-leakage unseen --allow-leakage benign",
+    );
+    dir.done("report by-verbs");
+    // Times, and by which verb it was made, differ; what was measured and found does not.
+    let told = |run: &str| {
+        let text = dir.text(&format!("{run}/report.md"));
+        let cost = text.find("## Cost").unwrap_or(text.len());
+        let lines = text[..cost].lines().filter(|line| !line.contains(", begun "));
+        lines.map(|line| line.replace(run, "RUN")).collect::<Vec<_>>()
+    };
+    let (file, verbs) = (told("by-file"), told("by-verbs"));
+    for (file, verbs) in file.iter().zip(&verbs) {
+        assert_eq!(file, verbs);
+    }
+    assert!(file.len() > 40 && file.len() == verbs.len());
+    let heads = |run: &str| {
+        let page = dir.text(&format!("{run}/report.html"));
+        page.match_indices("<h2")
+            .map(|(at, _)| page[at..].split("</h2>").next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(heads("by-file"), heads("by-verbs"));
+}
