@@ -4,6 +4,7 @@
 mod conversation;
 mod errors;
 mod interrupt;
+mod meter;
 mod options;
 mod output;
 mod progress;

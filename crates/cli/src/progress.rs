@@ -1,8 +1,10 @@
-//! What a user watches: bars, notes and logs on stderr. In: steps and answers as they come; out: one bar at a time.
+//! What a user watches: bars, notes and logs on stderr. In: steps and answers as they come; out: one bar at a time, or
+//! where stderr is no terminal a line now and then.
 //! Invariant: stdout is never touched but for the JSON lines of training, and bars never tear log lines apart.
 
 use crate::errors::{Label, push_line};
 use crate::interrupt::{self, Graceful};
+use crate::meter::{LONG, Meter, Unit, span};
 use crate::output;
 use eraser_model::Error;
 use eraser_run::{Outcome, Watch};
@@ -20,12 +22,26 @@ use tracing_subscriber::registry::LookupSpan;
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 static NOTES: AtomicBool = AtomicBool::new(true);
+/// Lines in place of the bars.
+static LINES: AtomicBool = AtomicBool::new(false);
+
+/// Between two changes of a bar's text.
+const REDRAW: Duration = Duration::from_millis(100);
+/// Columns of the bar itself.
+const BAR: usize = 16;
+/// Most columns of its name.
+const NAME: usize = 24;
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
 
 /// How much is said. Set once, before the first bar.
 pub(crate) fn init(verbosity: i8, json: bool) {
     NOTES.store(verbosity >= 0, Ordering::Relaxed);
     if json || verbosity < 0 {
         BARS.set_draw_target(ProgressDrawTarget::hidden());
+    } else {
+        // A bar in a log file would be one long line.
+        LINES.store(BARS.is_hidden(), Ordering::Relaxed);
     }
     let level = match verbosity {
         ..=-1 => tracing::Level::ERROR,
@@ -109,16 +125,29 @@ impl std::io::Write for Stderr {
     }
 }
 
-/// A bar of `total` units.
-fn bar(name: &str, total: usize, unit: &str) -> ProgressBar {
-    let bar = BARS.add(ProgressBar::new(total as u64));
-    let template = format!("{{prefix}} {{bar:24}} {{pos}}/{{len}} {unit}  {{eta}} left  {{msg}}");
-    if let Ok(style) = ProgressStyle::with_template(&template) {
+/// A bar called `name`, with nothing on it yet.
+fn bar(name: &str) -> ProgressBar {
+    let bar = BARS.add(ProgressBar::new(0));
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{prefix}} {{bar:{BAR}}} {{msg}}")) {
         bar.set_style(style.progress_chars("━╸ "));
     }
-    bar.set_prefix(name.to_owned());
+    bar.set_prefix(short(name));
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
+}
+
+/// At most [`NAME`] columns of a name.
+fn short(name: &str) -> String {
+    if name.chars().count() <= NAME {
+        return name.to_owned();
+    }
+    name.chars().take(NAME - 1).chain(['…']).collect()
+}
+
+/// Columns that are left behind the name and the bar. The last one stays free: some terminals break the line there.
+fn room(name: &str) -> usize {
+    let columns = terminal_size::terminal_size_of(std::io::stderr()).map_or(COLUMNS, |(width, _)| width.0.into());
+    columns.saturating_sub(short(name).chars().count() + BAR + 3)
 }
 
 /// Follows the work: bars, notes, the JSON lines of training, Ctrl-C.
@@ -127,7 +156,7 @@ pub(crate) struct Terminal {
     /// Writes each training step as a line of JSON to stdout.
     json: bool,
     bar: Option<Bar>,
-    spinner: Option<ProgressBar>,
+    loading: Option<Loading>,
     graceful: Option<Graceful>,
     /// The error that stopped the JSON lines.
     failure: Option<Error>,
@@ -135,9 +164,46 @@ pub(crate) struct Terminal {
 
 /// The bar that is shown.
 struct Bar {
-    name: String,
+    meter: Meter,
     shown: ProgressBar,
+    drawn: Instant,
+}
+
+/// A model that is being loaded.
+struct Loading {
+    model: String,
+    spinner: ProgressBar,
     since: Instant,
+}
+
+impl Bar {
+    fn new(meter: Meter) -> Self {
+        let shown = bar(meter.name());
+        let mut bar = Self { meter, shown, drawn: Instant::now() };
+        bar.draw(Instant::now());
+        bar
+    }
+
+    /// Shows what has changed, if it is time to.
+    fn tell(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.drawn) >= REDRAW {
+            self.draw(now);
+        }
+        if LINES.load(Ordering::Relaxed)
+            && let Some(line) = self.meter.line(now)
+        {
+            note(&line);
+        }
+    }
+
+    fn draw(&mut self, now: Instant) {
+        self.drawn = now;
+        let (done, total) = self.meter.counts();
+        self.shown.set_length(total as u64);
+        self.shown.set_position(done as u64);
+        self.shown.set_message(self.meter.beside_bar(room(self.meter.name()), now));
+    }
 }
 
 impl Terminal {
@@ -155,12 +221,13 @@ impl Terminal {
     }
 
     fn end_bar(&mut self) {
-        if let Some(Bar { name, shown, since }) = self.bar.take() {
-            let (done, total) = (shown.position(), shown.length().unwrap_or_default());
-            shown.finish_and_clear();
-            if done == total {
-                tracing::info!("{name}: {total} in {:.1} s", since.elapsed().as_secs_f64());
-            }
+        let Some(Bar { meter, shown, .. }) = self.bar.take() else { return };
+        shown.finish_and_clear();
+        let line = meter.last_line(Instant::now());
+        if meter.has_told() {
+            note(&line);
+        } else {
+            tracing::info!("{line}");
         }
     }
 }
@@ -171,14 +238,17 @@ impl Watch for Terminal {
     }
 
     fn loading(&mut self, model: Option<&str>) {
-        if let Some(spinner) = self.spinner.take() {
+        if let Some(Loading { model, spinner, since }) = self.loading.take() {
             spinner.finish_and_clear();
+            if LINES.load(Ordering::Relaxed) && since.elapsed() >= LONG {
+                note(&format!("{model}: loaded in {}", span(since.elapsed())));
+            }
         }
         if let Some(model) = model {
             let spinner = BARS.add(ProgressBar::new_spinner());
             spinner.set_message(format!("loading {model}"));
             spinner.enable_steady_tick(Duration::from_millis(120));
-            self.spinner = Some(spinner);
+            self.loading = Some(Loading { model: model.to_owned(), spinner, since: Instant::now() });
         }
     }
 
@@ -187,15 +257,21 @@ impl Watch for Terminal {
     }
 
     fn progress(&mut self, what: &str, done: usize, total: usize) -> bool {
-        if self.bar.as_ref().is_none_or(|shown| shown.name != what) {
+        if self.bar.as_ref().is_none_or(|shown| shown.meter.name() != what) {
             self.end_bar();
-            self.bar = Some(Bar { name: what.to_owned(), shown: bar(what, total, "answers"), since: Instant::now() });
+            self.bar = Some(Bar::new(Meter::new(what, Unit::Results, done, total, Instant::now())));
         }
-        if let Some(Bar { shown, .. }) = &self.bar {
-            shown.set_length(total as u64);
-            shown.set_position(done as u64);
+        if let Some(bar) = &mut self.bar {
+            bar.meter.reach(done, total);
+            bar.tell();
         }
         !interrupt::requested()
+    }
+
+    fn tokens(&mut self, more: usize) {
+        if let Some(bar) = &mut self.bar {
+            bar.meter.add_tokens(more);
+        }
     }
 
     fn progress_end(&mut self) {
@@ -204,19 +280,18 @@ impl Watch for Terminal {
 
     fn training(&mut self, name: &str, done: usize, total: usize) {
         self.end_bar();
-        let bar = bar(name, total, "steps");
-        bar.set_position(done as u64);
-        bar.reset_eta();
-        self.bar = Some(Bar { name: name.to_owned(), shown: bar, since: Instant::now() });
+        self.bar = Some(Bar::new(Meter::new(name, Unit::Steps, done, total, Instant::now())));
         if done > 0 && done < total {
             note(&format!("{name}: going on from step {done} of {total}"));
         }
     }
 
     fn step(&mut self, metrics: &StepMetrics) -> bool {
-        if let Some(Bar { shown, .. }) = &self.bar {
-            shown.set_position(metrics.step as u64);
-            shown.set_message(terms(metrics));
+        if let Some(bar) = &mut self.bar {
+            let (_, total) = bar.meter.counts();
+            bar.meter.reach(metrics.step, total);
+            bar.meter.describe(terms(metrics));
+            bar.tell();
         }
         if self.json
             && let Err(e) = output::json(metrics)
@@ -232,14 +307,10 @@ impl Watch for Terminal {
     }
 }
 
-/// The loss terms of a step, as the bar shows them.
-fn terms(m: &StepMetrics) -> String {
-    let mut text = format!("loss {:.3}", m.loss);
-    if let Some(nll) = m.nll_harm {
-        let _ = write!(text, "  nll_harm {nll:.3}");
-    }
-    for (name, value) in &m.terms {
-        let _ = write!(text, "  {} {value:.4}", name.trim_start_matches("l_"));
-    }
-    text
+/// The loss of a step and its terms, the most telling one first.
+fn terms(m: &StepMetrics) -> Vec<String> {
+    let mut terms = vec![format!("loss {:.3}", m.loss)];
+    terms.extend(m.nll_harm.map(|nll| format!("nll_harm {nll:.3}")));
+    terms.extend(m.terms.iter().map(|(name, value)| format!("{} {value:.4}", name.trim_start_matches("l_"))));
+    terms
 }

@@ -89,15 +89,13 @@ fn evaluate_one(
             None => None,
         };
         let items = searched.as_ref().unwrap_or(&job.items);
-        let mut answers =
-            answer(job, items, target, options, &path, &mut |done, total| progress.tick(&what, done, total))?;
+        let mut answers = answer(job, items, target, options, &path, &mut Named { what: &what, progress })?;
         // Behind them are the answers to sets that are not asked now.
         let (asked, _) = answers.split_at_mut(items.len());
         for grader in &job.graders {
             let judge = judge.ok_or_else(|| Error::failed("no model was given to the judges"))?;
             let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.name));
-            let mut tick = |of: &str, done: usize, total: usize| progress.tick(&format!("{what}, {of}"), done, total);
-            grader.grade(asked, judge, &options.judge, &replies, &mut tick)?;
+            grader.grade(asked, judge, &options.judge, &replies, &mut Named { what: &what, progress })?;
         }
         if !job.graders.is_empty() {
             write_jsonl(&path, &answers)?;
@@ -105,6 +103,30 @@ fn evaluate_one(
         fs::remove_file(&unfinished).writing(&unfinished)?;
     }
     Ok(())
+}
+
+/// Progress of one job of a subject.
+struct Named<'a> {
+    what: &'a str,
+    progress: &'a mut dyn Progress,
+}
+
+impl Named<'_> {
+    /// `done` of `total` answers of the job are there.
+    fn answers(&mut self, done: usize, total: usize) -> bool {
+        self.progress.tick(self.what, done, total)
+    }
+}
+
+/// What is done besides within the job, under the job's name and its own.
+impl Progress for Named<'_> {
+    fn tick(&mut self, of: &str, done: usize, total: usize) -> bool {
+        self.progress.tick(&format!("{}, {of}", self.what), done, total)
+    }
+
+    fn tokens(&mut self, more: usize) {
+        self.progress.tokens(more);
+    }
 }
 
 /// The items of a job with the prompts that its attack finds on the subject.
@@ -144,7 +166,7 @@ fn answer(
     target: &dyn TargetModel,
     options: &EvalOptions,
     path: &Path,
-    tick: &mut dyn FnMut(usize, usize) -> bool,
+    progress: &mut Named<'_>,
 ) -> Result<Vec<Answer>> {
     let temperature = if job.greedy { 0.0 } else { options.temperature };
     let temperature = f64::from(temperature);
@@ -180,21 +202,24 @@ fn answer(
     let total = requests.len();
     for round in rounds {
         let missing: Vec<&Request<'_>> = round.iter().filter(|r| !done.contains_key(&r.key)).collect();
-        if !tick(done.len(), total) {
+        if !progress.answers(done.len(), total) {
             return Err(interrupted());
         }
         if missing.is_empty() {
             continue;
         }
         let prompts: Vec<Vec<u32>> = missing.iter().map(|r| r.ids.clone()).collect();
-        let mut alive = || tick(done.len(), total);
+        let mut alive = |ended: usize| {
+            progress.tokens(1);
+            progress.answers(done.len() + ended, total)
+        };
         let responses = target.respond(&prompts, &sampling, options.batch, &mut alive)?.ok_or_else(interrupted)?;
         let finished = missing.iter().zip(responses).map(|(r, response)| line(r.item, response, &r.key));
         let finished: Vec<Answer> = finished.collect();
         done.extend(finished.iter().map(|a| (a.fingerprint.clone(), a.clone())));
         journal.append(finished)?;
     }
-    tick(done.len(), total);
+    progress.answers(done.len(), total);
 
     let stored = |(item, key): (&Item, String)| {
         let answer =

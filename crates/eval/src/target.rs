@@ -5,8 +5,9 @@ use crate::attack::search::{self, Search};
 use crate::subject::{Fingerprint, Subject};
 use eraser_data::{PromptTemplate, Question, Sampling};
 use eraser_model::files::hex;
-use eraser_model::{Generation, Result, counted, generate};
+use eraser_model::{Generation, Result, counted, generate_each};
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -38,13 +39,14 @@ pub(crate) trait TargetModel {
         alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<String>>>;
 
-    /// An answer per prompt, at most `batch` at a time; None when `alive`, asked between tokens, says to stop.
+    /// An answer per prompt, at most `batch` at a time; None when `alive`, asked after every token with the number of
+    /// answers that have ended, says to stop.
     fn respond(
         &self,
         prompts: &[Vec<u32>],
         sampling: &Sampling,
         batch: usize,
-        alive: &mut dyn FnMut() -> bool,
+        alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<Response>>>;
 }
 
@@ -90,16 +92,22 @@ impl TargetModel for LoadedSubject<'_> {
         prompts: &[Vec<u32>],
         sampling: &Sampling,
         batch: usize,
-        alive: &mut dyn FnMut() -> bool,
+        alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<Response>>> {
         let Subject { model, adapter, .. } = self.subject;
         let options = sampling.generation(model.tokenizer.stops(), usize::MAX);
         let mut stop = false;
+        let ended = Cell::new(0);
         let mut on_token = |_: usize, _: u32| {
-            stop = !alive();
+            stop = !alive(ended.get());
             if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let generations = generate(&model.decoder, *adapter, prompts, &options, batch, &mut on_token)?;
+        let mut on_done = |_: usize, _: &Generation| {
+            ended.update(|n| n + 1);
+            Ok(())
+        };
+        let decoder = &model.decoder;
+        let generations = generate_each(decoder, *adapter, prompts, &options, batch, &mut on_token, &mut on_done)?;
         if stop {
             return Ok(None);
         }

@@ -27,6 +27,11 @@ pub trait Watch {
         true
     }
 
+    /// `more` tokens of those answers were written. How many there will be is not known.
+    fn tokens(&mut self, more: usize) {
+        let _ = more;
+    }
+
     /// The work that [`Self::progress`] reported has ended, finished or not.
     fn progress_end(&mut self) {}
 
@@ -77,6 +82,10 @@ pub(crate) struct Answers<'a>(pub(crate) &'a mut dyn Watch);
 impl eraser_data::Progress for Answers<'_> {
     fn tick(&mut self, what: &str, done: usize, total: usize) -> bool {
         self.0.progress(what, done, total)
+    }
+
+    fn tokens(&mut self, more: usize) {
+        self.0.tokens(more);
     }
 }
 

@@ -272,6 +272,7 @@ impl Respond for Endpoint {
             loop {
                 match answers.recv_timeout(NAP) {
                     Ok(Ok((i, answer))) => {
+                        sink.tokens(answer.tokens.unwrap_or(0));
                         if let Err(e) = sink.take(i, answer) {
                             stop.store(true, Ordering::Relaxed);
                             result = Err(e);

@@ -124,7 +124,9 @@ impl Local<'_> {
             let shared = RefCell::new(&mut *sink);
             let mut stopped = false;
             let mut on_token = |_: usize, _: u32| {
-                stopped = !shared.borrow_mut().alive();
+                let mut sink = shared.borrow_mut();
+                sink.tokens(1);
+                stopped = !sink.alive();
                 if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let mut on_done = |i: usize, generation: &Generation| {

@@ -121,6 +121,10 @@ impl Sink for Store<'_> {
         Ok(())
     }
 
+    fn tokens(&mut self, more: usize) {
+        self.progress.tokens(more);
+    }
+
     fn alive(&mut self) -> bool {
         self.progress.tick(self.what, self.done, self.keys.len())
     }

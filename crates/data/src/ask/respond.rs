@@ -23,6 +23,10 @@ pub struct Answer {
 pub trait Sink {
     /// Stores the answer to prompt `i`.
     fn take(&mut self, i: usize, answer: Answer) -> Result<()>;
+    /// Hears that `more` tokens of answers were written.
+    fn tokens(&mut self, more: usize) {
+        let _ = more;
+    }
     /// False when the work is to stop.
     fn alive(&mut self) -> bool;
 }

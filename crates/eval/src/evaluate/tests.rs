@@ -48,11 +48,11 @@ impl TargetModel for Canned {
         prompts: &[Vec<u32>],
         sampling: &Sampling,
         _batch: usize,
-        alive: &mut dyn FnMut() -> bool,
+        alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<Response>>> {
         let mut responses = Vec::new();
         for prompt in prompts {
-            if !alive() {
+            if !alive(responses.len()) {
                 return Ok(None);
             }
             let text: String = prompt.iter().filter_map(|id| char::from_u32(*id)).collect();

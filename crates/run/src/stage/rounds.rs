@@ -21,6 +21,7 @@ use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use serde::Serialize;
 use serde_json::json;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -226,18 +227,24 @@ impl Rounds<'_> {
         };
         let options = sampling.generation(self.model.tokenizer.stops(), room);
         let what = format!("{}: asking, round {round}", self.name);
-        let (total, mut done, mut stopped) = (prompts.len(), 0, false);
-        let watch = std::cell::RefCell::new(watch);
-        let mut on_token = |_: usize, _: u32| ControlFlow::Continue(());
+        let total = prompts.len();
+        let (done, stopped) = (Cell::new(0), Cell::new(false));
+        let watch = RefCell::new(watch);
+        let mut on_token = |_: usize, _: u32| {
+            let mut watch = watch.borrow_mut();
+            watch.tokens(1);
+            stopped.set(!watch.progress(&what, done.get(), total));
+            if stopped.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
         let mut on_done = |_: usize, _: &Generation| {
-            done += 1;
-            stopped = !watch.borrow_mut().progress(&what, done, total);
-            if stopped { Err(interrupted()) } else { Ok(()) }
+            done.update(|n| n + 1);
+            stopped.set(!watch.borrow_mut().progress(&what, done.get(), total));
+            if stopped.get() { Err(interrupted()) } else { Ok(()) }
         };
         let decoder = &self.model.decoder;
         let said = generate_each(decoder, Some(adapter), &prompts, &options, BATCH, &mut on_token, &mut on_done);
         watch.borrow_mut().progress_end();
-        said
+        if stopped.get() { Err(interrupted()) } else { said }
     }
 }
 
