@@ -28,7 +28,7 @@ static LINES: AtomicBool = AtomicBool::new(false);
 /// Between two changes of a bar's text.
 const REDRAW: Duration = Duration::from_millis(100);
 /// Columns of the bar itself.
-const BAR: usize = 16;
+const BAR: usize = 12;
 /// Most columns of its name.
 const NAME: usize = 24;
 /// Columns of a terminal that does not say how many it has.
