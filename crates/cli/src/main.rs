@@ -33,12 +33,21 @@ fn start() -> ExitCode {
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     progress::init(verbosity, global.json);
     eraser_ops::threads::init(global.threads.map(usize::from));
-    let saving = || progress::note("finishing this step and saving; press Ctrl-C again to stop at once");
-    match interrupt::install(saving).map_err(Into::into).and_then(|()| verbs::run(&cli)) {
+    match interrupt::install(on_interrupt(&cli.verb)).map_err(Into::into).and_then(|()| verbs::run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             errors::print(&failure, cli.verb.name());
             ExitCode::from(errors::exit_code(&failure))
         }
+    }
+}
+
+/// What the first Ctrl-C says that does not end the program at once.
+fn on_interrupt(verb: &options::Verb) -> fn() {
+    match verb {
+        options::Verb::Serve(_) => verbs::serve::stopping,
+        // It stops the answer that is being written, which is seen.
+        options::Verb::Chat(_) => || (),
+        _ => || progress::note("finishing this step and saving; press Ctrl-C again to stop at once"),
     }
 }

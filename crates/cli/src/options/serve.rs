@@ -23,7 +23,7 @@ pub(crate) struct ServeArgs {
     /// Name of the base model [default: the last part of --model]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Jailbreak templates that the web page offers: files or directories; `builtin/templates` has some
+    /// Jailbreak templates that the web page offers: files or directories; `builtin/templates/seen` has some
     #[arg(long, value_name = "PATH")]
     pub(crate) templates: Vec<PathBuf>,
     #[command(flatten)]

@@ -9,7 +9,7 @@ mod harden;
 mod prepare;
 mod report;
 mod run;
-mod serve;
+pub(crate) mod serve;
 mod train;
 
 use crate::options::{Cli, Verb};

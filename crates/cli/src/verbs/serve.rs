@@ -4,7 +4,7 @@
 use crate::interrupt::{self, Graceful};
 use crate::options::serve::ServeArgs;
 use crate::output;
-use crate::progress::Terminal;
+use crate::progress::{Terminal, note};
 use eraser_eval::attack::read_templates;
 use eraser_model::{Adapter, Result};
 use eraser_run::builtin::Assets;
@@ -13,6 +13,11 @@ use eraser_serve::{PLACEHOLDER, PageTemplate, Server, Service};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::Path;
+
+/// What Ctrl-C says while answers are being written.
+pub(crate) fn stopping() {
+    note("stopping: running answers may end first, no new ones are taken; press Ctrl-C again to stop at once");
+}
 
 /// Serves until a signal.
 pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
@@ -36,6 +41,7 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
     let adapters = adapters.into_iter().map(load).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = std::iter::once(&name).chain(adapters.iter().map(|(n, _)| n)).cloned().collect();
     let service = Service { model, name, adapters, key, templates: templates.collect(), limits: args.limits.limits() };
+    let grace = service.limits.grace;
     eraser_ops::threads::give_memory_back();
     let server = Server::bind(SocketAddr::new(args.listen.host, args.listen.port), service)?;
     let address = server.address()?;
@@ -43,6 +49,10 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
         output::json(&json!({ "url": format!("http://{address}"), "models": names }))?;
     } else {
         output::line(&format!("serving {} at http://{address}; the page is http://{address}/", names.join(", ")))?;
+        note(&format!(
+            "Ctrl-C stops the server: running answers get {} s to end; Ctrl-C again stops at once",
+            grace.as_secs()
+        ));
     }
     let graceful = Graceful::begin();
     server.run(interrupt::requested)?;
