@@ -5,6 +5,7 @@ mod conversation;
 mod errors;
 mod interrupt;
 mod meter;
+mod next;
 mod options;
 mod output;
 mod progress;

@@ -16,8 +16,8 @@ fn goals(n: usize) -> String {
 fn a_first_run_file_divides_the_questions_and_is_read_back() {
     let dir = Dir::with_model();
     dir.write("goals.csv", &goals(12));
-    let told = dir.done("init model --questions goals.csv?where=kind:a --templates wrap.txt");
-    assert!(told.contains("next: look through it, then eraser run run.toml"), "{told}");
+    let told = dir.notes("init model --questions goals.csv?where=kind:a --templates wrap.txt");
+    assert_eq!(told, "next: eraser run run.toml\n");
     let text = dir.text("run.toml");
     for part in [
         "where = { \"kind\" = \"a\" }, shuffle = 1, take = \"0-4\" }",

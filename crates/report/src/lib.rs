@@ -69,13 +69,18 @@ pub struct Written {
 pub fn terminal(run: &Path) -> Result<String> {
     let contents = run::Run::read(run)?;
     Ok(match (&contents.study, &contents.summary) {
-        (Some(study), _) => study::terminal(study),
+        (Some(study), summary) => {
+            let compared = summary.as_ref().filter(|_| !study.findings.is_empty() && !study.is_durability());
+            let verdicts = compared.map(|summary| verdict::verdicts(summary, &contents)).unwrap_or_default();
+            study::terminal(study) + &terminal::verdicts(&verdicts)
+        }
         (None, Some(summary)) => {
+            let verdicts = verdict::verdicts(summary, &contents);
             let mut summary = summary.clone();
             for subject in &mut summary.subjects {
                 subject.name = contents.provenance.label(&subject.name);
             }
-            terminal_table(&summary)
+            terminal_table(&summary) + &terminal::verdicts(&verdicts)
         }
         (None, None) => terminal_table(&Summary::default()),
     })

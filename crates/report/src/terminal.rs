@@ -6,10 +6,13 @@ use crate::likelihood;
 use crate::rows::{self, APART, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
 use crate::summary::Summary;
 use crate::table::Table;
+use crate::verdict::Verdict;
 use std::fmt::Write as _;
 
 /// Widest line.
 const WIDTH: usize = 100;
+/// Most verdicts below a table; of more subjects the report has them.
+const VERDICTS: usize = 4;
 /// Widest cell; longer names are cut.
 const CELL: usize = 30;
 
@@ -102,6 +105,15 @@ pub fn terminal_table(summary: &Summary) -> String {
         out.push_str("Nothing was measured.\n");
     }
     out
+}
+
+/// What the figures come to, a line for each hardened subject; the report says why.
+pub(crate) fn verdicts(verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() || verdicts.len() > VERDICTS {
+        return String::new();
+    }
+    let lines = verdicts.iter().map(|verdict| wrapped(&format!("verdict: {}", verdict.headline())));
+    std::iter::once("\n".to_owned()).chain(lines).collect()
 }
 
 fn section(out: &mut String, title: &str, blocks: &[Vec<Vec<String>>]) {
@@ -216,6 +228,22 @@ mod tests {
     #[test]
     fn nothing() {
         assert_eq!(terminal_table(&Summary::default()), "Nothing was measured.\n");
+    }
+
+    /// Tables ended with figures, and what they come to was in the report only.
+    #[test]
+    fn verdicts_end_the_table_and_are_no_second_table() {
+        let verdict = |subject: &str| Verdict {
+            subject: subject.to_owned(),
+            outcome: crate::verdict::Outcome::Held,
+            cost: true,
+            sentences: vec!["why".to_owned()],
+        };
+        let told = verdicts(&[verdict("eraser"), verdict(&"x".repeat(120))]);
+        assert!(told.starts_with("\nverdict: eraser: the defence held, at a cost in utility.\n"), "{told}");
+        assert!(told.lines().all(|line| line.chars().count() <= WIDTH), "{told}");
+        let many: Vec<Verdict> = (0..=VERDICTS).map(|i| verdict(&i.to_string())).collect();
+        assert_eq!(verdicts(&many) + &verdicts(&[]), "");
     }
 
     #[test]

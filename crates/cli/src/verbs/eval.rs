@@ -1,6 +1,7 @@
 //! `eraser eval`: models with and without adapters, measured.
 
 use crate::errors::again;
+use crate::next::{Command, suggest};
 use crate::options::eval::EvalArgs;
 use crate::output;
 use crate::progress::Terminal;
@@ -17,5 +18,8 @@ pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
     } else {
         output::text(&table(&plan.dir)?)?;
     }
+    let trained = plan.dir.join("adapter").exists();
+    let durability = trained.then(|| Command::new("durability").argument(&plan.dir));
+    suggest(json, std::iter::once(Command::new("report").argument(&plan.dir)).chain(durability));
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use super::run::{earlier, overrides, whole};
 use crate::errors::again;
+use crate::next::{Command, suggest};
 use crate::options::harden::{HardenArgs, InitArgs};
 use crate::output;
 use crate::progress::note;
@@ -27,13 +28,14 @@ pub(crate) fn harden(args: &HardenArgs, json: bool) -> Outcome {
 }
 
 /// `eraser init`: the run file only.
-pub(crate) fn init(args: &InitArgs) -> Outcome {
+pub(crate) fn init(args: &InitArgs, json: bool) -> Outcome {
     let dir = args.first.dir();
     let text = args.first.to_toml(dir.clone())?;
     RunPlan::parse(&args.out, &text, &Overrides::default())?;
     write_new(&args.out, &text, args.force)?;
-    let file = args.out.display();
-    Ok(output::line(&format!("run file: {file}\nnext: look through it, then eraser run {file}"))?)
+    output::line(&format!("run file: {}", args.out.display()))?;
+    suggest(json, [Command::new("run").argument(&args.out)]);
+    Ok(())
 }
 
 /// `runs/x.toml` of the directory `runs/x`.

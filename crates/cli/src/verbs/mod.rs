@@ -29,7 +29,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
     match verb {
         Verb::Quickstart(args) => run::quickstart(args, json),
         Verb::Harden(args) => harden::harden(args, json),
-        Verb::Init(args) => harden::init(args),
+        Verb::Init(args) => harden::init(args, json),
         Verb::Run(args) => run::run(args, json),
         Verb::Prepare(args) => prepare::prepare(args, json),
         Verb::Compare(args) => run::compare(args, json),
