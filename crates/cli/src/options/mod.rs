@@ -4,6 +4,7 @@
 pub(crate) mod align;
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod check;
 pub(crate) mod durability;
 pub(crate) mod eval;
 pub(crate) mod export;
@@ -85,6 +86,8 @@ pub(crate) enum Verb {
     Bench(Box<bench::BenchArgs>),
     /// Measure a run's hardened models again after merging, quantising, fine-tuning and relearning
     Durability(durability::DurabilityArgs),
+    /// Fail when a figure of a run is not as good as it must be: a gate for CI
+    Check(check::CheckArgs),
     /// Write report.html, report.md and report.csv of a run directory again
     Report(run::ReportArgs),
     /// Write the hardened model, or its adapter, for other tools
@@ -112,6 +115,7 @@ impl Verb {
             Self::Eval(_) => "eval",
             Self::Bench(_) => "bench",
             Self::Durability(_) => "durability",
+            Self::Check(_) => "check",
             Self::Report(_) => "report",
             Self::Export(_) => "export",
             Self::Chat(_) => "chat",

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod check;
 mod durability;
 mod eval;
 mod export;
@@ -40,6 +41,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Bench(args) => bench::bench(args, json),
         Verb::Durability(args) => durability::durability(args, json),
+        Verb::Check(args) => check::check(args, json),
         Verb::Report(args) => report::report(args, json),
         Verb::Export(args) => export::export(args, json),
         Verb::Chat(args) => chat::chat(args, json),

@@ -79,6 +79,9 @@ pub(crate) struct Weakened {
     pub(crate) opening: Option<f64>,
 }
 
+/// A figure's name, value, interval, and the answers that it is a share of.
+type Measured = (String, f64, Option<[f64; 2]>, Option<u64>);
+
 /// A claim and what was found.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Finding {
@@ -175,6 +178,23 @@ impl Study {
             Some(Weakened { condition: row.values.first()?.clone()?, prompts, opening })
         });
         weakened.collect()
+    }
+
+    /// What must be known of the rows.
+    pub(crate) fn marks(&self) -> &[String] {
+        &self.marks
+    }
+
+    /// The figures of a subject that were measured, each as `CONDITION.ID`, with its value, interval and answers.
+    pub(crate) fn named<'a>(&'a self, subject: &'a str) -> impl Iterator<Item = Measured> + 'a {
+        let rows = self.rows.iter().filter(move |row| row.subject == subject);
+        rows.flat_map(|row| {
+            let condition = slug(row.values.first().cloned().flatten().as_deref().unwrap_or_default());
+            row.figures.iter().filter_map(move |f| {
+                let id = if f.id.is_empty() { slug(&f.name) } else { f.id.clone() };
+                Some((format!("{condition}.{id}"), f.value?, f.ci, f.n))
+            })
+        })
     }
 
     pub(crate) fn is_durability(&self) -> bool {
@@ -290,6 +310,12 @@ impl Study {
         };
         Table { header: header.collect(), rows: names.iter().map(row).collect() }
     }
+}
+
+/// `merged, 4 bits (Q4_0)` as `merged-4-bits-q4_0`.
+fn slug(text: &str) -> String {
+    let parts = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|part| !part.is_empty());
+    parts.map(str::to_lowercase).collect::<Vec<_>>().join("-")
 }
 
 impl Figure {

@@ -47,7 +47,7 @@ pub fn data_table(dir: &Path) -> Result<String> {
 }
 
 /// The report depends on none of our crates, so its error is its own.
-fn convert(error: &eraser_report::Error) -> Error {
+pub(crate) fn convert(error: &eraser_report::Error) -> Error {
     let kind = if error.is_request() { ErrorKind::Request } else { ErrorKind::Failed };
     let converted = Error::new(kind, error);
     match error.hint() {
