@@ -104,6 +104,14 @@ kernels! {
     fn dots<'a>(out: &'a mut [f32], w: &'a [f32], x: &'a [f32], width: usize) = dots_body;
 }
 
+/// The instructions that these kernels use on this processor: `avx512`, `avx2`, `neon` or `scalar`.
+pub fn instructions() -> &'static str {
+    // The names that the dispatcher gives its forms; it has others on other processors.
+    let form = format!("{:?}", Arch::new()).to_lowercase();
+    let known = [("v4", "avx512"), ("v3", "avx2"), ("neon", "neon"), ("simd128", "wasm-simd128")];
+    known.into_iter().find(|(start, _)| form.starts_with(start)).map_or("scalar", |(_, name)| name)
+}
+
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // exact by construction
 mod tests;

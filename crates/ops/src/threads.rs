@@ -59,9 +59,28 @@ pub fn peak_rss_mb() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// Memory that this process can still take, in MiB: what the system has left, or what is left of the limit that its
+/// control group has. None where the system does not tell through `/proc`.
+pub fn available_memory_mb() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let number = |name: &str| -> Option<f64> {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
+    };
+    let limit = number("memory.max").zip(number("memory.current")).map(|(most, now)| (most - now) / (1 << 20) as f64);
+    Some(limit.map_or(kib / 1024.0, |limit| limit.min(kib / 1024.0)).max(0.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_that_is_left_is_told() {
+        assert!(available_memory_mb().unwrap() > 1.0);
+    }
 
     #[test]
     #[allow(unsafe_code)]

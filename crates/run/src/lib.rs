@@ -2,12 +2,14 @@
 
 pub mod builtin;
 mod directory;
+mod doctor;
 mod durability;
 mod export;
 mod failure;
 mod gate;
 mod halving;
 mod inputs;
+pub mod machine;
 pub mod manifest;
 mod pipeline;
 pub mod plan;
@@ -17,10 +19,12 @@ pub mod tune;
 mod watch;
 
 pub use directory::Earlier;
+pub use doctor::{Diagnosis, Finding, Level, doctor};
 pub use durability::{DurabilityOptions, durability};
 pub use export::{ExportKind, ExportPlan, export};
 pub use failure::{Failure, Outcome, Problems, nearest};
 pub use gate::{Condition, Found, Gate, gate};
+pub use machine::Machine;
 pub use pipeline::{describe, run};
 pub use stage::bench::bench;
 pub use stage::evaluate::eval;

@@ -5,6 +5,7 @@ pub(crate) mod align;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod check;
+pub(crate) mod doctor;
 pub(crate) mod durability;
 pub(crate) mod eval;
 pub(crate) mod export;
@@ -92,6 +93,8 @@ pub(crate) enum Verb {
     Report(run::ReportArgs),
     /// Write the hardened model, or its adapter, for other tools
     Export(export::ExportArgs),
+    /// Check a model and this machine: files, memory, tokenizer, chat template, a forward pass
+    Doctor(doctor::DoctorArgs),
     /// Talk to a model, with or without its adapter
     Chat(chat::ChatArgs),
     /// Serve a model and its adapters: OpenAI-compatible, with a page that shows them side by side
@@ -118,6 +121,7 @@ impl Verb {
             Self::Check(_) => "check",
             Self::Report(_) => "report",
             Self::Export(_) => "export",
+            Self::Doctor(_) => "doctor",
             Self::Chat(_) => "chat",
             Self::Serve(_) => "serve",
         }

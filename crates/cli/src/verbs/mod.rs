@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod check;
+mod doctor;
 mod durability;
 mod eval;
 mod export;
@@ -44,6 +45,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Check(args) => check::check(args, json),
         Verb::Report(args) => report::report(args, json),
         Verb::Export(args) => export::export(args, json),
+        Verb::Doctor(args) => doctor::check_model(args, json),
         Verb::Chat(args) => chat::chat(args, json),
         Verb::Serve(args) => serve::serve(args, json),
     }

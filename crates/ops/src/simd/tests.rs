@@ -115,3 +115,10 @@ fn silu_is_finite_far_out() {
     silu_mul_dgate(&mut out, &gate, &[1.0; 5], &[1.0; 5]);
     assert_eq!(out, [0.0, 0.0, 0.5, 1.0, 1.0]);
 }
+
+#[test]
+fn the_instructions_have_a_name() {
+    let name = instructions();
+    assert!(["avx512", "avx2", "neon", "scalar"].contains(&name), "{name}");
+    assert!(name == "avx512" || !crate::bf16::is_fast(), "bf16 products need avx512, found {name}");
+}
