@@ -23,6 +23,7 @@ mod tally;
 mod target;
 mod task;
 mod verdict;
+pub mod work;
 
 pub use answers::Answer;
 pub use bench::{BenchOptions, BenchSummary, bench};

@@ -69,6 +69,8 @@ pub(crate) enum Verb {
     Init(Box<harden::InitArgs>),
     /// Do what a run file says: prepare, train, evaluate, report; goes on where it stopped
     Run(run::RunArgs),
+    /// Say what a run file would do, and how long it would take on this machine
+    Plan(run::PlanArgs),
     /// Make the harm, help and align sets from a list of questions; goes on where it stopped
     Prepare(Box<prepare::PrepareArgs>),
     /// Train and measure several methods on one run file: one table, one report
@@ -109,6 +111,7 @@ impl Verb {
             Self::Harden(_) => "harden",
             Self::Init(_) => "init",
             Self::Run(_) => "run",
+            Self::Plan(_) => "plan",
             Self::Prepare(_) => "prepare",
             Self::Compare(_) => "compare",
             Self::Sweep(_) => "sweep",

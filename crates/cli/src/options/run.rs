@@ -1,7 +1,8 @@
 //! `eraser run`, `eraser quickstart`, `eraser report`: whole runs.
 
 use clap::{Args, ValueHint};
-use std::path::PathBuf;
+use eraser_run::plan::Overrides;
+use std::path::{Path, PathBuf};
 
 /// Options of `eraser run`.
 #[derive(Clone, Debug, Args)]
@@ -15,6 +16,33 @@ pub(crate) struct RunArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) go: GoArgs,
+    /// Say what would be done and how long it would take, as `eraser plan` does, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// With --dry-run: do not load the model and measure
+    #[arg(long, requires = "dry_run")]
+    pub(crate) no_timing: bool,
+}
+
+/// Options of `eraser plan`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "The model is loaded, and some answers and training steps are timed, which takes up to half a minute and, with a \
+                        large model, as long as its slowest step. The time is given as a range; the truth is rarely outside \
+                        of half its lower and twice its upper end. Nothing is written."
+)]
+pub(crate) struct PlanArgs {
+    /// Run file
+    #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Run directory [default: `dir` of the file's `[run]`, else runs/NAME]
+    #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+    /// Do not load the model and measure: only what would be done
+    #[arg(long)]
+    pub(crate) no_timing: bool,
 }
 
 /// Where a run goes and what to do about an earlier one.
@@ -55,6 +83,13 @@ pub(crate) struct HowArgs {
     /// Set a key of the run file, as train.steps=20 or eval.limit=10; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+impl HowArgs {
+    /// What of a run they say in place of its file, with the run directory.
+    pub(crate) fn overrides<'a>(&'a self, out: Option<&'a Path>) -> Overrides<'a> {
+        Overrides { out, device: self.device.as_deref(), set: &self.set, ..Overrides::default() }
+    }
 }
 
 /// Options of `eraser report`.

@@ -1,7 +1,7 @@
 //! `eraser harden` and `init`: a first run. In: a model and a list of questions; out: a run file, and with `harden` what
 //! it says. Invariant: a file that a user has changed is never replaced without being told to.
 
-use super::run::{earlier, overrides, whole};
+use super::run::{earlier, whole};
 use crate::errors::again;
 use crate::next::{Command, suggest};
 use crate::options::harden::{HardenArgs, InitArgs};
@@ -20,7 +20,7 @@ pub(crate) fn harden(args: &HardenArgs, json: bool) -> Outcome {
     let file = beside(&dir);
     let text = args.first.to_toml(dir.clone())?;
     // Before the file is written: what cannot be run leaves none.
-    let overrides = overrides(&args.go.how, Some(&dir));
+    let overrides = args.go.how.overrides(Some(&dir));
     let plan = RunPlan::parse(&file, &text, &overrides)?;
     write_new(&file, &text, args.go.force)?;
     note(&format!("run file: {}", file.display()));

@@ -8,6 +8,7 @@ mod durability;
 mod eval;
 mod export;
 mod harden;
+mod plan;
 mod prepare;
 mod report;
 mod run;
@@ -33,6 +34,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Harden(args) => harden::harden(args, json),
         Verb::Init(args) => harden::init(args, json),
         Verb::Run(args) => run::run(args, json),
+        Verb::Plan(args) => plan::plan(args, json),
         Verb::Prepare(args) => prepare::prepare(args, json),
         Verb::Compare(args) => run::compare(args, json),
         Verb::Sweep(args) => run::sweep(args, json),

@@ -1,15 +1,16 @@
 //! `eraser run`, `quickstart`, `compare` and `sweep`: whole runs. In: options; out: the table, and where the report is.
 
 use crate::errors::again;
-use crate::options::run::{GoArgs, HowArgs, QuickstartArgs, RunArgs};
+use crate::options::run::{GoArgs, QuickstartArgs, RunArgs};
 use crate::options::study::{CompareArgs, SweepArgs};
 use crate::options::tune::TuneArgs;
 use crate::output;
 use crate::progress::Terminal;
+use crate::verbs::plan::show;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
+use eraser_run::plan::RunPlan;
 use eraser_run::plan::study::{Axis, Point};
-use eraser_run::plan::{Overrides, RunPlan};
 use eraser_run::study::{Question, compare_plan, sweep_plan};
 use eraser_run::tune::{AXES, TuneRequest};
 use eraser_run::{Earlier, Outcome, builtin, table};
@@ -18,28 +19,31 @@ use std::path::Path;
 
 /// `eraser run`.
 pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
-    let plan = RunPlan::read(&args.file, &overrides(&args.go.how, args.go.out.as_deref()))?;
+    let plan = RunPlan::read(&args.file, &args.go.how.overrides(args.go.out.as_deref()))?;
+    if args.dry_run {
+        return show(&plan, !args.no_timing, json);
+    }
     whole(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt(again(args.go.force)))
 }
 
 /// `eraser quickstart`: the run file is embedded.
 pub(crate) fn quickstart(args: &QuickstartArgs, json: bool) -> Outcome {
     let file = Path::new("configs/organism.toml");
-    let plan = RunPlan::parse(file, builtin::RUN_FILE, &overrides(&args.how, Some(&args.out)))?;
+    let plan = RunPlan::parse(file, builtin::RUN_FILE, &args.how.overrides(Some(&args.out)))?;
     let earlier = if args.keep { Earlier::GoOn } else { Earlier::Removed };
     whole(&plan, earlier, None, json).map_err(|f| f.on_interrupt("add --keep to go on from here"))
 }
 
 /// `eraser compare`.
 pub(crate) fn compare(args: &CompareArgs, json: bool) -> Outcome {
-    let plan = compare_plan(&args.file, &args.methods, &overrides(&args.go.how, args.go.out.as_deref()))?;
+    let plan = compare_plan(&args.file, &args.methods, &args.go.how.overrides(args.go.out.as_deref()))?;
     whole(&plan, earlier(&args.go), Some(Question::Compare), json).map_err(|f| f.on_interrupt(again(args.go.force)))
 }
 
 /// `eraser sweep`.
 pub(crate) fn sweep(args: &SweepArgs, json: bool) -> Outcome {
     let points = Point::all(&args.axes, args.each);
-    let overrides = overrides(&args.go.how, args.go.out.as_deref());
+    let overrides = args.go.how.overrides(args.go.out.as_deref());
     let plan = sweep_plan(&args.file, &args.axes, &points, args.variant.as_deref(), &overrides)?;
     let question = Question::Sweep { axes: &args.axes, points: &points };
     whole(&plan, earlier(&args.go), Some(question), json).map_err(|f| f.on_interrupt(again(args.go.force)))
@@ -60,7 +64,7 @@ pub(crate) fn tune(args: &TuneArgs, json: bool) -> Outcome {
         points: args.points.map(usize::from),
         bounds: args.bounds(),
         seed: args.seed,
-        overrides: overrides(&args.go.how, args.go.out.as_deref()),
+        overrides: args.go.how.overrides(args.go.out.as_deref()),
     };
     let mut watch = Terminal::default();
     let result = eraser_run::tune::tune(&request, earlier(&args.go), &mut watch);
@@ -75,10 +79,6 @@ pub(crate) fn tune(args: &TuneArgs, json: bool) -> Outcome {
     }
     output::line(&format!("run file: {}", found.run_file.display()))?;
     Ok(output::line(&format!("report: {}", found.written.html.display()))?)
-}
-
-pub(super) fn overrides<'a>(how: &'a HowArgs, out: Option<&'a Path>) -> Overrides<'a> {
-    Overrides { out, device: how.device.as_deref(), set: &how.set, ..Overrides::default() }
 }
 
 /// What `--resume` and `--force` mean.

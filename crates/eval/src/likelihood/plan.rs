@@ -63,6 +63,15 @@ impl Plan {
         Ok((!sets.is_empty()).then_some(Self { sets, contexts, cuts }))
     }
 
+    /// Every question in every context, with its answer.
+    pub(crate) fn turns(&self) -> Vec<(String, String)> {
+        let rows = self.sets.iter().flat_map(|set| &set.rows);
+        let turn = |row: &Record| -> Vec<(String, String)> {
+            self.contexts.iter().map(|context| (context.user(&row.input), row.output.clone())).collect()
+        };
+        rows.flat_map(turn).collect()
+    }
+
     /// The names of the sets, in order.
     pub(crate) fn sets(&self) -> impl Iterator<Item = &str> {
         self.sets.iter().map(|set| set.name.as_str())
