@@ -66,7 +66,7 @@ fn what_is_made_already_is_not_counted_again() {
 #[test]
 fn answers_of_a_preparation_are_counted() {
     let dir = Dir::with_model();
-    let goals: String = (0..12).map(|i| format!("how to open lock {i}?\n")).collect();
+    let goals = (0..12).fold(String::new(), |all, i| all + &format!("how to open lock {i}?\n"));
     dir.write("goals.csv", &format!("goal\n{goals}"));
     dir.done("init model --questions goals.csv --templates wrap.txt");
     let plan: Value = serde_json::from_str(&dir.done("plan run.toml --json --no-timing")).unwrap();

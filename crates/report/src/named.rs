@@ -6,6 +6,7 @@
 use crate::changed;
 use crate::error::{Error, Result};
 use crate::format::{number, percent};
+use crate::judges;
 use crate::manifest::Manifest;
 use crate::provenance::FigureState;
 use crate::rows::{self, AttackRow};
@@ -55,8 +56,9 @@ pub struct NamedRun {
 }
 
 /// Every word that a verdict can be. `costly` is a defence that held, at a cost in utility.
-pub const VERDICTS: [&str; 8] =
-    ["held", "costly", "partly", "failed", "unknown", "too-few", "nothing-unlearned", "not-evaluated"];
+/// `prompts-only` is one that a given opening, or work on the weights, opens.
+pub const VERDICTS: [&str; 9] =
+    ["held", "costly", "prompts-only", "partly", "failed", "unknown", "too-few", "nothing-unlearned", "not-evaluated"];
 
 impl NamedFigure {
     /// The value as a report shows it, with its interval.
@@ -93,7 +95,7 @@ pub fn named(run: &Path) -> Result<NamedRun> {
             figures.extend(durability.named(&subject.name).map(figure));
         }
         let found = verdicts.iter().find(|v| v.subject == subject.name);
-        let verdict = found.map(|v| word(v.outcome, v.cost));
+        let verdict = found.map(|v| word(v.outcome, v.cost.any()));
         named.subjects.push(NamedSubject { subject: subject.name.clone(), figures, verdict, stale, unknown });
     }
     let manifest = run.join("manifest.json");
@@ -110,6 +112,7 @@ fn word(outcome: Outcome, cost: bool) -> &'static str {
     match outcome {
         Outcome::Held if cost => "costly",
         Outcome::Held => "held",
+        Outcome::AgainstPrompts => "prompts-only",
         Outcome::Partly => "partly",
         Outcome::Failed => "failed",
         Outcome::Unknown => "unknown",
@@ -156,27 +159,13 @@ fn of_attacks(attacks: &[AttackRow<'_>], i: usize) -> Vec<NamedFigure> {
     };
     let (sets, judges) = (distinct(|a| &a.set), distinct(|a| &a.judge));
     let mut list = List::default();
+    let counts = judges.iter().copied().min_by_key(|judge| judges::rank(judge));
     for judge in &judges {
-        let under = if judges.len() > 1 { format!("@{judge}") } else { String::new() };
-        for set in &sets {
-            let of: Vec<_> = cells.iter().filter(|(_, a)| a.judge == *judge && a.set == *set).collect();
-            let pools = of.iter().filter(|(row, _)| !row.part).map(|(_, a)| *a);
-            // The attack that succeeds most often is what an attacker would use.
-            let worst =
-                pools.filter(|a| a.asr.is_some()).max_by(|a, b| a.asr.unwrap_or(0.0).total_cmp(&b.asr.unwrap_or(0.0)));
-            if let Some(worst) = worst {
-                list.share(format!("asr.{set}{under}"), worst.asr, worst.asr_ci, worst.n);
-            }
-            for (_, a) in of {
-                let name = format!("asr.{set}.{}{under}", a.attack);
-                list.share(name.clone(), a.asr, a.asr_ci, a.n);
-                list.change(&name, a.asr_change, a.n);
-                list.number(format!("grade.{set}.{}{under}", a.attack), a.harmfulness, None);
-                if a.n > 0 {
-                    let share = Some(a.unjudged as f64 / a.n as f64);
-                    list.share(format!("unjudged.{set}.{}{under}", a.attack), share, None, a.n);
-                }
-            }
+        // Without a judge's name, figures are by the one that the report goes by.
+        let plain = (counts == Some(*judge)).then(String::new);
+        let named = (judges.len() > 1).then(|| format!("@{judge}"));
+        for under in plain.into_iter().chain(named) {
+            by_judge(&mut list, &cells, &sets, judge, &under);
         }
     }
     // Refusals and degenerate answers do not depend on the judge.
@@ -203,6 +192,30 @@ fn of_attacks(attacks: &[AttackRow<'_>], i: usize) -> Vec<NamedFigure> {
         list.change(&name, a.degenerate_change, a.n);
     }
     list.0
+}
+
+/// The attacks under one judge; `under` ends each name.
+fn by_judge(list: &mut List, cells: &[(&AttackRow<'_>, &Attack)], sets: &[&str], judge: &str, under: &str) {
+    for set in sets {
+        let of: Vec<_> = cells.iter().filter(|(_, a)| a.judge == judge && a.set == *set).collect();
+        let pools = of.iter().filter(|(row, _)| !row.part).map(|(_, a)| *a);
+        // The attack that succeeds most often is what an attacker would use.
+        let worst =
+            pools.filter(|a| a.asr.is_some()).max_by(|a, b| a.asr.unwrap_or(0.0).total_cmp(&b.asr.unwrap_or(0.0)));
+        if let Some(worst) = worst {
+            list.share(format!("asr.{set}{under}"), worst.asr, worst.asr_ci, worst.n);
+        }
+        for (_, a) in of {
+            let name = format!("asr.{set}.{}{under}", a.attack);
+            list.share(name.clone(), a.asr, a.asr_ci, a.n);
+            list.change(&name, a.asr_change, a.n);
+            list.number(format!("grade.{set}.{}{under}", a.attack), a.harmfulness, None);
+            if a.n > 0 {
+                let share = Some(a.unjudged as f64 / a.n as f64);
+                list.share(format!("unjudged.{set}.{}{under}", a.attack), share, None, a.n);
+            }
+        }
+    }
 }
 
 /// Everything but the attacks.

@@ -107,12 +107,12 @@ pub fn terminal_table(summary: &Summary) -> String {
     out
 }
 
-/// What the figures come to, a line for each hardened subject; the report says why.
+/// What the figures come to, a sentence or two for each hardened subject; the report says why.
 pub(crate) fn verdicts(verdicts: &[Verdict]) -> String {
     if verdicts.is_empty() || verdicts.len() > VERDICTS {
         return String::new();
     }
-    let lines = verdicts.iter().map(|verdict| wrapped(&format!("verdict: {}", verdict.headline())));
+    let lines = verdicts.iter().map(|verdict| wrapped(&format!("verdict: {} {}", verdict.headline(), verdict.gist)));
     std::iter::once("\n".to_owned()).chain(lines).collect()
 }
 
@@ -236,11 +236,12 @@ mod tests {
         let verdict = |subject: &str| Verdict {
             subject: subject.to_owned(),
             outcome: crate::verdict::Outcome::Held,
-            cost: true,
+            cost: crate::verdict::Cost { utility: true, ..crate::verdict::Cost::default() },
+            gist: "Why so.".to_owned(),
             sentences: vec!["why".to_owned()],
         };
         let told = verdicts(&[verdict("eraser"), verdict(&"x".repeat(120))]);
-        assert!(told.starts_with("\nverdict: eraser: the defence held, at a cost in utility.\n"), "{told}");
+        assert!(told.starts_with("\nverdict: eraser: the defence held, at a cost in utility. Why so.\n"), "{told}");
         assert!(told.lines().all(|line| line.chars().count() <= WIDTH), "{told}");
         let many: Vec<Verdict> = (0..=VERDICTS).map(|i| verdict(&i.to_string())).collect();
         assert_eq!(verdicts(&many) + &verdicts(&[]), "");
