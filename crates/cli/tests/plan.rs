@@ -81,6 +81,7 @@ fn answers_of_a_preparation_are_counted() {
 
 /// The estimate of a run of the built-in model, against what the run takes.
 #[test]
+#[ignore = "it times this machine: `cargo test -p eraser --test plan -- --ignored`, with nothing else running"]
 fn the_estimate_is_within_a_factor_of_two_of_the_truth() {
     if !builtin() {
         return;
@@ -94,6 +95,5 @@ fn the_estimate_is_within_a_factor_of_two_of_the_truth() {
     let truth = start.elapsed().as_secs_f64();
     let [low, high] = [0, 1].map(|end| plan["seconds"][end].as_f64().unwrap());
     eprintln!("estimated {low:.1} to {high:.1} s, took {truth:.1} s");
-    // Other work shares the machine while tests run, so this is looser than what is documented.
-    assert!(low / 3.0 < truth && truth < 3.0 * high, "estimated {low:.1} to {high:.1} s, took {truth:.1} s: {plan}");
+    assert!(low / 2.0 < truth && truth < 2.0 * high, "estimated {low:.1} to {high:.1} s, took {truth:.1} s: {plan}");
 }
