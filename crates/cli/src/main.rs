@@ -1,6 +1,7 @@
 //! The `eraser` binary. In: a command line; out: results on stdout, the rest on stderr, an exit code. Invariant: this
 //! file decides nothing; options become plans, plans become stages.
 
+mod argv;
 mod conversation;
 mod errors;
 mod interrupt;
@@ -13,7 +14,8 @@ mod progress;
 mod reference;
 mod verbs;
 
-use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -26,7 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn start() -> ExitCode {
-    let cli = options::Cli::parse();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     if let Some(commit) = option_env!("ERASER_COMMIT") {
         eraser_run::manifest::built_from(commit);
     }
@@ -41,6 +46,29 @@ fn start() -> ExitCode {
             ExitCode::from(errors::exit_code(&failure))
         }
     }
+}
+
+/// The command line; where it is wrong, or only asks for help, what there is to say has been said.
+fn parse() -> Result<options::Cli, ExitCode> {
+    let mut root = options::Cli::command();
+    root.build();
+    let refuse = |error: eraser_model::Error| {
+        errors::print(&error.into(), "help");
+        ExitCode::from(2)
+    };
+    let arguments = argv::named(std::env::args_os().collect(), &root).map_err(refuse)?;
+    let parsed = root.try_get_matches_from_mut(&arguments).and_then(|m| options::Cli::from_arg_matches(&m));
+    parsed.map_err(|error| {
+        if let (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) =
+            (error.kind(), error.get(ContextKind::InvalidArg))
+            && let Some(error) = argv::unknown(option, &arguments, &root)
+        {
+            return refuse(error);
+        }
+        // Nothing can be done about an output that is gone.
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    })
 }
 
 /// What the first Ctrl-C says that does not end the program at once.

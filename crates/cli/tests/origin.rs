@@ -124,7 +124,7 @@ fn a_variant_has_the_name_that_the_run_file_gives_it() {
     dir.write("run.toml", &one.replace("\"one\"", "\"first\""));
     assert!(dir.notes("run run.toml").contains("train first: done before"));
     let refused = dir.refused("durability run --variant one");
-    assert!(refused.contains("its variants are first"), "{refused}");
+    assert!(refused.contains("known: first"), "{refused}");
 }
 
 /// Figures under one file of templates were replaced by those under another without a word.

@@ -1,7 +1,7 @@
 //! Columns of a row by their names. In: an object of JSON and a name; out: the key that is meant, what is asked in
 //! whole, and what a row has beside it. Invariant: a key that could mean two things is an error.
 
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, nearest};
 use serde_json::{Map, Value};
 
 /// Where `HarmBench` has what a behaviour is about.
@@ -26,6 +26,13 @@ pub fn find_column<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option
         }
         (found, _) => Ok(found.map(String::as_str)),
     }
+}
+
+/// `error`, that there is no column `name`, with the nearest of those that are there, and all of them.
+#[must_use]
+pub fn no_column(error: Error, name: &str, there: &[&str]) -> Error {
+    let near = nearest(name, there.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+    near.into_iter().fold(error, Error::hint).hint(format!("there are: {}", there.join(", ")))
 }
 
 /// What is asked in whole: `text`, which was under `key`, and what it is about where the row has that under a key of

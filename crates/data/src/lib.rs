@@ -26,7 +26,7 @@ pub mod surroundings;
 mod testing;
 mod texts;
 
-pub use column::{CONTEXT_STRING, besides, find_column};
+pub use column::{CONTEXT_STRING, besides, find_column, no_column};
 pub use encode::{Beginning, PromptTemplate, Sample, encode, end_of_answer};
 pub use journal::{Entry, Journal};
 pub use noise::Noise;

@@ -1,7 +1,7 @@
 //! Question files. In: CSV, JSONL, a JSON list, or plain text with one question a line; out: questions with stable ids.
 //! Invariant: ids are unique within a file, and depend on nothing but the rows up to their own.
 
-use crate::column::{asked, find_column};
+use crate::column::{asked, find_column, no_column};
 use crate::files::hex;
 use crate::parquet;
 use crate::row::Row;
@@ -131,9 +131,12 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
         found.transpose()?.flatten()
     };
     let Some(key) = key.map(str::to_owned) else {
-        let there = extra.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let wanted = column.map_or_else(|| TEXT_KEYS.join(", "), str::to_owned);
-        return Err(Error::request(format!("no column {wanted}")).hint(format!("there are: {there}")));
+        let there: Vec<&str> = extra.keys().map(String::as_str).collect();
+        return Err(match column {
+            Some(name) => no_column(Error::request(format!("no column {name}")), name, &there),
+            None => Error::request(format!("no column {}", TEXT_KEYS.join(", ")))
+                .hint(format!("there are: {}", there.join(", "))),
+        });
     };
     let text = match extra.shift_remove(&key) {
         Some(Value::String(text)) if !text.trim().is_empty() => text,
@@ -224,6 +227,9 @@ mod tests {
         assert_eq!(text("goal,Goal", Some("Goal")).as_deref(), Ok("b"), "by the letter");
         assert!(text("GOAL,Goal", Some("goal")).unwrap_err().contains("can mean both"));
         assert!(text("Goal,Target", Some("prompt")).unwrap_err().contains("no column prompt"));
+        let row = serde_json::from_str(r#"{"goal":"a","target":"b"}"#).unwrap();
+        let error = question(Row { place: String::new(), value: Value::Object(row) }, Some("gaol")).unwrap_err();
+        assert_eq!(error.hints(), ["did you mean `goal`?", "there are: goal, target"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Files of running text. In: rows with a column of text, or plain text; out: the texts, each with the other columns of
 //! its row. Invariant: no text is blank.
 
-use crate::column::find_column;
+use crate::column::{find_column, no_column};
 use crate::parquet;
 use crate::row::Row;
 use crate::rows::{parse_csv, parse_rows, read_text};
@@ -52,8 +52,11 @@ fn rows(rows: Vec<Row>, column: Option<&str>) -> Result<Vec<(String, Map<String,
             Some(Value::String(text)) if !text.trim().is_empty() => Ok((text, row)),
             Some(Value::String(_)) => Err(Error::request(format!("{place}: `{name}` is blank"))),
             Some(_) => Err(Error::request(format!("{place}: `{name}` is not a string"))),
-            None => Err(Error::request(format!("{place}: no `{name}`"))
-                .hint("name the column behind the file, as FILE?column=NAME")),
+            None => {
+                let error = Error::request(format!("{place}: no `{name}`"));
+                let error = error.hint("name the column behind the file, as FILE?column=NAME");
+                Err(no_column(error, name, &row.keys().map(String::as_str).collect::<Vec<_>>()))
+            }
         }
     };
     rows.into_iter().map(text).collect()

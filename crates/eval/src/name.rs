@@ -1,7 +1,7 @@
 //! Names: whether they may be part of a path, and which known name a wrong one is nearest to.
 //! Invariant: a name that passes [`check`] is one path component on every platform.
 
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, suggest};
 
 /// A value, or everything that is wrong.
 pub type Checked<T> = std::result::Result<T, Vec<Error>>;
@@ -51,33 +51,7 @@ pub(crate) fn duplicates<'a>(what: &str, names: impl IntoIterator<Item = &'a str
 
 /// The error of an unknown name: the known ones, and the nearest if it is near.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
-    let error = Error::request(format!("there is no {what} `{name}`"));
-    let near =
-        known.iter().map(|k| (distance(name, k), k)).min().filter(|(d, k)| *d <= k.chars().count().max(3) / 3 + 1);
-    let error = match near {
-        Some((_, near)) => error.hint(format!("did you mean `{near}`?")),
-        None => error,
-    };
-    error.hint(format!("known: {}", known.join(", ")))
-}
-
-/// Levenshtein distance in characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
-            let value = (diagonal + usize::from(x != *y)).min(left + 1).min(*cell + 1);
-            diagonal = std::mem::replace(cell, value);
-            left = value;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
+    suggest(Error::request(format!("there is no {what} `{name}`")), name, known)
 }
 
 #[cfg(test)]
@@ -102,21 +76,5 @@ mod tests {
         for name in ["", ".", "..", ".hidden", "a/b", "a\\b", "a:b", "a b", "é", "a\0", &"x".repeat(101)] {
             assert!(check("subject", name).is_err(), "{name}");
         }
-    }
-
-    #[test]
-    fn distance_is_levenshtein() {
-        for (a, b, d) in
-            [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("leak", "leak", 0), ("leek", "leak", 1)]
-        {
-            assert_eq!(distance(a, b), d, "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn a_near_name_is_suggested_and_a_far_one_is_not() {
-        let near = unknown("attack", "templates", &["direct", "template"]);
-        assert_eq!(near.hints(), ["did you mean `template`?", "known: direct, template"]);
-        assert_eq!(unknown("attack", "gcg", &["direct", "template"]).hints().len(), 1);
     }
 }

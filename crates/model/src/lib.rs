@@ -43,4 +43,4 @@ pub use sample::GenerateOptions;
 pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use template::{ChatTemplate, Conversation, Message};
 pub use tokenizer::{DecodeStream, Tokenizer};
-pub use words::counted;
+pub use words::{counted, nearest, suggest};

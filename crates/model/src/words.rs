@@ -1,5 +1,8 @@
-//! Counts in sentences. In: a number and a noun; out: both, with the noun in the singular or the plural. Invariant: no
-//! message says `1 steps`.
+//! Counts and names in messages. In: a number and a noun, or a name that is not known; out: both, with the noun in the
+//! singular or the plural, or the name that was meant. Invariant: no message says `1 steps`, and what is suggested is a
+//! name that is known.
+
+use crate::Error;
 
 /// `1 step`, `2 steps`, `1 entity`, `3 entities`.
 pub fn counted(n: usize, noun: &str) -> String {
@@ -12,9 +15,45 @@ pub fn counted(n: usize, noun: &str) -> String {
     }
 }
 
+/// The entry of `known` nearest to `name`, near enough to be what was meant. Case, `-` and `_` make no difference.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let key = |s: &str| s.to_lowercase().replace(['-', '_'], "");
+    let name = key(name);
+    let scored = known.into_iter().map(|k| (strsim::jaro_winkler(&name, &key(k)), k));
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > 0.8).then_some(best.1)
+}
+
+/// `error`, which is about the unknown `name`, with the nearest of the known ones as a hint, and all of them.
+#[must_use]
+pub fn suggest(error: Error, name: &str, known: &[&str]) -> Error {
+    let error = match nearest(name, known.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error,
+    };
+    if known.is_empty() { error } else { error.hint(format!("known: {}", known.join(", "))) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::counted;
+    use super::*;
+
+    #[test]
+    fn suggestions_are_near_or_absent() {
+        let known = ["lr", "gamma", "grad_accum", "micro_batch", "max_length"];
+        assert_eq!(nearest("gama", known), Some("gamma"));
+        assert_eq!(nearest("grad-acum", known), Some("grad_accum"));
+        assert_eq!(nearest("Gamma", known), Some("gamma"));
+        assert_eq!(nearest("zzz", known), None);
+    }
+
+    #[test]
+    fn a_near_name_is_suggested_and_all_are_named() {
+        let told = |name: &str, known: &[&str]| suggest(Error::request("x"), name, known).hints().to_vec();
+        assert_eq!(told("templates", &["direct", "template"]), ["did you mean `template`?", "known: direct, template"]);
+        assert_eq!(told("gcg", &["direct", "template"]), ["known: direct, template"]);
+        assert!(told("gcg", &[]).is_empty());
+    }
 
     #[test]
     fn one_is_singular_and_everything_else_plural() {

@@ -3,7 +3,7 @@
 //! embedded.
 
 use eraser_model::error::PathContext as _;
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, suggest};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -40,9 +40,11 @@ impl Assets {
     /// `path`, or the unpacked file that it names by `builtin/..`.
     ///
     /// # Errors
-    /// As [`Self::dir`].
+    /// As [`Self::dir`]; a name under `builtin/` that nothing has.
     pub fn locate(&self, path: &Path) -> Result<PathBuf> {
-        relative(path).map_or_else(|| Ok(path.to_owned()), |rest| Ok(self.dir()?.join(rest)))
+        let Some(rest) = relative(path) else { return Ok(path.to_owned()) };
+        check(rest)?;
+        Ok(self.dir()?.join(rest))
     }
 }
 
@@ -97,6 +99,39 @@ pub(crate) fn check(name: &Path) -> Result<()> {
     if FILES.is_empty() || FILES.iter().any(|(file, _)| Path::new(file).starts_with(name)) {
         return Ok(());
     }
-    Err(Error::request(format!("{NAME}/{}: no such file in the built-in model", name.display()))
-        .hint("a directory of your own that is called builtin is written ./builtin"))
+    let error = Error::request(format!("{NAME}/{}: no such file in the built-in model", name.display()));
+    let error = error.hint("a directory of your own that is called builtin is written ./builtin");
+    let known: Vec<String> = FILES.iter().flat_map(|(file, _)| named(file)).collect();
+    let mut known: Vec<&str> = known.iter().map(String::as_str).collect();
+    known.dedup();
+    Err(suggest(error, &format!("{NAME}/{}", name.display()), &known))
+}
+
+/// As a user names an embedded file, and its directory before it where that holds templates. Those of the model itself
+/// are no files to name.
+fn named(file: &str) -> Vec<String> {
+    match Path::new(file).parent() {
+        Some(parent) if parent.starts_with("templates") => vec![format!("{NAME}/{}", parent.display())],
+        Some(parent) if parent.as_os_str().is_empty() || parent.starts_with("model") => Vec::new(),
+        _ => vec![format!("{NAME}/{file}")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_file_has_is_told_with_those_that_are_there() {
+        if FILES.is_empty() {
+            return;
+        }
+        assert!(check(Path::new("questions/seen.jsonl")).is_ok() && check(Path::new("templates")).is_ok());
+        let error = check(Path::new("questions/sen.jsonl")).unwrap_err();
+        assert_eq!(error.hints()[1], "did you mean `builtin/questions/seen.jsonl`?");
+        let known = &error.hints()[2];
+        assert!(known.contains("builtin/templates/held-out, ") && !known.contains("builtin/model"), "{known}");
+        // It was looked for in the cache, and the message named a path that nobody had written.
+        assert!(Assets::InCache.locate(Path::new("builtin/nothing")).is_err());
+    }
 }

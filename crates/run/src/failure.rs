@@ -108,15 +108,6 @@ impl Problems {
     }
 }
 
-/// The entry of `known` nearest to `name`, near enough to be what was meant.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let key = |s: &str| s.to_lowercase().replace(['-', '_'], "");
-    let name = key(name);
-    let scored = known.into_iter().map(|k| (strsim::jaro_winkler(&name, &key(k)), k));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > 0.8).then_some(best.1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,13 +128,5 @@ mod tests {
         problems.push(Error::request("two"));
         let Err(failure) = problems.finish(Some(())) else { panic!("errors were noted") };
         assert_eq!(failure.errors().len(), 2);
-    }
-
-    #[test]
-    fn suggestions_are_near_or_absent() {
-        let known = ["lr", "gamma", "grad_accum", "micro_batch", "max_length"];
-        assert_eq!(nearest("gama", known), Some("gamma"));
-        assert_eq!(nearest("grad-acum", known), Some("grad_accum"));
-        assert_eq!(nearest("zzz", known), None);
     }
 }

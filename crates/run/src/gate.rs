@@ -2,9 +2,9 @@
 //! each condition and subject whether it holds. Invariants: a figure that was not measured is an error, never a pass;
 //! so is one whose files were changed since, or that is of another adapter than the one that is there.
 
-use crate::failure::{Outcome, Problems, nearest};
+use crate::failure::{Outcome, Problems};
 use crate::stage::report;
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, nearest};
 use eraser_report::{NamedFigure, NamedRun, NamedSubject, VERDICTS};
 use serde::Serialize;
 use std::fmt;

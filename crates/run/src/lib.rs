@@ -24,7 +24,7 @@ pub use doctor::{Diagnosis, Finding, Level, doctor};
 pub use durability::{DurabilityOptions, durability};
 pub use estimate::{Estimate, Step, Todo, estimate};
 pub use export::{ExportKind, ExportPlan, export};
-pub use failure::{Failure, Outcome, Problems, nearest};
+pub use failure::{Failure, Outcome, Problems};
 pub use gate::{Condition, Found, Gate, gate};
 pub use machine::Machine;
 pub use pipeline::{describe, run};

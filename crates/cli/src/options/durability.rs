@@ -13,8 +13,8 @@ pub(crate) struct DurabilityArgs {
     /// Run directory in which an adapter was trained and evaluated
     #[arg(value_name = "RUN", value_hint = ValueHint::DirPath)]
     pub(crate) run: PathBuf,
-    /// Variant to measure; repeatable [default: all]
-    #[arg(long, value_name = "NAME")]
+    /// Variant to measure; with commas or repeated [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) variant: Vec<String>,
     /// Optimiser steps of fine-tuning
     #[arg(long, value_name = "N", default_value = "50")]

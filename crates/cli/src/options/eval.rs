@@ -4,7 +4,7 @@ use super::model::ModelArgs;
 use clap::{Args, ValueHint};
 use eraser_eval::EvalOptions;
 use eraser_run::plan::values::NamedPath;
-use eraser_run::plan::{AnswerFile, EvalPlan, Measures, QuestionFile, check_out, flag, subjects};
+use eraser_run::plan::{AnswerFile, EvalPlan, Measures, QuestionFile, check_out, eval_flag, flag, subjects};
 use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
@@ -50,8 +50,8 @@ pub(crate) struct MeasureArgs {
     /// Attacks, with commas: direct, template, prefill, gcg, autodan
     #[arg(long = "attacks", value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub(crate) attacks: Vec<String>,
-    /// Jailbreak template file, or a directory of them; repeatable
-    #[arg(long, alias = "template", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    /// Jailbreak templates: files or directories, with commas or repeated
+    #[arg(long, alias = "template", value_name = "PATH", value_delimiter = ',', value_hint = ValueHint::AnyPath)]
     pub(crate) templates: Vec<PathBuf>,
     /// Opening of the answer that prefill gives, and gcg and autodan aim at [default: the questions' column `target`,
     /// else "Sure, here is how:"]
@@ -108,9 +108,9 @@ pub(crate) struct MeasureArgs {
     /// its input or context), input, text or behavior]
     #[arg(long, value_name = "NAME")]
     pub(crate) column: Option<String>,
-    /// Questions with expected answers, as TASK=FILE; repeatable
-    #[arg(long, alias = "task", value_name = "[TASK=]FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) tasks: Vec<NamedPath>,
+    /// Questions with expected answers, which measure what the model can still do, as NAME=FILE; repeatable
+    #[arg(long, aliases = ["tasks", "task"], value_name = "[NAME=]FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) utility: Vec<NamedPath>,
     /// Measure how likely known answers are, which needs no judge: those of the run's own harm set (seen), and as many
     /// of its help set (benign), plainly and inside every template
     #[arg(long)]
@@ -122,8 +122,8 @@ pub(crate) struct MeasureArgs {
     /// Tokens of each answer that are given before the rest of it is measured, with commas [default: 0,5,20,80]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) likelihood_cuts: Vec<usize>,
-    /// Set that may hold questions that an adapter was trained on, besides seen; repeatable
-    #[arg(long, value_name = "SET")]
+    /// Set that may hold questions that an adapter was trained on, besides seen; with commas or repeated
+    #[arg(long, value_name = "SET", value_delimiter = ',')]
     pub(crate) allow_leakage: Vec<String>,
     /// Only the first N questions of each file
     #[arg(long, value_name = "N")]
@@ -158,17 +158,17 @@ impl EvalArgs {
         let answers = |file| AnswerFile::named(file, &flag("likelihood_set"), &mut problems);
         let answers = m.likelihood_set.iter().map(answers).collect();
         let mut named = |file: &NamedPath, default: Option<&str>, column: Option<&str>, key: &str| {
-            QuestionFile::named(file, default, column, &flag(key), &mut problems)
+            QuestionFile::named(file, default, column, &eval_flag(key), &mut problems)
         };
         let measures = Measures {
             options: self.options(),
             questions: m.questions.iter().map(|file| named(file, Some("seen"), column, "questions")).collect(),
-            tasks: m.tasks.iter().map(|file| named(file, None, None, "tasks")).collect(),
+            tasks: m.utility.iter().map(|file| named(file, None, None, "tasks")).collect(),
             over_refusal: m.over_refusal.as_ref().map(|file| named(file, None, column, "over_refusal")),
             contrast: m.contrast.as_ref().map(|file| named(file, None, column, "contrast")),
             answers,
         };
-        let measures = measures.checked(&flag, &mut problems);
+        let measures = measures.checked(&eval_flag, &mut problems);
         let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
         let (dir, force) = (self.subjects.out.clone(), self.subjects.force);
         check_out(&dir, &flag("out"), &mut problems);

@@ -54,8 +54,8 @@ pub(crate) struct QuestionArgs {
     /// Questions of the evaluation: none of them may be trained on; repeatable [default name: unseen]
     #[arg(long, value_name = "[SET=]FILE", value_hint = ValueHint::FilePath)]
     pub(crate) eval_questions: Vec<NamedPath>,
-    /// Evaluation set that may hold questions that are trained on; repeatable [default: seen]
-    #[arg(long, value_name = "SET")]
+    /// Evaluation set that may hold questions that are trained on; with commas or repeated [default: seen]
+    #[arg(long, value_name = "SET", value_delimiter = ',')]
     pub(crate) allow_leakage: Vec<String>,
     /// Directory to write
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]

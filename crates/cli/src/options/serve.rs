@@ -23,8 +23,9 @@ pub(crate) struct ServeArgs {
     /// Name of the base model [default: the last part of --model]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Jailbreak templates that the web page offers: files or directories; `builtin/templates/seen` has some
-    #[arg(long, value_name = "PATH")]
+    /// Jailbreak templates that the web page offers: files or directories, with commas or repeated;
+    /// `builtin/templates/seen` has some
+    #[arg(long, alias = "template", value_name = "PATH", value_delimiter = ',')]
     pub(crate) templates: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,

@@ -70,8 +70,8 @@ pub(crate) struct SetArgs {
     /// Train although the harm set holds mostly refusals, or the align set mostly answers that do not refuse
     #[arg(long)]
     pub(crate) allow_swapped: bool,
-    /// Jailbreak templates, files or directories, that --method rsft wraps the align set in; repeatable
-    #[arg(long, alias = "jailbreak", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    /// Jailbreak templates, files or directories, that --method rsft wraps the align set in; with commas or repeated
+    #[arg(long, alias = "jailbreak", value_name = "PATH", value_delimiter = ',', value_hint = ValueHint::AnyPath)]
     pub(crate) jailbreaks: Vec<PathBuf>,
 }
 

@@ -7,7 +7,7 @@ use crate::failure::{Outcome, Problems};
 use crate::plan::{RunPlan, Variant, wrong};
 use crate::stage::training_sets;
 use eraser_eval::EvalOptions;
-use eraser_model::{Error, Result};
+use eraser_model::{Error, Result, suggest};
 use eraser_train::MAX_LR;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(super) fn check<'a>(dir: &Path, args: &DurabilityOptions, plan: &'a RunPlan)
         if !plan.variants.iter().any(|v| v.name == *name) {
             let known: Vec<&str> = plan.variants.iter().map(|v| v.name.as_str()).collect();
             let error = Error::request(format!("--variant: the run has no variant `{name}`"));
-            problems.push(error.hint(format!("its variants are {}", known.join(", "))));
+            problems.push(suggest(error, name, &known));
         }
     }
     let chosen: Vec<&Variant> =

@@ -11,6 +11,15 @@ pub fn flag(key: &str) -> String {
     format!("--{}", key.replace(['_', '.'], "-"))
 }
 
+/// As [`flag`], of a key of `[eval]`.
+pub fn eval_flag(key: &str) -> String {
+    flag(if key == "tasks" { UTILITY } else { key })
+}
+
+/// The files of questions with expected answers, as a user writes the key. `tasks`, its older name, is taken too: in
+/// `eraser bench` it means benchmarks.
+pub(crate) const UTILITY: &str = "utility";
+
 /// An error of the option or key named `at`.
 pub fn wrong(at: &str, what: impl std::fmt::Display) -> Error {
     Error::request(format!("{at}: {what}"))

@@ -6,11 +6,11 @@ use super::eval::SubjectPlan;
 use super::model::ModelPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
-use crate::failure::{Outcome, Problems, nearest};
+use crate::failure::{Outcome, Problems};
 use eraser_eval::BenchOptions;
 use eraser_eval::bench::{Plan, TaskRows, TextFile, hub_rows, tasks};
-use eraser_model::Result;
 use eraser_model::hub::fetch_rows;
+use eraser_model::{Result, suggest};
 use std::path::PathBuf;
 
 /// What to measure, as flags give it.
@@ -89,11 +89,7 @@ fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
         } else if !path.exists() {
             let text = path.to_string_lossy();
             let error = wrong("--tasks", format!("there is no task `{text}`"));
-            let error = match nearest(&text, tasks()) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            };
-            problems.push(error.hint(format!("known: {}", tasks().collect::<Vec<_>>().join(", "))));
+            problems.push(suggest(error, &text, &tasks().collect::<Vec<_>>()));
         } else {
             let error = wrong("--tasks", format!("{}: of which task are these items?", path.display()));
             problems.push(

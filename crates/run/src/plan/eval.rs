@@ -1,7 +1,7 @@
 //! `eraser eval`, resolved: who is measured, and how. In: subjects and measures; out: options whose files were read
 //! once and found sound.
 
-use super::basics::{self, check_name, exists, flag, wrong};
+use super::basics::{self, check_name, eval_flag, exists, wrong};
 use super::measures::Measures;
 use super::model::ModelPlan;
 use super::values::NamedPath;
@@ -67,6 +67,6 @@ impl EvalPlan {
     /// Everything that is wrong with options and files.
     pub(crate) fn asked(&self) -> Outcome<Plan> {
         let options = self.measures.options(&self.dir, &Assets::InCache)?;
-        Ok(Plan::new(&options, &flag)?)
+        Ok(Plan::new(&options, &eval_flag)?)
     }
 }

@@ -3,7 +3,7 @@
 //! whole files only.
 
 use super::answers::{self, AnswerFile};
-use super::basics::{check_name, wrong};
+use super::basics::{UTILITY, check_name, wrong};
 use super::model::ModelPlan;
 use super::section::Section;
 use super::source::{ROW_KEYS, Source, check_path, question_row};
@@ -13,13 +13,14 @@ use crate::builtin::Assets;
 use crate::failure::Problems;
 use eraser_data::files::write_jsonl;
 use eraser_data::{columns, find_column};
+use eraser_eval::bench::tasks;
 use eraser_eval::{EvalOptions, QuestionSet, TaskFile};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result, counted};
 use std::path::Path;
 
 /// The keys of `[eval]` that are lists of files.
-const FILE_KEYS: [&str; 5] = ["questions", "tasks", "over_refusal", "contrast", answers::KEY];
+const FILE_KEYS: [&str; 6] = ["questions", UTILITY, "tasks", "over_refusal", "contrast", answers::KEY];
 
 /// A file of questions.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +106,13 @@ impl Measures {
         for table in section.sections("questions", problems) {
             measures.questions.extend(asked(&table, "set", problems));
         }
-        for table in section.sections("tasks", problems) {
+        let utility = if section.get(UTILITY).is_some() { UTILITY } else { "tasks" };
+        if utility == UTILITY && section.get("tasks").is_some() {
+            problems.push(
+                section.wrong("tasks", "this is the older name of `utility`, which is there too").hint("leave one out"),
+            );
+        }
+        for table in section.sections(utility, problems) {
             measures.tasks.extend(asked(&table, "task", problems));
         }
         if section.get("over_refusal").is_some() {
@@ -144,7 +151,14 @@ impl Measures {
                 problems.push(wrong(&at(key), e).hint("give it a name as NAME=FILE"));
             }
             if let Err(e) = check_path(&file.source.path) {
-                problems.push(e.context(at(key)));
+                let e = e.context(at(key));
+                let benchmark = tasks().find(|task| key == "tasks" && file.source.path.as_os_str() == *task);
+                problems.push(match benchmark {
+                    Some(task) => e
+                        .hint(format!("to score the benchmark {task}: eraser bench --tasks {task}"))
+                        .hint(format!("here a file of questions with answers is expected, as {task}=FILE")),
+                    None => e,
+                });
             }
         }
         self.check(at, &|_| false, problems);

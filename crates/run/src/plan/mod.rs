@@ -25,7 +25,7 @@ pub mod values;
 
 pub use align::AlignRequest;
 pub use answers::AnswerFile;
-pub use basics::{check_name, check_out, flag, wrong};
+pub use basics::{check_name, check_out, eval_flag, flag, wrong};
 pub use bench::{BenchPlan, BenchRequest};
 pub use eval::{EvalPlan, SubjectPlan, subjects};
 pub use first::FirstRun;
@@ -35,6 +35,7 @@ pub use model::ModelPlan;
 pub use prepare::{Preparation, PreparePlan};
 pub use run::{Overrides, RunPlan, SetSources, Variant};
 pub(crate) use run::{train_differences, train_json};
+pub use section::ELSEWHERE;
 pub use sets::set_key;
 pub use source::{Source, check_path};
 pub use train::{TrainPlan, TrainRequest};

@@ -512,7 +512,7 @@ likelihood_cuts = [0, 9]
                 let key = line.split_once(" = ").map_or("", |(key, _)| key);
                 let setting = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
                 let plain =
-                    ["path", "seed", "questions", "tasks", "over_refusal", "contrast", "answers_file"].contains(&key);
+                    ["path", "seed", "questions", "utility", "over_refusal", "contrast", "answers_file"].contains(&key);
                 let explained = line.contains(" # ") || above.starts_with('#');
                 assert!(!setting || plain || explained, "{}: {line}", path.display());
                 above = line;
@@ -538,6 +538,11 @@ likelihood_cuts = [0, 9]
         let error =
             RunPlan::parse(&dir.path().join("run.toml"), &run.replace("strong", "stong"), &Overrides::default());
         let error = error.unwrap_err();
-        assert!(error.errors().iter().any(|e| e.to_string().contains("`preset`: ")), "{error:?}");
+        let meant = |e: &Error| e.hints().contains(&"did you mean `strong`?".to_owned());
+        assert!(error.errors().iter().any(|e| e.to_string().contains("`preset`: ") && meant(e)), "{error:?}");
+        let run = run.replace("method = \"gam\"", "method = \"gma\"");
+        let error = RunPlan::parse(&dir.path().join("run.toml"), &run, &Overrides::default()).unwrap_err();
+        let meant = |e: &Error| e.hints().contains(&"did you mean `gam`?".to_owned());
+        assert!(error.errors().iter().any(|e| e.to_string().contains("`method`: ") && meant(e)), "{error:?}");
     }
 }

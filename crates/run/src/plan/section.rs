@@ -3,14 +3,14 @@
 
 use super::document::{Document, join};
 use super::values;
-use crate::failure::{Problems, nearest};
-use eraser_model::Error;
+use crate::failure::Problems;
+use eraser_model::{Error, nearest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// What settings are called by transformers and PEFT, and here.
-const ELSEWHERE: [(&str, &str); 10] = [
+pub const ELSEWHERE: [(&str, &str); 10] = [
     ("batch_size", "micro_batch"),
     ("gradient_accumulation_steps", "grad_accum"),
     ("learning_rate", "lr"),
@@ -107,10 +107,11 @@ impl<'d> Section<'d> {
         for key in self.table.keys().filter(|k| !known.contains(&k.as_str())) {
             let error = Error::request(format!("{}: unknown key `{key}`{table}", self.place(key)));
             let elsewhere = ELSEWHERE.iter().find(|(name, ours)| name == key && known.contains(ours));
-            problems.push(match elsewhere.map(|(_, ours)| *ours).or_else(|| nearest(key, known.iter().copied())) {
+            let error = match elsewhere.map(|(_, ours)| *ours).or_else(|| nearest(key, known.iter().copied())) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error.hint(format!("the keys{table} are {}", known.join(", "))),
-            });
+                None => error,
+            };
+            problems.push(error.hint(format!("the keys{table} are {}", known.join(", "))));
         }
     }
 
@@ -128,7 +129,15 @@ impl<'d> Section<'d> {
     /// A value of any type that deserialises.
     pub(crate) fn value<T: DeserializeOwned>(&self, key: &str, problems: &mut Problems) -> Option<T> {
         let value = self.table.get(key)?.clone();
-        problems.ok(value.try_into().map_err(|e: toml::de::Error| self.wrong(key, one_line(&e))))
+        problems.ok(value.try_into().map_err(|e: toml::de::Error| self.wrong_value(key, &e)))
+    }
+
+    /// An error about the value of `key`; where it is none of some names, with the nearest of them.
+    fn wrong_value(&self, key: &str, error: &toml::de::Error) -> Error {
+        let message = one_line(error);
+        let near = meant(&message).map(|near| format!("did you mean `{near}`?"));
+        let error = self.wrong(key, message);
+        near.into_iter().fold(error, Error::hint)
     }
 
     /// A text that `parse` takes.
@@ -202,7 +211,7 @@ impl<'d> Section<'d> {
             alone.insert(key.clone(), value);
             match alone.clone().try_into::<T>() {
                 Ok(_) => merged = alone,
-                Err(e) => problems.push(self.wrong(key, one_line(&e))),
+                Err(e) => problems.push(self.wrong_value(key, &e)),
             }
         }
         merged.try_into().unwrap_or_else(|_| defaults.clone())
@@ -248,6 +257,14 @@ fn one_line(error: &toml::de::Error) -> String {
         message = message.replace(rust, plain);
     }
     message
+}
+
+/// Which of the names that serde lists was meant by the one that it does not know.
+fn meant(message: &str) -> Option<&str> {
+    // Unknown variant `a`, expected one of `b`, `c`.
+    let mut names = message.strip_prefix("unknown variant ")?.split('`').skip(1).step_by(2);
+    let name = names.next()?;
+    nearest(name, names)
 }
 
 /// How a value's type is called.

@@ -7,8 +7,8 @@ use super::values::RowRange;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
 use eraser_data::{
-    CONTEXT_STRING, Pair, Question, Record, SetName, besides, find_column, read_pairs, read_questions, read_set,
-    read_texts,
+    CONTEXT_STRING, Pair, Question, Record, SetName, besides, find_column, no_column, read_pairs, read_questions,
+    read_set, read_texts,
 };
 use eraser_model::{Error, Result};
 use serde::Serialize;
@@ -235,11 +235,12 @@ impl Source {
             None if output == "answer" && question.facts.len() == 1 => question.facts.into_iter().next(),
             _ => None,
         };
-        match answer {
-            Some(answer) => Ok(Record { input: question.text, output: answer, extra, place }),
-            None => Err(Error::request(format!("{place}: no text `{output}`"))
-                .hint("`output` names the column that holds the answer")),
+        if let Some(answer) = answer {
+            return Ok(Record { input: question.text, output: answer, extra, place });
         }
+        let error = Error::request(format!("{place}: no text `{output}`"));
+        let error = error.hint("`output` names the column that holds the answer");
+        Err(no_column(error, output, &extra.keys().map(String::as_str).collect::<Vec<_>>()))
     }
 
     /// The rows as running texts: of a file with columns those of `column`, else of `text`; of plain text its
@@ -291,10 +292,10 @@ impl Source {
                 there |= find_column(extra(row), key).map_err(at)?.is_some();
             }
             if !there {
-                let columns = rows.first().map(|row| extra(row).keys().cloned().collect::<Vec<_>>().join(", "));
+                let columns = rows.first().map(|row| extra(row).keys().map(String::as_str).collect::<Vec<_>>());
                 let what =
                     format!("{}: `where` names `{key}`, which is no column besides the text", self.path.display());
-                return Err(Error::request(what).hint(format!("there are: {}", columns.unwrap_or_default())));
+                return Err(no_column(Error::request(what), key, &columns.unwrap_or_default()));
             }
         }
         let wanted = |row: &T| {

@@ -4,7 +4,7 @@
 
 use super::document::{Document, NewVariant};
 use crate::failure::Problems;
-use eraser_model::Error;
+use eraser_model::{Error, suggest};
 use eraser_train::Method;
 use std::fmt::Write as _;
 
@@ -168,8 +168,8 @@ fn by_point(tables: &[toml::Table], of: Option<&str>, points: &[Point]) -> Resul
         None => (!tables.is_empty()).then_some(0),
         Some(name) => Some(tables.iter().position(|t| named(t).as_deref() == Some(name)).ok_or_else(|| {
             let known: Vec<String> = tables.iter().filter_map(named).collect();
-            let error = Error::request(format!("--variant {name}: the run file has no such variant"));
-            if known.is_empty() { error } else { error.hint(format!("it has {}", known.join(", "))) }
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            suggest(Error::request(format!("--variant {name}: the run file has no such variant")), name, &known)
         })?),
     };
     let base = from.map_or_else(toml::Table::new, |i| tables[i].clone());

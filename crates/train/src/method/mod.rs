@@ -64,8 +64,9 @@ impl<'de> Deserialize<'de> for Method {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         Self::named(&name).ok_or_else(|| {
-            let known = METHODS.map(|m| m.name).join(", ");
-            D::Error::custom(format!("unknown method `{name}`, known are {known}"))
+            // As serde says it of names: what reads run files suggests one of those that are listed.
+            let known = METHODS.map(|m| format!("`{}`", m.name)).join(", ");
+            D::Error::custom(format!("unknown variant `{name}`, expected one of {known}"))
         })
     }
 }
