@@ -70,3 +70,28 @@ fn the_whole_job_is_one_command() {
         assert!(stderr.contains("prepare: done before") && stderr.contains("eval: done before"), "{stderr}");
     }
 }
+
+#[test]
+fn a_run_is_cut_to_the_minutes_that_are_given() {
+    if !builtin() {
+        return;
+    }
+    let dir = Dir::new();
+    let few = "--set eval.max_new_tokens=4 --set eval.limit=2 --set prepare.max_new_tokens=8 --set prepare.harm_max_new_tokens=8 \
+               --set train.max_length=96 --set train.noise_before=4 --set train.noise_after=4";
+    let harden = |minutes: &str| {
+        format!("harden builtin --questions builtin/questions/seen.jsonl --out h --minutes {minutes} {few}")
+    };
+    let refused = dir.refused(&harden("0.001"));
+    assert!(refused.contains("--minutes 0.001: the smallest run with this model takes about"), "{refused}");
+    assert!(!dir.path("h.toml").exists(), "what is refused leaves no file");
+    // Enough that nothing is cut; the numbers are in the file, and are those of the next time.
+    let told = dir.notes(&harden("500"));
+    assert!(told.contains("--minutes 500: nothing is cut"), "{told}");
+    let text = dir.text("h.toml");
+    assert!(text.contains("# Made for 500 minutes: trained 120") && text.contains("steps = 60"), "{text}");
+    let again = dir.notes(&harden("500"));
+    assert!(again.contains("eval: done before") && !again.contains("timing this machine"), "{again}");
+    let refused = dir.refused(&harden("0.001"));
+    assert!(refused.starts_with("exit 2"), "{refused}");
+}

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod bounded;
 pub mod builtin;
 mod directory;
 mod doctor;
@@ -19,6 +20,7 @@ pub mod study;
 pub mod tune;
 mod watch;
 
+pub use bounded::bounded;
 pub use directory::Earlier;
 pub use doctor::{Diagnosis, Finding, Level, doctor};
 pub use durability::{DurabilityOptions, durability};

@@ -16,8 +16,18 @@ use std::path::PathBuf;
 pub(crate) struct HardenArgs {
     #[command(flatten)]
     pub(crate) first: FirstArgs,
+    /// End after about so many minutes: the machine is timed with the model, and as many questions, requests and steps are
+    /// taken as fit; what is cut is told
+    #[arg(long, value_name = "N", value_parser = minutes)]
+    pub(crate) minutes: Option<f64>,
     #[command(flatten)]
     pub(crate) go: GoArgs,
+}
+
+/// A time in minutes.
+fn minutes(text: &str) -> Result<f64, String> {
+    let n = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    n.ok_or_else(|| format!("`{text}` is no number of minutes above 0"))
 }
 
 /// Options of `eraser init`.
@@ -71,8 +81,8 @@ pub(crate) struct FirstArgs {
 }
 
 impl FirstArgs {
-    /// The text of the run file of a run in `dir`.
-    pub(crate) fn to_toml(&self, dir: PathBuf) -> Outcome<String> {
+    /// What a run file of a run in `dir` is made of.
+    pub(crate) fn first(&self, dir: PathBuf) -> Outcome<FirstRun> {
         let mut problems = Problems::default();
         let mut source = |path: &PathBuf, key: &str| Source::flags(path, Source::default(), &flag(key), &mut problems);
         let first = FirstRun {
@@ -89,9 +99,9 @@ impl FirstArgs {
             over_refusal: self.over_refusal.as_ref().map(|path| source(path, "over_refusal")),
             retain_text: self.retain_text.as_ref().map(|path| source(path, "retain_text")),
             dir,
+            ..FirstRun::default()
         };
-        problems.finish(Some(()))?;
-        first.to_toml(&flag)
+        problems.finish(Some(first))
     }
 
     /// The directory of a run of which none is named: `runs/NAME-hardened`.

@@ -6,31 +6,45 @@ use crate::errors::again;
 use crate::next::{Command, suggest};
 use crate::options::harden::{HardenArgs, InitArgs};
 use crate::output;
-use crate::progress::note;
+use crate::progress::{Terminal, note};
 use eraser_data::files::write_atomic;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
-use eraser_run::Outcome;
-use eraser_run::plan::{Overrides, RunPlan};
+use eraser_run::plan::{FirstRun, Overrides, RunPlan, Size, flag};
+use eraser_run::{Outcome, bounded};
 use std::path::{Path, PathBuf};
 
 /// `eraser harden`: a run file beside the run directory, and the run.
 pub(crate) fn harden(args: &HardenArgs, json: bool) -> Outcome {
     let dir = args.go.out.clone().unwrap_or_else(|| args.first.dir());
     let file = beside(&dir);
-    let text = args.first.to_toml(dir.clone())?;
-    // Before the file is written: what cannot be run leaves none.
     let overrides = args.go.how.overrides(Some(&dir));
+    let first = args.first.first(dir.clone())?;
+    let text = match args.minutes {
+        Some(minutes) => within(&first, minutes, &file, &overrides, args.go.force)?,
+        None => first.to_toml(&flag)?,
+    };
+    // Before the file is written: what cannot be run leaves none.
     let plan = RunPlan::parse(&file, &text, &overrides)?;
     write_new(&file, &text, args.go.force)?;
     note(&format!("run file: {}", file.display()));
     whole(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt(again(args.go.force)))
 }
 
+/// The run file of a run that takes about so many minutes. The same command again goes on with the size that was chosen
+/// before: another measurement would give another one.
+fn within(first: &FirstRun, minutes: f64, file: &Path, overrides: &Overrides<'_>, force: bool) -> Outcome<String> {
+    let found = std::fs::read_to_string(file).unwrap_or_default();
+    match Size::recorded(&found, minutes).filter(|_| !force) {
+        Some(size) => FirstRun { size: Some(size), minutes: Some(minutes), ..first.clone() }.to_toml(&flag),
+        None => bounded(first, minutes, file, overrides, &flag, &mut Terminal::default()),
+    }
+}
+
 /// `eraser init`: the run file only.
 pub(crate) fn init(args: &InitArgs, json: bool) -> Outcome {
     let dir = args.first.dir();
-    let text = args.first.to_toml(dir.clone())?;
+    let text = args.first.first(dir)?.to_toml(&flag)?;
     RunPlan::parse(&args.out, &text, &Overrides::default())?;
     write_new(&args.out, &text, args.force)?;
     output::line(&format!("run file: {}", args.out.display()))?;

@@ -3,6 +3,7 @@
 //! same rules as one that was written by hand.
 
 use super::basics::wrong;
+use super::size::Size;
 use super::source::{Source, check_path};
 use super::values::RowRange;
 use crate::builtin::Assets;
@@ -11,17 +12,10 @@ use eraser_model::{Error, Result};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Most questions that are trained on, so that a first run ends in good time.
-const TRAINED: usize = 120;
-/// Most questions that measure.
-const MEASURED: usize = 60;
-/// Most of the questions that are trained on of which it is measured what became of them.
-const SEEN: usize = 20;
 /// Fewer questions cannot be divided.
 const FEWEST: usize = 6;
-/// Rows of the built-in requests that are kept; the others measure whether harmless requests are refused.
-const KEPT: &str = "0-399";
-const ASKED: &str = "400-";
+/// The built-in requests from this row on measure whether harmless requests are refused; the others are kept.
+const ASKED: usize = 400;
 /// The built-in requests.
 const REQUESTS: &str = "builtin/requests/benign.csv";
 /// The built-in jailbreak templates.
@@ -48,6 +42,10 @@ pub struct FirstRun {
     pub retain_text: Option<Source>,
     /// The run directory.
     pub dir: PathBuf,
+    /// How many questions, requests and steps there are at most; None: as usual.
+    pub size: Option<Size>,
+    /// For how many minutes the size was chosen; None: it was not.
+    pub minutes: Option<f64>,
 }
 
 impl FirstRun {
@@ -78,7 +76,14 @@ impl FirstRun {
     /// The questions that are trained on, and those that measure.
     fn divided(&self, at: &dyn Fn(&str) -> String, problems: &mut Problems) -> Result<[Source; 2]> {
         if let Some(unseen) = &self.unseen {
-            return Ok([self.questions.clone(), unseen.clone()]);
+            let Some(size) = self.size else { return Ok([self.questions.clone(), unseen.clone()]) };
+            // Rows that the user chose stay as they are.
+            let part = |source: &Source, most: usize| -> Result<Source> {
+                let n = source.questions(&Assets::InCache)?.len();
+                let chosen = source.take.is_some() || source.shuffle.is_some() || n <= most;
+                Ok(if chosen { source.clone() } else { Source { shuffle: Some(1), ..first(source, most) } })
+            };
+            return Ok([part(&self.questions, size.trained)?, part(unseen, size.measured)?]);
         }
         if self.questions.take.is_some() || self.questions.shuffle.is_some() {
             let what = "rows that are chosen by `take` or `shuffle` are not divided into trained and measured ones";
@@ -89,8 +94,9 @@ impl FirstRun {
             let what = format!("{n} questions are too few: two thirds are trained on, the others measure");
             problems.push(wrong(&at("questions"), what).hint(format!("give at least {FEWEST}, better some hundred")));
         }
-        let trained = (2 * n / 3).min(TRAINED);
-        let measured = (n - trained).min(MEASURED);
+        let size = self.size.unwrap_or(Size::USUAL);
+        let trained = (2 * n / 3).min(size.trained);
+        let measured = (n - trained).min(size.measured);
         let part = |from: usize, count: usize| {
             let take = RowRange { first: from, last: Some((from + count).saturating_sub(1)) };
             Source { shuffle: Some(1), take: Some(take), ..self.questions.clone() }
@@ -103,6 +109,10 @@ impl FirstRun {
             "# A first run: harden a model against a list of questions, and measure what changed. `eraser run` does it; each\n\
              # key has a line on what another value would do, and docs/guide.md tells more. Change it as you like.\n",
         );
+        if let Some((size, minutes)) = self.size.zip(self.minutes) {
+            let _ = writeln!(out, "{}", size.comment(minutes));
+        }
+        let size = self.size.unwrap_or(Size::USUAL);
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
         out.push_str("\n[run]\n");
         line(&mut out, "name", &quoted(&name), "the name in tables");
@@ -136,7 +146,7 @@ impl FirstRun {
         line(&mut out, "align_answered", &quoted("drop"), "keep: answers stand among the refusals that are taught");
         line(&mut out, "max_entities", "3", "more: keeps more of what is harmless, and takes longer");
         line(&mut out, "forms", "1", "all ten question forms: ten times as many answers to generate");
-        let kept = inline(None, &requests(KEPT)?)?;
+        let kept = inline(None, &requests(&format!("0-{}", size.kept.clamp(1, ASKED) - 1))?)?;
         line(&mut out, "retain_questions", &kept, "requests like those of your users are better still");
         if let Some(text) = &self.retain_text {
             line(
@@ -153,6 +163,9 @@ impl FirstRun {
 
         out.push_str("\n[train]\n");
         line(&mut out, "preset", &quoted("strong"), "paper: the published settings, which hold less on real models");
+        if let Some(steps) = size.steps {
+            line(&mut out, "steps", &steps.to_string(), "more steps forget further, and take longer");
+        }
         line(&mut out, "max_length", "384", "longer samples are cut; time grows with it");
         line(&mut out, "seed", "42", "another seed gives another adapter");
 
@@ -173,14 +186,15 @@ impl FirstRun {
         line(&mut out, "judges", "[\"keyword\"]", "rubric or strongreject: a model judges, which must be a good one");
         line(&mut out, "max_new_tokens", "64", "more: a late change of mind is seen");
         line(&mut out, "batch", "16", "answers at a time; memory grows with it");
-        let (seen, unseen) = (inline(Some("seen"), &few(trained)?)?, inline(Some("unseen"), measured)?);
+        let (seen, unseen) = (inline(Some("seen"), &few(trained, size.seen)?)?, inline(Some("unseen"), measured)?);
         line(
             &mut out,
             "questions",
             &format!("[{seen}, {unseen}]"),
             "unseen ones tell whether the defence carries over",
         );
-        let harmless = self.over_refusal.clone().map_or_else(|| requests(ASKED), Ok)?;
+        let last = if self.size.is_some() { (ASKED + size.asked.max(1) - 1).to_string() } else { String::new() };
+        let harmless = self.over_refusal.clone().map_or_else(|| requests(&format!("{ASKED}-{last}")), Ok)?;
         let harmless = inline(Some("harmless"), &harmless)?;
         line(&mut out, "over_refusal", &harmless, "requests that must not be refused");
         line(&mut out, "likelihood", "true", "how likely the known answers still are; a forward pass for each");
@@ -189,10 +203,14 @@ impl FirstRun {
 }
 
 /// The first of the questions that are trained on: enough to compare with the unseen ones.
-fn few(trained: &Source) -> Result<Source> {
-    let n = trained.questions(&Assets::InCache)?.len().clamp(1, SEEN);
-    let first = trained.take.map_or(0, |take| take.first);
-    Ok(Source { take: Some(RowRange { first, last: Some(first + n - 1) }), ..trained.clone() })
+fn few(trained: &Source, most: usize) -> Result<Source> {
+    Ok(first(trained, trained.questions(&Assets::InCache)?.len().clamp(1, most.max(1))))
+}
+
+/// The first rows of a source.
+fn first(source: &Source, n: usize) -> Source {
+    let first = source.take.map_or(0, |take| take.first);
+    Source { take: Some(RowRange { first, last: Some(first + n.max(1) - 1) }), ..source.clone() }
 }
 
 /// A key with its comment, on a line of its own above where both would be too long.
