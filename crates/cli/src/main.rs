@@ -13,6 +13,7 @@ mod progress;
 #[cfg(test)]
 mod reference;
 mod verbs;
+mod version;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _};

@@ -95,7 +95,7 @@ pub(crate) fn memory(mb: f64) -> String {
 }
 
 /// A large number in words: `134 M`.
-pub(crate) fn number(n: f64) -> String {
+pub fn number(n: f64) -> String {
     match n {
         ..1e4 => format!("{n:.0}"),
         ..1e6 => format!("{:.0} k", n / 1e3),

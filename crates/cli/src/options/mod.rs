@@ -25,7 +25,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "eraser",
-    version,
+    version = crate::version::short(),
+    long_version = crate::version::long(),
     propagate_version = true,
     max_term_width = 110,
     subcommand_required = true,

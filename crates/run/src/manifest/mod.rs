@@ -355,7 +355,7 @@ pub(crate) fn is_adapter(artefact: &str) -> bool {
 }
 
 /// The features of this build that decide where and with what it computes.
-fn features() -> impl Iterator<Item = &'static str> {
+pub fn features() -> impl Iterator<Item = &'static str> {
     let all = [
         ("hub", cfg!(feature = "hub")),
         ("cuda", cfg!(feature = "cuda")),
