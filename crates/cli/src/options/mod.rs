@@ -15,6 +15,7 @@ pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod shell;
 pub(crate) mod study;
 pub(crate) mod train;
 pub(crate) mod tune;
@@ -102,6 +103,10 @@ pub(crate) enum Verb {
     Chat(chat::ChatArgs),
     /// Serve a model and its adapters: OpenAI-compatible, with a page that shows them side by side
     Serve(serve::ServeArgs),
+    /// Print the script that completes commands and options in a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write that of each verb
+    Man(shell::ManArgs),
 }
 
 impl Verb {
@@ -128,6 +133,8 @@ impl Verb {
             Self::Doctor(_) => "doctor",
             Self::Chat(_) => "chat",
             Self::Serve(_) => "serve",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
         }
     }
 }

@@ -13,6 +13,7 @@ mod prepare;
 mod report;
 mod run;
 pub(crate) mod serve;
+mod shell;
 mod train;
 
 use crate::options::{Cli, Verb};
@@ -50,5 +51,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Doctor(args) => doctor::check_model(args, json),
         Verb::Chat(args) => chat::chat(args, json),
         Verb::Serve(args) => serve::serve(args, json),
+        Verb::Completions(args) => shell::completions(args),
+        Verb::Man(args) => shell::man(args, json),
     }
 }
