@@ -242,7 +242,8 @@ fn all_of_a_request_is_checked_at_once() {
     exit 2
     error: run.toml:5: unknown key `form` in [prepare]
     hint: did you mean `forms`?
-    error: run.toml:4: `answers`: unknown variant `files`, expected one of `file`, `endpoint`, `model`, `random`
+    error: run.toml:4: `answers`: unknown value `files`, expected one of `file`, `endpoint`, `model`, `random`
+    hint: did you mean `file`?
     error: run.toml:3: `questions` is missing in [prepare]
     hint: for example questions = { path = "FILE", column = "goal" }
     error: run.toml:3: `answers_file`: must name the file that holds the harmful answers

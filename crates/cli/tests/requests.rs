@@ -107,6 +107,7 @@ port = 80
     hint: the keys are run, model, prepare, data, train, method, variant, eval, tune
     error: run.toml:4: unknown key `devise` in [model]
     hint: did you mean `device`?
+    hint: the keys in [model] are path, device, base_dtype, compute, chat_template
     error: --device: device cuda:99: this build has no cuda support
     hint: build with the cargo feature `cuda`, or use --device cpu
     error: run.toml:3: model: No such file or directory (os error 2)
@@ -130,6 +131,7 @@ port = 80
     error: run.toml:25: a table is expected in `questions`, not a number
     error: run.toml:25: unknown key `colum` in [eval.questions]
     hint: did you mean `column`?
+    hint: the keys in [eval.questions] are set, path, column, where, shuffle, take
     error: run.toml:22: `templates`: the attack `template` needs template files
     "#);
 }

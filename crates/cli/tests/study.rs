@@ -213,7 +213,7 @@ fn what_cannot_be_swept_is_said_at_once() {
     dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\""));
     insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
     exit 2
-    error: run.toml:10: `method`: unknown method `npo`, known are eraser, gam, rsft, sft
+    error: run.toml:10: `method`: unknown value `npo`, expected one of `eraser`, `gam`, `rsft`, `sft`
     hint: correct run.toml, or name another file
     "#);
 }
@@ -283,10 +283,7 @@ fn durability_asks_a_finished_run_again() {
             .starts_with("subject,kind,name,set,judge,metric,n,value,low,high\nbase,attack,")
     );
     let error = dir.refused("durability runs/run --variant none --steps 0");
-    assert!(
-        error.contains("--variant") && error.contains("--steps") && error.contains("its variants are eraser"),
-        "{error}"
-    );
+    assert!(error.contains("--variant") && error.contains("--steps") && error.contains("known: eraser"), "{error}");
 
     // What was measured on an adapter goes with it.
     dir.write("run.toml", &RUN.replace("steps = 3", "steps = 4"));

@@ -23,6 +23,11 @@ pub const ELSEWHERE: [(&str, &str); 10] = [
     ("target_modules", "targets"),
 ];
 
+/// Older names of keys, which are still taken.
+const OLDER: [&str; 1] = ["tasks"];
+/// Most keys that are listed where one of them is near.
+const SHORT: usize = 16;
+
 /// The table.
 #[derive(Clone)]
 pub(crate) struct Section<'d> {
@@ -104,14 +109,21 @@ impl<'d> Section<'d> {
     /// Notes an error for each key that is not among `known`.
     pub(crate) fn know(&self, known: &[&str], problems: &mut Problems) {
         let table = self.title().map(|title| format!(" in {title}")).unwrap_or_default();
+        let mut named: Vec<&str> = Vec::new();
+        for key in known.iter().filter(|key| !OLDER.contains(key)) {
+            if !named.contains(key) {
+                named.push(key);
+            }
+        }
         for key in self.table.keys().filter(|k| !known.contains(&k.as_str())) {
             let error = Error::request(format!("{}: unknown key `{key}`{table}", self.place(key)));
             let elsewhere = ELSEWHERE.iter().find(|(name, ours)| name == key && known.contains(ours));
-            let error = match elsewhere.map(|(_, ours)| *ours).or_else(|| nearest(key, known.iter().copied())) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            };
-            problems.push(error.hint(format!("the keys{table} are {}", known.join(", "))));
+            let near = elsewhere.map(|(_, ours)| *ours).or_else(|| nearest(key, named.iter().copied()));
+            let found = near.is_some();
+            let error = near.map(|near| format!("did you mean `{near}`?")).into_iter().fold(error, Error::hint);
+            // Behind a good guess, a list of sixty keys only hides the other errors.
+            let list = !found || named.len() <= SHORT;
+            problems.push(if list { error.hint(format!("the keys{table} are {}", named.join(", "))) } else { error });
         }
     }
 
@@ -248,6 +260,8 @@ fn one_line(error: &toml::de::Error) -> String {
     for (rust, plain) in [
         ("invalid type: ", ""),
         ("invalid value: ", ""),
+        // A variant is a way to train.
+        ("unknown variant ", "unknown value "),
         ("expected usize", "expected a whole number"),
         ("expected u64", "expected a whole number"),
         ("expected f64", "expected a number"),
@@ -261,8 +275,8 @@ fn one_line(error: &toml::de::Error) -> String {
 
 /// Which of the names that serde lists was meant by the one that it does not know.
 fn meant(message: &str) -> Option<&str> {
-    // Unknown variant `a`, expected one of `b`, `c`.
-    let mut names = message.strip_prefix("unknown variant ")?.split('`').skip(1).step_by(2);
+    // Unknown value `a`, expected one of `b`, `c`.
+    let mut names = message.strip_prefix("unknown value ")?.split('`').skip(1).step_by(2);
     let name = names.next()?;
     nearest(name, names)
 }
