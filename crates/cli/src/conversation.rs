@@ -2,12 +2,15 @@
 //! object for each. Invariant: with --compare each subject has its own history, so that neither sees what the other
 //! said.
 
+use crate::command::{self, HELP, Line};
+use crate::errors;
 use crate::interrupt::{self, Graceful};
+use crate::lines::Lines;
 use crate::options::chat::ChatArgs;
 use crate::output;
-use eraser_model::{Adapter, Error, GenerateOptions, Message, Model, Result, generate};
+use crate::progress::note;
+use eraser_model::{Adapter, ErrorKind, GenerateOptions, Message, Model, Result, generate};
 use serde_json::json;
-use std::io::{BufRead as _, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -21,12 +24,12 @@ pub(crate) struct Speaker<'a> {
 impl<'a> Speaker<'a> {
     /// A speaker that has said nothing yet.
     pub(crate) fn new(name: &'static str, adapter: Option<&'a Adapter>, args: &ChatArgs) -> Self {
-        Self { name, adapter, history: opening(args) }
+        Self { name, adapter, history: opening(args.system.as_deref()) }
     }
 }
 
-fn opening(args: &ChatArgs) -> Vec<Message> {
-    args.system.iter().map(Message::system).collect()
+fn opening(system: Option<&str>) -> Vec<Message> {
+    system.into_iter().map(Message::system).collect()
 }
 
 /// A conversation.
@@ -35,37 +38,79 @@ pub(crate) struct Conversation<'a> {
     pub(crate) args: &'a ChatArgs,
     pub(crate) json: bool,
     pub(crate) speakers: Vec<Speaker<'a>>,
+    /// The system prompt, with which each history begins.
+    pub(crate) system: Option<String>,
     /// Turns so far: each draws from a seed of its own.
     pub(crate) turn: u64,
 }
 
 impl Conversation<'_> {
-    /// Reads turns from stdin until it ends.
+    /// Takes lines until they end. What is wrong with one ends the conversation, unless a person can type another.
     pub(crate) fn converse(&mut self) -> Result<()> {
-        let interactive = std::io::stdin().is_terminal() && !self.json;
-        let mut lines = std::io::stdin().lock().lines();
-        loop {
-            if interactive {
-                output::text("> ")?;
-            }
-            let Some(line) = lines.next() else { break };
-            let line = line.map_err(|e| Error::request(format!("cannot read stdin: {e}")))?;
-            match line.trim() {
-                "" => {}
-                "/quit" => break,
-                "/reset" => {
-                    for speaker in &mut self.speakers {
-                        speaker.history = opening(self.args);
-                    }
-                }
-                prompt => self.answer(prompt)?,
+        let mut lines = Lines::open(self.json)?;
+        while let Some(line) = lines.next()? {
+            let taken = command::parse(&line).map_err(|e| if lines.by_hand() { e } else { e.context(lines.place()) });
+            match taken.and_then(|line| self.take(&line)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(e) if lines.by_hand() && e.kind() == ErrorKind::Request => errors::print(&e.into(), "chat"),
+                Err(e) => return Err(e),
             }
         }
-        if interactive { output::line("") } else { Ok(()) }
+        Ok(())
     }
 
-    /// Every speaker's answer to `prompt`.
+    /// Does what a line says; false ends the conversation.
+    fn take(&mut self, line: &Line<'_>) -> Result<bool> {
+        match *line {
+            Line::Blank => {}
+            Line::Prompt(prompt) => self.answer(prompt)?,
+            Line::Help => self.tell(HELP.trim_end()),
+            Line::Reset => {
+                self.begin();
+                self.tell("the conversation begins again");
+            }
+            Line::System(text) => {
+                // A template that has no place for one says so before anything is forgotten.
+                let turns = [opening(text), vec![Message::user("?")]].concat();
+                self.model.chat_template()?.render(&turns, true)?;
+                self.system = text.map(ToOwned::to_owned);
+                self.begin();
+                self.tell(match text {
+                    Some(_) => "the system prompt is set; the conversation begins again",
+                    None => "there is no system prompt; the conversation begins again",
+                });
+            }
+            Line::Quit => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Forgets what was said.
+    fn begin(&mut self) {
+        for speaker in &mut self.speakers {
+            speaker.history = opening(self.system.as_deref());
+        }
+    }
+
+    /// Says something beside the answers.
+    fn tell(&self, text: &str) {
+        if !self.json {
+            note(text);
+        }
+    }
+
+    /// Every speaker's answer to `prompt`; where one cannot answer, none has been asked.
     pub(crate) fn answer(&mut self, prompt: &str) -> Result<()> {
+        let before: Vec<usize> = self.speakers.iter().map(|speaker| speaker.history.len()).collect();
+        let answered = self.ask(prompt);
+        if answered.is_err() {
+            self.speakers.iter_mut().zip(before).for_each(|(speaker, n)| speaker.history.truncate(n));
+        }
+        answered
+    }
+
+    fn ask(&mut self, prompt: &str) -> Result<()> {
         for i in 0..self.speakers.len() {
             self.speakers[i].history.push(Message::user(prompt));
             let start = Instant::now();

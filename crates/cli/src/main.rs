@@ -2,9 +2,11 @@
 //! file decides nothing; options become plans, plans become stages.
 
 mod argv;
+mod command;
 mod conversation;
 mod errors;
 mod interrupt;
+mod lines;
 mod meter;
 mod next;
 mod options;

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 /// Options of `eraser chat`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Without --prompt, every line of stdin is a turn of one conversation. Commands: /reset forgets it, /quit ends it."
+    after_help = "Without --prompt, every line of stdin is a turn of one conversation. In a terminal, lines can be edited, and \
+                  the arrows bring earlier ones back; they are written to no file. Commands: /help, /reset (begin again), \
+                  /system TEXT (another system prompt, begin again), /quit; //TEXT sends /TEXT to the model. Ctrl-C stops an \
+                  answer."
 )]
 pub(crate) struct ChatArgs {
     #[command(flatten)]

@@ -25,7 +25,7 @@ pub(crate) fn chat(args: &ChatArgs, json: bool) -> Outcome {
     if let Some(adapter) = &adapter {
         speakers.push(Speaker::new("hardened", Some(adapter), args));
     }
-    let mut chat = Conversation { model: &model, args, json, speakers, turn: 0 };
+    let mut chat = Conversation { model: &model, args, json, speakers, system: args.system.clone(), turn: 0 };
     match &args.prompt {
         Some(prompt) => chat.answer(prompt)?,
         None => chat.converse()?,
