@@ -296,12 +296,13 @@ mod tests {
         assert_eq!(sorted.len(), all.len(), "{all:?}");
     }
 
+    /// The plain name is by the judge that the report goes by.
     #[test]
     fn several_judges_have_names_of_their_own() {
         let all = names(vec![attack("direct", "leak", 0.1), attack("direct", "keyword:gcg29", 0.3)]);
         let value = |name: &str| all.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
         assert_eq!((value("asr.unseen@leak"), value("asr.unseen.direct@keyword:gcg29")), (Some(0.1), Some(0.3)));
-        assert_eq!((value("asr.unseen"), value("refusal.plain")), (None, Some(0.9)));
+        assert_eq!((value("asr.unseen"), value("refusal.plain")), (Some(0.1), Some(0.9)));
     }
 
     #[test]

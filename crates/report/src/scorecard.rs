@@ -2,15 +2,13 @@
 //! a line that says what they rest on and what was not tested. Invariants: what was not measured is said, with the
 //! command that measures it; the attack of a card is the one that is left strongest.
 
-use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage};
+use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage, wilson};
 use crate::format::{NONE, counted, interval, list, number, percent};
 use crate::judges;
 use crate::rows::{self, AttackRow, UtilityRow};
 use crate::summary::{Attack, Summary};
 use serde::Serialize;
 
-/// The quantile of 95 % intervals.
-const Z: f64 = 1.96;
 /// Subjects that have bars; of more, tables tell.
 const MAX_BARS: usize = 6;
 
@@ -257,17 +255,6 @@ fn questions(a: &Attack) -> u64 {
     if a.questions > 0 { a.questions } else { a.n }
 }
 
-/// Wilson's 95 % interval of a share of `n` independent answers.
-fn wilson(share: f64, n: u64) -> [f64; 2] {
-    if n == 0 {
-        return [0.0, 1.0];
-    }
-    let n = n as f64;
-    let middle = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    [(middle - half).clamp(0.0, share), (middle + half).clamp(share, 1.0)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,14 +313,5 @@ mod tests {
             card.trust,
             "Judged by `leak` (`keyword:gcg29` beside it, in the tables), on 20 unseen and 20 seen questions."
         );
-    }
-
-    #[test]
-    fn wilson_as_published() {
-        // Newcombe 1998, table I: 81 of 263 and 0 of 20.
-        for (k, n, low, high) in [(81.0, 263, 0.2553, 0.3662), (0.0, 20, 0.0, 0.1611)] {
-            let [a, b] = wilson(k / n as f64, n);
-            assert!((a - low).abs() < 2e-4 && (b - high).abs() < 2e-4, "{a} {b}");
-        }
     }
 }

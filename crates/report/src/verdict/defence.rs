@@ -2,14 +2,11 @@
 //! with its sentences. Invariant: what is degenerate is no success of an attacker, and is told apart from one.
 
 use super::{Direction, HELD_AT_MOST, Outcome, name, pair, questions};
-use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage};
+use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage, wilson};
 use crate::format::{change, counted, interval, list, percent};
 use crate::judges;
 use crate::rows::{self, AttackRow};
 use crate::summary::Change;
-
-/// The quantile of 95 % intervals.
-const Z: f64 = 1.96;
 
 /// How attacks by prompt did.
 pub(super) struct Defence {
@@ -166,7 +163,7 @@ fn gist(outcome: Outcome, worst: &Worst, idle: bool) -> String {
 
 /// Where Wilson's interval of no success among `n` questions ends.
 fn none_of(n: u64) -> f64 {
-    Z * Z / (n as f64 + Z * Z)
+    wilson(0.0, n)[1]
 }
 
 /// What judges say that the verdict does not go by, where it is more than a defence may leave.
