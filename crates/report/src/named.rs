@@ -1,7 +1,7 @@
-//! Every figure of a run under a name of its own, for a gate: `asr.unseen.template`, `utility.arc_easy.acc`. Input: the
-//! run directory. Output: the figures of each subject, and what stands against trusting them. Invariants: a name is one
-//! figure; a figure that was not measured has no name; the pool of an attack counts, its single templates have names but
-//! are in no `asr.SET`.
+//! Every figure of a run under a name of its own, for a gate: `asr.unseen.template`, `utility.arc_easy.acc`. Input:
+//! the run directory. Output: the figures of each subject, and what stands against trusting them. Invariants: a name
+//! is one figure; a figure that was not measured has no name; the pool of an attack counts, its single templates have
+//! names but are in no `asr.SET`.
 
 use crate::changed;
 use crate::error::{Error, Result};
@@ -49,7 +49,8 @@ pub struct NamedSubject {
 pub struct NamedRun {
     /// The base first, where it was measured.
     pub subjects: Vec<NamedSubject>,
-    /// Why the figures of the summary are not to be trusted: files that were changed or removed, work that has not ended.
+    /// Why the figures of the summary are not to be trusted: files that were changed or removed, work that has not
+    /// ended.
     pub changed: Vec<String>,
     /// The same of the figures called `durability..`.
     pub durability_changed: Vec<String>,

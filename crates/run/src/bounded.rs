@@ -61,8 +61,8 @@ pub fn bounded(
         let size = Size::share(low, steps);
         let Size { trained, measured: asked, kept, steps: chosen, .. } = size;
         watch.note(&format!(
-            "--minutes {minutes}: cut to at most {trained} questions to train on, {asked} that measure, {kept} requests to \
-             keep and {} steps, which takes about {}; the whole takes about {}",
+            "--minutes {minutes}: cut to at most {trained} questions to train on, {asked} that measure, {kept} requests \
+             to keep and {} steps, which takes about {}; the whole takes about {}",
             chosen.unwrap_or(steps),
             shown(takes(size)?),
             shown(whole)

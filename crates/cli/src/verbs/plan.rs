@@ -4,6 +4,7 @@
 use crate::options::run::PlanArgs;
 use crate::output;
 use crate::progress::Terminal;
+use eraser_run::machine::number;
 use eraser_run::plan::RunPlan;
 use eraser_run::{Estimate, Outcome, Step, Todo, estimate};
 use std::fmt::Write as _;
@@ -34,7 +35,12 @@ fn lines(found: &Estimate) -> String {
             None if found.seconds.is_some() => "  not known".to_owned(),
             None => String::new(),
         };
-        let _ = writeln!(text, "  {:width$}  {}{time}", title(step), step.what);
+        let tokens = step.tokens.filter(|t| !done && found.seconds.is_some() && t[1] > 0.0);
+        let tokens = tokens.map_or_else(String::new, |[low, high]| {
+            let (low, high) = (number(low), number(high));
+            if low == high { format!("; {high} tokens") } else { format!("; {low} to {high} tokens") }
+        });
+        let _ = writeln!(text, "  {:width$}  {}{tokens}{time}", title(step), step.what);
     }
     if let Some(seconds) = found.seconds {
         let m = &found.machine;

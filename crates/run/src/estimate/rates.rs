@@ -1,6 +1,6 @@
 //! How fast this machine is with a model, measured. In: a loaded model and what it would work on; out: seconds of an
-//! answer, of a scored token, of a training step. Invariant: nothing is extrapolated from another machine or model; each
-//! measurement ends after a bounded time, but for the step that is under way.
+//! answer, of a scored token, of a training step. Invariant: nothing is extrapolated from another machine or model;
+//! each measurement ends after a bounded time, but for the step that is under way.
 
 use super::site::Site;
 use crate::failure::Outcome;

@@ -1,6 +1,6 @@
-//! What a run would work on, without touching its directory. In: a plan, perhaps its model; out: prompts and sets, those
-//! that are not prepared yet made up of the right number and length. Invariant: everything that must be a file is
-//! written into a directory of its own, which is removed.
+//! What a run would work on, without touching its directory. In: a plan, perhaps its model; out: prompts and sets,
+//! those that are not prepared yet made up of the right number and length. Invariant: everything that must be a file
+//! is written into a directory of its own, which is removed.
 
 use crate::builtin::Assets;
 use crate::failure::Outcome;

@@ -1,5 +1,5 @@
-//! How large a first run is. In: a share of the usual size; out: how many questions, requests and steps it has. Invariant:
-//! no number falls below the least that says anything.
+//! How large a first run is. In: a share of the usual size; out: how many questions, requests and steps it has.
+//! Invariant: no number falls below the least that says anything.
 
 /// How many of everything a first run has, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,8 @@ impl Size {
         let Self { trained, measured, seen, kept, asked, steps } = self;
         let steps = steps.map_or_else(|| "preset".to_owned(), |n| n.to_string());
         format!(
-            "{MADE_FOR}{minutes}{MINUTES}trained {trained}, measured {measured}, seen {seen}, kept {kept}, asked {asked}, steps {steps}."
+            "{MADE_FOR}{minutes}{MINUTES}trained {trained}, measured {measured}, seen {seen}, kept {kept}, asked {asked}, \
+             steps {steps}."
         )
     }
 
