@@ -39,9 +39,15 @@ fn a_plan_says_what_is_done_and_leaves_no_file() {
     let dir = Dir::with_model();
     dir.write("run.toml", RUN);
     let text = dir.done("plan run.toml --out run");
-    for told in
-        ["train eraser", "3 steps of 6 rows", "eval base", "(direct 3, template 3)", "in all ", "on this machine"]
-    {
+    for told in [
+        "train eraser",
+        "3 steps of 6 rows",
+        "eval base",
+        "(direct 3, template 3)",
+        " tokens",
+        "in all ",
+        "on this machine",
+    ] {
         assert!(text.contains(told), "{told}: {text}");
     }
     let quick = dir.done("run run.toml --out run --dry-run --no-timing");
@@ -66,7 +72,7 @@ fn what_is_made_already_is_not_counted_again() {
 #[test]
 fn answers_of_a_preparation_are_counted() {
     let dir = Dir::with_model();
-    let goals = (0..12).fold(String::new(), |all, i| all + &format!("how to open lock {i}?\n"));
+    let goals = (0..12).map(|i| format!("how to open lock {i}?\n")).collect::<Vec<_>>().concat();
     dir.write("goals.csv", &format!("goal\n{goals}"));
     dir.done("init model --questions goals.csv --templates wrap.txt");
     let plan: Value = serde_json::from_str(&dir.done("plan run.toml --json --no-timing")).unwrap();

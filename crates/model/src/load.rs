@@ -59,6 +59,11 @@ impl BaseDtype {
         (Self::Bf16, "bf16"),
         (Self::AsStored, "as-stored"),
     ];
+
+    /// The names of all.
+    pub fn names() -> [&'static str; 5] {
+        Self::NAMES.map(|(_, name)| name)
+    }
 }
 
 impl FromStr for BaseDtype {
@@ -102,6 +107,11 @@ pub enum Compute {
 impl Compute {
     /// Every one with its name.
     const NAMES: [(Self, &str); 3] = [(Self::F32, "f32"), (Self::Bf16, "bf16"), (Self::Auto, "auto")];
+
+    /// The names of all.
+    pub fn names() -> [&'static str; 3] {
+        Self::NAMES.map(|(_, name)| name)
+    }
 }
 
 impl FromStr for Compute {

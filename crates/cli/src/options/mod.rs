@@ -14,6 +14,7 @@ pub(crate) mod harden;
 pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;
+pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod study;
@@ -103,6 +104,8 @@ pub(crate) enum Verb {
     Chat(chat::ChatArgs),
     /// Serve a model and its adapters: OpenAI-compatible, with a page that shows them side by side
     Serve(serve::ServeArgs),
+    /// Print the JSON schema of run files, for editors
+    Schema(schema::SchemaArgs),
     /// Print the script that completes commands and options in a shell
     Completions(shell::CompletionsArgs),
     /// Print the manual page, or write that of each verb
@@ -133,6 +136,7 @@ impl Verb {
             Self::Doctor(_) => "doctor",
             Self::Chat(_) => "chat",
             Self::Serve(_) => "serve",
+            Self::Schema(_) => "schema",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

@@ -12,6 +12,7 @@ mod plan;
 mod prepare;
 mod report;
 mod run;
+mod schema;
 pub(crate) mod serve;
 mod shell;
 mod train;
@@ -51,6 +52,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Doctor(args) => doctor::check_model(args, json),
         Verb::Chat(args) => chat::chat(args, json),
         Verb::Serve(args) => serve::serve(args, json),
+        Verb::Schema(_) => schema::print(),
         Verb::Completions(args) => shell::completions(args),
         Verb::Man(args) => shell::man(args, json),
     }

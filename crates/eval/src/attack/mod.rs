@@ -57,6 +57,11 @@ const ATTACKS: &[(&str, Build)] = &[
     ("template", template::build),
 ];
 
+/// The names of all attacks.
+pub fn names() -> Vec<&'static str> {
+    ATTACKS.iter().map(|(name, _)| *name).collect()
+}
+
 /// The attack called `name`.
 ///
 /// # Errors

@@ -31,6 +31,17 @@ const JUDGES: &[(&str, &dyn Judge)] = &[("keyword", &keyword::Keyword), ("leak",
 /// Every grader.
 pub(crate) static GRADERS: [Grader; 2] = [rubric::GRADER, strongreject::GRADER];
 
+/// The names of all judges, full ones too.
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for name in JUDGES.iter().flat_map(|(short, judge)| [*short, judge.name()]).chain(GRADERS.iter().map(|g| g.name)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 /// Judges whether benign questions are answered; part of the over-refusal measure wherever a model judges.
 pub(crate) static REFUSAL: Grader = refusal::GRADER;
 

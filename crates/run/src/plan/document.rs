@@ -17,6 +17,7 @@ use crate::failure::Problems;
 const MOST_BYTES: u64 = 4 << 20;
 
 /// The tree.
+#[derive(Default)]
 pub(crate) struct Document {
     /// The file, for errors and as the root of relative paths.
     pub(crate) file: PathBuf,

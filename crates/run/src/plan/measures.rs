@@ -20,7 +20,16 @@ use eraser_model::{Error, Result, counted};
 use std::path::Path;
 
 /// The keys of `[eval]` that are lists of files.
-const FILE_KEYS: [&str; 6] = ["questions", UTILITY, "tasks", "over_refusal", "contrast", answers::KEY];
+pub(super) const FILE_KEYS: [&str; 6] = ["questions", UTILITY, "tasks", "over_refusal", "contrast", answers::KEY];
+
+/// Those of them that are files of questions, with the key of the name of each file.
+pub(super) const ASKED_FILES: [(&str, &str); 5] = [
+    ("questions", "set"),
+    (UTILITY, "task"),
+    ("tasks", "task"),
+    ("over_refusal", "set"),
+    ("contrast", "set"),
+];
 
 /// A file of questions.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,8 +112,9 @@ impl Measures {
             check_name(&name).map_err(|e| problems.push(table.wrong(key, e))).ok()?;
             Some(QuestionFile { name, source: source? })
         };
-        for table in section.sections("questions", problems) {
-            measures.questions.extend(asked(&table, "set", problems));
+        let [questions, _, tasks, over_refusal, contrast] = ASKED_FILES;
+        for table in section.sections(questions.0, problems) {
+            measures.questions.extend(asked(&table, questions.1, problems));
         }
         let utility = if section.get(UTILITY).is_some() { UTILITY } else { "tasks" };
         if utility == UTILITY && section.get("tasks").is_some() {
@@ -113,13 +123,13 @@ impl Measures {
             );
         }
         for table in section.sections(utility, problems) {
-            measures.tasks.extend(asked(&table, "task", problems));
+            measures.tasks.extend(asked(&table, tasks.1, problems));
         }
-        if section.get("over_refusal").is_some() {
-            measures.over_refusal = asked(&section.section("over_refusal", problems), "set", problems);
+        if section.get(over_refusal.0).is_some() {
+            measures.over_refusal = asked(&section.section(over_refusal.0, problems), over_refusal.1, problems);
         }
-        if section.get("contrast").is_some() {
-            measures.contrast = asked(&section.section("contrast", problems), "set", problems);
+        if section.get(contrast.0).is_some() {
+            measures.contrast = asked(&section.section(contrast.0, problems), contrast.1, problems);
         }
         if measures.options.judge.model.is_some() {
             measures.options.judge.model = ModelPlan::spec(&section.section("judge", problems), "model", problems);

@@ -13,6 +13,9 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// The keys of `[model]`.
+pub(super) const MODEL_KEYS: [&str; 5] = ["path", "device", "base_dtype", "compute", "chat_template"];
+
 /// A model and how it is to be held.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelPlan {
@@ -51,7 +54,7 @@ impl ModelPlan {
 
     /// From the table `[model]` of a run file; `device` overrides.
     pub(crate) fn from_section(section: &Section<'_>, device: Option<&str>, problems: &mut Problems) -> Self {
-        section.know(&["path", "device", "base_dtype", "compute", "chat_template"], problems);
+        section.know(&MODEL_KEYS, problems);
         if section.get("path").is_none() {
             problems.push(section.missing("path").hint("for example path = \"builtin\", or a model directory"));
         }

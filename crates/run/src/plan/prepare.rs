@@ -13,6 +13,10 @@ use eraser_data::prepare::{Answers, PrepareOptions};
 use eraser_model::Result;
 use std::path::{Path, PathBuf};
 
+/// The keys of `[prepare]` that name files and models.
+pub(super) const SOURCE_KEYS: [&str; 5] =
+    ["questions", "answers_file", "answers_model", "retain_questions", "retain_text"];
+
 /// How the three sets are made, and a retain set where one is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preparation {
@@ -31,8 +35,7 @@ pub struct Preparation {
 impl Preparation {
     /// From the table `[prepare]`.
     pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Option<Self> {
-        let special = ["questions", "answers_file", "answers_model", "retain_questions", "retain_text"];
-        let mut options = section.settings(&PrepareOptions::default(), &special, |_, _| None, problems);
+        let mut options = section.settings(&PrepareOptions::default(), &SOURCE_KEYS, |_, _| None, problems);
         options.answers_model = ModelPlan::spec(section, "answers_model", problems);
         let questions = if section.get("questions").is_some() {
             let table = section.section("questions", problems);

@@ -18,6 +18,14 @@ use eraser_train::{METHODS, Method, Preset, SetName, Templates, TrainOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
+/// The tables of a run file.
+pub(super) const ROOT_KEYS: [&str; 9] =
+    ["run", "model", "prepare", "data", "train", "method", "variant", "eval", "tune"];
+/// The keys of `[run]`.
+pub(super) const RUN_KEYS: [&str; 2] = ["name", "dir"];
+/// The keys of `[[variant]]` besides those of `[train]`.
+pub(super) const VARIANT_KEYS: [&str; 2] = ["name", "retain"];
+
 /// The whole run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunPlan {
@@ -126,10 +134,10 @@ impl RunPlan {
         }
         overrides.variants.apply(&mut document, problems);
         let root = Section::root(&document);
-        root.know(&["run", "model", "prepare", "data", "train", "method", "variant", "eval", "tune"], problems);
+        root.know(&ROOT_KEYS, problems);
 
         let run = root.section("run", problems);
-        run.know(&["name", "dir"], problems);
+        run.know(&RUN_KEYS, problems);
         let stem = document.file.file_stem().map_or_else(|| "run".to_owned(), |s| s.to_string_lossy().into_owned());
         let name: String = run.value("name", problems).unwrap_or(stem);
         if let Err(e) = check_name(&name) {
@@ -305,7 +313,7 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
     for table in tables {
         let method = table.get("method").and_then(toml::Value::as_str).and_then(Method::named);
         let settings = settings(method.unwrap_or(shared.method));
-        let train = train_options(&table, &settings, &["name", "retain"], false, problems);
+        let train = train_options(&table, &settings, &VARIANT_KEYS, false, problems);
         if table.get("name").is_none() {
             problems.push(table.missing("name"));
         }
@@ -335,11 +343,36 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
 }
 
 /// A value of a table, or why it is none.
-type Reading = std::result::Result<toml::Value, String>;
+pub(super) type Reading = std::result::Result<toml::Value, String>;
 
 /// A setting as the TOML that it deserialises from.
 fn encoded<T: Serialize>(setting: T) -> Reading {
     toml::Value::try_from(setting).map_err(|e| e.to_string())
+}
+
+/// A training setting that is written in another way than it deserialises from; None: it is written in the same way.
+pub(super) fn converted(table: &Section<'_>, key: &str, value: &toml::Value) -> Option<Reading> {
+    let text = value.as_str();
+    Some(match (key, text) {
+        ("targets", Some(text)) => values::targets(text).and_then(encoded),
+        ("targets", None) => {
+            let names: Vec<&str> = value.as_array()?.iter().map(|i| i.as_str().unwrap_or("?")).collect();
+            values::targets(&names.join(",")).and_then(encoded)
+        }
+        ("layers", Some(text)) => values::layers(text).and_then(encoded),
+        ("templates", Some(text)) => match values::templates(text) {
+            Ok(Templates::File(_)) => {
+                table.relative(text).map_err(|e| e.to_string()).and_then(|file| encoded(Templates::File(file)))
+            }
+            Ok(other) => encoded(other),
+        },
+        ("init_adapter" | "dump_grads", Some(text)) => {
+            table.relative(text).map_err(|e| e.to_string()).and_then(encoded)
+        }
+        ("noise" | "align_noise" | "retain_noise", Some("on")) => Ok(true.into()),
+        ("noise" | "align_noise" | "retain_noise", Some("off")) => Ok(false.into()),
+        _ => return None,
+    })
 }
 
 /// Training settings of a table on top of its preset, or of `defaults`; values as in the flags.
@@ -350,29 +383,7 @@ fn train_options(
     shared: bool,
     problems: &mut Problems,
 ) -> TrainOptions {
-    let convert = |key: &str, value: &toml::Value| -> Option<Reading> {
-        let text = value.as_str();
-        Some(match (key, text) {
-            ("targets", Some(text)) => values::targets(text).and_then(encoded),
-            ("targets", None) => {
-                let names: Vec<&str> = value.as_array()?.iter().map(|i| i.as_str().unwrap_or("?")).collect();
-                values::targets(&names.join(",")).and_then(encoded)
-            }
-            ("layers", Some(text)) => values::layers(text).and_then(encoded),
-            ("templates", Some(text)) => match values::templates(text) {
-                Ok(Templates::File(_)) => {
-                    table.relative(text).map_err(|e| e.to_string()).and_then(|file| encoded(Templates::File(file)))
-                }
-                Ok(other) => encoded(other),
-            },
-            ("init_adapter" | "dump_grads", Some(text)) => {
-                table.relative(text).map_err(|e| e.to_string()).and_then(encoded)
-            }
-            ("noise" | "align_noise" | "retain_noise", Some("on")) => Ok(true.into()),
-            ("noise" | "align_noise" | "retain_noise", Some("off")) => Ok(false.into()),
-            _ => return None,
-        })
-    };
+    let convert = |key: &str, value: &toml::Value| converted(table, key, value);
     let mut defaults = defaults.clone();
     let preset: Option<Preset> = table.value("preset", problems);
     if let Some(preset) = preset {
