@@ -73,19 +73,24 @@ pub fn terminal(run: &Path) -> Result<String> {
     Ok(match (&contents.study, &contents.summary) {
         (Some(study), summary) => {
             let compared = summary.as_ref().filter(|_| !study.findings.is_empty() && !study.is_durability());
-            let verdicts = compared.map(|summary| verdict::verdicts(summary, &contents)).unwrap_or_default();
-            study::terminal(study) + &terminal::verdicts(&verdicts)
+            study::terminal(study) + &compared.map(|summary| verdicts(summary, &contents)).unwrap_or_default()
         }
         (None, Some(summary)) => {
-            let verdicts = verdict::verdicts(summary, &contents);
+            let verdicts = verdicts(summary, &contents);
             let mut summary = summary.clone();
             for subject in &mut summary.subjects {
                 subject.name = contents.provenance.label(&subject.name);
             }
-            terminal_table(&summary) + &terminal::verdicts(&verdicts)
+            terminal_table(&summary) + &verdicts
         }
         (None, None) => terminal_table(&Summary::default()),
     })
+}
+
+/// The verdicts as they end a table.
+fn verdicts(summary: &Summary, run: &run::Run) -> String {
+    let found = verdict::verdicts(summary, run);
+    terminal::verdicts(&found.iter().map(|v| format!("{} {}", v.headline(), v.gist)).collect::<Vec<_>>())
 }
 
 /// What `durability.json` of the run directory `run` says, for a terminal.

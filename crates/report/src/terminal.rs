@@ -6,7 +6,6 @@ use crate::likelihood;
 use crate::rows::{self, APART, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signed_apart, utility_cell};
 use crate::summary::Summary;
 use crate::table::Table;
-use crate::verdict::Verdict;
 use std::fmt::Write as _;
 
 /// Widest line.
@@ -108,11 +107,11 @@ pub fn terminal_table(summary: &Summary) -> String {
 }
 
 /// What the figures come to, a sentence or two for each hardened subject; the report says why.
-pub(crate) fn verdicts(verdicts: &[Verdict]) -> String {
-    if verdicts.is_empty() || verdicts.len() > VERDICTS {
+pub(crate) fn verdicts(told: &[String]) -> String {
+    if told.is_empty() || told.len() > VERDICTS {
         return String::new();
     }
-    let lines = verdicts.iter().map(|verdict| wrapped(&format!("verdict: {} {}", verdict.headline(), verdict.gist)));
+    let lines = told.iter().map(|told| wrapped(&format!("verdict: {told}")));
     std::iter::once("\n".to_owned()).chain(lines).collect()
 }
 
@@ -233,17 +232,10 @@ mod tests {
     /// Tables ended with figures, and what they come to was in the report only.
     #[test]
     fn verdicts_end_the_table_and_are_no_second_table() {
-        let verdict = |subject: &str| Verdict {
-            subject: subject.to_owned(),
-            outcome: crate::verdict::Outcome::Held,
-            cost: crate::verdict::Cost { utility: true, ..crate::verdict::Cost::default() },
-            gist: "Why so.".to_owned(),
-            sentences: vec!["why".to_owned()],
-        };
-        let told = verdicts(&[verdict("eraser"), verdict(&"x".repeat(120))]);
-        assert!(told.starts_with("\nverdict: eraser: the defence held, at a cost in utility. Why so.\n"), "{told}");
+        let told = verdicts(&["eraser: the defence held.".to_owned(), "word ".repeat(40)]);
+        assert!(told.starts_with("\nverdict: eraser: the defence held.\nverdict: word "), "{told}");
         assert!(told.lines().all(|line| line.chars().count() <= WIDTH), "{told}");
-        let many: Vec<Verdict> = (0..=VERDICTS).map(|i| verdict(&i.to_string())).collect();
+        let many: Vec<String> = (0..=VERDICTS).map(|i| i.to_string()).collect();
         assert_eq!(verdicts(&many) + &verdicts(&[]), "");
     }
 
