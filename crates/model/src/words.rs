@@ -19,7 +19,12 @@ pub fn counted(n: usize, noun: &str) -> String {
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let key = |s: &str| s.to_lowercase().replace(['-', '_'], "");
     let name = key(name);
-    let scored = known.into_iter().map(|k| (strsim::jaro_winkler(&name, &key(k)), k));
+    let score = |known: &str| {
+        // Of three letters, two that changed places leave little that is alike.
+        let slip = known.chars().count() > 2 && strsim::osa_distance(&name, known) <= 1;
+        strsim::jaro_winkler(&name, known).max(if slip { 0.9 } else { 0.0 })
+    };
+    let scored = known.into_iter().map(|k| (score(&key(k)), k));
     let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
     (best.0 > 0.8).then_some(best.1)
 }
@@ -45,6 +50,8 @@ mod tests {
         assert_eq!(nearest("grad-acum", known), Some("grad_accum"));
         assert_eq!(nearest("Gamma", known), Some("gamma"));
         assert_eq!(nearest("zzz", known), None);
+        assert_eq!(nearest("gma", ["eraser", "gam", "rsft", "sft"]), Some("gam"));
+        assert_eq!(nearest("rl", known), None);
     }
 
     #[test]

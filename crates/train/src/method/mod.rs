@@ -83,7 +83,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<Method>(&text).unwrap(), method);
         }
         let error = serde_json::from_str::<Method>("\"npo\"").unwrap_err().to_string();
-        assert!(error.contains("eraser, gam, rsft, sft"), "{error}");
+        assert!(error.contains("`eraser`, `gam`, `rsft`, `sft`"), "{error}");
     }
 
     #[test]
