@@ -60,6 +60,7 @@ pub(crate) enum Outcome {
 
 /// What the defence has cost, beyond the intervals and by more than the bounds above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Each is there or not, whatever the others are.
 pub(crate) struct Cost {
     /// Utility was lost.
     pub(crate) utility: bool,

@@ -23,13 +23,8 @@ use std::path::Path;
 pub(super) const FILE_KEYS: [&str; 6] = ["questions", UTILITY, "tasks", "over_refusal", "contrast", answers::KEY];
 
 /// Those of them that are files of questions, with the key of the name of each file.
-pub(super) const ASKED_FILES: [(&str, &str); 5] = [
-    ("questions", "set"),
-    (UTILITY, "task"),
-    ("tasks", "task"),
-    ("over_refusal", "set"),
-    ("contrast", "set"),
-];
+pub(super) const ASKED_FILES: [(&str, &str); 5] =
+    [("questions", "set"), (UTILITY, "task"), ("tasks", "task"), ("over_refusal", "set"), ("contrast", "set")];
 
 /// A file of questions.
 #[derive(Clone, Debug, PartialEq)]
