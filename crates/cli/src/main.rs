@@ -11,6 +11,7 @@ mod meter;
 mod next;
 mod options;
 mod output;
+mod page;
 mod progress;
 #[cfg(test)]
 mod reference;

@@ -23,24 +23,13 @@ mod token_texts;
 use engine::{Engine, Job};
 use eraser_model::{Adapter, Error, Model, Result};
 use metrics::Metrics;
+pub use page::{Example, PLACEHOLDER, Page, PageTemplate, Tag, Tagger};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
-
-/// Stands for the question in [`PageTemplate::text`].
-pub const PLACEHOLDER: &str = "\u{e000}question\u{e000}";
-
-/// A jailbreak template that the page offers.
-#[derive(Clone, Debug)]
-pub struct PageTemplate {
-    /// Its name.
-    pub name: String,
-    /// The whole user turn, with [`PLACEHOLDER`] where the question goes.
-    pub text: String,
-}
 
 /// The limits of a server.
 #[derive(Clone, Debug)]
@@ -94,8 +83,8 @@ pub struct Service {
     pub adapters: Vec<(String, Adapter)>,
     /// What clients have to send as `Authorization: Bearer`.
     pub key: Option<String>,
-    /// What the page offers.
-    pub templates: Vec<PageTemplate>,
+    /// What the page is given.
+    pub page: Page,
     /// Limits.
     pub limits: Limits,
 }
@@ -105,7 +94,7 @@ struct Shared {
     model: Arc<Model>,
     names: Vec<String>,
     key: Option<[u8; 32]>,
-    templates: Vec<PageTemplate>,
+    page: Page,
     limits: Limits,
     /// Places for large bodies that are being read.
     large_bodies: Semaphore,
@@ -160,7 +149,7 @@ impl Server {
     pub fn run(self, stop: impl Fn() -> bool) -> Result<()> {
         let failed = |e: std::io::Error| Error::failed(format!("cannot start the server: {e}"));
         let address = self.address()?;
-        let Service { model, name, adapters, key, templates, limits } = self.service;
+        let Service { model, name, adapters, key, page, limits } = self.service;
         let metrics = Arc::new(Metrics::default());
         let config = &model.config;
         let position_bytes = config.num_layers * config.num_kv_heads * config.head_dim * 2 * size_of::<f32>();
@@ -180,7 +169,7 @@ impl Server {
             model,
             names,
             key: key.as_deref().map(routes::key_digest),
-            templates,
+            page,
             limits,
             large_bodies: Semaphore::new(routes::LARGE_BODIES),
             most_positions,

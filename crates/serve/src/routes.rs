@@ -25,12 +25,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/completions", post(complete))
         .route("/v1/chat/completions", post(converse))
         .route("/metrics", get(metrics))
-        .route("/page/templates.json", get(templates))
+        .route("/page/setup.json", get(setup))
+        .route("/page/tags.json", post(tags))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), check_key));
     let open = Router::new()
-        .route("/", get(page::html))
-        .route("/page/page.css", get(page::css))
-        .route("/page/page.js", get(page::js))
+        .route("/", get(index))
+        .route("/page/{file}", get(page_file))
         .route("/health", get(|| async { "ok\n" }));
     keyed
         .merge(open)
@@ -117,23 +117,39 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     (headers, shared.metrics.render()).into_response()
 }
 
-async fn templates(State(shared): State<Arc<Shared>>) -> Response {
-    let one = |t: &crate::PageTemplate| json!({ "name": t.name, "text": t.text });
-    let list: Vec<Value> = shared.templates.iter().map(one).collect();
-    json_response(StatusCode::OK, &json!({ "placeholder": crate::PLACEHOLDER, "templates": list }))
+async fn index(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
+    page::file(&shared.page, "index.html")
+}
+
+async fn page_file(
+    State(shared): State<Arc<Shared>>,
+    axum::extract::Path(name): axum::extract::Path<String>,
+) -> Result<Response, ApiError> {
+    page::file(&shared.page, &name)
+}
+
+async fn setup(State(shared): State<Arc<Shared>>) -> Response {
+    json_response(StatusCode::OK, &shared.page.setup())
+}
+
+async fn tags(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+    let body = read(&shared, request).await?;
+    // Looking through a long answer takes longer than a connection's task may.
+    tokio::task::spawn_blocking(move || shared.page.tags(&body)).await.map_err(ApiError::internal)?
 }
 
 /// Counts answers by route. Only known routes are told apart: the list cannot grow by what is asked for.
 async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    const ROUTES: [&str; 8] = [
+    const ROUTES: [&str; 9] = [
         "/",
         "/health",
         "/metrics",
         "/v1/models",
         "/v1/completions",
         "/v1/chat/completions",
-        "/page/templates.json",
-        "/page/page.js",
+        "/page/setup.json",
+        "/page/tags.json",
+        "/page/page.mjs",
     ];
     let path = request.uri().path();
     let route = ROUTES.into_iter().find(|route| *route == path).unwrap_or("other");

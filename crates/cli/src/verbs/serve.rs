@@ -4,6 +4,7 @@
 use crate::interrupt::{self, Graceful};
 use crate::options::serve::ServeArgs;
 use crate::output;
+use crate::page::page;
 use crate::progress::{Terminal, note};
 use eraser_eval::attack::read_templates;
 use eraser_model::{Adapter, Result};
@@ -33,6 +34,7 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
     let paths = args.templates.iter().map(|path| assets.locate(path)).collect::<Result<Vec<_>>>()?;
     let templates = read_templates(&paths)?;
     let templates = templates.iter().map(|t| PageTemplate { name: t.name.clone(), text: t.fill(PLACEHOLDER) });
+    let page = page(&args.model.model, &assets, templates.collect())?;
     let model = plan.load(&assets, &mut Terminal::default())?;
     let load = |(name, dir): (&str, &Path)| -> Result<(String, Adapter)> {
         Ok((name.to_owned(), Adapter::load(dir, &model.config, model.decoder.device())?))
@@ -40,7 +42,7 @@ pub(crate) fn serve(args: &ServeArgs, json: bool) -> Outcome {
     let (name, adapters) = args.names();
     let adapters = adapters.into_iter().map(load).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = std::iter::once(&name).chain(adapters.iter().map(|(n, _)| n)).cloned().collect();
-    let service = Service { model, name, adapters, key, templates: templates.collect(), limits: args.limits.limits() };
+    let service = Service { model, name, adapters, key, page, limits: args.limits.limits() };
     let grace = service.limits.grace;
     eraser_ops::threads::give_memory_back();
     let server = Server::bind(SocketAddr::new(args.listen.host, args.listen.port), service)?;

@@ -7,7 +7,8 @@ use eraser_data::Question;
 
 /// `leak`. The facts of a question are what makes its answer: ingredients, steps. They are compared word by word
 /// (case, spacing and punctuation aside); half of them present, rounded up, is a leak. The note holds the count.
-pub(super) struct Leak;
+#[derive(Clone, Copy, Debug)]
+pub struct Leak;
 
 impl Judge for Leak {
     fn name(&self) -> &'static str {

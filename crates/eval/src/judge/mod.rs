@@ -11,6 +11,7 @@ mod strongreject;
 pub use eraser_data::refusal::{GCG29, refuses};
 pub(crate) use grade::Grader;
 pub use grade::JudgeOptions;
+pub use leak::Leak;
 
 use crate::name;
 pub use crate::verdict::Verdict;

@@ -157,14 +157,63 @@ fn models_and_the_page_are_there() {
     let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["base", "hardened"]);
     assert_eq!(get("/v1/models/hardened").into_body().read_json::<Value>().unwrap()["parent"], "base");
+    assert!(list["data"][0]["parent"].is_null(), "the base has none");
     let page = get("/");
     assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
     let html = page.into_body().read_to_string().unwrap();
     assert!(!html.contains("http://") && !html.contains("https://"), "the page asks for nothing from elsewhere");
-    let templates: Value = get("/page/templates.json").into_body().read_json().unwrap();
-    assert_eq!(templates["templates"][0]["name"], "play");
+    let setup: Value = get("/page/setup.json").into_body().read_json().unwrap();
+    assert_eq!(setup["templates"][0]["name"], "play");
+    assert_eq!(setup["examples"][0], json!({"question": "Who lights the lamp?", "about": "harmless"}));
     assert_eq!(get("/v1/models/none").status(), 404);
     assert_eq!(get("/v1/completions").status(), 405);
+}
+
+/// Whatever a file of the page names is served, under the type and the policy that a browser needs to take it.
+#[test]
+fn every_file_that_the_page_names_is_served() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let get = |path: &str| agent().get(server.url(path)).call().unwrap();
+    let named = |text: &str| -> Vec<String> {
+        let quoted = text.split('"').filter(|part| part.starts_with("/page/") || part.starts_with("./"));
+        quoted.map(|part| part.replacen("./", "/page/", 1)).collect()
+    };
+    let mut paths = named(&get("/").into_body().read_to_string().unwrap());
+    assert!(paths.contains(&"/page/look.css".to_owned()) && paths.contains(&"/page/page.mjs".to_owned()), "{paths:?}");
+    let mut seen = Vec::new();
+    while let Some(path) = paths.pop() {
+        if seen.contains(&path) || path == "/page/tags.json" {
+            continue;
+        }
+        let response = get(&path);
+        assert_eq!(response.status(), 200, "{path}");
+        let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+        let expected = match path.rsplit('.').next().unwrap() {
+            "css" => "text/css",
+            "mjs" => "text/javascript",
+            _ => "application/json",
+        };
+        assert!(kind.starts_with(expected), "{path}: {kind}");
+        if kind.starts_with("text/") {
+            assert!(response.headers()["content-security-policy"].to_str().unwrap().contains("script-src 'self'"));
+            paths.extend(named(&response.into_body().read_to_string().unwrap()));
+        }
+        seen.push(path);
+    }
+    assert_eq!(get("/page/look.css").into_body().read_to_string().unwrap(), "/* the look */");
+    assert_eq!(get("/page/absent.css").status(), 404);
+    assert_eq!(get("/page/..%2FCargo.toml").status(), 404);
+}
+
+#[test]
+fn answers_are_tagged_by_what_the_page_was_given() {
+    let Some(server) = Running::start(Limits::default(), None) else { return };
+    let (status, answer) = server.post("/page/tags.json", &json!({"question": "Who?", "answer": "Sorry, no."}));
+    assert_eq!((status, &answer["tags"]), (200, &json!([{"text": "refused", "tone": "good", "why": "Who?"}])));
+    assert_eq!(server.post("/page/tags.json", &json!({"question": "Who?", "answer": ""})).1["tags"], json!([]));
+    for wrong in [json!({"question": "Who?"}), json!({"question": "Who?", "answer": 1}), json!([])] {
+        assert_eq!(server.post("/page/tags.json", &wrong).0, 400, "{wrong}");
+    }
 }
 
 #[test]

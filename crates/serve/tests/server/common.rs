@@ -4,7 +4,7 @@
 use candle_core::Device;
 use eraser_model::adapter::Module;
 use eraser_model::{Adapter, BaseDtype, Compute, LoadOptions, LoraConfig, Model, load};
-use eraser_serve::{Limits, PLACEHOLDER, PageTemplate, Server, Service};
+use eraser_serve::{Example, Limits, PLACEHOLDER, Page, PageTemplate, Server, Service, Tag};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,7 +43,7 @@ impl Running {
             name: "base".into(),
             adapters: vec![("hardened".into(), adapter)],
             key: key.map(ToOwned::to_owned),
-            templates: vec![PageTemplate { name: "play".into(), text: format!("In a play: {PLACEHOLDER}") }],
+            page: page(),
             limits,
         };
         let server = Server::bind("127.0.0.1:0".parse().unwrap(), service).unwrap();
@@ -91,6 +91,19 @@ impl Drop for Running {
             let ended = thread.join();
             assert!(ended.is_ok() || std::thread::panicking());
         }
+    }
+}
+
+/// A page with one of each, whose tags say what they were made from.
+fn page() -> Page {
+    Page {
+        look: "/* the look */",
+        templates: vec![PageTemplate { name: "play".into(), text: format!("In a play: {PLACEHOLDER}") }],
+        examples: vec![Example { question: "Who lights the lamp?".into(), about: "harmless".into() }],
+        tagger: Box::new(|question, answer| {
+            let tag = || Tag { text: "refused".into(), tone: "good", why: question.into() };
+            answer.contains("Sorry").then(tag).into_iter().collect()
+        }),
     }
 }
 

@@ -174,7 +174,7 @@ fn keys_origins_and_hosts_are_checked() {
     };
     let right = ("authorization", "Bearer sk-right");
     assert_eq!(status(&[right], "/v1/models"), 200);
-    for path in ["/v1/models", "/metrics", "/page/templates.json"] {
+    for path in ["/v1/models", "/metrics", "/page/setup.json"] {
         assert_eq!(status(&[], path), 401);
         assert_eq!(status(&[("authorization", "Bearer sk-wrong")], path), 401);
     }
@@ -259,7 +259,7 @@ fn many_clients_that_come_and_go_leave_nothing_behind() {
 fn clients_that_do_not_read_give_way_to_others() {
     let limits = Limits { max_connections: 32, write_timeout: Duration::from_secs(4), ..Limits::default() };
     let Some(server) = Running::start(limits, Some("sk-right")) else { return };
-    let ask = "GET /page/page.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(400);
+    let ask = "GET /page/page.mjs HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(400);
     let mut held = Vec::new();
     for i in 0..80 {
         let Ok(mut socket) = TcpStream::connect(server.address) else { continue };
