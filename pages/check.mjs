@@ -8,11 +8,15 @@ import { createRequire } from "node:module";
 import { basename, dirname, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
-import { axe, contrast, keyboard, open, overflow } from "./inspect.mjs";
+import { axe, contrast, keyboard, open, overflow, squeezed } from "./inspect.mjs";
 import { conversation, crowd } from "./serve.mjs";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const WIDTHS = [1280, 400];
+// Where only the room is looked at: below each width at which something moves.
+const BETWEEN = [1000, 880, 720, 560];
+// What A4 leaves between the margins of the report.
+const PAPER = 690;
 const SCHEMES = ["light", "dark"];
 // Chromium paints no higher picture.
 const MOST_PIXELS = 16000;
@@ -85,7 +89,7 @@ async function looks(name, url, prepare) {
         await shot(page, own);
         for (const state of ["closed", "open"]) {
           if (state === "open") await open(page);
-          const all = [...(await overflow(page)), ...(await contrast(page))];
+          const all = [...(await overflow(page)), ...(await squeezed(page)), ...(await contrast(page))];
           // The outline is looked for in both schemes; every last element only once.
           if (scheme === "light" || state === "closed") all.push(...(await keyboard(page)));
           found.push(...all.map((fault) => `details ${state}: ${fault}`));
@@ -103,6 +107,21 @@ async function looks(name, url, prepare) {
   }
 }
 
+// The same page at the widths between.
+async function between(name, url, prepare) {
+  await window(name, url, {}, async (page) => {
+    await prepare(page);
+    await open(page);
+    const found = [];
+    for (const width of BETWEEN) {
+      await page.setViewportSize({ width, height: 900 });
+      const all = [...(await overflow(page)), ...(await squeezed(page))];
+      found.push(...all.map((fault) => `${width} px: ${fault}`));
+    }
+    return found;
+  });
+}
+
 // A script that somebody puts into the page must not run.
 async function policy(name, url) {
   await window(`${name} policy`, url, {}, async (page, expected) => {
@@ -114,19 +133,21 @@ async function policy(name, url) {
 
 // The report on paper.
 async function paper(name, url) {
-  await window(`${name} paper`, url, {}, async (page) => {
+  await window(`${name} paper`, url, { width: PAPER }, async (page) => {
+    await page.emulateMedia({ media: "print" });
+    const room = [...(await overflow(page)), ...(await squeezed(page))];
     const path = join(out, `${name}.pdf`);
     await page.pdf({ path, format: "A4" });
     const pages = readFileSync(path, "latin1").match(/\/Type\s*\/Page\b/g)?.length ?? 0;
-    if (pages === 0) return ["the PDF has no page"];
+    if (pages === 0) return [...room, "the PDF has no page"];
     const title = await page.evaluate(() => [...document.querySelectorAll("h2")].at(-1).textContent);
     try {
       const text = execFileSync("pdftotext", [path, "-"], { encoding: "utf8" });
-      return text.includes(title) ? [] : [`"${title}" is not in the PDF`];
+      return text.includes(title) ? room : [...room, `"${title}" is not in the PDF`];
     } catch (error) {
       if (error.code !== "ENOENT") throw error;
       console.log(`${name}: ${pages} pages on paper; pdftotext is not installed, so their text was not looked at`);
-      return [];
+      return room;
     }
   });
 }
@@ -136,6 +157,7 @@ for (const path of reports) {
   const url = pathToFileURL(path).href;
   console.log(`looking at ${path}`);
   await looks(name, url, async () => {});
+  await between(`${name} between`, url, async () => {});
   await policy(name, url);
   await paper(name, url);
 }
@@ -148,7 +170,9 @@ if (serve) {
   );
   await looks("serve", serve, (page) => page.waitForSelector("#models li"));
   for (const models of [1, 2, 6]) {
-    await looks(`serve ${models} models`, serve, (page) => crowd(page, models));
+    const prepare = (page) => crowd(page, models);
+    await looks(`serve ${models} models`, serve, prepare);
+    await between(`serve ${models} models between`, serve, prepare);
   }
 }
 await browser.close();

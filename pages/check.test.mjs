@@ -27,6 +27,7 @@ test("each kind of fault is found", () => {
     `<main><h1>t</h1><p class="pale">pale text</p><details><summary>more</summary><p class="wide">wide</p></details>
      <button>no outline</button><a href="#x" id="trap">trap</a><button>after it</button><img src="data:,">
      <svg class="drawn" width="90" height="30"><text y="20" fill="#aaa">drawn</text></svg>
+     <div style="width: 9px"><svg class="lost" style="width: 100%"></svg></div>
      <h2>A section that paper lacks</h2></main>
      <script>
        console.log("a word");
@@ -42,6 +43,8 @@ test("each kind of fault is found", () => {
     "details open: the page is 3008 px wide in a window of 1280",
     'details closed: no outline around <button id="" class="">',
     "details closed: Tab reaches 3 of 4 elements",
+    'paper: 1 drawings have no room: <svg class="lost"> is 9 px wide',
+    "between: 720 px: the page is 3008 px wide",
     "axe image-alt",
     "console: a word",
     "error in the page: thrown",

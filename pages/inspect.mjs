@@ -22,6 +22,16 @@ export async function overflow(page) {
   });
 }
 
+// Drawings that have no room left.
+export async function squeezed(page) {
+  return page.evaluate(() => {
+    const drawings = [...document.querySelectorAll("svg")].filter((one) => one.checkVisibility());
+    const found = drawings.map((one) => [one, one.getBoundingClientRect().width]).filter(([, wide]) => wide < 40);
+    const name = ([one, wide]) => `<svg class="${one.getAttribute("class") ?? ""}"> is ${wide.toFixed(0)} px wide`;
+    return found.length ? [`${found.length} drawings have no room: ${name(found[0])}`] : [];
+  });
+}
+
 // Texts whose contrast is too low.
 export async function contrast(page) {
   return page.evaluate((least) => {
