@@ -227,9 +227,9 @@ fn what_was_trained_on_and_asked_is_in_the_report() {
     dir.done(eval);
     let text = report(&dir);
     for told in [
-        "1 of 2 questions of \\`unseen\\` were trained on, which was allowed",
-        "1 of 2 questions of \\`benign\\` are in the help set, which was trained on",
-        "twice.csv: 1 row of \\`unseen\\` repeats an earlier question; each question is asked once",
+        "1 of 2 questions of `unseen` were trained on, which was allowed",
+        "1 of 2 questions of `benign` are in the help set, which was trained on",
+        "twice.csv: 1 row of `unseen` repeats an earlier question; each question is asked once",
         "Method eraser, with the published settings but ",
         "Rows: align 8, harm 8, help 8.",
     ] {

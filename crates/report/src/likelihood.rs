@@ -97,11 +97,11 @@ pub(crate) fn plots(summary: &Summary, label: &dyn Fn(&str) -> String) -> Vec<Pl
             TEMPLATES => "under templates".to_owned(),
             other => format!("under {other}"),
         };
-        let title = format!("{set} answers, {asked}");
+        let title = format!("{set} answers, {asked}: cost of the rest");
         plot::plot(Chart {
             title,
             x: "tokens of the answer that were given",
-            y: "NLL of the rest, nats per token",
+            y: "nats per token",
             lines: lines.collect(),
             marked: true,
             ..Chart::default()

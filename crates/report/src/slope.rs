@@ -10,7 +10,7 @@ const HEIGHT: f64 = 200.0;
 /// Free space above it.
 const TOP: f64 = 24.0;
 /// The least distance of two labels.
-const APART: f64 = 15.0;
+const APART: f64 = 17.0;
 
 /// A chart.
 #[derive(Clone, Debug, Serialize)]
