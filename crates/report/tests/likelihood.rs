@@ -47,8 +47,8 @@ fn every_form_of_the_report_has_the_figures_and_where_answers_reopen() {
     );
     assert!(
         page.contains("template:a|b")
-            && page.contains("seen answers, asked plainly")
-            && page.contains("NLL of the rest, nats per token")
+            && page.contains("seen answers, asked plainly: cost of the rest")
+            && page.contains("nats per token")
     );
     assert_eq!(page.matches("<details").count(), page.matches("</details>").count());
     for line in [

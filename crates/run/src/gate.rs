@@ -17,7 +17,7 @@ const VERDICT: &str = "verdict";
 /// The name of the base among the subjects.
 const BASE_SUBJECT: &str = "base";
 /// Names that a message lists at most.
-const LISTED: usize = 60;
+const LISTED: usize = 12;
 
 /// How a figure is compared with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +197,10 @@ pub fn gate(dir: &Path, conditions: &[Condition], subjects: &[String]) -> Outcom
         if condition.base && base.is_none() {
             problems.push(Error::request(format!("\"{condition}\": the base was not measured")));
         }
+        // What was measured on none of them is wrong once, and not for each.
+        let is_number = matches!(condition.bound, Bound::Number(_));
+        let on_none = |s: &&NamedSubject| is_number && !s.figures.iter().any(|f| f.name == condition.name);
+        let of = if of.len() > 1 && of.iter().all(on_none) { &of[..1] } else { of };
         for subject in of {
             found.extend(problems.ok(condition.on(subject)));
         }
@@ -264,9 +268,12 @@ impl Condition {
         } else {
             error
         };
-        let more = subject.figures.len().saturating_sub(LISTED);
+        // The shortest names are the figures that are asked for first: those of one judge or template are longer.
+        let mut names: Vec<&NamedFigure> = subject.figures.iter().filter(|f| !f.name.contains(['@', ':'])).collect();
+        names.sort_by_key(|f| f.name.split('.').count());
+        let more = subject.figures.len().saturating_sub(names.len().min(LISTED));
         let mut listed: Vec<String> =
-            subject.figures.iter().take(LISTED).map(|f: &NamedFigure| format!("{} {}", f.name, f.shown())).collect();
+            names.into_iter().take(LISTED).map(|f| format!("{} {}", f.name, f.shown())).collect();
         if more > 0 {
             listed.push(format!("and {more} more, which `eraser check RUN` lists"));
         }
@@ -315,12 +322,28 @@ mod tests {
         }
     }
 
+    /// A mistyped name was answered by sixty figures for each of four subjects.
+    #[test]
+    fn few_names_are_listed_the_general_ones_first() {
+        let figure = |name: String| NamedFigure { name, value: 0.5, ci: None, n: Some(9) };
+        let parts = (0..40).flat_map(|i| [format!("asr.seen.template:t{i}"), format!("asr.seen.direct@judge{i}")]);
+        let general = ["asr.seen.direct", "asr.seen", "over_refusal"].map(str::to_owned);
+        let figures = parts.chain(general).map(figure).collect();
+        let subject = NamedSubject { subject: "x".into(), figures, ..NamedSubject::default() };
+        let error = Condition::parse("zzz < 1").unwrap().on(&subject).unwrap_err();
+        let told = error.hints().last().unwrap().clone();
+        assert!(
+            told.starts_with("measured: over_refusal 50.0%; asr.seen 50.0%; asr.seen.direct 50.0%; and 80 more"),
+            "{told}"
+        );
+    }
+
     #[test]
     fn what_was_not_measured_never_passes() {
         for (text, told) in [
             ("asr.unsen > 5%", "did you mean asr.unseen?"),
             ("asr.seen > 5%", "several judges judged: name one of asr.seen@leak"),
-            ("zzz < 1", "measured: asr.unseen 4.0% [0.0%, 20.0%]; over_refusal 5.0%"),
+            ("zzz < 1", "measured: over_refusal 5.0%; asr.unseen 4.0% [0.0%, 20.0%]"),
             ("over_refusal.high > 5%", "has no interval"),
         ] {
             let error = holds(text).unwrap_err();

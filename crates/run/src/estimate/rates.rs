@@ -145,8 +145,15 @@ fn answers(model: &Model, prompts: &[(String, String)], limit: usize, batch: usi
     }
     let options = GenerateOptions::greedy(limit, model.tokenizer.stops());
     let (start, mut cut) = (Instant::now(), false);
-    let mut on_token = |_: usize, _: u32| {
-        cut |= start.elapsed().as_secs_f64() > ANSWERING;
+    // A prompt is read once, however long its answer is: until each has its first token, time is the prompts'.
+    let (mut begun, mut so_far, mut read) = (vec![false; encoded.len()], 0_usize, None);
+    let mut on_token = |which: usize, _: u32| {
+        so_far += 1;
+        begun[which] = true;
+        if read.is_none() && begun.iter().all(|begun| *begun) {
+            read = Some((start.elapsed().as_secs_f64(), so_far));
+        }
+        cut |= read.is_some_and(|(read, _)| start.elapsed().as_secs_f64() - read > ANSWERING);
         if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let said = generate(&model.decoder, None, &encoded, &options, batch, &mut on_token)?;
@@ -157,14 +164,17 @@ fn answers(model: &Model, prompts: &[(String, String)], limit: usize, batch: usi
     // Those that time cut off go on to the limit, at worst.
     let ended = said.iter().filter(|s| s.stopped).count() as f64;
     let full = if cut { (ended * mean + (n - ended) * limit as f64) / n } else { mean };
-    let per_token = seconds / (tokens as f64).max(1.0);
-    Ok(Some(Speed { seconds: per_token * full, tokens: full, cut, limit }))
+    let (read, first) = read.unwrap_or((seconds, tokens));
+    let later = tokens.saturating_sub(first) as f64;
+    let per_token = if later > 0.0 { (seconds - read) / later } else { 0.0 };
+    Ok(Some(Speed { seconds: read / n + per_token * (full - first as f64 / n).max(0.0), tokens: full, cut, limit }))
 }
 
 /// Seconds for a token that is read and scored.
 fn scoring(model: &Model, turns: &[(String, String)]) -> Result<Option<f64>> {
     let mut requests = Vec::new();
-    for (user, answer) in spread(turns, SCORED) {
+    // In their order: answers to a question under several templates are read together.
+    for (user, answer) in turns.iter().take(SCORED).cloned() {
         let prompt = model.chat_template()?.render(&[Message::user(user)], true)?;
         let (prompt, answer) = (model.tokenizer.encode(&prompt)?, model.tokenizer.encode(&answer)?);
         let scored = answer.len().max(1);
@@ -173,10 +183,14 @@ fn scoring(model: &Model, turns: &[(String, String)]) -> Result<Option<f64>> {
             requests.push(ScoreRequest { ids, scored });
         }
     }
-    // One after the other, so that time can be up.
+    let read = |part: &[ScoreRequest]| score(&model.decoder, None, part, &mut |_| ControlFlow::Continue(()));
+    // The first one pays for what is made once, such as weights in another order.
+    let Some(first) = requests.first() else { return Ok(None) };
+    read(std::slice::from_ref(first))?;
+    // Some at a time, so that time can be up; what begins alike is read once, as in the work itself.
     let (start, mut tokens) = (Instant::now(), 0);
-    for part in requests.chunks(SCORED.div_ceil(3)) {
-        score(&model.decoder, None, part, &mut |_| ControlFlow::Continue(()))?;
+    for part in requests.chunks(SCORED.div_ceil(2)) {
+        read(part)?;
         tokens += part.iter().map(|r| r.ids.len()).sum::<usize>();
         if start.elapsed().as_secs_f64() > ANSWERING {
             break;
