@@ -132,9 +132,11 @@ pub struct Block<'a> {
 /// norms after the halves.
 #[derive(Debug)]
 pub struct Saved {
-    /// Rotated queries and keys (as they were projected, where they are normed), and values.
-    q: Activations,
-    k: Activations,
+    /// Rotated queries and keys (as they were projected, where they are normed). Never rounded: with the keys of Qwen2,
+    /// whose biases are in the hundreds, rounding moves scores by more than 1, and probabilities that are made again
+    /// from them would not belong to `lse`.
+    q: Vec<f32>,
+    k: Vec<f32>,
     v: Activations,
     /// Logarithms of the softmax's normalisers, `[T, heads]`.
     lse: Vec<f32>,
@@ -208,7 +210,8 @@ impl Block<'_> {
         let after = [self.norms.after_attention, self.norms.after_mlp].iter().flatten().count();
         // The caller keeps the input.
         let whole = (2 + after) * d + self.shape.heads;
-        Ok(activations * (w.q + 2 * w.kv + attended + w.gate_up) + size_of::<f32>() * whole)
+        let scored = w.q + w.kv;
+        Ok(activations * (w.kv + attended + w.gate_up) + size_of::<f32>() * (whole + scored))
     }
 
     fn sizes(&self) -> Result<Widths> {

@@ -94,7 +94,7 @@ pub fn backward(
     let want = Want { q: wanted(&l.q), k: wanted(&l.k), v: wanted(&l.v) };
     let stride = w.q + 2 * w.kv;
     let mut d_qkv = vec![0.0; tokens * stride];
-    attention_gradient(block, w, [q, k, v], &lse, &d_attended, want, &mut d_qkv)?;
+    attention_gradient(block, w, ([q, k], v), &lse, &d_attended, want, &mut d_qkv)?;
     drop(d_attended);
     let normed = if qkv_adapted { norm(input, norms.attention, block.eps)? } else { Cow::Borrowed(&[][..]) };
     let low_parts = [&*low.q, &*low.k, &*low.v, &*low.qkv];
@@ -139,14 +139,14 @@ fn before_sum<'g>(
 fn attention_gradient(
     block: &Block<'_>,
     w: Widths,
-    qkv: [Activations; 3],
+    ([q, k], v): ([Vec<f32>; 2], Activations),
     lse: &[f32],
     d_attended: &[f32],
     want: Want,
     d_qkv: &mut [f32],
 ) -> Result<()> {
     let norms = &block.norms;
-    let [q, k, v] = qkv.map(Activations::into_values);
+    let v = v.into_values();
     let (rope_q, rope_k) = (block.rope.map(|rope| rope.q), block.rope.map(|rope| rope.k));
     let turned = |raw: &[f32], width, norm: Option<&Tensor>, rope| {
         norm.map(|norm| turn(block, raw, width, Some(norm), rope)).transpose()

@@ -39,7 +39,7 @@ pub fn forward_saving(block: &Block<'_>, x: &Tensor) -> Result<(Tensor, Saved)> 
     let keep = |values| Activations::new(values, block.positions.len(), block.rounds());
     let attention = attention_half(block, x, input.as_slice()?, |[q, k], v| {
         let (out, lse) = block.attention(&q.turned, &k.turned, &v).forward();
-        let [q, k] = [q, k].map(|heads| keep(heads.raw.unwrap_or(heads.turned)));
+        let [q, k] = [q, k].map(|heads| heads.raw.unwrap_or(heads.turned));
         Ok((out, (q, k, keep(v), lse)))
     })?;
     let mlp = mlp_half(block, x, &attention.output, keep)?;
