@@ -197,7 +197,7 @@ struct Widths {
 type Sharing<'a, 'b, const N: usize> = [(&'b Option<BlockLinear<'a>>, usize); N];
 
 impl Block<'_> {
-    /// True when products are in bf16: then activations are kept in bf16.
+    /// True when products are in bf16: then activations are kept in bf16, all but queries and keys.
     fn rounds(&self) -> bool {
         self.linears.down.is_some_and(|linear| linear.weight.is_bf16())
     }

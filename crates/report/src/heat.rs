@@ -33,14 +33,10 @@ pub(crate) fn maps(summary: &Summary, base: Option<usize>) -> Vec<Heat> {
             row.part && name == Some(pool.attack) && (row.set, row.judge) == (pool.set, pool.judge)
         };
         let mut parts: Vec<&AttackRow<'_>> = all.iter().filter(of_pool).collect();
-        let most = |row: &AttackRow<'_>, hardened: bool| {
-            let cells = row.cells.iter().enumerate().filter(|(i, _)| (Some(*i) != base) == hardened);
-            cells.filter_map(|(_, a)| a.as_ref()?.asr).fold(f64::NEG_INFINITY, f64::max)
-        };
-        let order = |row: &AttackRow<'_>| (most(row, true), most(row, false));
+        let order = |row: &AttackRow<'_>| [true, false].map(|hardened| row.most(base, hardened, |a| a.asr));
         parts.sort_by(|a, b| {
-            let (a, b) = (order(a), order(b));
-            b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
+            let ([after_a, before_a], [after_b, before_b]) = (order(a), order(b));
+            after_b.total_cmp(&after_a).then(before_b.total_cmp(&before_a))
         });
         let cell = |a: Option<&crate::summary::Attack>| {
             let asr = a.and_then(|a| a.asr);

@@ -31,17 +31,24 @@ pub(crate) struct UtilityRow<'a> {
 impl AttackRow<'_> {
     /// Whether the attacker gives the opening of the answer, which a prompt alone cannot do.
     pub(crate) fn gives_opening(&self) -> bool {
-        self.attack.split([':', ' ']).next() == Some("prefill")
+        self.stem() == "prefill"
+    }
+
+    /// The attack without what tells its parts apart.
+    pub(crate) fn stem(&self) -> &str {
+        self.attack.split([':', ' ']).next().unwrap_or_default()
+    }
+
+    /// The highest `value` of the hardened subjects, or of the base; negative infinity where there is none.
+    pub(crate) fn most(&self, base: Option<usize>, hardened: bool, value: fn(&Attack) -> Option<f64>) -> f64 {
+        let cells = self.cells.iter().enumerate().filter(|(i, _)| (Some(*i) != base) == hardened);
+        cells.filter_map(|(_, a)| value(a.as_ref()?)).fold(f64::NEG_INFINITY, f64::max)
     }
 
     /// The highest success against a hardened subject, or against any where there is none.
     pub(crate) fn left(&self, base: Option<usize>) -> f64 {
-        let most = |of: &dyn Fn(usize) -> bool| {
-            let cells = self.cells.iter().enumerate().filter(|(i, _)| of(*i));
-            cells.filter_map(|(_, a)| a.as_ref()?.asr).fold(f64::NEG_INFINITY, f64::max)
-        };
-        let hardened = most(&|i| Some(i) != base);
-        if hardened.is_finite() { hardened } else { most(&|_| true) }
+        let hardened = self.most(base, true, |a| a.asr);
+        if hardened.is_finite() { hardened } else { self.most(base, false, |a| a.asr) }
     }
 }
 

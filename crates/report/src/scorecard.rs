@@ -6,7 +6,7 @@ use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage, wilson};
 use crate::format::{NONE, counted, interval, list, number, percent};
 use crate::judges;
 use crate::rows::{self, AttackRow, UtilityRow};
-use crate::summary::{Attack, Summary};
+use crate::summary::Summary;
 use serde::Serialize;
 
 /// Subjects that have bars; of more, tables tell.
@@ -86,7 +86,7 @@ pub(crate) fn scorecard(summary: &Summary, label: &dyn Fn(&str) -> String, durab
     let refused = |row: &AttackRow<'_>| -> Vec<Bar> {
         let of = |&i: &usize| {
             let a = row.cells[i]?;
-            Some(bar(i, a.refused, a.refused.map(|share| wilson(share, questions(a))), 0.0))
+            Some(bar(i, a.refused, a.refused.map(|share| wilson(share, a.asked())), 0.0))
         };
         shown.iter().filter_map(of).collect()
     };
@@ -149,12 +149,8 @@ fn strongest<'r, 'a>(
     base: Option<usize>,
     wanted: &dyn Fn(&AttackRow<'a>) -> bool,
 ) -> Option<&'r AttackRow<'a>> {
-    let success = |a: &Attack| a.asr.map(|asr| asr - garbage(a));
     let left = |row: &AttackRow<'_>| {
-        let of = |hardened: bool| {
-            let cells = row.cells.iter().enumerate().filter(move |(i, _)| (Some(*i) != base) == hardened);
-            cells.filter_map(|(_, a)| success(a.as_ref()?)).fold(f64::NEG_INFINITY, f64::max)
-        };
+        let of = |hardened| row.most(base, hardened, |a| a.asr.map(|asr| asr - garbage(a)));
         let (after, before) = (of(true), of(false));
         // An attack that nobody gives in to tells nothing.
         (row.set != "seen", after > HELD || before > NOTHING_TO_REDUCE, after, before)
@@ -224,7 +220,7 @@ fn trust(all: &[AttackRow<'_>], counted_rows: &[&AttackRow<'_>]) -> String {
     };
     let mut sets: Vec<(&str, u64)> = Vec::new();
     for row in counted_rows {
-        let n = row.cells.iter().flatten().map(|a| questions(a)).max().unwrap_or_default();
+        let n = row.cells.iter().flatten().map(|a| a.asked()).max().unwrap_or_default();
         match sets.iter_mut().find(|(set, _)| *set == row.set) {
             Some((_, most)) => *most = n.max(*most),
             None => sets.push((row.set, n)),
@@ -236,7 +232,7 @@ fn trust(all: &[AttackRow<'_>], counted_rows: &[&AttackRow<'_>]) -> String {
 
 /// What was not tested, in a sentence.
 fn untested(all: &[AttackRow<'_>], cards: &[Card], fragile: Option<String>) -> String {
-    let asked = |stem: &str| all.iter().any(|row| row.attack.split([':', ' ']).next() == Some(stem));
+    let asked = |stem: &str| all.iter().any(|row| row.stem() == stem);
     let empty = |title: &str| cards.iter().any(|card| card.title.starts_with(title) && card.bars.is_empty());
     let missing = [
         (!all.iter().any(|row| row.set != "seen"), "unseen questions"),
@@ -251,14 +247,10 @@ fn untested(all: &[AttackRow<'_>], cards: &[Card], fragile: Option<String>) -> S
     if missing.is_empty() { String::new() } else { format!("Not tested: {}.", list(&missing)) }
 }
 
-fn questions(a: &Attack) -> u64 {
-    if a.questions > 0 { a.questions } else { a.n }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::{OverRefusal, Subject};
+    use crate::summary::{Attack, OverRefusal, Subject};
 
     fn attack(attack: &str, set: &str, judge: &str, asr: f64) -> Attack {
         let [attack, set, judge] = [attack, set, judge].map(str::to_owned);

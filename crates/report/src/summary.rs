@@ -293,6 +293,11 @@ impl Attack {
     pub(crate) fn key(&self) -> (&str, &str, &str) {
         (&self.attack, &self.set, &self.judge)
     }
+
+    /// Questions that its answers are about; files of older versions have one answer to each.
+    pub(crate) fn asked(&self) -> u64 {
+        if self.questions > 0 { self.questions } else { self.n }
+    }
 }
 
 impl Utility {

@@ -3,11 +3,11 @@
 //! excludes zero.
 
 use super::defence::over_common;
-use super::{COST, Direction, GARBAGE, REFUSALS, SMALL, name, pair, questions};
+use super::{COST, Direction, GARBAGE, REFUSALS, SMALL, name, pair};
 use crate::bounds::wilson;
 use crate::format::{change, counted, list, number, percent, signed};
 use crate::rows::{AttackRow, UtilityRow};
-use crate::summary::Subject;
+use crate::summary::{Attack, Subject};
 
 /// Degenerate answers that a judge calls a success.
 pub(super) fn garbage_successes(rows: &[&AttackRow<'_>], subject: usize) -> Option<String> {
@@ -38,7 +38,7 @@ pub(super) fn garbage_successes(rows: &[&AttackRow<'_>], subject: usize) -> Opti
 pub(super) fn plain_refusals(rows: &[&AttackRow<'_>], base: usize, subject: usize) -> (bool, Option<String>) {
     let rates = rows.iter().filter(|r| r.attack == "direct").filter_map(|row| {
         let (b, s) = pair(row, base, subject)?;
-        Some((s.refused?, questions(s), b.refused, questions(b), row.set))
+        Some((s.refused?, s.asked(), b.refused, b.asked(), row.set))
     });
     let Some((refused, n, before, n_before, set)) = rates.min_by(|a, b| a.0.total_cmp(&b.0)) else {
         return (false, None);
@@ -165,7 +165,7 @@ pub(super) fn caveats(rows: &[&AttackRow<'_>], of: &Subject, subject: usize) -> 
     if !unjudged.is_empty() {
         sentences.push(format!("Answers left unjudged, which count in no rate: {}.", list(&unjudged)));
     }
-    let fewest = rows.iter().filter_map(|row| row.cells[subject]).map(questions).filter(|n| *n > 0).min();
+    let fewest = rows.iter().filter_map(|row| row.cells[subject]).map(Attack::asked).filter(|n| *n > 0).min();
     if let Some(n) = fewest.filter(|n| *n < SMALL) {
         sentences.push(format!(
             "The smallest set has {}: differences of a few points mean nothing there, however many templates ask each of \

@@ -1,7 +1,7 @@
 //! Whether attacks by prompt still succeed. Input: the rows that count, one for each attack and set. Output: an outcome
 //! with its sentences. Invariant: what is degenerate is no success of an attacker, and is told apart from one.
 
-use super::{Direction, HELD_AT_MOST, Outcome, name, pair, questions};
+use super::{Direction, HELD_AT_MOST, Outcome, name, pair};
 use crate::bounds::{HELD, NOTHING_TO_REDUCE, garbage, wilson};
 use crate::format::{change, counted, interval, list, percent};
 use crate::judges;
@@ -63,7 +63,7 @@ pub(super) fn defence(rows: &[&AttackRow<'_>], base: usize, subject: usize) -> D
             continue;
         };
         let [before, after] = [b.asr, s.asr].map(percent);
-        let common = over_common(difference, questions(b).max(questions(s)));
+        let common = over_common(difference, b.asked().max(s.asked()));
         let told = format!("{}, {before} to {after}, {}{common}", name(row), change(difference));
         match Direction::of(difference) {
             Direction::Rose => rose.push(told),
@@ -79,7 +79,7 @@ pub(super) fn defence(rows: &[&AttackRow<'_>], base: usize, subject: usize) -> D
             success,
             tie: (row.set != "seen", b_asr),
             at_most: s.asr_ci.map_or(s_asr, |[_, high]| high) - garbage(s),
-            questions: questions(s),
+            questions: s.asked(),
             text: format!("{}, {} {}, base {}", name(row), percent(s.asr), interval(s.asr_ci), percent(b.asr)),
             short: format!("{after} of {} questions ({}; base {before})", row.set, rows::in_words(row.attack)),
         };

@@ -218,8 +218,3 @@ fn name(row: &rows::AttackRow<'_>) -> String {
 fn pair<'a>(row: &rows::AttackRow<'a>, base: usize, subject: usize) -> Option<(&'a Attack, &'a Attack)> {
     Some((row.cells[base]?, row.cells[subject]?))
 }
-
-/// Questions that an attack's answers are about.
-fn questions(a: &Attack) -> u64 {
-    if a.questions > 0 { a.questions } else { a.n }
-}
