@@ -51,6 +51,41 @@ fn names(rows: &Value) -> Vec<&str> {
     rows.as_array().unwrap().iter().map(|row| row["subject"].as_str().unwrap()).collect()
 }
 
+/// The methods that others compare with were names that the tool did not know.
+#[test]
+fn the_baselines_of_the_field_stand_beside_eraser() {
+    let dir = directory();
+    let all = "grad-ascent,grad-diff,npo,simnpo,wga,satimp,safe-unlearning,eraser";
+    let run = json(&dir.done(&format!("compare run.toml --methods {all} --json")));
+    let found = names(&run["study"]["rows"]);
+    assert_eq!(found, ["base"].into_iter().chain(all.split(',')).collect::<Vec<_>>());
+    for name in all.split(',').filter(|name| *name != "eraser") {
+        let metrics = dir.text(&format!("runs/run-compare/variants/{name}/train/metrics.jsonl"));
+        let last = json(metrics.lines().last().unwrap());
+        assert!(last["l_harm"].as_f64().is_some_and(f64::is_finite) && last["nll_harm"].is_number(), "{name}: {last}");
+    }
+    let error = dir.refused("train --model model --out x --harm harm.jsonl --method grad-diff --beta 2 --steps 1");
+    assert!(error.contains("beta") && error.contains("npo, simnpo, wga or safe-unlearning"), "{error}");
+}
+
+#[test]
+fn each_method_tells_what_it_is_made_of() {
+    let dir = Dir::new();
+    let text = dir.done("methods");
+    for line in [
+        "eraser  (arXiv 2404.05880; lr 2e-5)",
+        "npo  (arXiv 2404.05868; lr 1e-5, beta 0.1)",
+        "-20.000 mean log sigma(0.1 (sum NLL - that of the base))",
+        "0.125 x harm",
+        "-mean(p^5 (1 - p)^1 NLL)",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let all = json(&dir.done("methods --json"));
+    assert_eq!(all["methods"].as_array().unwrap().len(), 11);
+    assert_eq!(all["methods"][1]["terms"][1]["unrelated"], true);
+}
+
 #[test]
 fn methods_stand_in_one_table() {
     let dir = directory();
@@ -210,10 +245,10 @@ fn what_cannot_be_swept_is_said_at_once() {
     error: retain_take: the variant uses no retain set
     hint: name one that does by --variant, or give a set as [data] retain_set
     "#);
-    dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\""));
+    dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"rmu\""));
     insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
     exit 2
-    error: run.toml:10: `method`: unknown value `npo`, expected one of `eraser`, `gam`, `rsft`, `sft`
+    error: run.toml:10: `method`: unknown value `rmu`, expected one of `eraser`, `gam`, `rsft`, `sft`, `grad-ascent`, `grad-diff`, `npo`, `simnpo`, `wga`, `satimp`, `safe-unlearning`
     hint: correct run.toml, or name another file
     "#);
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod answer_forms;
 pub mod ask;
 pub mod column;
 pub mod encode;

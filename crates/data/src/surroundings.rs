@@ -1,8 +1,9 @@
 //! What is put around a question in training. In: a question, benign exchanges, a random stream; out: the question
-//! among random tokens, among benign sentences, or after benign turns, or as it is. Invariant: the question is in the
-//! result unchanged, no text of a jailbreak is, and a given stream gives a given result.
+//! among random tokens, among benign sentences, after benign turns, inside a request for a form of answer, or as it is.
+//! Invariant: the question is in the result unchanged, no text of a jailbreak is, and a given stream gives a given
+//! result.
 
-use crate::{Noise, Record};
+use crate::{Noise, Record, answer_forms};
 use eraser_model::{Error, Result, Tokenizer};
 use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,9 @@ pub enum NoiseKind {
     Text,
     /// Benign turns of a conversation before the question.
     Chat,
-    /// One of the three, drawn anew each time.
+    /// A request for a form of answer: a poem, a letter, a table.
+    Form,
+    /// One of the four, drawn anew each time.
     Mix,
 }
 
@@ -45,6 +48,8 @@ pub struct Surrounded {
     pub history: Vec<(String, String)>,
     /// The text of the user's last turn.
     pub question: String,
+    /// A form was asked for, so the right answer is no longer that to the plain question.
+    pub form: bool,
 }
 
 /// Benign texts.
@@ -76,7 +81,7 @@ impl Surroundings {
         // A question and an answer, each cut there.
         let turns = 2 * EXCHANGES * before;
         match self.kind {
-            NoiseKind::Tokens | NoiseKind::Text => before + after,
+            NoiseKind::Tokens | NoiseKind::Text | NoiseKind::Form => before + after,
             NoiseKind::Chat => turns,
             NoiseKind::Mix => turns.max(before + after),
         }
@@ -98,7 +103,9 @@ impl Surroundings {
             return Ok(None);
         }
         let kind = match self.kind {
-            NoiseKind::Mix => [NoiseKind::Tokens, NoiseKind::Text, NoiseKind::Chat][choice.random_range(0..3)],
+            NoiseKind::Mix => {
+                [NoiseKind::Tokens, NoiseKind::Text, NoiseKind::Chat, NoiseKind::Form][choice.random_range(0..4)]
+            }
             kind => kind,
         };
         let mut surrounded = Surrounded::default();
@@ -117,8 +124,27 @@ impl Surroundings {
                 }
                 question.clone_into(&mut surrounded.question);
             }
+            NoiseKind::Form => match self.form(tokenizer, rng)? {
+                None => return Ok(None),
+                Some((before, after)) => {
+                    surrounded.question = [before, question, after].concat();
+                    surrounded.form = true;
+                }
+            },
         }
         Ok(Some(surrounded))
+    }
+
+    /// The text around a question in one of the forms; None where none that was tried is short enough.
+    fn form(&self, tokenizer: &Tokenizer, rng: &mut impl Rng) -> Result<Option<(&'static str, &'static str)>> {
+        for _ in 0..8 {
+            let (before, after) = answer_forms::form(rng.random_range(0..answer_forms::COUNT));
+            let tokens = tokenizer.encode(before)?.len() + tokenizer.encode(after)?.len();
+            if tokens <= self.noise.before + self.noise.after {
+                return Ok(Some((before, after)));
+            }
+        }
+        Ok(None)
     }
 
     /// Sentences of 0 to `most` tokens together.
@@ -217,7 +243,7 @@ mod tests {
         let of = surroundings(NoiseKind::Tokens, 1.0);
         for at in 0..50 {
             let expected = of.noise.apply("abba", &tokenizer(), &mut stream(1, "noise", &[at])).unwrap();
-            assert_eq!(apply(&of, at), Some(Surrounded { history: Vec::new(), question: expected }));
+            assert_eq!(apply(&of, at), Some(Surrounded { question: expected, ..Surrounded::default() }));
         }
     }
 
@@ -258,10 +284,29 @@ mod tests {
     }
 
     #[test]
+    fn a_form_is_asked_for_around_the_unchanged_question_within_the_tokens_allowed() {
+        let mut of = surroundings(NoiseKind::Form, 1.0);
+        of.noise = Noise { before: 200, after: 0 };
+        let found: std::collections::HashSet<String> = (0..300)
+            .map(|at| {
+                let found = apply(&of, at).unwrap();
+                assert!(found.form && found.history.is_empty());
+                let (before, after) = found.question.split_once("abba").unwrap();
+                assert!(!(before.is_empty() && after.is_empty()));
+                found.question
+            })
+            .collect();
+        assert_eq!(found.len(), answer_forms::COUNT);
+        of.noise = Noise { before: 0, after: 0 };
+        assert_eq!(apply(&of, 1), None);
+    }
+
+    #[test]
     fn a_mixture_has_all_kinds_and_nothing_to_draw_from_is_an_error() {
         let of = surroundings(NoiseKind::Mix, 1.0);
         let found: Vec<Surrounded> = (0..60).map(|at| apply(&of, at).unwrap()).collect();
         assert!(found.iter().any(|s| !s.history.is_empty()) && found.iter().any(|s| s.question.contains("bb.")));
+        assert!(found.iter().any(|s| s.form) && found.iter().filter(|s| s.form).count() < 30);
         let of = Surroundings { benign: Benign::default(), ..surroundings(NoiseKind::Chat, 1.0) };
         let (mut rng, mut choice) = (stream(1, "noise", &[]), stream(1, "choice", &[]));
         let error = of.apply("abba", &tokenizer(), &mut rng, &mut choice).unwrap_err();

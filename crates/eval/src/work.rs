@@ -27,7 +27,8 @@ pub fn work(plan: &Plan) -> Vec<Work> {
     plan.jobs.iter().map(work).collect()
 }
 
-/// Every known answer that is scored: user turn and answer.
-pub fn scored(plan: &Plan) -> Vec<(String, String)> {
-    plan.known_answers.as_ref().map(crate::likelihood::Plan::turns).unwrap_or_default()
+/// Every known answer that is scored: user turn and answer. Those of one list are scored together, in one context, so
+/// that what they begin with is computed once.
+pub fn scored(plan: &Plan) -> Vec<Vec<(String, String)>> {
+    plan.known_answers.as_ref().map(crate::likelihood::Plan::rounds).unwrap_or_default()
 }

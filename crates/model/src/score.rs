@@ -102,6 +102,14 @@ pub fn score_top(
     Ok(score_rows(decoder, adapter, requests, &rows, &mut |_| ControlFlow::Continue(()))?.unwrap_or_default())
 }
 
+/// Tokens that [`score`] runs through the network for `requests`: what several begin with is computed once.
+pub fn computed_tokens(requests: &[ScoreRequest]) -> usize {
+    let mut sorted: Vec<&[u32]> = requests.iter().filter(|r| !r.ids.is_empty()).map(ScoreRequest::input).collect();
+    sorted.sort_unstable();
+    let first = sorted.first().map_or(0, |ids| ids.len());
+    first + sorted.windows(2).map(|pair| pair[1].len() - common(pair[0], pair[1])).sum::<usize>()
+}
+
 /// What is computed from the final hidden states of scored rows and the tokens that follow them.
 type Rows<'f, T> = &'f dyn Fn(&Tensor, &[u32]) -> Result<Vec<T>>;
 
@@ -252,6 +260,15 @@ mod tests {
 
     fn request(ids: &[u32], scored: usize) -> ScoreRequest {
         ScoreRequest { ids: ids.to_vec(), scored }
+    }
+
+    #[test]
+    fn what_is_shared_is_counted_once() {
+        let request = |ids: &[u32]| ScoreRequest { ids: ids.to_vec(), scored: 1 };
+        // The last token is only predicted.
+        let requests = [request(&[1, 2, 3, 9]), request(&[5, 6]), request(&[1, 2, 4, 9]), request(&[1, 2, 3, 9])];
+        assert_eq!(computed_tokens(&requests), 3 + 1 + 1);
+        assert_eq!(computed_tokens(&[]), 0);
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl<'a> Feed<'a> {
         let known = &self.prompts[row];
         // A prompt that is too long already only gets longer by noise.
         let text = self.records[record].is_text();
+        let mut form = false;
         let noisy = match self.noise.as_ref().filter(|_| !known.cut && !text) {
             None => None,
             Some(noise) => {
@@ -211,6 +212,7 @@ impl<'a> Feed<'a> {
                 match noise.apply(question, self.tokenizer, &mut rng, &mut choice)? {
                     None => None,
                     Some(surrounded) => {
+                        form = surrounded.form;
                         let template = &self.templates[template];
                         let prompt = template.render_after(&surrounded.history, &surrounded.question)?;
                         Some(template.encode(&prompt, self.tokenizer, self.limit)?)
@@ -236,6 +238,9 @@ impl<'a> Feed<'a> {
                 Sample::new(&prompt, &answer, self.end, self.limit)
             }
         };
+        // A benign request for a form has another answer than the plain one: what is kept is what the base model says to
+        // this very prompt. Of a harmful request the plain refusal is kept, whatever form is asked for.
+        let anchor = if form && self.set == SetName::Retain { anchor.map(|_| sample.clone()) } else { anchor };
         Ok(Drawn { row, sample, cut, anchor })
     }
 

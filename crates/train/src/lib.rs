@@ -21,8 +21,8 @@ pub mod trainer;
 pub use adamw::AdamW;
 pub use eraser_data::SetName;
 pub use gamma::Gamma;
-pub use method::{AlignLoss, Given, KlScope, METHODS, Method};
-pub use metrics::{StepMetrics, TrainSummary};
+pub use method::{AlignLoss, Given, KlScope, Loss, METHODS, Method, Npo, Term, TermSettings};
+pub use metrics::{LARGE_NORM, LargeGradients, StepMetrics, TrainSummary};
 pub use options::{
     CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Preset, Schedule, Templates, TrainOptions,
 };

@@ -76,6 +76,32 @@ pub struct TrainSummary {
     /// Samples by term: drawn, cut, without a supervised token.
     #[serde(default)]
     pub samples: BTreeMap<String, Seen>,
+    /// Steps whose gradient was larger than [`LARGE_NORM`]; None if there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_gradients: Option<LargeGradients>,
+}
+
+/// The norm of a gradient that is worth a word. In sound runs of models of up to half a billion parameters the largest
+/// were 1 to 36; arithmetic that had lost its precision gave 200 and more (docs/decisions.md).
+pub const LARGE_NORM: f64 = 100.0;
+
+/// Gradients larger than [`LARGE_NORM`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LargeGradients {
+    /// Steps that had one.
+    pub steps: usize,
+    /// The largest norm, before clipping.
+    pub largest: f64,
+    /// Its step, from 1.
+    pub step: usize,
+}
+
+impl LargeGradients {
+    fn of(lines: &[StepMetrics]) -> Option<Self> {
+        let large = || lines.iter().filter(|line| line.grad_norm > LARGE_NORM);
+        let most = large().max_by(|a, b| a.grad_norm.total_cmp(&b.grad_norm))?;
+        Some(Self { steps: large().count(), largest: most.grad_norm, step: most.step })
+    }
 }
 
 /// Reads the metrics of a run; a line that was cut short is left out.
@@ -161,6 +187,7 @@ impl Log {
             threshold: position.threshold,
             nothing_unlearned: position.threshold.is_some() && position.step > 0 && capped.0 == capped.1,
             samples: position.samples.clone(),
+            large_gradients: LargeGradients::of(&self.lines),
         }
     }
 }
@@ -168,6 +195,17 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gradient_beyond_all_that_is_usual_is_counted() {
+        let lines = |norms: &[f64]| -> Vec<StepMetrics> {
+            let of = |(i, &grad_norm)| StepMetrics { grad_norm, ..line(i + 1, 0.0, 0.0) };
+            norms.iter().enumerate().map(of).collect()
+        };
+        assert_eq!(LargeGradients::of(&lines(&[1.0, LARGE_NORM])), None);
+        let found = LargeGradients::of(&lines(&[430.0, 2.0, 2608.0, 600.0]));
+        assert_eq!(found, Some(LargeGradients { steps: 3, largest: 2608.0, step: 3 }));
+    }
 
     fn line(step: usize, l_harm: f64, l_help: f64) -> StepMetrics {
         StepMetrics {

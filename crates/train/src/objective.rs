@@ -4,6 +4,7 @@
 //!
 //! The method decides which terms there are.
 
+use crate::method::Npo;
 use eraser_ops::Segments;
 
 /// A term's value and `d value / d loss_i` for each scored token.
@@ -113,6 +114,36 @@ pub fn signed(nll: &[f32], sign: f32) -> Value {
     Value { value: f64::from(sign) * mean(nll).unwrap_or(0.0), weights, capped: (0, 0) }
 }
 
+/// `-mean(p^a (1 - p)^b nll)`, with `p = exp(-nll)` a constant: the weights are the derivatives without that of `p`.
+pub fn weighted_ascent(nll: &[f32], a: f64, b: f64) -> Value {
+    let n = nll.len().max(1) as f64;
+    let factor = |x: f32| {
+        let p = (-f64::from(x)).exp();
+        p.powf(a) * (1.0 - p).max(0.0).powf(b)
+    };
+    let value = -nll.iter().map(|&x| factor(x) * f64::from(x)).sum::<f64>() / n;
+    Value { value, weights: nll.iter().map(|&x| (-factor(x) / n) as f32).collect(), capped: (0, 0) }
+}
+
+/// `-scale mean_b log sigma(beta (l_b - l0_b))` over the answers `samples`, with `l` an answer's sum or mean of `nll`,
+/// and `l0` that of `base`, or 0; an answer without a token does not count. By each token of an answer of `m` tokens the
+/// derivative is `-scale beta (1 - sigma) / n`, or an `m`th of that.
+pub fn npo(nll: &[f32], base: Option<&[f32]>, samples: &Segments, form: Npo) -> Value {
+    let mut term = Value { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
+    let counted = samples.iter().filter(|r| !r.is_empty()).count();
+    for range in samples.iter().filter(|r| !r.is_empty()) {
+        let tokens = if form.per_token { range.len() as f64 } else { 1.0 };
+        let loss = |of: &[f32]| of[range.clone()].iter().map(|&x| f64::from(x)).sum::<f64>() / tokens;
+        let z = form.beta * (loss(nll) - base.map_or(0.0, loss));
+        // log sigma(z), without overflow on either side.
+        let log_sigma = z.min(0.0) - (-z.abs()).exp().ln_1p();
+        term.value -= form.scale * log_sigma / counted as f64;
+        let slope = -form.scale * form.beta * (1.0 - log_sigma.exp()) / (counted as f64 * tokens);
+        term.weights[range].fill(slope as f32);
+    }
+    term
+}
+
 /// The mean; None where there are no values.
 pub fn mean(values: &[f32]) -> Option<f64> {
     let sum: f64 = values.iter().map(|&x| f64::from(x)).sum();
@@ -158,6 +189,39 @@ mod tests {
             };
             assert!(differs(&nll, whole) < 1e-3, "{gamma}");
         }
+    }
+
+    #[test]
+    fn weights_of_npo_are_the_derivatives_of_its_value() {
+        let samples = Segments::from_lengths([2, 0, 3]);
+        let (nll, base) = ([1.0, 1.5, 3.0, 3.5, 2.0], [0.5, 1.0, 4.0, 3.0, 3.5]);
+        for (beta, scale, per_token) in [(0.1, 20.0, false), (4.5, 4.0 / 9.0, true), (1.0, 1.0, true)] {
+            for base in [None, Some(&base[..])] {
+                let form = Npo { beta, scale, per_token, reference: base.is_some() };
+                assert!(differs(&nll, |nll| npo(nll, base, &samples, form)) < 1e-3, "{form:?}");
+            }
+        }
+        // At the base model's own likelihood sigma is a half, whatever the answer costs.
+        let form = Npo { beta: 0.1, scale: 20.0, per_token: false, reference: true };
+        let start = npo(&base, Some(&base), &samples, form);
+        assert!((start.value - 20.0 * 2f64.ln()).abs() < 1e-9);
+        assert_eq!(start.weights, [-0.5; 5]);
+        // An answer that is all but impossible has no gradient left, and one that is certain a whole one.
+        let far = npo(&[1e6, 0.0], None, &Segments::from_lengths([1, 1]), Npo { reference: false, ..form });
+        assert!(far.value.is_finite());
+        assert_eq!(far.weights, [0.0, -0.5]);
+    }
+
+    #[test]
+    fn a_weighted_ascent_leaves_alone_what_is_unlikely_already() {
+        let nll = [0.0, 2f32.ln(), 40.0];
+        let first = weighted_ascent(&nll, 1.0, 0.0);
+        assert!((first.value + 0.5 * 2f64.ln() / 3.0).abs() < 1e-7);
+        let close = |found: &[f32], expected: [f32; 3]| found.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6);
+        assert!(close(&first.weights, [-1.0 / 3.0, -0.5 / 3.0, 0.0]), "{first:?}");
+        // With (1 - p) what is certain is left alone too.
+        let second = weighted_ascent(&nll, 5.0, 1.0);
+        assert!(close(&second.weights, [0.0, -0.5f32.powi(6) / 3.0, 0.0]), "{second:?}");
     }
 
     #[test]

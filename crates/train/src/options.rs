@@ -174,8 +174,10 @@ pub struct TrainOptions {
     pub harm_weight: f64,
     /// Weight of the help term.
     pub help_weight: f64,
-    /// Weight of the term that says how harmful questions are answered: align (eraser, sft), random (gam), refuse
-    /// (rsft).
+    /// The beta of npo, simnpo, wga and safe-unlearning; None = the published one of the method.
+    pub beta: Option<f64>,
+    /// Weight of the term that says how harmful questions are answered: align (eraser, sft, safe-unlearning), random
+    /// (gam), refuse (rsft).
     pub align_weight: f64,
     /// Weight of the retain term; used when a retain set is given.
     pub retain_weight: f64,
@@ -262,6 +264,7 @@ impl Default for TrainOptions {
             harm_answers: HarmAnswers::File,
             harm_weight: 1.0,
             help_weight: 1.0,
+            beta: None,
             align_weight: 1.0,
             retain_weight: 1.0,
             retain_take: None,
@@ -308,6 +311,7 @@ impl TrainOptions {
             help_weight: self.help_weight,
             align_weight: self.align_weight,
             retain_weight: self.retain_weight,
+            beta: self.beta,
         })
     }
 
@@ -333,6 +337,9 @@ impl TrainOptions {
             ranges.positive(field, x);
         }
         ranges.need("lr", self.lr > 0.0 && self.lr <= MAX_LR, "a positive number of at most 1");
+        let taken = self.method.beta.is_some() || self.beta.is_none();
+        ranges.need("beta", taken, "given with npo, simnpo, wga or safe-unlearning only");
+        ranges.need("beta", self.beta.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
         ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
         ranges.within("rounds", self.rounds, 0, 100);
         ranges.within("round_questions", self.round_questions, 1, 65_536);

@@ -12,7 +12,7 @@ use crate::{
 use candle_core::Tensor;
 use eraser_data::{Batch, Sample, Scored};
 use eraser_model::{
-    Adapter, Model, Result,
+    Adapter, Error, Model, Result,
     trace::{Checkpoint, Gradients, TraceOptions},
 };
 use eraser_ops::Dropout;
@@ -116,10 +116,10 @@ impl Step<'_> {
                 let share = 1.0 / sum.counted as f64;
                 let forward = Forward { step: self, part, micro_batch, stream: i as u64 };
                 let (value, losses) = if let Some((hinge, own)) = hinge {
-                    forward.run(reference, 1.0, own, |nll| hinge.add(nll))?
+                    forward.run(reference, 1.0, own, |nll, _| hinge.add(nll))?
                 } else {
                     let weight = share * part.term.weight;
-                    forward.run(reference, weight, &mut gradients, |losses| forward.value(losses))?
+                    forward.run(reference, weight, &mut gradients, |losses, base| forward.value(losses, base))?
                 };
                 sum.add(&value, &losses, share);
             }
@@ -181,20 +181,22 @@ struct Forward<'a> {
 
 impl Forward<'_> {
     /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses
-    /// of the scored tokens, and those losses. A term that weighs nothing, or whose hinges are all closed, has no
+    /// of the scored tokens (and of the base model's, where the term compares with them), and those losses. A term that weighs nothing, or whose hinges are all closed, has no
     /// backward.
     fn run(
         &self,
         reference: &mut Reference<'_>,
         weight: f64,
         gradients: &mut Gradients,
-        value: impl FnOnce(&[f32]) -> Value,
+        value: impl FnOnce(&[f32], Option<&[f32]>) -> Value,
     ) -> Result<(Value, Vec<f32>)> {
         let Step { model, adapter, .. } = *self.step;
         let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
         let decoder = &model.decoder;
         let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
-        let states = match self.part.term.loss {
+        let loss = self.part.term.loss;
+        let states = match loss {
+            Loss::Npo(form) if form.reference => Some(reference.states(drawn, batch, scored, &lower)?),
             Loss::Kl(_) => Some(match &self.micro_batch.anchors {
                 Some(anchors) => reference.anchor_states(anchors, scored)?,
                 None => reference.states(drawn, batch, scored, &lower)?,
@@ -204,12 +206,17 @@ impl Forward<'_> {
         let options = trace_options(self.step.options, *from, self.stream);
         let trace = decoder.trace_from(adapter.first_block(), lower, &batch.segments, Some(adapter), options)?;
         let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
-        let losses = match &states {
-            Some(states) => decoder.kl_divergence(&hidden, states)?,
-            None => decoder.cross_entropy(&hidden, &batch.targets())?,
+        let (losses, base) = match (&states, loss) {
+            (Some(states), Loss::Kl(_)) => (decoder.kl_divergence(&hidden, states)?, None),
+            (states, _) => {
+                let targets = batch.targets();
+                let nll = |states: &Tensor| decoder.cross_entropy(states, &targets);
+                let base = states.as_ref().map(|states| nll(states)?.to_vec1::<f32>().map_err(Error::from));
+                (nll(&hidden)?, base.transpose()?)
+            }
         };
         let values = losses.to_vec1::<f32>()?;
-        let value = value(&values);
+        let value = value(&values, base.as_deref());
         if weight != 0.0 && value.weights.iter().any(|&w| w != 0.0) {
             let weights = Tensor::from_slice(&value.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
             trace.backward_losses(&losses, &weights, gradients)?;
@@ -218,7 +225,7 @@ impl Forward<'_> {
     }
 
     /// The value of the term over this micro-batch.
-    fn value(&self, losses: &[f32]) -> Value {
+    fn value(&self, losses: &[f32], base: Option<&[f32]>) -> Value {
         let (gamma, scored) = (self.step.gamma, &self.micro_batch.scored);
         match self.part.term.loss {
             Loss::Hinge if self.step.options.gamma_scope == GammaScope::Sample => {
@@ -227,6 +234,8 @@ impl Forward<'_> {
             Loss::Hinge if self.step.options.gamma_scope == GammaScope::Token => objective::token_hinges(losses, gamma),
             Loss::Hinge => objective::hinge_of_mean(losses, gamma),
             Loss::Ascent => objective::signed(losses, -1.0),
+            Loss::WeightedAscent(a, b) => objective::weighted_ascent(losses, a, b),
+            Loss::Npo(form) => objective::npo(losses, base, &scored.segments(), form),
             Loss::CrossEntropy => objective::signed(losses, 1.0),
             Loss::Kl(_) => objective::kl(losses, &scored.counts),
         }

@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
             epoch: seen as f64 / self.epoch_rows() as f64,
             lr,
             loss,
-            nll_harm: measured().find(|(t, _)| matches!(t.loss, Loss::Hinge | Loss::Ascent)).map(|(_, sum)| sum.mean),
+            nll_harm: measured().find(|(t, _)| t.loss.unlearns()).map(|(_, sum)| sum.mean),
             terms: measured().map(|(term, sum)| (term.key(), sum.value)).collect(),
             grad_norm: norm,
             tokens: sums.iter().map(|sum| sum.tokens).sum(),

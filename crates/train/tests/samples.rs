@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use candle_core::Device;
-use eraser_data::{Noise, Record, Sample, Surroundings, read_set};
+use eraser_data::{Benign, Noise, NoiseKind, Record, Sample, Surroundings, read_set};
 use eraser_model::{BaseDtype, Compute, LoadOptions, Model, load};
 use eraser_train::feed::{self, Feed, Overlong, Source};
 use eraser_train::{
@@ -125,6 +125,31 @@ fn running_text_is_kept_without_template_noise_or_end() {
     // A text has no end that could be lost.
     let (short, overlong) = drawn(5);
     assert_eq!((&short.sample.ids[..], short.cut, overlong), (&ids[..5], false, Overlong::default()));
+}
+
+/// A benign request for a poem was kept as the answer to the plain request: forms of answer would have been forgotten.
+#[test]
+fn what_is_kept_of_a_benign_request_for_a_form_is_the_answer_in_that_form() {
+    let model = model();
+    let kept = |set, kind| {
+        let records = read(set, 1);
+        let options = TrainOptions { max_length: 400, ..options() };
+        let templates = feed::templates(&model, &options).unwrap();
+        let noise = Noise { before: 200, after: 200 };
+        let benign = Benign::new(&records);
+        let noise = Some(Surroundings { noise, kind, share: 1.0, benign });
+        let source =
+            Source { set, records: &records, noise, given: Given::Nothing, harmful: &[], anchored: true, answers: None };
+        let drawn = Feed::new(source, &model, &templates, &options).unwrap().draw(0, 1).unwrap().remove(0);
+        let anchor = drawn.anchor.unwrap();
+        assert!(drawn.sample.ids.len() > anchor.prompt_len);
+        anchor == drawn.sample
+    };
+    // The retain set is empty in the built-in model: any rows do.
+    assert!(kept(SetName::Retain, NoiseKind::Form));
+    assert!(!kept(SetName::Retain, NoiseKind::Text));
+    // Whatever form is asked for, of a harmful request the plain refusal is kept.
+    assert!(!kept(SetName::Align, NoiseKind::Form));
 }
 
 #[test]

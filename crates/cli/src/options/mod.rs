@@ -11,6 +11,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 mod given;
 pub(crate) mod harden;
+pub(crate) mod methods;
 pub(crate) mod model;
 pub(crate) mod prepare;
 pub(crate) mod run;
@@ -104,6 +105,8 @@ pub(crate) enum Verb {
     Chat(chat::ChatArgs),
     /// Serve a model and its adapters: OpenAI-compatible, with a page that shows them side by side
     Serve(serve::ServeArgs),
+    /// List the methods: what the loss of each is made of, its source and published settings
+    Methods(methods::MethodsArgs),
     /// Print the JSON schema of run files, for editors
     Schema(schema::SchemaArgs),
     /// Print the script that completes commands and options in a shell
@@ -136,6 +139,7 @@ impl Verb {
             Self::Doctor(_) => "doctor",
             Self::Chat(_) => "chat",
             Self::Serve(_) => "serve",
+            Self::Methods(_) => "methods",
             Self::Schema(_) => "schema",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",

@@ -117,8 +117,8 @@ pub(crate) struct OutArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Objective")]
 pub(crate) struct ObjectiveArgs {
-    /// What the loss is made of: eraser, gam (ascent with mismatch), rsft (refusals under jailbreak templates) or sft
-    /// (refusals and benign answers, as `eraser align`)
+    /// What the loss is made of: eraser, gam (ascent with mismatch), rsft (refusals under jailbreak templates), sft
+    /// (refusals and benign answers, as `eraser align`), or a baseline of the field; `eraser methods` tells of each
     #[arg(long, value_name = "NAME", default_value = "eraser", value_parser = named::<Method>(METHODS.map(|m| m.name)))]
     pub(crate) method: Method,
     /// Settings that go together: paper (the published ones, the defaults) or strong (what held best of all that was
@@ -146,7 +146,11 @@ pub(crate) struct ObjectiveArgs {
     /// Weight of the help term
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) help_weight: f64,
-    /// Weight of the term on how harmful questions are answered: align (eraser, sft), random (gam), refuse (rsft)
+    /// The beta of npo, simnpo, wga and safe-unlearning [default: the published one of the method]
+    #[arg(long, value_name = "X")]
+    pub(crate) beta: Option<f64>,
+    /// Weight of the term on how harmful questions are answered: align (eraser, sft, safe-unlearning), random (gam),
+    /// refuse (rsft)
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) align_weight: f64,
     /// What the align term takes of the refusals: kl (to the base model's answer to the plain question) or
@@ -258,9 +262,10 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) noise_after: usize,
     /// What the noise is made of: tokens (random ones, as published), text (benign sentences), chat (benign turns
-    /// before the question) or mix; benign texts are those of the retain set, or else of the help set
+    /// before the question), form (a request for a poem, a letter, a table ..) or mix; benign texts are those of the
+    /// retain set, or else of the help set
     #[arg(long, value_name = "KIND", default_value = "tokens",
-          value_parser = named::<NoiseKind>(&["tokens", "text", "chat", "mix"]))]
+          value_parser = named::<NoiseKind>(&["tokens", "text", "chat", "form", "mix"]))]
     pub(crate) noise_kind: NoiseKind,
     /// Share of the questions that get noise; the others stay plain
     #[arg(long, value_name = "X", default_value = "1")]
@@ -342,6 +347,7 @@ impl TrainArgs {
             harm_answers: sets.harm_answers,
             harm_weight: obj.harm_weight,
             help_weight: obj.help_weight,
+            beta: obj.beta,
             align_weight: obj.align_weight,
             retain_weight: obj.retain_weight,
             retain_take: sets.retain_take,
@@ -465,10 +471,11 @@ mod tests {
              --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random \
              --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped --noise-kind mix --noise-share 0.5 \
              --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 --retain-noise on \
-             --rounds 2 --round-questions 3 --round-tokens 4",
+             --rounds 2 --round-questions 3 --round-tokens 4 --beta 2",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());
+        assert_eq!(set["beta"], 2.0);
         for (key, value) in default.as_object().unwrap() {
             assert_ne!(&set[key], value, "{key} has no flag, or the flag sets something else");
         }

@@ -8,6 +8,7 @@ mod durability;
 mod eval;
 mod export;
 mod harden;
+mod methods;
 mod plan;
 mod prepare;
 mod report;
@@ -52,6 +53,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Doctor(args) => doctor::check_model(args, json),
         Verb::Chat(args) => chat::chat(args, json),
         Verb::Serve(args) => serve::serve(args, json),
+        Verb::Methods(_) => methods::print(json),
         Verb::Schema(_) => schema::print(),
         Verb::Completions(args) => shell::completions(args),
         Verb::Man(args) => shell::man(args, json),

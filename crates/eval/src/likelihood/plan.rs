@@ -10,6 +10,9 @@ use eraser_data::{Record, read_set};
 use eraser_model::Error;
 use std::collections::HashSet;
 
+/// Answers that are scored together, and stored when they are. Packs are filled within them only.
+pub(super) const ROUND: usize = 64;
+
 /// Rows of one set.
 pub(crate) struct Set {
     pub(super) name: String,
@@ -63,13 +66,16 @@ impl Plan {
         Ok((!sets.is_empty()).then_some(Self { sets, contexts, cuts }))
     }
 
-    /// Every question in every context, with its answer.
-    pub(crate) fn turns(&self) -> Vec<(String, String)> {
-        let rows = self.sets.iter().flat_map(|set| &set.rows);
-        let turn = |row: &Record| -> Vec<(String, String)> {
-            self.contexts.iter().map(|context| (context.user(&row.input), row.output.clone())).collect()
-        };
-        rows.flat_map(turn).collect()
+    /// Every question in every context, with its answer: those that are scored together, each.
+    pub(crate) fn rounds(&self) -> Vec<Vec<(String, String)>> {
+        let mut rounds = Vec::new();
+        for set in &self.sets {
+            for context in &self.contexts {
+                let turn = |row: &Record| (context.user(&row.input), row.output.clone());
+                rounds.extend(set.rows.chunks(ROUND).map(|rows| rows.iter().map(turn).collect()));
+            }
+        }
+        rounds
     }
 
     /// The names of the sets, in order.

@@ -5,7 +5,7 @@
 use super::context::Context;
 use super::lines::Line;
 use super::measure::{Encoded, Encoder, Likelihood, scored};
-use super::plan::{Plan, Set};
+use super::plan::{Plan, ROUND, Set};
 use crate::marks::{LIKELIHOOD, UNFINISHED};
 use crate::subject::{Fingerprint, Subject};
 use eraser_data::ask::interrupted;
@@ -17,8 +17,6 @@ use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::path::Path;
 
-/// Answers scored before they are stored. Packs are filled within them only.
-const ROUND: usize = 64;
 /// Hex digits of ids and keys.
 const SHORT: usize = 16;
 

@@ -193,7 +193,7 @@ fn trained(plan: &RunPlan, site: &Site, i: usize, variant: &Variant, todo: Todo,
 
 fn evaluated(plan: &RunPlan, site: &Site, made: &Made, rates: Option<&Rates>) -> Vec<Step> {
     let work = work::work(&site.asked);
-    let known = work::scored(&site.asked);
+    let known: usize = work::scored(&site.asked).iter().map(Vec::len).sum();
     let subjects = std::iter::once("base").chain(plan.variants.iter().map(|v| v.name.as_str()));
     let limit = site.asked.options().max_new_tokens;
     let speed = rates.and_then(|r| r.eval);
@@ -221,7 +221,7 @@ fn evaluated(plan: &RunPlan, site: &Site, made: &Made, rates: Option<&Rates>) ->
             let judge = if w.graders > 0 { ", judged by a model" } else { "" };
             parts.push(format!("{} {}{search}{judge}", w.file, w.prompts.len()));
         }
-        let scored = if there("likelihood") > 0 { 0 } else { known.len() };
+        let scored = if there("likelihood") > 0 { 0 } else { known };
         if scored > 0 {
             parts.push(format!("likelihood {scored}"));
         }
@@ -234,8 +234,7 @@ fn evaluated(plan: &RunPlan, site: &Site, made: &Made, rates: Option<&Rates>) ->
             _ => Todo::New,
         };
         let length = if name == "base" { [1.0; 2] } else { LENGTH };
-        let reading =
-            scoring.map_or(0.0, |s| s * scored_tokens(&known, rates) * scored as f64 / known.len().max(1) as f64);
+        let reading = scoring.filter(|_| scored > 0).unwrap_or_default();
         let seconds = speed.filter(|_| !unknown).map(|s| {
             let most = (s.seconds * length[1]).min(s.seconds * limit as f64 / s.tokens.max(1.0));
             let reading = if done { 0.0 } else { reading };
@@ -256,12 +255,6 @@ fn evaluated(plan: &RunPlan, site: &Site, made: &Made, rates: Option<&Rates>) ->
         steps.push(Step { stage: "eval", name: name.to_owned(), what, todo, tokens, seconds });
     }
     steps
-}
-
-/// Tokens of all known answers with their prompts: `Rates` has seconds for one.
-fn scored_tokens(known: &[(String, String)], rates: Option<&Rates>) -> f64 {
-    let characters: usize = known.iter().map(|(user, answer)| user.chars().count() + answer.chars().count()).sum();
-    characters as f64 / rates.map_or(4.0, |r| r.characters)
 }
 
 #[cfg(test)]

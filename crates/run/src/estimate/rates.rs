@@ -6,7 +6,7 @@ use super::site::Site;
 use crate::failure::Outcome;
 use crate::plan::{RunPlan, Variant};
 use eraser_eval::work;
-use eraser_model::score::{ScoreRequest, score};
+use eraser_model::score::{ScoreRequest, computed_tokens, score};
 use eraser_model::{Error, ErrorKind, GenerateOptions, Message, Model, Result, generate};
 use eraser_train::{Control, Observer, StepMetrics, TrainOptions};
 use std::ops::ControlFlow;
@@ -21,8 +21,11 @@ const TRAINING: f64 = 6.0;
 const STEPS: usize = 4;
 /// Variants whose steps are measured; others take as long for each row.
 const VARIANTS: usize = 3;
-/// Sequences whose scoring is measured.
-const SCORED: usize = 24;
+/// Rounds of known answers of which some are scored to measure, and how many answers of each.
+const ROUNDS: usize = 6;
+const SCORED: usize = 16;
+/// Rounds of known answers whose tokens are counted.
+const COUNTED: usize = 40;
 /// The time of a training step against that of reading its tokens once: forward, backward, the frozen model.
 const BACKWARD: f64 = 4.0;
 
@@ -59,10 +62,8 @@ pub(super) struct Rates {
     pub(super) prepare: Option<Speed>,
     /// An answer of the evaluation.
     pub(super) eval: Option<Speed>,
-    /// Seconds for a token of a known answer or its prompt.
+    /// Seconds to score all known answers once; None where there are none.
     pub(super) scoring: Option<f64>,
-    /// Characters of a token of known answers and their prompts.
-    pub(super) characters: f64,
     /// A step of each variant, in their order.
     pub(super) steps: Vec<StepSpeed>,
     /// Largest resident set so far, MiB; None where less than a whole step was measured.
@@ -74,7 +75,7 @@ pub(super) struct Rates {
 /// Measures what `plan` needs.
 pub(super) fn measure(plan: &RunPlan, site: &Site, model: &Model, load: f64) -> Outcome<Rates> {
     let start = Instant::now();
-    let mut rates = Rates { load, characters: 4.0, ..Rates::default() };
+    let mut rates = Rates { load, ..Rates::default() };
     if let Some(prepare) = &plan.prepare {
         let o = &prepare.options;
         let prompts: Vec<(String, String)> = site.prompts.iter().map(|p| (p.clone(), String::new())).collect();
@@ -83,18 +84,13 @@ pub(super) fn measure(plan: &RunPlan, site: &Site, model: &Model, load: f64) -> 
     let asked: Vec<(String, String)> = work::work(&site.asked).into_iter().flat_map(|w| w.prompts).collect();
     rates.eval = answers(model, &asked, plan.eval.options.max_new_tokens, plan.eval.options.batch)?;
     let known = work::scored(&site.asked);
-    let some = spread(&known, SCORED);
-    let texts: Vec<String> = some.iter().map(|(user, answer)| format!("{user} {answer}")).collect();
-    let characters: usize = texts.iter().map(|t| t.chars().count()).sum();
-    let tokens = texts.iter().map(|t| Ok(model.tokenizer.encode(t)?.len())).sum::<Result<usize>>()?;
-    if tokens > 0 && characters > 0 {
-        rates.characters = characters as f64 / tokens as f64;
+    let per_token = scoring(model, &known)?;
+    if let Some(per_token) = per_token {
+        rates.scoring = Some(per_token * computed(model, &known)?);
     }
-    let scoring = scoring(model, &known)?;
-    rates.scoring = scoring.filter(|_| !known.is_empty());
-    let reading = match scoring {
+    let reading = match per_token {
         Some(reading) => reading,
-        None => self::scoring(model, &asked)?.unwrap_or_default(),
+        None => scoring(model, std::slice::from_ref(&asked))?.unwrap_or_default(),
     };
     let mut whole = true;
     for variant in plan.variants.iter().take(VARIANTS) {
@@ -170,33 +166,52 @@ fn answers(model: &Model, prompts: &[(String, String)], limit: usize, batch: usi
     Ok(Some(Speed { seconds: read / n + per_token * (full - first as f64 / n).max(0.0), tokens: full, cut, limit }))
 }
 
-/// Seconds for a token that is read and scored.
-fn scoring(model: &Model, turns: &[(String, String)]) -> Result<Option<f64>> {
+/// The sequences of some turns and answers that fit into the model.
+fn requests(model: &Model, turns: &[(String, String)]) -> Result<Vec<ScoreRequest>> {
     let mut requests = Vec::new();
-    // In their order: answers to a question under several templates are read together.
-    for (user, answer) in turns.iter().take(SCORED).cloned() {
+    for (user, answer) in turns {
         let prompt = model.chat_template()?.render(&[Message::user(user)], true)?;
-        let (prompt, answer) = (model.tokenizer.encode(&prompt)?, model.tokenizer.encode(&answer)?);
+        let (prompt, answer) = (model.tokenizer.encode(&prompt)?, model.tokenizer.encode(answer)?);
         let scored = answer.len().max(1);
         let ids = [prompt, answer].concat();
         if ids.len() > scored && ids.len() <= model.decoder.max_positions() {
             requests.push(ScoreRequest { ids, scored });
         }
     }
+    Ok(requests)
+}
+
+/// Seconds for a token that is read and scored: of the rounds, some answers of each, until time is up.
+fn scoring(model: &Model, rounds: &[Vec<(String, String)>]) -> Result<Option<f64>> {
     let read = |part: &[ScoreRequest]| score(&model.decoder, None, part, &mut |_| ControlFlow::Continue(()));
-    // The first one pays for what is made once, such as weights in another order.
-    let Some(first) = requests.first() else { return Ok(None) };
-    read(std::slice::from_ref(first))?;
-    // Some at a time, so that time can be up; what begins alike is read once, as in the work itself.
-    let (start, mut tokens) = (Instant::now(), 0);
-    for part in requests.chunks(SCORED.div_ceil(2)) {
-        read(part)?;
-        tokens += part.iter().map(|r| r.ids.len()).sum::<usize>();
-        if start.elapsed().as_secs_f64() > ANSWERING {
+    let (mut seconds, mut tokens) = (0.0, 0);
+    for round in spread(rounds, ROUNDS) {
+        let part = requests(model, &round[..round.len().min(SCORED)])?;
+        let Some(first) = part.first() else { continue };
+        if tokens == 0 {
+            // The first one pays for what is made once, such as weights in another order.
+            read(std::slice::from_ref(first))?;
+        }
+        let start = Instant::now();
+        read(&part)?;
+        seconds += start.elapsed().as_secs_f64();
+        tokens += computed_tokens(&part);
+        if seconds > ANSWERING {
             break;
         }
     }
-    Ok((tokens > 0).then(|| start.elapsed().as_secs_f64() / tokens as f64))
+    Ok((tokens > 0).then(|| seconds / tokens as f64))
+}
+
+/// Tokens that scoring all rounds runs through the network, from some of them.
+fn computed(model: &Model, rounds: &[Vec<(String, String)>]) -> Result<f64> {
+    let some = spread(rounds, COUNTED);
+    let mut tokens = 0;
+    for round in &some {
+        tokens += computed_tokens(&requests(model, round)?);
+    }
+    let answers = |rounds: &[Vec<(String, String)>]| rounds.iter().map(Vec::len).sum::<usize>() as f64;
+    Ok(tokens as f64 * answers(rounds) / answers(&some).max(1.0))
 }
 
 /// Trains for a few steps, twice, so that the second time what the frozen model says is known. True where whole steps

@@ -353,7 +353,8 @@ mod tests {
     fn what_a_key_may_hold_is_what_the_parser_takes() {
         let schema = schema(&|_, _| None);
         let of = |table: &str, key: &str| schema["properties"][table]["properties"][key].clone();
-        assert_eq!(of("train", "method")["enum"], json!(["eraser", "gam", "rsft", "sft"]));
+        assert_eq!(of("train", "method")["enum"], json!(METHODS.map(|m| m.name)));
+        assert_eq!(of("train", "beta")["type"], "number");
         assert_eq!(of("train", "steps")["type"], "integer");
         assert_eq!(of("train", "lr")["type"], "number");
         assert_eq!(of("train", "gamma")["anyOf"][1]["enum"], json!(["auto"]));

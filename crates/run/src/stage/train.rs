@@ -13,7 +13,7 @@ use eraser_data::write_set;
 use eraser_eval::adapter_fingerprint;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result};
-use eraser_train::{SetName, Sets, Templates, TrainOptions, TrainSummary};
+use eraser_train::{LARGE_NORM, SetName, Sets, Templates, TrainOptions, TrainSummary};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -182,6 +182,15 @@ impl Training<'_> {
             let (cut, empty, samples) = (seen.cut, seen.empty, seen.samples);
             watch.note(&format!(
                 "{name}, {term} term: {cut} of {samples} samples were cut, {empty} of them to nothing that could be learnt from"
+            ));
+        }
+        if let Some(large) = summary.large_gradients {
+            let (steps, all) = (large.steps, summary.steps);
+            watch.note(&format!(
+                "{name}: the gradient's norm was above {LARGE_NORM:.0} at {steps} of {all} steps ({:.0} at step {}): a \
+                 sign of a learning rate that is too high, or of lost precision. Compare the first steps with \
+                 --compute f32",
+                large.largest, large.step
             ));
         }
         if summary.capped_share == Some(0.0) {

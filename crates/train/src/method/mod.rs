@@ -1,15 +1,20 @@
 //! Methods: what a loss is made of. In: a name; out: the method. Invariant: all methods share the trainer's data,
 //! checkpoints, metrics and files. A new one is a file here and a line in [`METHODS`].
 
+mod ascent;
 mod eraser;
 mod gam;
+mod npo;
 #[cfg(test)]
 mod parity;
 mod rsft;
+mod safe_unlearning;
 mod sft;
+mod simnpo;
 mod term;
+mod wga;
 
-pub use term::{AlignLoss, Given, KlScope, Loss, Method, Term, TermSettings};
+pub use term::{AlignLoss, Given, KlScope, Loss, Method, Npo, Term, TermSettings};
 
 use eraser_data::SetName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -21,8 +26,20 @@ pub const RSFT: Method = rsft::METHOD;
 /// Fine-tuning on refusals of plain questions, beside answers to benign ones.
 pub const SFT: Method = sft::METHOD;
 
-/// Every method.
-pub const METHODS: [Method; 4] = [eraser::METHOD, gam::METHOD, rsft::METHOD, sft::METHOD];
+/// Every method: the paper's and its baselines first.
+pub const METHODS: [Method; 11] = [
+    eraser::METHOD,
+    gam::METHOD,
+    rsft::METHOD,
+    sft::METHOD,
+    ascent::ASCENT,
+    ascent::DIFFERENCE,
+    npo::METHOD,
+    simnpo::METHOD,
+    wga::WGA,
+    wga::SATIMP,
+    safe_unlearning::METHOD,
+];
 
 impl Method {
     /// The method called `name`.
@@ -82,7 +99,7 @@ mod tests {
             assert_eq!(text, format!("\"{}\"", method.name));
             assert_eq!(serde_json::from_str::<Method>(&text).unwrap(), method);
         }
-        let error = serde_json::from_str::<Method>("\"npo\"").unwrap_err().to_string();
+        let error = serde_json::from_str::<Method>("\"rmu\"").unwrap_err().to_string();
         assert!(error.contains("`eraser`, `gam`, `rsft`, `sft`"), "{error}");
     }
 
@@ -96,6 +113,11 @@ mod tests {
         assert_eq!(seen("gam"), ["harm", "help", "retain"]);
         assert_eq!(seen("rsft"), ["wrapped"]);
         assert_eq!(seen("sft"), ["help", "align", "retain"]);
+        assert_eq!(seen("grad-ascent"), ["harm"]);
+        for name in ["grad-diff", "npo", "simnpo", "wga", "satimp"] {
+            assert_eq!(seen(name), ["harm", "help", "retain"]);
+        }
+        assert_eq!(seen("safe-unlearning"), ["harm", "help", "align", "retain"]);
     }
 
     #[test]

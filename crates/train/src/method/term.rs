@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 pub struct Method {
     /// Its name in flags, run files and reports.
     pub name: &'static str,
+    /// Where it was published.
+    pub source: &'static str,
     /// The published peak learning rate, which is used where none is given.
     pub lr: f64,
+    /// The published beta, if the method has one.
+    pub beta: Option<f64>,
     /// The terms of the loss, in the order in which a step executes them.
     pub terms: fn(&TermSettings) -> Vec<Term>,
 }
@@ -71,16 +75,41 @@ impl Given {
 }
 
 /// A value of a micro-batch, in nats per token. NLL is the mean negative log-likelihood of the answers' tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
     /// `max(0, gamma - NLL)`, over the scope of `gamma_scope`.
     Hinge,
     /// `-NLL`.
     Ascent,
+    /// `-mean(p^a (1 - p)^b NLL)` of the powers `a` and `b`, with `p` the probability of a token, which has no gradient.
+    WeightedAscent(f64, f64),
+    /// Ascent that slows down where an answer has become unlikely.
+    Npo(Npo),
     /// `NLL`.
     CrossEntropy,
     /// The mean of `KL(base || adapted)` over the positions of the scope.
     Kl(KlScope),
+}
+
+impl Loss {
+    /// Whether answers become less likely by it.
+    pub fn unlearns(self) -> bool {
+        matches!(self, Self::Hinge | Self::Ascent | Self::WeightedAscent(..) | Self::Npo(_))
+    }
+}
+
+/// `-scale * mean over answers of log sigma(beta (l - l_0))`, with `l` the loss of an answer and `l_0` that of the base
+/// model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Npo {
+    /// Within the sigmoid.
+    pub beta: f64,
+    /// Before the mean.
+    pub scale: f64,
+    /// The loss of an answer is the mean of its tokens' NLL, not their sum.
+    pub per_token: bool,
+    /// `l_0` is that of the base model, not 0.
+    pub reference: bool,
 }
 
 /// What the align term takes of the refusals.
@@ -133,6 +162,23 @@ pub struct TermSettings {
     pub align_weight: f64,
     /// Weight of the retain term.
     pub retain_weight: f64,
+    /// The beta of methods that have one; None: the published one.
+    pub beta: Option<f64>,
+}
+
+impl TermSettings {
+    /// A term that unlearns the harm set, with the published `weight`, as baselines do it: questions as they are.
+    pub(super) fn forget(&self, loss: Loss, weight: f64) -> Term {
+        Term { unrelated: self.unrelated, ..Term::new("harm", SetName::Harm, loss, weight * self.harm_weight) }
+    }
+
+    /// The terms of baselines that keep the help set and the retain set: ordinary training on them.
+    pub(super) fn kept(&self) -> [Term; 2] {
+        [
+            Term::new("help", SetName::Help, Loss::CrossEntropy, self.help_weight),
+            Term::new("retain", SetName::Retain, Loss::CrossEntropy, self.retain_weight),
+        ]
+    }
 }
 
 impl Default for TermSettings {
@@ -150,6 +196,7 @@ impl Default for TermSettings {
             help_weight: 1.0,
             align_weight: 1.0,
             retain_weight: 1.0,
+            beta: None,
         }
     }
 }

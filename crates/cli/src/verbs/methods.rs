@@ -1,0 +1,70 @@
+//! `eraser methods`: what each loss is made of. In: the methods; out: their terms, sources and published settings.
+//! Invariant: everything that is told is what the trainer executes.
+
+use crate::output;
+use eraser_run::Outcome;
+use eraser_train::{Loss, METHODS, Method, Term, TermSettings};
+use serde_json::{Value, json};
+
+/// Prints them.
+pub(crate) fn print(json: bool) -> Outcome {
+    if json {
+        let all: Vec<Value> = METHODS.iter().map(described).collect();
+        return Ok(output::json(&json!({ "methods": all }))?);
+    }
+    let text: Vec<String> = METHODS.iter().map(told).collect();
+    Ok(output::text(&(text.join("\n") + "\n"))?)
+}
+
+fn terms(method: &Method) -> Vec<Term> {
+    (method.terms)(&TermSettings::default())
+}
+
+fn told(method: &Method) -> String {
+    let beta = method.beta.map(|beta| format!(", beta {beta}")).unwrap_or_default();
+    let mut text = format!("{}  ({}; lr {:e}{beta})\n", method.name, method.source, method.lr);
+    for term in terms(method) {
+        let answers = if term.unrelated { ", with answers to other questions" } else { "" };
+        let noise = if term.noise { ", under prompt noise" } else { "" };
+        let line = format!(
+            "  {:<6} {:<8} {:<8} {}{answers}{noise}",
+            format!("{} x", term.weight),
+            term.name,
+            term.set.name(),
+            formula(term.loss)
+        );
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+fn described(method: &Method) -> Value {
+    let term = |term: Term| {
+        json!({
+            "name": term.name, "set": term.set.name(), "weight": term.weight, "loss": formula(term.loss),
+            "noise": term.noise, "unrelated": term.unrelated,
+        })
+    };
+    let terms: Vec<Value> = terms(method).into_iter().map(term).collect();
+    json!({ "name": method.name, "source": method.source, "lr": method.lr, "beta": method.beta, "terms": terms })
+}
+
+/// A loss in the letters of the documentation of its method.
+fn formula(loss: Loss) -> String {
+    match loss {
+        Loss::Hinge => "max(0, gamma - NLL)".to_owned(),
+        Loss::Ascent => "-NLL".to_owned(),
+        Loss::WeightedAscent(a, b) => {
+            let rest = if b > 0.0 { format!(" (1 - p)^{b}") } else { String::new() };
+            format!("-mean(p^{a}{rest} NLL)")
+        }
+        Loss::Npo(form) => {
+            let of = if form.per_token { "mean NLL" } else { "sum NLL" };
+            let base = if form.reference { " - that of the base" } else { "" };
+            format!("-{:.3} mean log sigma({} ({of}{base}))", form.scale, form.beta)
+        }
+        Loss::CrossEntropy => "NLL".to_owned(),
+        Loss::Kl(_) => "KL(base || adapted)".to_owned(),
+    }
+}
