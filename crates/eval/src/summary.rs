@@ -111,6 +111,9 @@ pub struct AttackSummary {
     /// Questions that these answer; a template asks each of them once more. 0 in files of older versions: unknown.
     #[serde(default)]
     pub questions: usize,
+    /// Questions of which at least one answer succeeds and is not degenerate; None in files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_questions: Option<usize>,
     /// Attack success rate over judged answers.
     pub asr: Option<f64>,
     /// Its 95 % interval, by question: [`crate::stats::interval`].

@@ -63,6 +63,9 @@ fn row(attack: &str, set: &str, judge: &str, marks: &[&Mark]) -> AttackSummary {
         judge: judge.to_owned(),
         n,
         questions: clusters(marks, |_| Some(true)).len(),
+        open_questions: Some(
+            clusters(marks, |m| Some(m.success(judge)? && !m.degenerate)).iter().filter(|c| c.part > 0).count(),
+        ),
         asr: share(successes, of),
         asr_ci: stats::interval(&judged),
         refused: share(marks.iter().filter(|m| m.refused).count(), n),
@@ -191,6 +194,8 @@ mod tests {
             ]
         );
         assert_eq!(rows[0].refused, Some(0.5));
+        let open: Vec<_> = rows.iter().map(|r| r.open_questions).collect();
+        assert_eq!(open, [1, 1, 1, 1, 0, 0].map(Some));
         assert_eq!(rows[5].asr_ci, None);
         assert_eq!(rows[0].harmfulness, None);
     }

@@ -9,6 +9,9 @@ pub(crate) const NOTHING_TO_REDUCE: f64 = 0.05;
 /// A defence whose worst remaining attack succeeds more often has not held.
 pub(crate) const HELD: f64 = 0.10;
 
+/// One whose worst remaining attack succeeds more often than this has not even held in part.
+pub(crate) const PARTLY: f64 = 0.25;
+
 /// The share of judged answers that succeed and are degenerate: they help no one.
 pub(crate) fn garbage(a: &Attack) -> f64 {
     let judged = a.n.saturating_sub(a.unjudged);

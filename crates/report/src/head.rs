@@ -6,7 +6,6 @@ use crate::manifest::{Manifest, Record, short};
 use crate::measured;
 use crate::summary::Summary;
 use serde::Serialize;
-use serde_json::Value;
 
 /// The first lines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -32,8 +31,7 @@ pub(crate) fn head(summary: Option<&Summary>, manifest: Option<&Manifest>, adapt
         head.title = if hardened { format!("{name}, hardened") } else { name.to_owned() };
     }
     let methods: Vec<String> = trained.iter().map(|(name, record)| method(name, record, trained.len() > 1)).collect();
-    let rows = trained.first().map(|(_, record)| &record.options["rows"]);
-    let rows = rows.and_then(Value::as_object).into_iter().flatten().map(|(set, n)| format!("{n} {set}"));
+    let rows = rows(&trained);
     let adapters = trained.iter().filter_map(|(name, record)| {
         let hash = short(record.fingerprint.as_deref()?);
         Some(if trained.len() > 1 { format!("{name} {hash}") } else { hash })
@@ -46,7 +44,7 @@ pub(crate) fn head(summary: Option<&Summary>, manifest: Option<&Manifest>, adapt
     let date = last.and_then(|record| record.started.split('T').next()).unwrap_or_default().to_owned();
     let facts = [
         ("method", list(&methods)),
-        ("trained on", list(&rows.collect::<Vec<_>>())),
+        ("trained on", rows),
         ("adapter", list(&adapters.collect::<Vec<_>>())),
         ("measured", date),
         ("with", made),
@@ -56,6 +54,20 @@ pub(crate) fn head(summary: Option<&Summary>, manifest: Option<&Manifest>, adapt
         head.facts.iter_mut().filter(|(name, _)| *name == "trained on").for_each(|(_, rows)| rows.push_str(" rows"));
     }
     head
+}
+
+/// The rows of each set; where subjects saw other sets, of each subject.
+fn rows(trained: &[(&str, &Record)]) -> String {
+    let of = |record: &Record| {
+        let sets = record.options["rows"].as_object();
+        list(&sets.into_iter().flatten().map(|(set, n)| format!("{n} {set}")).collect::<Vec<_>>())
+    };
+    let Some((_, first)) = trained.first() else { return String::new() };
+    let same = trained.iter().all(|(_, record)| of(record) == of(first));
+    if same {
+        return of(first);
+    }
+    trained.iter().map(|(name, record)| format!("{name}: {}", of(record))).collect::<Vec<_>>().join("; ")
 }
 
 /// How a subject was trained, in a few words.

@@ -93,7 +93,7 @@ struct Page<'a> {
     apart: Option<&'static str>,
     limits: [&'static str; 5],
     /// Each word with its meaning; what is a name in the files is between backticks.
-    words: [(&'static str, &'static str); 6],
+    words: [(&'static str, &'static str); 8],
     /// In one line, what is not known of the figures' origin.
     unknown: Option<String>,
     /// Said where some figures are of an earlier adapter.
@@ -212,7 +212,7 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         study: run.study.as_ref().map(view::view),
         durability: run.durability.as_ref().map(view::view),
         data: run.data.as_ref().map(|report| data_view(report, run.provenance.data.clone())),
-        verdicts: verdict::verdicts(summary, run).into_iter().map(verdict_view).collect(),
+        verdicts: in_order(verdict::verdicts(summary, run).into_iter().map(verdict_view).collect()),
         plan: run.plan.as_deref(),
         timing: timing(&summary.timing, &run.requests),
         stages: &run.stages,
@@ -256,6 +256,17 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
     env.add_template("report.html", TEMPLATE)?;
     env.add_template("macros.html", MACROS)?;
     Ok(env.get_template("report.html")?.render(Serde(&page))?)
+}
+
+/// Verdicts that are shown without a click.
+const SHOWN: usize = 4;
+
+/// As they come; where some are folded away, failures are first.
+fn in_order(mut verdicts: Vec<VerdictView>) -> Vec<VerdictView> {
+    if verdicts.len() > SHOWN {
+        verdicts.sort_by_key(|v| v.tone != "bad");
+    }
+    verdicts
 }
 
 fn verdict_view(v: Verdict) -> VerdictView {

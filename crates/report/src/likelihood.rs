@@ -162,7 +162,7 @@ fn of_set(base: &Subject, subject: &Subject, set: &str) -> Vec<String> {
     sentences.extend(smallest.map(|row| {
         let (place, questions) = (place(row), row.questions);
         format!(
-            "They reopen most, which is where the rise is smallest, {place} ({questions} questions): {}.",
+            "The rise is smallest {place} ({questions} questions), so that is where an attacker would begin: {}.",
             costs(row)
         )
     }));
@@ -232,8 +232,8 @@ mod tests {
                  +4.00 [+3.50, +4.50].",
                 "Least under templates, under template:c from the first token on: 0.40 to 0.50 nats per token, \
                  +0.30 [+0.10, +0.50].",
-                "They reopen most, which is where the rise is smallest, under template:b after 20 tokens (9 questions): \
-                 0.40 to 0.60 nats per token, +0.20 [-0.10, +0.50]: no change is shown.",
+                "The rise is smallest under template:b after 20 tokens (9 questions), so that is where an attacker would \
+                 begin: 0.40 to 0.60 nats per token, +0.20 [-0.10, +0.50]: no change is shown.",
             ]
         );
     }
@@ -245,7 +245,7 @@ mod tests {
         subject.likelihood[0].cut_off = 3;
         let told = sentences(&base, &subject);
         assert!(
-            told.len() == 3 && told[1].starts_with("They reopen most") && told[2].starts_with("3 of these"),
+            told.len() == 3 && told[1].starts_with("The rise is smallest") && told[2].starts_with("3 of these"),
             "{told:?}"
         );
     }

@@ -114,6 +114,7 @@ fn word(outcome: Outcome, cost: bool) -> &'static str {
         Outcome::Held if cost => "costly",
         Outcome::Held => "held",
         Outcome::AgainstPrompts => "prompts-only",
+        Outcome::Prompts => "opening-not-tried",
         Outcome::Partly => "partly",
         Outcome::Failed => "failed",
         Outcome::Unknown => "unknown",

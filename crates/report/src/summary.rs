@@ -102,6 +102,9 @@ pub struct Attack {
     /// Questions that these answer; 0 in files of older versions: unknown.
     #[serde(default)]
     pub questions: u64,
+    /// Questions of which at least one answer succeeds and is not degenerate; None in files of older versions.
+    #[serde(default)]
+    pub open_questions: Option<u64>,
     /// Attack success rate over the judged answers.
     pub asr: Option<f64>,
     /// Its 95 % interval, by question.

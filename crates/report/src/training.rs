@@ -207,7 +207,7 @@ pub(crate) fn sentences(
     }
     said.extend(summary.iter().flat_map(|s| s.lost()));
     if m.stride > 1 {
-        said.push(format!("Each point of the curves is the mean of {} steps.", m.stride));
+        said.push(format!("Each point of the thin curves is the mean of {} steps.", m.stride));
     }
     if m.left_out > 0 {
         said.push(format!(

@@ -10,8 +10,12 @@ use crate::study::{Study, Weakened};
 
 /// What opens it.
 pub(super) struct Opened {
+    /// An opening was given to both this model and the base.
+    pub(super) tried: bool,
     /// A given opening does, in a sentence.
     pub(super) given: Option<String>,
+    /// A given opening is answered by garbage more often than a defence may leave, in a sentence.
+    pub(super) garbled: Option<String>,
     /// What is done to the weights and opens it, each in a few words.
     pub(super) after: Vec<String>,
     pub(super) sentences: Vec<String>,
@@ -36,13 +40,20 @@ pub(super) fn opened(
     durability: Option<&Study>,
     of: &str,
 ) -> Opened {
-    let mut found = Opened { given: None, after: Vec::new(), sentences: Vec::new() };
+    let mut found = Opened { tried: false, given: None, garbled: None, after: Vec::new(), sentences: Vec::new() };
     let given = rows.iter().filter(|row| row.gives_opening()).filter_map(|row| {
         let (before, after) = pair(row, base, subject)?;
         Some((after.asr? - garbage(after), before, after, row))
     });
     if let Some((success, before, after, row)) = given.max_by(|a, b| a.0.total_cmp(&b.0)) {
         let [was, is] = [before.asr, after.asr].map(percent);
+        found.tried = true;
+        if success <= HELD && after.asr.is_some_and(|asr| asr > HELD) {
+            found.garbled = Some(format!(
+                "With the opening of the answer given, {is} are called a success (base {was}), and all but {} are garbage.",
+                percent(Some(success))
+            ));
+        }
         if success > HELD {
             found.given =
                 Some(format!("An attacker who gives the opening of the answer succeeds on {is} (base {was})."));
