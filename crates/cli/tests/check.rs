@@ -60,13 +60,16 @@ fn what_cannot_be_decided_is_a_wrong_request_and_never_passes() {
         ("asr.sen > 5%", "did you mean asr.seen?"),
         ("over_refusal > 5%", "`over_refusal` was not measured on eraser"),
         ("asr.seen", "a condition is NAME OP VALUE"),
+        // It passed with 28 % measured.
+        ("asr.seen > 5", "did you mean 5%?"),
+        ("asr.seen.direct.change < -150%", "never beyond 100%"),
     ] {
         let (code, text) = check(&dir, &[condition]);
         assert!(code == 2 && text.contains(told), "{condition}: {text}");
     }
-    let refused = dir.refused("check run --subject erasr --fail-if asr.seen>1");
+    let refused = dir.refused("check run --subject erasr --fail-if asr.seen>0.5");
     assert!(refused.starts_with("exit 2") && refused.contains("did you mean eraser?"), "{refused}");
-    let refused = dir.refused("check model --fail-if asr.seen>1");
+    let refused = dir.refused("check model --fail-if asr.seen>0.5");
     assert!(refused.starts_with("exit 2") && refused.contains("not a run directory"), "{refused}");
 }
 

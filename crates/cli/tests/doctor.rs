@@ -69,6 +69,8 @@ fn each_fault_is_named_with_what_to_do() {
     assert!(code == 0 && text.contains("no tokens of the tokenizer: <|assistant|>"), "{text}");
     let (code, text) = with(&|dir| replace(dir, "model/chat_template.jinja", "<|end|>", ""));
     assert!(code == 0 && text.contains("an answer ends without a special token"), "{text}");
+    let (code, text) = with(&|dir| std::fs::remove_file(dir.path("model/model.safetensors")).unwrap());
+    assert!(code == 1 && text.contains("error    files") && text.contains("no file of weights"), "{text}");
     let dir = Dir::with_model();
     let (code, text) = doctor(&dir, "model --adapter model");
     assert!(code == 1 && text.contains("error    adapter"), "{text}");

@@ -17,7 +17,8 @@ fn a_first_run_file_divides_the_questions_and_is_read_back() {
     let dir = Dir::with_model();
     dir.write("goals.csv", &goals(12));
     let told = dir.notes("init model --questions goals.csv?where=kind:a --templates wrap.txt");
-    assert_eq!(told, "next: eraser run run.toml\n");
+    let few = "warning: 3 questions measure: with fewer than 12 the verdict can only be that they are too few to tell; give more";
+    assert_eq!(told, format!("{few}\nnext: eraser run run.toml\n"));
     let text = dir.text("run.toml");
     for part in [
         "where = { \"kind\" = \"a\" }, shuffle = 1, take = \"0-4\" }",
@@ -71,6 +72,19 @@ fn the_whole_job_is_one_command() {
     }
 }
 
+/// `quickstart --out` of a finished run of `harden` removed it without a word, and the other way round.
+#[test]
+fn a_run_of_another_command_is_not_replaced() {
+    let dir = Dir::with_model();
+    dir.write("goals.csv", &goals(12));
+    dir.write("h/plan.toml", "[run]\nname = \"mine\"\n");
+    let refused = dir.refused("quickstart --out h");
+    assert!(refused.contains("h: it holds the run `mine`, which this command did not make"), "{refused}");
+    let refused = dir.refused("harden model --questions goals.csv --out h");
+    assert!(refused.contains("h: it holds a run that `harden` did not make"), "{refused}");
+    assert!(dir.path("h/plan.toml").exists() && !dir.path("h.toml").exists());
+}
+
 #[test]
 fn a_run_is_cut_to_the_minutes_that_are_given() {
     if !builtin() {
@@ -83,7 +97,7 @@ fn a_run_is_cut_to_the_minutes_that_are_given() {
         format!("harden builtin --questions builtin/questions/seen.jsonl --out h --minutes {minutes} {few}")
     };
     let refused = dir.refused(&harden("0.001"));
-    assert!(refused.contains("--minutes 0.001: the smallest run with this model takes about"), "{refused}");
+    assert!(refused.contains("--minutes 0.001: the smallest run with this model takes"), "{refused}");
     assert!(!dir.path("h.toml").exists(), "what is refused leaves no file");
     // Enough that nothing is cut; the numbers are in the file, and are those of the next time.
     let told = dir.notes(&harden("500"));

@@ -85,6 +85,22 @@ fn answers_of_a_preparation_are_counted() {
     assert!(refused.starts_with("exit 2"), "{refused}");
 }
 
+/// A retain set with running text could not be planned once it was prepared.
+#[test]
+fn a_prepared_set_with_running_text_is_read_again() {
+    let dir = Dir::with_model();
+    let goals = (0..12).map(|i| format!("how to open lock {i}?\n")).collect::<Vec<_>>().concat();
+    dir.write("goals.csv", &format!("goal\n{goals}"));
+    dir.write("text.txt", &format!("{}\n", "Store the seed in the shed, and then rest. ".repeat(4)));
+    dir.done("init model --questions goals.csv --templates wrap.txt --retain-text text.txt");
+    for set in ["harm", "help", "align"] {
+        dir.write(&format!("run/data/{set}.jsonl"), "{\"input\":\"who 1?\",\"output\":\"the guard\"}\n");
+    }
+    dir.write("run/data/retain.jsonl", "{\"input\":\"who 1?\",\"output\":\"a\"}\n{\"text\":\"Store the seed.\"}\n");
+    let plan: Value = serde_json::from_str(&dir.done("plan run.toml --out run --json --no-timing")).unwrap();
+    assert!(step(&plan, "train", "eraser")["what"].is_string(), "{plan}");
+}
+
 /// The estimate of a run of the built-in model, against what the run takes.
 #[test]
 #[ignore = "it times this machine: `cargo test -p eraser --test plan -- --ignored`, with nothing else running"]

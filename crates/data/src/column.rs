@@ -28,11 +28,19 @@ pub fn find_column<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option
     }
 }
 
+/// Which columns a row has, for a hint.
+pub(crate) fn known(there: &[&str]) -> String {
+    match there {
+        [] => "the rows have no columns: each is a text by itself".to_owned(),
+        there => format!("there are: {}", there.join(", ")),
+    }
+}
+
 /// `error`, that there is no column `name`, with the nearest of those that are there, and all of them.
 #[must_use]
 pub fn no_column(error: Error, name: &str, there: &[&str]) -> Error {
     let near = nearest(name, there.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-    near.into_iter().fold(error, Error::hint).hint(format!("there are: {}", there.join(", ")))
+    near.into_iter().fold(error, Error::hint).hint(known(there))
 }
 
 /// What is asked in whole: `text`, which was under `key`, and what it is about where the row has that under a key of

@@ -1,7 +1,7 @@
 //! Question files. In: CSV, JSONL, a JSON list, or plain text with one question a line; out: questions with stable ids.
 //! Invariant: ids are unique within a file, and depend on nothing but the rows up to their own.
 
-use crate::column::{asked, find_column, no_column};
+use crate::column::{asked, find_column, known, no_column};
 use crate::files::hex;
 use crate::parquet;
 use crate::row::Row;
@@ -134,8 +134,7 @@ fn question(row: Row, column: Option<&str>) -> Result<(bool, Question)> {
         let there: Vec<&str> = extra.keys().map(String::as_str).collect();
         return Err(match column {
             Some(name) => no_column(Error::request(format!("no column {name}")), name, &there),
-            None => Error::request(format!("no column {}", TEXT_KEYS.join(", ")))
-                .hint(format!("there are: {}", there.join(", "))),
+            None => Error::request(format!("no column {}", TEXT_KEYS.join(", "))).hint(known(&there)),
         });
     };
     let text = match extra.shift_remove(&key) {

@@ -28,6 +28,14 @@ pub enum Error {
     /// The directory holds nothing that a run leaves behind.
     #[error("{}: not a run directory", .0.display())]
     NotARun(PathBuf),
+    /// Nothing was evaluated in the run directory yet, or the figures were removed.
+    #[error("{}: {message}", .path.display())]
+    Unmeasured {
+        /// The run directory.
+        path: PathBuf,
+        /// What there is in place of figures.
+        message: String,
+    },
     /// A report file could not be written.
     #[error("{}: {source}", .path.display())]
     Write {
@@ -44,7 +52,7 @@ pub enum Error {
 impl Error {
     /// True when the caller named a wrong directory or a damaged file (exit code 2), false when the work failed (1).
     pub fn is_request(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Content { .. } | Self::NotARun(_))
+        matches!(self, Self::Read { .. } | Self::Content { .. } | Self::NotARun(_) | Self::Unmeasured { .. })
     }
 
     /// What the user can do about it.
@@ -52,6 +60,9 @@ impl Error {
         match self {
             Self::Read { .. } => Some("check the path and its permissions"),
             Self::Content { .. } => Some("delete the file, and run the command that writes it again"),
+            Self::Unmeasured { .. } => {
+                Some("measure it: `eraser run RUN.toml` with its run file, or `eraser eval --out DIR`")
+            }
             Self::NotARun(_) => {
                 Some("give the directory that `eraser run`, `eraser quickstart` or `eraser eval` wrote")
             }

@@ -57,9 +57,20 @@ pub struct NamedRun {
 }
 
 /// Every word that a verdict can be. `costly` is a defence that held, at a cost in utility.
-/// `prompts-only` is one that a given opening, or work on the weights, opens.
-pub const VERDICTS: [&str; 9] =
-    ["held", "costly", "prompts-only", "partly", "failed", "unknown", "too-few", "nothing-unlearned", "not-evaluated"];
+/// `prompts-only` is one that a given opening, or work on the weights, opens; `opening-not-tried` one that held against
+/// prompts and was not given an opening.
+pub const VERDICTS: [&str; 10] = [
+    "held",
+    "costly",
+    "prompts-only",
+    "opening-not-tried",
+    "partly",
+    "failed",
+    "unknown",
+    "too-few",
+    "nothing-unlearned",
+    "not-evaluated",
+];
 
 impl NamedFigure {
     /// The value as a report shows it, with its interval.
@@ -77,7 +88,7 @@ impl NamedFigure {
 pub fn named(run: &Path) -> Result<NamedRun> {
     let contents = Run::read(run)?;
     let Some(summary) = &contents.summary else {
-        return Err(Error::content(&run.join("summary.json"), contents.unmeasured));
+        return Err(Error::Unmeasured { path: run.to_owned(), message: contents.unmeasured.to_owned() });
     };
     let verdicts = verdict::verdicts(summary, &contents);
     let attacks = rows::attacks(summary);

@@ -110,7 +110,8 @@ pub(crate) fn scorecard(summary: &Summary, label: &dyn Fn(&str) -> String, durab
     let plain = counted.iter().copied().filter(|row| row.attack == "direct").min_by_key(|row| row.set == "seen");
     cards.push(Card {
         title: "Harmful questions refused, asked plainly",
-        detail: plain.map_or_else(String::new, |row| format!("{} questions, n = {}, by refusal phrases", row.set, row.n())),
+        detail: plain
+            .map_or_else(String::new, |row| format!("{} questions, n = {}, by refusal phrases", row.set, row.n())),
         wanted: "higher is better",
         bars: plain.map(refused).unwrap_or_default(),
         missing: Some("`--attacks direct`"),

@@ -41,7 +41,11 @@ fn every_form_of_the_report_has_the_figures_and_where_answers_reopen() {
     let reopens = "asked plainly after 5 tokens (12 questions), so that is where an attacker would begin: 0.25 to 1.25 nats per token, \
                    +1.00 [+0.50, +1.50].";
     assert!(page.contains(reopens), "{page}");
-    assert!(markdown.contains("asked plainly after 5 tokens (12 questions), so that is where an attacker would begin: 0.25"), "{markdown}");
+    assert!(
+        markdown
+            .contains("asked plainly after 5 tokens (12 questions), so that is where an attacker would begin: 0.25"),
+        "{markdown}"
+    );
     assert!(
         markdown.contains("| seen | plain | 5 | 24 (5) | 0.25 \\[0.00, 0.75\\] | 1.25 \\[0.75, 1.75\\] (+1.00) |"),
         "{markdown}"

@@ -89,7 +89,11 @@ fn the_page_is_inert_and_complete() {
     assert!(page.contains("2026-11-24T11:00:00Z") && page.contains("(not finished)"));
     assert!(page.contains("questions.csv, take 0-54") && !page.contains("/elsewhere"));
     assert!(page.contains("expect: wrong") && page.contains("benign questions: benign"));
-    assert!(page.contains("eraser: the defence held against prompts (a given opening was not tried), at a cost in utility."));
+    assert!(
+        page.contains(
+            "eraser: the defence held against prompts (a given opening was not tried), at a cost in utility."
+        )
+    );
     assert!(page.contains("arXiv 2404.12038"));
 }
 
@@ -203,7 +207,9 @@ fn answers_that_were_changed_after_the_evaluation_are_named() {
 fn figures_of_an_earlier_adapter_have_no_verdict() {
     let current = page(with_manifest("abc", "abc", ROWS).path());
     assert!(
-        current.contains("eraser: the defence held against prompts (a given opening was not tried), at a cost in utility.") && !current.contains("earlier adapter")
+        current.contains(
+            "eraser: the defence held against prompts (a given opening was not tried), at a cost in utility."
+        ) && !current.contains("earlier adapter")
     );
     let again = with_manifest("abc", "def", ROWS);
     let changed = with_manifest("abc", "abc", ROWS);

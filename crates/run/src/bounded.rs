@@ -45,12 +45,10 @@ pub fn bounded(
     } else {
         let least = takes(Size::share(0.0, steps))?;
         if least > time {
-            let what =
-                format!("--minutes {minutes}: the smallest run with this model takes about {} here", shown(least));
             let more = (least / 60.0).ceil();
+            let what = format!("--minutes {minutes}: the smallest run with this model takes {more} minutes here");
             return Err(Error::request(what)
                 .hint(format!("give --minutes {more} or more, or leave it out; a smaller model is faster too"))
-                .hint("--compute bf16 is about twice as fast where the processor has instructions for it")
                 .into());
         }
         let [mut low, mut high] = [0.0, 1.0];

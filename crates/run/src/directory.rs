@@ -157,6 +157,13 @@ pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<Claimed<'_>> {
     Ok(claimed)
 }
 
+/// The name of the run that `dir` holds, as its plan has it.
+pub fn run_name(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join("plan.toml")).ok()?;
+    let plan: toml::Table = toml::from_str(&text).ok()?;
+    plan.get("run")?.get("name")?.as_str().map(str::to_owned)
+}
+
 /// Removes files and directories of `dir`, if they are there.
 pub(crate) fn remove(dir: &Path, names: &[&str]) -> Result<()> {
     for name in names {

@@ -247,6 +247,11 @@ impl Condition {
                         return Err(Error::request(format!("\"{self}\": {} has no interval", self.name)));
                     }
                 };
+                // A share of which a number above 1 is asked can only be a percentage without its sign.
+                if figure.n.is_some() && bound.abs() > 1.0 {
+                    let what = format!("\"{self}\": `{}` is a share, so it is never beyond 100%", self.name);
+                    return Err(Error::request(what).hint(format!("did you mean {}%?", bound.abs())));
+                }
                 Ok(found(figure.shown(), self.comparison.holds(value, *bound)))
             }
         }

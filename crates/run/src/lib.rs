@@ -21,7 +21,7 @@ pub mod tune;
 mod watch;
 
 pub use bounded::bounded;
-pub use directory::Earlier;
+pub use directory::{Earlier, run_name};
 pub use doctor::{Diagnosis, Finding, Level, doctor};
 pub use durability::{DurabilityOptions, durability};
 pub use estimate::{Estimate, Step, Todo, estimate};

@@ -108,7 +108,8 @@ pub(crate) fn new_tokens(
         Some(n) if n <= room as u64 => Ok(n as usize),
         _ => {
             let message = format!(
-                "the prompt has {}, and {} more were asked for; the model has room for {all} in total",
+                "the prompt has {}, and {} more were asked for; the model has room for {all} in total: \
+                 ask for fewer, or begin a new conversation",
                 counted(prompt.len(), "token"),
                 asked.unwrap_or(1)
             );

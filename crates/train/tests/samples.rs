@@ -138,8 +138,15 @@ fn what_is_kept_of_a_benign_request_for_a_form_is_the_answer_in_that_form() {
         let noise = Noise { before: 200, after: 200 };
         let benign = Benign::new(&records);
         let noise = Some(Surroundings { noise, kind, share: 1.0, benign });
-        let source =
-            Source { set, records: &records, noise, given: Given::Nothing, harmful: &[], anchored: true, answers: None };
+        let source = Source {
+            set,
+            records: &records,
+            noise,
+            given: Given::Nothing,
+            harmful: &[],
+            anchored: true,
+            answers: None,
+        };
         let drawn = Feed::new(source, &model, &templates, &options).unwrap().draw(0, 1).unwrap().remove(0);
         let anchor = drawn.anchor.unwrap();
         assert!(drawn.sample.ids.len() > anchor.prompt_len);

@@ -13,7 +13,8 @@ use std::path::PathBuf;
                         asr.SET is the attack that succeeds most often on the questions SET (all templates of an attack \
                         count together), asr.SET.ATTACK is one attack; @JUDGE follows where several judged. refusal.plain: \
                         refusals of questions as they are; degenerate: most of any attack; over_refusal; utility.TASK; \
-                        ppl.TEXT; nll.SET.rise; durability.CONDITION.FIGURE; verdict. `base.` in front asks for the base's; \
+                        ppl.TEXT; nll.SET.rise; durability.CONDITION.FIGURE; verdict (held, costly, prompts-only, \
+                        opening-not-tried, partly, failed, too-few, ..). `base.` in front asks for the base's; \
                         .change is the difference to the base; .low and .high are the ends of the 95 % interval.\n\n\
                         Example: eraser check runs/x --fail-if \"asr.unseen.high > 10%\" --fail-if \"over_refusal.change > 5%\" \
                         --fail-if \"verdict != held\""

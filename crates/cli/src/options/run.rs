@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
                         RUN/plan.toml is the run with every default filled in, and is itself a run file."
 )]
 pub(crate) struct RunArgs {
-    /// Run file
+    /// Run file; `builtin` is that of the built-in model
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct RunArgs {
                         of half its lower and twice its upper end. Nothing is written."
 )]
 pub(crate) struct PlanArgs {
-    /// Run file
+    /// Run file; `builtin` is that of the built-in model
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
     /// Run directory [default: `dir` of the file's `[run]`, else runs/NAME]

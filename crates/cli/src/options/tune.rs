@@ -17,7 +17,7 @@ use std::path::PathBuf;
                         or the cost to benign answers is not looked at."
 )]
 pub(crate) struct TuneArgs {
-    /// Run file
+    /// Run file; `builtin` is that of the built-in model
     #[arg(value_name = "RUN.toml", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
     /// A key of the table `train` and its values; repeatable [default: gamma, rate, targets, rank, scope of gamma, kind

@@ -19,6 +19,12 @@ pub(crate) fn harden(args: &HardenArgs, json: bool) -> Outcome {
     let dir = args.go.out.clone().unwrap_or_else(|| args.first.dir());
     let file = beside(&dir);
     let overrides = args.go.how.overrides(Some(&dir));
+    if dir.join("plan.toml").is_file() && !file.exists() && !args.go.force {
+        let what = format!("{}: it holds a run that `harden` did not make", dir.display());
+        return Err(Error::request(what)
+            .hint("name another directory with --out; --force removes this run and begins another")
+            .into());
+    }
     let first = args.first.first(dir.clone())?;
     let text = match args.minutes {
         Some(minutes) => within(&first, minutes, &file, &overrides, args.go.force)?,
@@ -26,6 +32,7 @@ pub(crate) fn harden(args: &HardenArgs, json: bool) -> Outcome {
     };
     // Before the file is written: what cannot be run leaves none.
     let plan = RunPlan::parse(&file, &text, &overrides)?;
+    few(&first)?;
     write_new(&file, &text, args.go.force)?;
     note(&format!("run file: {}", file.display()));
     whole(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt(again(args.go.force)))
@@ -44,11 +51,23 @@ fn within(first: &FirstRun, minutes: f64, file: &Path, overrides: &Overrides<'_>
 /// `eraser init`: the run file only.
 pub(crate) fn init(args: &InitArgs, json: bool) -> Outcome {
     let dir = args.first.dir();
-    let text = args.first.first(dir)?.to_toml(&flag)?;
+    let first = args.first.first(dir)?;
+    let text = first.to_toml(&flag)?;
     RunPlan::parse(&args.out, &text, &Overrides::default())?;
+    few(&first)?;
     write_new(&args.out, &text, args.force)?;
     output::line(&format!("run file: {}", args.out.display()))?;
     suggest(json, [Command::new("run").argument(&args.out)]);
+    Ok(())
+}
+
+/// A word on questions that are too few to show anything.
+fn few(first: &FirstRun) -> Outcome {
+    if let Some(n) = first.too_few(&flag)? {
+        tracing::warn!(
+            "{n} questions measure: with fewer than 12 the verdict can only be that they are too few to tell; give more"
+        );
+    }
     Ok(())
 }
 

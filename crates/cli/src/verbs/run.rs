@@ -13,7 +13,7 @@ use eraser_run::plan::RunPlan;
 use eraser_run::plan::study::{Axis, Point};
 use eraser_run::study::{Question, compare_plan, sweep_plan};
 use eraser_run::tune::{AXES, TuneRequest};
-use eraser_run::{Earlier, Outcome, builtin, table};
+use eraser_run::{Earlier, Outcome, builtin, run_name, table};
 use serde_json::Value;
 use std::path::Path;
 
@@ -30,8 +30,20 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
 pub(crate) fn quickstart(args: &QuickstartArgs, json: bool) -> Outcome {
     let file = Path::new("configs/organism.toml");
     let plan = RunPlan::parse(file, builtin::RUN_FILE, &args.how.overrides(Some(&args.out)))?;
+    not_of_another(&args.out, &plan.name)?;
     let earlier = if args.keep { Earlier::GoOn } else { Earlier::Removed };
     whole(&plan, earlier, None, json).map_err(|f| f.on_interrupt("add --keep to go on from here"))
+}
+
+/// An error where `dir` holds a run of another name: its sets and adapters would be lost without a word.
+fn not_of_another(dir: &Path, name: &str) -> Result<()> {
+    match run_name(dir) {
+        Some(other) if other != name => {
+            let what = format!("{}: it holds the run `{other}`, which this command did not make", dir.display());
+            Err(Error::request(what).hint("name another directory with --out, or remove this one"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `eraser compare`.

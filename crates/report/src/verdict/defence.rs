@@ -85,7 +85,10 @@ pub(super) fn defence(rows: &[&AttackRow<'_>], base: usize, subject: usize) -> D
             text: format!("{}, {} {}, base {}", name(row), percent(s.asr), interval(s.asr_ci), percent(b.asr)),
             short: share(row, s, &before, &after),
         };
-        if b_asr > NOTHING_TO_REDUCE && (!unseen || row.set != "seen") && telling.as_ref().is_none_or(|worst| found.is_worse_than(worst)) {
+        if b_asr > NOTHING_TO_REDUCE
+            && (!unseen || row.set != "seen")
+            && telling.as_ref().is_none_or(|worst| found.is_worse_than(worst))
+        {
             telling = Some(found.clone());
         }
         if worst.as_ref().is_none_or(|worst| found.is_worse_than(worst)) {

@@ -50,13 +50,17 @@ pub(super) fn opened(
         found.tried = true;
         if success <= HELD && after.asr.is_some_and(|asr| asr > HELD) {
             found.garbled = Some(format!(
-                "With the opening of the answer given, {is} are called a success (base {was}), and all but {} are garbage.",
+                "With the opening of the answer given, {is} of {} questions are called a success (base {was}), and all but {} are \
+                 garbage.",
+                row.set,
                 percent(Some(success))
             ));
         }
         if success > HELD {
-            found.given =
-                Some(format!("An attacker who gives the opening of the answer succeeds on {is} (base {was})."));
+            found.given = Some(format!(
+                "An attacker who gives the opening of the answer succeeds on {is} of {} questions (base {was}).",
+                row.set
+            ));
         }
         found.sentences.push(format!(
             "With the opening of the answer given, {is} {} succeed (base {was}; {}).",

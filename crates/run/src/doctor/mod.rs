@@ -31,7 +31,8 @@ pub fn doctor(plan: &ModelPlan, adapter: Option<&Path>, watch: &mut dyn Watch) -
     let mut found = Diagnosis::default();
     this_machine(&mut found);
     let Some(path) = found.of("files", files(plan)) else { return found };
-    found.ok("files", listed(&path));
+    let Some(files) = found.of("files", listed(&path)) else { return found };
+    found.ok("files", files);
     let (config, said) = heard(|| config(&path));
     let Some(config) = found.of("config", config) else { return found };
     found.ok("config", described(&config));
@@ -88,10 +89,10 @@ fn files(plan: &ModelPlan) -> Result<PathBuf> {
 }
 
 /// The files that make the model, with the size of the weights.
-fn listed(path: &Path) -> String {
+fn listed(path: &Path) -> Result<String> {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len()) as f64 / f64::from(1 << 20);
     if !path.is_dir() {
-        return format!("{}, {}", path.display(), machine::memory(size(path)));
+        return Ok(format!("{}, {}", path.display(), machine::memory(size(path))));
     }
     let mut names: Vec<PathBuf> = std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
     names.sort();
@@ -100,9 +101,13 @@ fn listed(path: &Path) -> String {
     let others = names.iter().filter(|p| ending(p, "json") || ending(p, "jinja"));
     let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let others: Vec<String> = others.map(name).collect();
+    if weights.is_empty() {
+        return Err(Error::request(format!("{}: no file of weights (.safetensors)", path.display()))
+            .hint("name the directory that holds config.json and the weights, or a .gguf file"));
+    }
     let total: f64 = weights.iter().map(|p| size(p)).sum();
     let count = eraser_model::counted(weights.len(), "file");
-    format!("{}: {count} of weights, {}; {}", path.display(), machine::memory(total), others.join(", "))
+    Ok(format!("{}: {count} of weights, {}; {}", path.display(), machine::memory(total), others.join(", ")))
 }
 
 fn config(path: &Path) -> Result<ModelConfig> {

@@ -81,7 +81,7 @@ impl Site {
             real = needed.iter().all(|set| made.contains(set));
             for set in needed.into_iter().chain(prepare.retains().then_some(SetName::Retain)) {
                 let records = if real && made.contains(&set) {
-                    let records = read_set(&plan.dir.join("data").join(set.file()))?;
+                    let records = set.read(&plan.dir.join("data").join(set.file()))?;
                     rows.push((set, [records.len(); 2]));
                     records
                 } else {

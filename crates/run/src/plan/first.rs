@@ -12,6 +12,8 @@ use eraser_model::{Error, Result};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Questions that measure at least: of fewer, even no success at all leaves room for one in four (docs/guide.md).
+const TELLING: usize = 12;
 /// Fewer questions cannot be divided.
 const FEWEST: usize = 6;
 /// The built-in requests from this row on measure whether harmless requests are refused; the others are kept.
@@ -71,6 +73,17 @@ impl FirstRun {
         let [trained, measured] = self.divided(at, &mut problems)?;
         let text = self.text(&trained, &measured)?;
         problems.finish(Some(text))
+    }
+
+    /// How many questions measure, where they are so few that no figure could show that a defence held.
+    ///
+    /// # Errors
+    /// As [`Self::to_toml`].
+    pub fn too_few(&self, at: &dyn Fn(&str) -> String) -> Outcome<Option<usize>> {
+        let mut problems = Problems::default();
+        let [_, measured] = self.divided(at, &mut problems)?;
+        let n = measured.questions(&Assets::InCache)?.len();
+        problems.finish(Some((n < TELLING).then_some(n)))
     }
 
     /// The questions that are trained on, and those that measure.

@@ -12,6 +12,7 @@ use super::source::{Source, check_path};
 use super::study::Variants;
 use super::table::{self, absolute, path_value, source_table};
 use super::{check, values};
+use crate::builtin;
 use crate::failure::{Outcome, Problems};
 use eraser_model::{Error, Result};
 use eraser_train::{METHODS, Method, Preset, SetName, Templates, TrainOptions};
@@ -97,11 +98,14 @@ impl RunPlan {
         self.variants.iter().any(|v| v.reads(set))
     }
 
-    /// From a file.
+    /// From a file; `builtin` is that of the built-in model.
     ///
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(file: &Path, overrides: &Overrides<'_>) -> Outcome<Self> {
+        if file == Path::new(builtin::NAME) {
+            return Self::parse(Path::new("configs/organism.toml"), builtin::RUN_FILE, overrides);
+        }
         let mut problems = Problems::default();
         let document = Document::read(file, &mut problems);
         let plan = document.map(|document| Self::resolve(document, overrides, &mut problems));

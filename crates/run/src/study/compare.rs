@@ -25,10 +25,10 @@ pub(crate) fn findings(methods: &Methods<'_>, judge: &str) -> Vec<Finding> {
     let told = |row: &SubjectRow, figure: &Measure| row.get(figure).map_or_else(|| "not measured".to_owned(), shown);
     let mut findings = vec![defence(eraser, word)];
     if let Some(rsft) = rsft {
-        let claim = format!("{} there", word.less(name, &rsft.subject));
+        let claim = format!("{} under templates that no method learnt from", word.less(name, &rsft.subject));
         let held = rsft.get(&Figures::ASR_HELD_OUT).and_then(|f| f.value).is_some_and(|asr| asr <= LEAK);
         let why = if held {
-            "the refusals that it learnt carried over to templates it had not seen, so it leaks nothing either"
+            "the refusals that rsft learnt carried over to templates it had not seen, so rsft leaks nothing either"
         } else {
             "refusals learnt under some templates carried over to others as well as forgetting did"
         };

@@ -1,7 +1,6 @@
 //! Studies as runs. In: a run file and methods, or a variant and values of its settings; out: a plan whose variants the
 //! study makes. `builtin` names the run file of the built-in model.
 
-use crate::builtin;
 use crate::failure::Outcome;
 use crate::plan::study::{Axis, Point, Variants};
 use crate::plan::{Overrides, RunPlan};
@@ -40,8 +39,5 @@ pub fn sweep_plan(
 }
 
 fn plan(file: &Path, overrides: &Overrides<'_>) -> Outcome<RunPlan> {
-    if file == Path::new(builtin::NAME) {
-        return RunPlan::parse(Path::new("configs/organism.toml"), builtin::RUN_FILE, overrides);
-    }
     RunPlan::read(file, overrides)
 }

@@ -10,8 +10,7 @@
 
 use super::term::{Loss, Method, Npo, Term, TermSettings};
 
-pub(super) const METHOD: Method =
-    Method { name: "npo", source: "arXiv 2404.05868", lr: 1e-5, beta: Some(0.1), terms };
+pub(super) const METHOD: Method = Method { name: "npo", source: "arXiv 2404.05868", lr: 1e-5, beta: Some(0.1), terms };
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     let beta = options.beta.or(METHOD.beta).unwrap_or(1.0);
@@ -28,7 +27,8 @@ mod tests {
     #[test]
     fn loss_and_gradients_are_those_of_pytorch() {
         parity::check("npo");
-        let options = TrainOptions { method: Method::named("npo").unwrap(), beta: Some(0.5), ..TrainOptions::default() };
+        let options =
+            TrainOptions { method: Method::named("npo").unwrap(), beta: Some(0.5), ..TrainOptions::default() };
         parity::check_variant("npo, beta 0.5", options);
     }
 }

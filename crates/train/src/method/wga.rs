@@ -10,7 +10,8 @@
 
 use super::term::{Loss, Method, Term, TermSettings};
 
-pub(super) const WGA: Method = Method { name: "wga", source: "arXiv 2502.19301", lr: 1e-5, beta: Some(1.0), terms: wga };
+pub(super) const WGA: Method =
+    Method { name: "wga", source: "arXiv 2502.19301", lr: 1e-5, beta: Some(1.0), terms: wga };
 pub(super) const SATIMP: Method =
     Method { name: "satimp", source: "arXiv 2505.11953", lr: 1e-5, beta: None, terms: satimp };
 
