@@ -14,6 +14,8 @@ use std::path::Path;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// What the names of a PEFT adapter's tensors begin with.
+const PREFIX: &str = "base_model.model.";
 /// Paths of the decoder in classes of transformers: of one that is nothing else, and as the text part of a larger
 /// model, as version 5 and earlier ones have it.
 const PATHS: [&str; 3] = ["model", "model.language_model", "language_model.model"];
@@ -86,11 +88,31 @@ impl Adapter {
         Ok(Self { config, layers, path: model.path() })
     }
 
-    /// Reads a PEFT directory.
+    /// An error unless there is a PEFT directory or a GGUF file at `path`; what it holds is seen when it is loaded.
+    pub fn check_path(path: &Path) -> Result<()> {
+        if path.is_dir() || is_gguf(path) && path.is_file() {
+            return Ok(());
+        }
+        Err(Error::request(format!("{} is not a directory", path.display()))
+            .hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"))
+    }
+
+    /// Reads a PEFT directory, or a GGUF file of a LoRA adapter.
     ///
     /// # Errors
     /// A file that is missing or malformed, a feature that is not plain LoRA, a tensor that fits no module of `model`.
     pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self> {
+        if is_gguf(dir) {
+            let found = crate::adapter_gguf::read(dir, model)?;
+            let mut config = found.config;
+            let read = |((module, is_b), shape, values)| {
+                let tensor = Tensor::from_vec::<Vec<usize>, f32>(values, shape, device)?;
+                Ok((format!("{PREFIX}{module}.{}", if is_b { "lora_B.weight" } else { "lora_A.weight" }), tensor))
+            };
+            let layers = read_pairs(found.tensors.into_iter().map(read), &mut config, model);
+            return Self { config, layers: layers.map_err(|e| e.context(dir.display()))?, path: model.path() }
+                .told(dir);
+        }
         let path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&path).at(&path).map_err(|e| {
             e.hint("an adapter is a PEFT directory that holds adapter_config.json and adapter_model.safetensors")
@@ -109,12 +131,32 @@ impl Adapter {
             ));
         }
         let bytes = std::fs::read(&path).at(&path)?;
-        let layers = read_pairs(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
-        let adapter = Self { config, layers, path: model.path() };
-        if adapter.is_noop()? {
-            tracing::warn!("{}: every lora_B is zero: the adapter changes nothing", dir.display());
+        let layers = read_safetensors(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
+        Self { config, layers, path: model.path() }.told(dir)
+    }
+
+    /// Tells of an adapter that changes nothing.
+    fn told(self, path: &Path) -> Result<Self> {
+        if self.is_noop()? {
+            tracing::warn!("{}: every lora_B is zero: the adapter changes nothing", path.display());
         }
-        Ok(adapter)
+        Ok(self)
+    }
+
+    /// Writes a GGUF file for llama.cpp, which loads it beside a base model in GGUF. `name` is its `general.name`.
+    ///
+    /// # Errors
+    /// A module that GGUF has no name for; a file that cannot be written.
+    pub fn save_gguf(&self, path: &Path, model: &ModelConfig, name: &str) -> Result<()> {
+        let mut pairs = Vec::new();
+        for (layer, adapted) in self.layers.iter().enumerate() {
+            for module in Module::ALL {
+                if let Some(lora) = &adapted[module] {
+                    pairs.push((module.hf_name(layer), lora.a.as_detached_tensor(), lora.b.as_detached_tensor()));
+                }
+            }
+        }
+        crate::adapter_gguf::write(path, name, &pairs, &self.config, model)
     }
 
     /// Writes a PEFT directory, each file atomically. `base` is `base_model_name_or_path`.
@@ -199,15 +241,29 @@ fn number(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) }
 }
 
-/// The pairs of a safetensors file; fills in the targets and layers of `config` from what is there.
-fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device: &Device) -> Result<Vec<Pairs>> {
+/// The pairs of a safetensors file.
+fn read_safetensors(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device: &Device) -> Result<Vec<Pairs>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| {
         Error::request(format!("not a safetensors file: {e}")).hint("the file may be truncated: copy it again")
     })?;
+    let tensors = file.tensors().into_iter().map(|(name, view)| {
+        let tensor = to_f32(&name, &view, device)?;
+        Ok((name, tensor))
+    });
+    read_pairs(tensors, config, model)
+}
+
+/// The pairs that tensors under PEFT names make; fills in the targets and layers of `config` from what is there.
+fn read_pairs(
+    tensors: impl Iterator<Item = Result<(String, Tensor)>>,
+    config: &mut LoraConfig,
+    model: &ModelConfig,
+) -> Result<Vec<Pairs>> {
     let modules = Module::of(model);
     let example = modules.first().map(|module| module.hf_name(0)).unwrap_or_default();
     let mut halves: Vec<Linears<[Option<Var>; 2]>> = (0..model.num_layers).map(|_| Linears::default()).collect();
-    for (name, view) in file.tensors() {
+    for tensor in tensors {
+        let (name, values) = tensor?;
         let own = |(_, module, _): &(usize, Module, usize)| modules.contains(module);
         let (layer, module, half) = parse_name(&name).filter(own).ok_or_else(|| {
             Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
@@ -222,11 +278,10 @@ fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device
         })?;
         let (out, input) = module.shape(model);
         let shape = if half == 0 { [config.r, input] } else { [out, config.r] };
-        if view.shape() != shape {
-            return Err(Error::request(format!("tensor '{name}' has shape {:?}, expected {shape:?}", view.shape()))
+        if values.dims() != shape {
+            return Err(Error::request(format!("tensor '{name}' has shape {:?}, expected {shape:?}", values.dims()))
                 .hint("the adapter was made for another model, or 'r' in adapter_config.json is wrong"));
         }
-        let values = to_f32(&name, &view, device)?;
         if !values.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Err(Error::request(format!("tensor '{name}' holds values that are not finite"))
                 .hint("the training that made the adapter has diverged, or the file is damaged"));
@@ -267,7 +322,7 @@ fn read_pairs(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, device
 
 /// `base_model.model.{path}.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts; A is half 0.
 fn parse_name(name: &str) -> Option<(usize, Module, usize)> {
-    let rest = name.strip_prefix("base_model.model.")?;
+    let rest = name.strip_prefix(PREFIX)?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, 0),
         None => (rest.strip_suffix(".lora_B.weight")?, 1),
@@ -278,6 +333,10 @@ fn parse_name(name: &str) -> Option<(usize, Module, usize)> {
     let layer = layer.parse().ok()?;
     let module = Module::ALL.into_iter().find(|m| m.hf_name(0).strip_prefix("model.layers.0.") == Some(module))?;
     Some((layer, module, half))
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ext| ext == "gguf")
 }
 
 fn to_f32(name: &str, view: &TensorView<'_>, device: &Device) -> Result<Tensor> {

@@ -263,6 +263,11 @@ impl Tokenizer {
         self.inner.size
     }
 
+    /// Whether a token's spelling is its bytes, each as a character, as in GPT-2.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        self.inner.byte_level
+    }
+
     /// True for special tokens (BOS, EOS, template markers).
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.special.contains(&id)

@@ -3,6 +3,7 @@
 
 use crate::gguf::GgufFile;
 use crate::tokenizer::Roles;
+use crate::tokenizer_pre::PreTokenizer;
 use crate::{Error, Result, Tokenizer};
 use serde_json::json;
 use tokenizers::decoders::DecoderWrapper;
@@ -11,32 +12,24 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{NFC, NormalizerWrapper, Prepend, Replace};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, decoders, normalizers, pre_tokenizers};
-
-/// The word pattern of Llama 3 and, with single digits, of Qwen2. Both models publish it in their tokenizer.json.
-const WORDS: [&str; 2] = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-];
+use tokenizers::{AddedToken, decoders, normalizers};
 
 /// Bytes of the longest token a SentencePiece-style vocabulary may hold: splitting one into pairs takes time that grows
 /// with the square of its length.
 const MAX_PIECE: usize = 1024;
 
 // Values of tokenizer.ggml.token_type.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
-const BYTE: i32 = 6;
+pub(crate) const NORMAL: i32 = 1;
+pub(crate) const UNKNOWN: i32 = 2;
+pub(crate) const CONTROL: i32 = 3;
+pub(crate) const USER_DEFINED: i32 = 4;
+pub(crate) const UNUSED: i32 = 5;
+pub(crate) const BYTE: i32 = 6;
 
 impl Tokenizer {
-    /// The tokenizer that `file` describes: byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with the pre-tokeniser
-    /// `default`, `smollm`, `llama-bpe` or `qwen2`, or SentencePiece-style BPE (`llama`).
+    /// The tokenizer that `file` describes: byte-level BPE (`tokenizer.ggml.model` = `gpt2`) with one of the
+    /// pre-tokenisers of `tokenizer_pre`, or SentencePiece-style BPE (`llama`).
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
         let key = "tokenizer.ggml.model";
         let tokenizer = match file.string(key)? {
@@ -71,7 +64,7 @@ impl<'a> Metadata<'a> {
                 )));
             }
             Some(types) => types,
-            None => vec![1; tokens.len()],
+            None => vec![NORMAL; tokens.len()],
         };
         let id = |name: &str| -> Result<Option<u32>> {
             let key = format!("tokenizer.ggml.{name}_token_id");
@@ -99,33 +92,17 @@ impl<'a> Metadata<'a> {
 
     fn byte_level(self, file: &GgufFile) -> Result<Tokenizer> {
         let pre = file.string("tokenizer.ggml.pre")?.unwrap_or("default");
-        let split = |digits: &str| -> Result<PreTokenizerWrapper> {
-            let pattern = SplitPattern::Regex(WORDS.join(digits));
-            Ok(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(Error::failed)?.into())
-        };
-        let words = ByteLevel::new(false, true, true);
-        let bytes = ByteLevel::new(false, true, false);
-        let (steps, whole_words, nfc): (Vec<PreTokenizerWrapper>, bool, bool) = match pre {
-            "default" | "gpt-2" => (vec![words.into()], false, false),
-            "smollm" => (vec![Digits::new(true).into(), words.into()], false, false),
-            "llama-bpe" | "llama3" | "llama-v3" => (vec![split("{1,3}")?, bytes.into()], true, false),
-            "qwen2" | "deepseek-r1-qwen" => (vec![split("")?, bytes.into()], false, true),
-            other => {
-                return Err(Error::request(format!("tokenizer.ggml.pre {other:?} is not supported"))
-                    .hint("supported: default, gpt-2, smollm, llama-bpe, qwen2")
-                    .hint("or load the model from its Hugging Face directory, whose tokenizer.json is used as it is"));
-            }
-        };
+        let pre = PreTokenizer::named(pre)?;
         let vocab = self.vocab();
         let key = "tokenizer.ggml.merges";
         let merges = file.string_array(key)?.ok_or_else(|| file.missing(key))?;
         let merges = parse_merges(&merges, &vocab)?;
-        let bpe = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(whole_words).build();
+        let bpe = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.whole_words).build();
         let mut library = tokenizers::Tokenizer::new(bpe.map_err(Error::request)?);
-        library.with_normalizer(nfc.then_some(NFC)).map_err(Error::failed)?;
-        library.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(steps)));
-        library.with_decoder(Some(words));
-        self.finish(library, whole_words)
+        library.with_normalizer(pre.nfc.then_some(NFC)).map_err(Error::failed)?;
+        library.with_pre_tokenizer(Some(pre.library()?));
+        library.with_decoder(Some(ByteLevel::new(false, true, true)));
+        self.finish(library, pre.whole_words)
     }
 
     /// As SentencePiece: a space before the text, spaces written `▁`, the likeliest pair merged first, bytes for
@@ -138,7 +115,7 @@ impl<'a> Metadata<'a> {
         }
         let prefix = file.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let vocab = self.vocab();
-        let merges = self.merges(&vocab, &scores)?;
+        let merges = implied_merges(&self.tokens, &self.types, &vocab, &scores)?;
         let mut bpe = BPE::builder().vocab_and_merges(vocab, merges).byte_fallback(true).fuse_unk(true);
         if let Some(unk) = self.roles.unk {
             bpe = bpe.unk_token(self.tokens[unk as usize].to_owned());
@@ -157,35 +134,6 @@ impl<'a> Metadata<'a> {
         }
         library.with_decoder(Some(decoders::sequence::Sequence::new(steps)));
         self.finish(library, true)
-    }
-
-    /// The merges that the scores imply, in the order of transformers' converter: every way to make a piece from two,
-    /// best score first, then longer left part, then longer right part.
-    fn merges(&self, vocab: &Vocab, scores: &[f32]) -> Result<Merges> {
-        let whole = |kind: i32| [UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE].contains(&kind);
-        let part = |text: &str| vocab.get(text).copied().filter(|&id| !whole(self.types[id as usize]));
-        let mut merges = Vec::new();
-        for ((token, kind), score) in self.tokens.iter().zip(&self.types).zip(scores) {
-            if whole(*kind) {
-                continue;
-            }
-            if token.len() > MAX_PIECE {
-                return Err(Error::request(format!(
-                    "a token of {} bytes is too long (limit {MAX_PIECE})",
-                    token.len()
-                )));
-            }
-            let mut pairs: Vec<(u32, u32, &str, &str)> = token
-                .char_indices()
-                .skip(1)
-                .map(|(at, _)| token.split_at(at))
-                .filter_map(|(a, b)| Some((part(a)?, part(b)?, a, b)))
-                .collect();
-            pairs.sort_unstable_by_key(|p| (p.0, p.1));
-            merges.extend(pairs.into_iter().map(|(_, _, a, b)| (*score, a, b)));
-        }
-        merges.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| lengths(y).cmp(&lengths(x))));
-        Ok(merges.into_iter().map(|(_, a, b)| (a.to_owned(), b.to_owned())).collect())
     }
 
     /// Adds the tokens that are recognised whole, and BOS.
@@ -240,6 +188,32 @@ fn parse_merges(lines: &[&str], vocab: &Vocab) -> Result<Merges> {
         })
     };
     lines.iter().enumerate().map(pair).collect()
+}
+
+/// The merges that the scores imply, in the order of transformers' converter: every way to make a piece from two,
+/// best score first, then longer left part, then longer right part.
+pub(crate) fn implied_merges(tokens: &[&str], types: &[i32], vocab: &Vocab, scores: &[f32]) -> Result<Merges> {
+    let whole = |kind: i32| [UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE].contains(&kind);
+    let part = |text: &str| vocab.get(text).copied().filter(|&id| !whole(types[id as usize]));
+    let mut merges = Vec::new();
+    for ((token, kind), score) in tokens.iter().zip(types).zip(scores) {
+        if whole(*kind) {
+            continue;
+        }
+        if token.len() > MAX_PIECE {
+            return Err(Error::request(format!("a token of {} bytes is too long (limit {MAX_PIECE})", token.len())));
+        }
+        let mut pairs: Vec<(u32, u32, &str, &str)> = token
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| token.split_at(at))
+            .filter_map(|(a, b)| Some((part(a)?, part(b)?, a, b)))
+            .collect();
+        pairs.sort_unstable_by_key(|p| (p.0, p.1));
+        merges.extend(pairs.into_iter().map(|(_, _, a, b)| (*score, a, b)));
+    }
+    merges.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| lengths(y).cmp(&lengths(x))));
+    Ok(merges.into_iter().map(|(_, a, b)| (a.to_owned(), b.to_owned())).collect())
 }
 
 fn lengths(merge: &(f32, &str, &str)) -> (usize, usize) {

@@ -2,6 +2,7 @@
 //! either honoured or refused.
 
 use super::family::{Spec, unsupported};
+use super::fields::{FACTORS, LONG_FACTORS, SHORT_FACTORS, key_of};
 use super::known;
 use super::metadata::Metadata;
 use super::{Family, Layer, ModelConfig, RopeScaling};
@@ -13,6 +14,10 @@ impl ModelConfig {
         let architecture = file.string("general.architecture")?.ok_or_else(|| file.missing("general.architecture"))?;
         let found = Metadata { file, architecture };
         let at = |e: Error| found.at(e);
+        if let Some(kind) = file.string("general.type")?.filter(|kind| *kind != "model") {
+            return Err(at(Error::request(format!("general.type is `{kind}`: the file is not a model"))
+                .hint("a LoRA adapter goes to --adapter, beside the model that it was made for")));
+        }
         let mut spec =
             Spec::by_architecture(architecture).ok_or_else(|| at(unsupported("general.architecture", architecture)))?;
         // Files of Mistral have the architecture llama too; only the sliding window tells them apart.
@@ -87,36 +92,12 @@ fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
 
 /// What a key of config.json is called in the file.
 fn name(found: &Metadata<'_>, hf: &str) -> String {
-    let own = match hf {
-        "hidden_size" => "embedding_length",
-        "intermediate_size" => "feed_forward_length",
-        "num_hidden_layers" => "block_count",
-        "num_attention_heads" => "attention.head_count",
-        "num_key_value_heads" => "attention.head_count_kv",
-        "head_dim" => "attention.key_length",
-        "vocab_size" => return "token_embd.weight".to_owned(),
-        "max_position_embeddings" => "context_length",
-        "sliding_window" => "attention.sliding_window",
-        "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
-        "rope_theta" => "rope.freq_base",
-        "rope_scaling.factor" => "rope.scaling.factor",
-        "rope_scaling.original_max_position_embeddings" => "rope.scaling.original_context_length",
-        "rope_scaling.attention_factor" => "rope.scaling.attn_factor",
-        "rope_scaling.beta_fast" => "rope.scaling.yarn_beta_fast",
-        "rope_scaling.beta_slow" => "rope.scaling.yarn_beta_slow",
-        "rope_scaling.short_factor" => return "rope_factors_short.weight".to_owned(),
-        "rope_scaling.long_factor" => return "rope_factors_long.weight".to_owned(),
-        "partial_rotary_factor" => "rope.dimension_count",
-        "attention_scale" => "attention.scale",
-        "attn_logit_softcapping" => "attn_logit_softcapping",
-        "final_logit_softcapping" => "final_logit_softcapping",
-        "embedding_multiplier" => "embedding_scale",
-        "residual_multiplier" => "residual_scale",
-        "logits_scaling" => "logit_scale",
-        "llama_4_scaling_beta" => "attention.temperature_scale",
-        other => return other.to_owned(),
-    };
-    found.key(own)
+    match hf {
+        "vocab_size" => "token_embd.weight".to_owned(),
+        "rope_scaling.short_factor" => SHORT_FACTORS.to_owned(),
+        "rope_scaling.long_factor" => LONG_FACTORS.to_owned(),
+        other => key_of(other).map_or_else(|| other.to_owned(), |own| found.key(own)),
+    }
 }
 
 /// Keys of llama.cpp's files that change what a decoder computes, and that most families do not have. Each has the
@@ -183,7 +164,7 @@ fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
 fn scaling(found: &Metadata<'_>, config: &ModelConfig) -> Result<Option<RopeScaling>> {
     let scaled = |name: &str| format!("rope.scaling.{name}");
     let missing = |name: &str| found.file.missing(&found.key(&scaled(name)));
-    if let Some(factors) = found.floats("rope_freqs.weight") {
+    if let Some(factors) = found.floats(FACTORS) {
         let original = found.size(&scaled("original_context_length"))?;
         let original = original.and_then(|n| u32::try_from(n).ok());
         return Ok(Some(recognise(&factors, original, config).unwrap_or(RopeScaling::Factors(factors))));

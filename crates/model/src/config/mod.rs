@@ -2,6 +2,7 @@
 //! positive, bounded and consistent (`heads % kv_heads == 0`, `head_dim` even), so that no later code has to.
 
 mod family;
+mod fields;
 mod gguf;
 mod hf;
 mod keys;
@@ -9,6 +10,7 @@ mod known;
 mod layer;
 mod metadata;
 mod rope;
+mod to_gguf;
 
 pub(crate) use family::Spec;
 pub(crate) use hf::read_json;

@@ -1,12 +1,14 @@
-//! GGUF files, version 2 and 3, little-endian: memory-mapped, header parsed and checked once. Invariant: every range
-//! kept here was checked to lie inside the file, so that reading metadata arrays and tensor data later cannot fail on
-//! bounds.
+//! GGUF files, version 2 and 3, little-endian: memory-mapped, header parsed and checked once; and their writer
+//! ([`GgufWriter`]). Invariant: every range kept here was checked to lie inside the file, so that reading metadata
+//! arrays and tensor data later cannot fail on bounds.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod parse;
+mod write;
 
 pub use eraser_ops::quant::{TensorType, dequantize};
+pub use write::{Field, Fields, GgufWriter, Planned};
 
 use crate::{Error, Result, error::PathContext, fingerprint::Stored};
 use memmap2::Mmap;

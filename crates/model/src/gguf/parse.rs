@@ -285,20 +285,27 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// The types that can be read, with ggml's numbers of them.
+pub(super) const TYPES: [(u32, TensorType); 11] = [
+    (0, TensorType::F32),
+    (1, TensorType::F16),
+    (2, TensorType::Q4_0),
+    (3, TensorType::Q4_1),
+    (6, TensorType::Q5_0),
+    (7, TensorType::Q5_1),
+    (8, TensorType::Q8_0),
+    (12, TensorType::Q4_K),
+    (13, TensorType::Q5_K),
+    (14, TensorType::Q6_K),
+    (30, TensorType::BF16),
+];
+
 /// The type that GGUF numbers so; an error that names the type when it cannot be read.
 fn tensor_type(number: u32) -> Result<TensorType> {
+    if let Some((_, dtype)) = TYPES.iter().find(|(known, _)| *known == number) {
+        return Ok(*dtype);
+    }
     let name = match number {
-        0 => return Ok(TensorType::F32),
-        1 => return Ok(TensorType::F16),
-        2 => return Ok(TensorType::Q4_0),
-        3 => return Ok(TensorType::Q4_1),
-        6 => return Ok(TensorType::Q5_0),
-        7 => return Ok(TensorType::Q5_1),
-        8 => return Ok(TensorType::Q8_0),
-        12 => return Ok(TensorType::Q4_K),
-        13 => return Ok(TensorType::Q5_K),
-        14 => return Ok(TensorType::Q6_K),
-        30 => return Ok(TensorType::BF16),
         10 => "Q2_K",
         11 => "Q3_K",
         16 => "IQ2_XXS",

@@ -1,10 +1,10 @@
-//! GGUF tensors under Hugging Face names and in Hugging Face layout. Invariant: rows of q and k that llama.cpp's
-//! converter interleaved for its RoPE come back half-split.
+//! GGUF tensors under Hugging Face names and in Hugging Face layout, and the way back. Invariant: rows of q and k that
+//! llama.cpp's converter interleaved for its RoPE come back half-split.
 
 use super::{TensorSource, check_shape, from_f32, missing};
 use crate::{
     ModelConfig, Result,
-    config::{NormPlacement, Spec},
+    config::{Family, NormPlacement, Spec},
     gguf::{GgufFile, TensorInfo, TensorType, dequantize},
 };
 use candle_core::{DType, Device, Tensor};
@@ -19,7 +19,8 @@ pub struct GgufWeights<'a> {
     file: &'a GgufFile,
     /// Width of a head, if the file's q and k are interleaved.
     interleaved: Option<usize>,
-    norms: NormPlacement,
+    /// What the file calls the norm that follows attention in the checkpoint's names.
+    after_attention: &'static str,
     /// Norms' weights in the file are what a row is multiplied by: one more than in the checkpoint.
     plus_one: bool,
     /// Names in the file of what was read.
@@ -30,8 +31,8 @@ impl<'a> GgufWeights<'a> {
     /// The tensors of `file`, whose shape is `config`.
     pub fn new(file: &'a GgufFile, config: &ModelConfig) -> Self {
         let interleaved = Spec::of(config.family).interleaved.then_some(config.head_dim);
-        let (norms, plus_one) = (config.layer.norms, config.layer.unit_norms);
-        Self { file, interleaved, norms, plus_one, read: RefCell::default() }
+        let plus_one = config.layer.unit_norms;
+        Self { file, interleaved, after_attention: after_attention(config), plus_one, read: RefCell::default() }
     }
 
     /// Tensors of decoder layers that nothing has read.
@@ -45,10 +46,8 @@ impl GgufWeights<'_> {
     /// The place of a tensor in the file, and its bytes in Hugging Face layout.
     fn data(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Cow<'_, [u8]>)> {
         let path = self.file.path();
-        let own = gguf_name(name, self.norms).ok_or_else(|| missing(path, name))?;
-        // Seed-OSS's files have Llama's norm before the MLP under the checkpoint's own name.
-        let other = own.replace(".ffn_norm.", ".post_attention_norm.");
-        let info = self.file.tensor(&own).or_else(|| self.file.tensor(&other)).ok_or_else(|| missing(path, &own))?;
+        let own = named(name, self.after_attention).ok_or_else(|| missing(path, name))?;
+        let info = self.file.tensor(&own).ok_or_else(|| missing(path, &own))?;
         check_shape(path, &own, &info.shape, shape)?;
         self.read.borrow_mut().insert(info.name.clone());
         let data = self.file.data(info);
@@ -84,17 +83,42 @@ impl TensorSource for GgufWeights<'_> {
     }
 
     fn contains(&self, name: &str) -> bool {
-        gguf_name(name, self.norms).is_some_and(|own| self.file.tensor(&own).is_some())
+        named(name, self.after_attention).is_some_and(|own| self.file.tensor(&own).is_some())
     }
 }
 
+/// A tensor of a checkpoint, of rows of `row` values, as llama.cpp's converter stores it: its name, and its values. None
+/// for a tensor that a file has no name for.
+pub(crate) fn to_gguf(name: &str, values: Vec<f32>, row: usize, config: &ModelConfig) -> Option<(String, Vec<f32>)> {
+    let own = gguf_name(name, config)?;
+    let swapped = Spec::of(config.family).interleaved && is_interleaved(name);
+    let mut values = if swapped { interleave_rows(&values, row, config.head_dim) } else { values };
+    if config.layer.unit_norms && name.ends_with("norm.weight") {
+        for x in &mut values {
+            *x += 1.0;
+        }
+    }
+    Some((own, values))
+}
+
 /// Whether the rows of a tensor are those of rotated heads.
-fn is_interleaved(name: &str) -> bool {
+pub(crate) fn is_interleaved(name: &str) -> bool {
     ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"].iter().any(|end| name.ends_with(end))
 }
 
-/// The name that llama.cpp's converter gives to a tensor of the supported families.
-fn gguf_name(name: &str, norms: NormPlacement) -> Option<String> {
+/// The name that llama.cpp's converter gives to a tensor of a model.
+pub(crate) fn gguf_name(name: &str, config: &ModelConfig) -> Option<String> {
+    named(name, after_attention(config))
+}
+
+/// The norm that follows attention in the checkpoint's names: in Llama it stands before the MLP. Files of Seed-OSS have
+/// it under the checkpoint's own name.
+fn after_attention(config: &ModelConfig) -> &'static str {
+    let before_mlp = config.layer.norms == NormPlacement::Before && config.family != Family::SeedOss;
+    if before_mlp { "ffn_norm" } else { "post_attention_norm" }
+}
+
+fn named(name: &str, after_attention: &'static str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
@@ -105,9 +129,7 @@ fn gguf_name(name: &str, norms: NormPlacement) -> Option<String> {
     let (module, kind) = rest.rsplit_once('.')?;
     let own = match module {
         "input_layernorm" => "attn_norm",
-        // In Llama it stands before the MLP.
-        "post_attention_layernorm" if norms == NormPlacement::Before => "ffn_norm",
-        "post_attention_layernorm" => "post_attention_norm",
+        "post_attention_layernorm" => after_attention,
         "pre_feedforward_layernorm" => "ffn_norm",
         "post_feedforward_layernorm" => "post_ffw_norm",
         "self_attn.q_norm" => "attn_q_norm",
@@ -126,14 +148,27 @@ fn gguf_name(name: &str, norms: NormPlacement) -> Option<String> {
 }
 
 /// Reorders the rows of each head from interleaved pairs (`2i` rotates with `2i + 1`) to halves (`i` rotates with
-/// `i + head_dim / 2`). `data` holds whole heads of `head_dim` rows of `row` bytes.
-pub(crate) fn half_split_rows(data: &[u8], row: usize, head_dim: usize) -> Vec<u8> {
+/// `i + head_dim / 2`). `data` holds whole heads of `head_dim` rows of `row` elements.
+pub(crate) fn half_split_rows<T: Copy>(data: &[T], row: usize, head_dim: usize) -> Vec<T> {
     let mut out = Vec::with_capacity(data.len());
     for head in data.chunks(row * head_dim) {
         for parity in 0..2 {
             for pair in head.chunks(2 * row) {
                 out.extend_from_slice(&pair[parity * row..][..row]);
             }
+        }
+    }
+    out
+}
+
+/// The inverse of [`half_split_rows`].
+fn interleave_rows<T: Copy>(data: &[T], row: usize, head_dim: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(data.len());
+    for head in data.chunks(row * head_dim) {
+        let (first, second) = head.split_at(row * head_dim / 2);
+        for (a, b) in first.chunks(row).zip(second.chunks(row)) {
+            out.extend_from_slice(a);
+            out.extend_from_slice(b);
         }
     }
     out

@@ -6,7 +6,7 @@ mod hf;
 mod save;
 
 pub use gguf::GgufWeights;
-pub(crate) use gguf::half_split_rows;
+pub(crate) use gguf::{gguf_name, half_split_rows, is_interleaved, to_gguf};
 pub use hf::HfDirectory;
 pub use save::save_safetensors;
 

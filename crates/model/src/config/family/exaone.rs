@@ -42,6 +42,10 @@ pub(super) const SPEC: Spec = Spec {
         describe(config, file.window()?, windowed);
         Ok(())
     },
+    write_gguf: |config, out| {
+        out.window(config);
+        out.pattern(config);
+    },
 };
 
 /// Where the configuration has a window, layers without it do not rotate, even where no layer has it.

@@ -4,6 +4,7 @@
 //! the rotation in layers with a window.
 
 use super::{Defaults, Spec, every, set_windows};
+use crate::config::fields::Writer;
 use crate::config::keys::Keys;
 use crate::config::metadata::Metadata;
 use crate::config::rope::plain;
@@ -36,6 +37,7 @@ pub(super) const GEMMA: Spec = Spec {
         first(config);
         Ok(())
     },
+    write_gguf: |_, _| {},
 };
 
 pub(super) const GEMMA2: Spec = Spec {
@@ -67,6 +69,7 @@ pub(super) const GEMMA2: Spec = Spec {
         }
         gguf_windows(config, file, 2)
     },
+    write_gguf: write_gguf,
 };
 
 pub(super) const GEMMA3: Spec = Spec {
@@ -115,7 +118,21 @@ pub(super) const GEMMA3: Spec = Spec {
         }
         gguf_windows(config, file, 6)
     },
+    write_gguf: write_gguf,
 };
+
+/// The file has no scale of scores and, in Gemma 2 and 3, no list of layers with a window: both are in llama.cpp's code.
+fn write_gguf(config: &ModelConfig, out: &mut Writer<'_>) {
+    let caps =
+        [("attn_logit_softcapping", config.layer.attention_cap), ("final_logit_softcapping", config.layer.logit_cap)];
+    for (key, cap) in caps {
+        cap.into_iter().for_each(|cap| out.number(key, cap));
+    }
+    out.window(config);
+    if let Some(rope) = &config.layer.window_rope {
+        out.number("rope_local_base_freq", rope.theta);
+    }
+}
 
 fn first(config: &mut ModelConfig) {
     config.layer.unit_norms = true;

@@ -62,6 +62,18 @@ pub(super) const SPEC: Spec = Spec {
         set(config, constants);
         Ok(())
     },
+    write_gguf: |config, out| {
+        let layer = &config.layer;
+        let constants = [
+            ("attention_scale", layer.attention_scale),
+            ("embedding_multiplier", layer.embedding_multiplier),
+            ("residual_multiplier", layer.residual_multiplier),
+            ("logits_scaling", layer.logit_multiplier.map(|x| 1.0 / x)),
+        ];
+        for (key, constant) in constants {
+            constant.into_iter().for_each(|x| out.number(key, x));
+        }
+    },
 };
 
 /// Scores, embeddings and residuals are multiplied by these constants, logits are divided by theirs.

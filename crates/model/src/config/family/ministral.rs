@@ -61,6 +61,22 @@ pub(super) const SPEC: Spec = Spec {
         config.layer.query_scale = beta.map(|beta| QueryScale { beta, original: original(config) });
         Ok(())
     },
+    write_gguf: |config, out| {
+        out.window(config);
+        if let Some(RopeScaling::Yarn { attention_factor, beta_fast, beta_slow, .. }) = &config.rope_scaling {
+            out.number("rope_scaling.beta_fast", *beta_fast);
+            out.number("rope_scaling.beta_slow", *beta_slow);
+            // A multiplier of 1 stands for cosines and sines as they are.
+            let cancelled = (attention_factor - 1.0).abs() <= f32::EPSILON;
+            if cancelled {
+                out.remove("rope.scaling.yarn_attn_factor");
+            }
+            out.number("rope.scaling.yarn_log_multiplier", f32::from(u8::from(cancelled)));
+        }
+        if let Some(scale) = config.layer.query_scale {
+            out.number("llama_4_scaling_beta", scale.beta);
+        }
+    },
 };
 
 /// Context length before scaling.

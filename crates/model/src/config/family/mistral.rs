@@ -30,4 +30,5 @@ pub(super) const SPEC: Spec = Spec {
         config.sliding_window = file.window()?;
         Ok(())
     },
+    write_gguf: |config, out| out.window(config),
 };

@@ -14,6 +14,7 @@ mod qwen;
 mod seed;
 mod smollm;
 
+use super::fields::Writer;
 use super::keys::Keys;
 use super::metadata::Metadata;
 use super::{Family, Mlp, ModelConfig};
@@ -46,6 +47,8 @@ pub(crate) struct Spec {
     pub(super) write: fn(&ModelConfig, &mut Map<String, Value>),
     /// Adds what only this family reads from GGUF metadata.
     pub(super) read_gguf: fn(&mut ModelConfig, &Metadata<'_>) -> Result<()>,
+    /// Adds its own keys to GGUF metadata.
+    pub(super) write_gguf: fn(&ModelConfig, &mut Writer<'_>),
 }
 
 /// The defaults of a class in transformers, for keys that config.json does not have.
@@ -118,6 +121,11 @@ impl Spec {
     /// The first with this `general.architecture`.
     pub(super) fn by_architecture(name: &str) -> Option<&'static Self> {
         ALL.into_iter().find(|spec| spec.architecture == name)
+    }
+
+    /// `general.architecture` of its GGUF files.
+    pub(crate) fn architecture(&self) -> &'static str {
+        self.architecture
     }
 
     pub(super) fn reads(&self, key: &str) -> bool {

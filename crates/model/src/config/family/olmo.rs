@@ -38,6 +38,7 @@ pub(super) const OLMO2: Spec = Spec {
         set_rope(config, Rope { theta, scaling: None });
         Ok(())
     },
+    write_gguf: |_, _| {},
 };
 
 pub(super) const OLMO3: Spec = Spec {
@@ -68,6 +69,14 @@ pub(super) const OLMO3: Spec = Spec {
         write_layer_types(config, map);
     },
     read_gguf: OLMO2.read_gguf,
+    write_gguf: |config, out| {
+        out.window(config);
+        out.pattern(config);
+        if config.sliding_window.is_some() {
+            let theta = config.layer.window_rope.as_ref().map_or(config.rope_theta, |rope| rope.theta);
+            out.number("rope_local_base_freq", theta);
+        }
+    },
 };
 
 fn describe(config: &mut ModelConfig) {

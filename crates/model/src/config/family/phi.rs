@@ -2,7 +2,11 @@
 //! contexts have `LongRoPE`. In Phi-4-mini only a part of each head is rotated.
 
 use super::{Defaults, SILU, Spec};
+use crate::config::fields::{LONG_FACTORS, SHORT_FACTORS};
 use crate::config::{Family, Fused, RopeScaling};
+
+/// The context length before scaling that is written and read where the configuration has none.
+const ORIGINAL: usize = 4096;
 
 pub(super) const SPEC: Spec = Spec {
     family: Family::Phi3,
@@ -34,10 +38,8 @@ pub(super) const SPEC: Spec = Spec {
     read_gguf: |config, file| {
         config.layer.fused = Fused { qkv: true, gate_up: true };
         config.sliding_window = file.window()?;
-        if let (Some(long), Some(short)) =
-            (file.floats("rope_factors_long.weight"), file.floats("rope_factors_short.weight"))
-        {
-            let original = file.size("rope.scaling.original_context_length")?.unwrap_or(4096);
+        if let (Some(long), Some(short)) = (file.floats(LONG_FACTORS), file.floats(SHORT_FACTORS)) {
+            let original = file.size("rope.scaling.original_context_length")?.unwrap_or(ORIGINAL);
             let factor = config.max_position_embeddings as f32 / original.max(1) as f32;
             let attention = file.f32("rope.scaling.attn_factor")?;
             config.rope_scaling = Some(RopeScaling::LongRope {
@@ -48,5 +50,16 @@ pub(super) const SPEC: Spec = Spec {
             });
         }
         Ok(())
+    },
+    write_gguf: |config, out| {
+        out.size("sliding_window", config.sliding_window.unwrap_or(0));
+        let original = match &config.rope_scaling {
+            Some(RopeScaling::LongRope { original_max_position_embeddings, attention_factor, .. }) => {
+                out.number("rope_scaling.attention_factor", *attention_factor);
+                *original_max_position_embeddings as usize
+            }
+            _ => ORIGINAL,
+        };
+        out.size("rope_scaling.original_max_position_embeddings", original);
     },
 };

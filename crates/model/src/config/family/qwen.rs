@@ -31,6 +31,7 @@ pub(super) const QWEN2: Spec = Spec {
         config.sliding_window = file.window()?;
         Ok(())
     },
+    write_gguf: |config, out| out.window(config),
 };
 
 pub(super) const QWEN3: Spec = Spec {
@@ -60,6 +61,7 @@ pub(super) const QWEN3: Spec = Spec {
         config.sliding_window = file.window()?;
         Ok(())
     },
+    write_gguf: |config, out| out.window(config),
 };
 
 fn windows(config: &mut ModelConfig, keys: Keys<'_>) -> Result<()> {

@@ -61,6 +61,7 @@ pub(super) const SPEC: Spec = Spec {
         set_rotated(config, rotated);
         Ok(())
     },
+    write_gguf: |_, _| {},
 };
 
 fn set_rotated(config: &mut ModelConfig, rotated: Vec<bool>) {
