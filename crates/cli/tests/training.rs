@@ -419,3 +419,42 @@ fn a_hinge_that_is_closed_from_the_first_step_unlearned_nothing() {
     assert_eq!((&summary["nothing_unlearned"], &summary["capped_share"]), (&true.into(), &1.0.into()));
     assert_eq!(summary["steps"], 2, "`--early-stop 1` stops");
 }
+
+#[test]
+fn a_gguf_export_answers_as_the_adapter_does() {
+    let dir = Dir::with_model();
+    dir.done(&train("--steps 5 --out a --targets all-linear"));
+    let ask = |more: &str| {
+        let answer = dir.done(&format!("chat --prompt how-0? --greedy --max-new-tokens 12 --json {more}"));
+        json_lines(&answer)[0]["response"].clone()
+    };
+    let adapted = ask("--model model --adapter a/adapter");
+    dir.done("export --model model --adapter a/adapter --out new/hardened.gguf --format gguf");
+    assert_eq!(ask("--model new/hardened.gguf"), adapted);
+    dir.done("export --model model --adapter a/adapter --out new/lora.gguf --format gguf --adapter-only");
+    assert_eq!(ask("--model model --adapter new/lora.gguf"), adapted);
+    dir.done("export --model model --out new/base.gguf --format gguf");
+    assert_eq!(ask("--model new/base.gguf --adapter new/lora.gguf"), adapted);
+    assert_eq!(ask("--model new/base.gguf"), ask("--model model"));
+    dir.done("export --model model --adapter a/adapter --out new/small.gguf --format gguf --dtype q4_k_m");
+    assert!(dir.read("new/small.gguf").len() < dir.read("new/hardened.gguf").len() / 2);
+    let bytes = dir.read("new/small.gguf");
+    dir.done("export --model model --adapter a/adapter --out new/small.gguf --format gguf --dtype q4_k_m --force");
+    assert!(bytes == dir.read("new/small.gguf"), "other bytes the second time");
+    let export = "export --model model --adapter a/adapter";
+    insta::assert_snapshot!(dir.refused(&format!("{export} --out new/small.gguf --format gguf")), @r"
+    exit 2
+    error: --out: new/small.gguf is there already
+    hint: name another one, or write over it by --force
+    ");
+    insta::assert_snapshot!(dir.refused(&format!("{export} --out new --format gguf")), @r"
+    exit 2
+    error: --out: new is a directory
+    hint: GGUF is one file: --out new/hardened.gguf
+    ");
+    insta::assert_snapshot!(dir.refused(&format!("{export} --out q --dtype q8_0")), @r"
+    exit 2
+    error: --dtype: q8_0 is a type of GGUF files
+    hint: add --format gguf, or choose f32, f16 or bf16
+    ");
+}

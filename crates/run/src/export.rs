@@ -1,6 +1,7 @@
 //! `eraser export`: a hardened model as files that other tools load. In: model, adapter; out: a Hugging Face directory
-//! with the adapter merged into the weights, or a PEFT directory. Invariant: what is copied from the source is what the
-//! source's own tools wrote; only the weights and their type differ.
+//! or a GGUF file with the adapter merged into the weights, or the adapter alone, as a PEFT directory or a GGUF file.
+//! Invariant: in a directory, what is copied from the source is what the source's own tools wrote; only the weights and
+//! their type differ.
 
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
@@ -10,7 +11,7 @@ use candle_core::DType;
 use eraser_data::files::write_atomic;
 use eraser_model::error::PathContext as _;
 use eraser_model::weights::save_safetensors;
-use eraser_model::{Adapter, Error, Model, Result};
+use eraser_model::{Adapter, Error, GgufParts, GgufType, Model, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,30 @@ pub enum ExportKind {
     Merged(DType),
     /// The PEFT adapter alone.
     Adapter,
+    /// A GGUF file with the adapter merged into weights of this type.
+    Gguf(GgufType),
+    /// The adapter alone, as a GGUF file.
+    GgufAdapter,
+}
+
+impl ExportKind {
+    /// What is written, in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Merged(_) => "merged",
+            Self::Adapter => "adapter",
+            Self::Gguf(_) => "gguf",
+            Self::GgufAdapter => "gguf adapter",
+        }
+    }
+
+    fn is_file(self) -> bool {
+        matches!(self, Self::Gguf(_) | Self::GgufAdapter)
+    }
+
+    fn is_merged(self) -> bool {
+        matches!(self, Self::Merged(_) | Self::Gguf(_))
+    }
 }
 
 /// What is exported, and where to.
@@ -41,41 +66,83 @@ pub enum ExportKind {
 pub struct ExportPlan {
     /// The base model; in full precision on the CPU, whatever it is trained and run on.
     pub model: ModelPlan,
-    /// The directory of the adapter.
-    pub adapter: PathBuf,
-    /// The directory that is written.
+    /// The adapter; without one the model is written as it is.
+    pub adapter: Option<PathBuf>,
+    /// The directory or file that is written.
     pub out: PathBuf,
     /// What is written.
     pub kind: ExportKind,
-    /// Writes into a directory that is not empty.
+    /// Writes into a directory that is not empty, or over a file.
     pub force: bool,
 }
 
 /// Writes the export. `problems` are those found so far.
 ///
 /// # Errors
-/// An adapter that is not there; an output directory that holds something; files that cannot be written.
+/// An adapter that is not there; an output that is there already; a model that the format has no place for; files that
+/// cannot be written.
 pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) -> Outcome {
-    if !plan.adapter.is_dir() {
-        let error = Error::request(format!("--adapter: {} is not a directory", plan.adapter.display()));
-        problems.push(error.hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"));
+    match &plan.adapter {
+        Some(path) => {
+            if let Err(e) = Adapter::check_path(path) {
+                problems.push(e.context("--adapter"));
+            }
+        }
+        None if !plan.kind.is_merged() => problems.push(Error::request("--adapter-only: no adapter is named")),
+        None => {}
     }
-    let occupied = std::fs::read_dir(&plan.out).is_ok_and(|mut entries| entries.next().is_some());
-    if !plan.force && (occupied || plan.out.is_file()) {
-        let error = Error::request(format!("--out: {} is not an empty directory", plan.out.display()));
-        problems.push(error.hint("name another one, or write into it by --force"));
+    if let Err(e) = check_out(plan) {
+        problems.push(e.context("--out"));
     }
     problems.finish(Some(()))?;
 
     let mut model = plan.model.load(&Assets::InCache, watch)?;
-    let adapter = Adapter::load(&plan.adapter, &model.config, model.decoder.device())?;
-    std::fs::create_dir_all(&plan.out).at(&plan.out)?;
-    match plan.kind {
-        ExportKind::Adapter => adapter.save(&plan.out, &model.name)?,
-        ExportKind::Merged(dtype) => {
-            model.decoder.merge(&adapter)?;
+    let adapter = plan.adapter.as_ref().map(|path| Adapter::load(path, &model.config, model.decoder.device()));
+    let adapter = adapter.transpose()?;
+    let dir = if plan.kind.is_file() { plan.out.parent().unwrap_or(Path::new("")) } else { &plan.out };
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    std::fs::create_dir_all(dir).at(dir)?;
+    if let ExportKind::Gguf(_) = plan.kind {
+        GgufParts::of(&model).check(dir)?;
+    }
+    match (plan.kind, &adapter) {
+        (ExportKind::Adapter, Some(adapter)) => adapter.save(&plan.out, &model.name)?,
+        (ExportKind::GgufAdapter, Some(adapter)) => {
+            adapter.save_gguf(&plan.out, &model.config, GgufParts::of(&model).name)?;
+        }
+        (ExportKind::Merged(dtype), adapter) => {
+            adapter.iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
             write_merged(&model, &plan.out, dtype, plan.model.chat_template.is_some())?;
         }
+        (ExportKind::Gguf(kind), adapter) => {
+            adapter.iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
+            GgufParts::of(&model).save(&plan.out, kind)?;
+        }
+        // It was refused above.
+        (ExportKind::Adapter | ExportKind::GgufAdapter, None) => {}
+    }
+    Ok(())
+}
+
+/// An error if what is to be written is there, or is no file where a file is written.
+fn check_out(plan: &ExportPlan) -> Result<()> {
+    let out = &plan.out;
+    if plan.kind.is_file() {
+        if out.is_dir() {
+            let file = out.join("hardened.gguf");
+            return Err(Error::request(format!("{} is a directory", out.display()))
+                .hint(format!("GGUF is one file: --out {}", file.display())));
+        }
+        if out.exists() && !plan.force {
+            return Err(Error::request(format!("{} is there already", out.display()))
+                .hint("name another one, or write over it by --force"));
+        }
+        return Ok(());
+    }
+    let occupied = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if !plan.force && (occupied || out.is_file()) {
+        return Err(Error::request(format!("{} is not an empty directory", out.display()))
+            .hint("name another one, or write into it by --force"));
     }
     Ok(())
 }

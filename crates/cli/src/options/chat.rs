@@ -2,7 +2,7 @@
 
 use super::model::ModelArgs;
 use clap::{Args, ValueHint};
-use eraser_model::Error;
+use eraser_model::{Adapter, Error};
 use eraser_run::Problems;
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// PEFT adapter
+    /// Adapter: a PEFT directory, or a GGUF file
     #[arg(long, short = 'a', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) adapter: Option<PathBuf>,
     /// Answer without the adapter, then with it
@@ -74,9 +74,8 @@ impl ChatArgs {
         need("top-p", s.top_p > 0.0 && s.top_p <= 1.0, "above 0 and at most 1");
         let penalty = s.repetition_penalty;
         need("repetition-penalty", penalty.is_finite() && penalty > 0.0, "a positive number");
-        if let Some(dir) = self.adapter.as_deref().filter(|dir| !dir.is_dir()) {
-            let error = Error::request(format!("--adapter: {} is not a directory", dir.display()));
-            problems.push(error.hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"));
+        if let Some(Err(e)) = self.adapter.as_deref().map(Adapter::check_path) {
+            problems.push(e.context("--adapter"));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::model::ModelArgs;
 use clap::{Args, ValueHint};
-use eraser_model::{Error, Result};
+use eraser_model::{Adapter, Error, Result};
 use eraser_run::Problems;
 use eraser_serve::Limits;
 use std::net::{IpAddr, ToSocketAddrs as _};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// PEFT adapter, served beside the base model under NAME [default name: hardened]
+    /// Adapter, a PEFT directory or a GGUF file, served beside the base model under NAME [default name: hardened]
     #[arg(long = "adapter", short = 'a', value_name = "[NAME=]DIR", value_hint = ValueHint::DirPath)]
     pub(crate) adapters: Vec<String>,
     /// Name of the base model [default: the last part of --model]
@@ -107,10 +107,8 @@ impl ServeArgs {
                 problems.push(error.hint("give each a name: --adapter NAME=DIR"));
             }
             names.push(name);
-            if !dir.is_dir() {
-                let error = Error::request(format!("--adapter: {} is not a directory", dir.display()));
-                problems
-                    .push(error.hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"));
+            if let Err(e) = Adapter::check_path(dir) {
+                problems.push(e.context("--adapter"));
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::options::export::ExportArgs;
 use crate::output;
 use crate::progress::Terminal;
-use eraser_run::{ExportKind, Outcome, Problems};
+use eraser_run::{Outcome, Problems};
 use serde_json::json;
 
 /// Writes the export and says what it holds.
@@ -12,8 +12,7 @@ pub(crate) fn export(args: &ExportArgs, json: bool) -> Outcome {
     let plan = args.plan(&mut problems);
     eraser_run::export(&plan, problems, &mut Terminal::default())?;
     if json {
-        let kind = if plan.kind == ExportKind::Adapter { "adapter" } else { "merged" };
-        output::json(&json!({"out": plan.out, "kind": kind}))?;
+        output::json(&json!({"out": plan.out, "kind": plan.kind.name()}))?;
     } else {
         output::line(&plan.out.display().to_string())?;
     }
