@@ -1,8 +1,9 @@
-//! How byte-level vocabularies split text into words, by llama.cpp's names (`tokenizer.ggml.pre`). Invariant: reading and
-//! writing GGUF files use this one table, so a name stands for the same words both ways.
+//! How byte-level vocabularies split text into words, by llama.cpp's names (`tokenizer.ggml.pre`). Invariant: reading
+//! and writing GGUF files use this one table, so a name stands for the same words both ways.
 
 use crate::{Error, Result};
 use serde_json::Value;
+use std::borrow::Cow;
 use tokenizers::SplitDelimiterBehavior;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -17,8 +18,8 @@ enum Words {
     Gpt2,
     /// The same, after every digit was made a word.
     Gpt2Digits,
-    /// A pattern of its own.
-    Pattern(&'static str),
+    /// A pattern of its own, in pieces.
+    Pattern(&'static [&'static str]),
 }
 
 /// A way to split text, and what else a name of llama.cpp stands for.
@@ -33,59 +34,38 @@ pub(crate) struct PreTokenizer {
     pub(crate) nfc: bool,
 }
 
+/// Llama 3's pattern, which has three digits in one word; Qwen2's has one.
+const LLAMA3: &[&str] = &[CONTRACTIONS, r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}", REST];
+const QWEN2: &[&str] = &[CONTRACTIONS, r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}", REST];
+/// Mistral's, which splits words where capitals begin, and GPT-4o's, with contractions.
+const TEKKEN: &[&str] = &[BEFORE, CAPITALS_SMALL, "|", BEFORE, CAPITALS, "|", r"\p{N}", REST_WITH_PATHS];
+const GPT4O: &[&str] =
+    &[BEFORE, CAPITALS_SMALL, CONTRACTIONS, "?|", BEFORE, CAPITALS, CONTRACTIONS, "?|", r"\p{N}{1,3}", REST_WITH_PATHS];
+const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
+const BEFORE: &str = r"[^\r\n\p{L}\p{N}]?";
+const CAPITALS_SMALL: &str = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+";
+const CAPITALS: &str = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*";
+const REST: &str = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const REST_WITH_PATHS: &str = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// Every way. The patterns are those of the models' own tokenizer.json.
 const ALL: [PreTokenizer; 7] = [
-    PreTokenizer { names: &["gpt-2", "default"], words: Words::Gpt2, whole_words: false, nfc: false },
+    pre(&["gpt-2", "default"], Words::Gpt2, false),
     // Files of Granite have the second name, and the same words.
-    PreTokenizer { names: &["smollm", "refact"], words: Words::Gpt2Digits, whole_words: false, nfc: false },
-    PreTokenizer {
-        names: &["llama-bpe", "llama3", "llama-v3"],
-        words: Words::Pattern(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ),
-        whole_words: true,
-        nfc: false,
-    },
+    pre(&["smollm", "refact"], Words::Gpt2Digits, false),
+    pre(&["llama-bpe", "llama3", "llama-v3"], Words::Pattern(LLAMA3), true),
     // OLMo 2 and 3, Phi-4.
-    PreTokenizer {
-        names: &["dbrx"],
-        words: Words::Pattern(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ),
-        whole_words: false,
-        nfc: false,
-    },
-    PreTokenizer {
-        names: &["qwen2", "deepseek-r1-qwen"],
-        words: Words::Pattern(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ),
-        whole_words: false,
-        nfc: true,
-    },
+    pre(&["dbrx"], Words::Pattern(LLAMA3), false),
+    PreTokenizer { nfc: true, ..pre(&["qwen2", "deepseek-r1-qwen"], Words::Pattern(QWEN2), false) },
     // Mistral Nemo and what came after it.
-    PreTokenizer {
-        names: &["tekken"],
-        words: Words::Pattern(concat!(
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
-            r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        )),
-        whole_words: true,
-        nfc: false,
-    },
+    pre(&["tekken"], Words::Pattern(TEKKEN), true),
     // Phi-4-mini.
-    PreTokenizer {
-        names: &["gpt-4o"],
-        words: Words::Pattern(concat!(
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        )),
-        whole_words: false,
-        nfc: false,
-    },
+    pre(&["gpt-4o"], Words::Pattern(GPT4O), false),
 ];
+
+const fn pre(names: &'static [&'static str], words: Words, whole_words: bool) -> PreTokenizer {
+    PreTokenizer { names, words, whole_words, nfc: false }
+}
 
 impl PreTokenizer {
     /// The way that has this name.
@@ -125,7 +105,7 @@ impl PreTokenizer {
             Words::Gpt2 => vec![bytes(true).into()],
             Words::Gpt2Digits => vec![Digits::new(true).into(), bytes(true).into()],
             Words::Pattern(pattern) => {
-                let pattern = SplitPattern::Regex(pattern.to_owned());
+                let pattern = SplitPattern::Regex(pattern.concat());
                 let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(Error::failed)?;
                 vec![split.into(), bytes(false).into()]
             }
@@ -139,7 +119,7 @@ impl PreTokenizer {
 enum Step<'a> {
     Digits,
     Bytes { pattern: bool },
-    Split(&'a str),
+    Split(Cow<'a, str>),
 }
 
 impl Words {
@@ -147,7 +127,7 @@ impl Words {
         match self {
             Self::Gpt2 => vec![Step::Bytes { pattern: true }],
             Self::Gpt2Digits => vec![Step::Digits, Step::Bytes { pattern: true }],
-            Self::Pattern(pattern) => vec![Step::Split(pattern), Step::Bytes { pattern: false }],
+            Self::Pattern(pattern) => vec![Step::Split(pattern.concat().into()), Step::Bytes { pattern: false }],
         }
     }
 }
@@ -164,7 +144,7 @@ fn steps(value: &Value) -> Option<Vec<Step<'_>>> {
         }
         "Digits" if value["individual_digits"] == true => vec![Step::Digits],
         "Split" if value["behavior"] == "Isolated" && value["invert"] == false => {
-            vec![Step::Split(value["pattern"]["Regex"].as_str()?)]
+            vec![Step::Split(value["pattern"]["Regex"].as_str()?.into())]
         }
         _ => return None,
     })

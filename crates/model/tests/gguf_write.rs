@@ -1,5 +1,5 @@
-//! GGUF files that are written, against those that llama.cpp's converter writes (recorded by tests/fixtures/gguf.py), and
-//! against the checkpoints that they are written from.
+//! GGUF files that are written, against those that llama.cpp's converter writes (recorded by tests/fixtures/gguf.py),
+//! and against the checkpoints that they are written from.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -264,11 +264,31 @@ fn refuse(keys: Keys<'_>, spec: &Spec) -> Result<()> {
 }
 
 fn refuse_quantised(keys: Keys<'_>) -> Result<()> {
-    if keys.get("quantization_config").is_some() {
-        return Err(Error::request("`quantization_config`: quantised safetensors are not supported")
-            .hint("use the model's f16, bf16 or f32 weights, or a GGUF file"));
-    }
-    Ok(())
+    let Some(config) = keys.get("quantization_config") else { return Ok(()) };
+    let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
+    let method = text("quant_method").unwrap_or("without a quant_method");
+    // 8-bit floats are expanded as they are read; what is rounded besides weights is not rounded here.
+    let kind = match (method, text("format")) {
+        ("fp8", _) | ("compressed-tensors", Some("float-quantized" | "naive-quantized")) => return Ok(()),
+        ("bitsandbytes", _) => match config.get("load_in_8bit").and_then(serde_json::Value::as_bool) {
+            Some(true) => "bitsandbytes, 8 bits",
+            _ => "bitsandbytes, 4 bits",
+        }
+        .to_owned(),
+        (method, Some(format)) => format!("{method}, {format}"),
+        (method, None) => method.to_owned(),
+    };
+    let error = Error::request(format!("`quantization_config`: safetensors quantised by {kind} are not supported"));
+    let error = match method {
+        "gptq" | "awq" | "compressed-tensors" | "auto-round" => error.hint(
+            "the repository without the suffix (-GPTQ, -AWQ, -Int4, -w4a16) has the weights that it was made from",
+        ),
+        "bitsandbytes" => {
+            error.hint("load the repository that `base_model` names; --base-dtype as-stored holds few bits")
+        }
+        _ => error,
+    };
+    Err(error.hint("use the model's f16, bf16, f32 or FP8 weights, or a GGUF file (Q4_K_M takes as much memory)"))
 }
 
 /// The rotation; the rotation of layers with a window, where it differs; and the part of a head that is rotated.

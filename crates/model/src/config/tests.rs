@@ -429,3 +429,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn quantised_safetensors_are_refused_by_the_name_of_their_method() {
+    let told = |config: serde_json::Value| {
+        let base = json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "vocab_size": 8, "quantization_config": config,
+        });
+        ModelConfig::from_hf_json(&base).map_err(|e| (e.to_string(), e.hints().len()))
+    };
+    for (config, name) in [
+        (json!({"quant_method": "gptq", "bits": 4}), "quantised by gptq"),
+        (json!({"quant_method": "awq", "bits": 4}), "quantised by awq"),
+        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), "bitsandbytes, 4 bits"),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized"}),
+            "compressed-tensors, pack-quantized",
+        ),
+        (json!({"quant_method": "mxfp4"}), "quantised by mxfp4"),
+        (json!({"bits": 4}), "without a quant_method"),
+    ] {
+        let (error, hints) = told(config).unwrap_err();
+        assert!(error.contains(name) && hints > 0, "{error}");
+    }
+    assert!(told(json!({"quant_method": "fp8", "weight_block_size": [128, 128]})).is_ok());
+    assert!(told(json!({"quant_method": "compressed-tensors", "format": "float-quantized"})).is_ok());
+}

@@ -1,7 +1,7 @@
 //! The safetensors of a Hugging Face model directory: one file, or shards with an index. Invariant: every tensor that
 //! the index names was found in its shard, inside the directory, when the directory was opened.
 
-use super::{TensorSource, check_shape, decode, from_f32, missing};
+use super::{TensorSource, check_shape, decode, fp8, from_f32, missing};
 use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored, gguf::TensorType};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -20,6 +20,10 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Far more than the index of any published model.
 const MAX_INDEX: u64 = 64 << 20;
+
+/// Ends of names of tensors that nothing reads: frequencies of the rotation, which old files have and the configuration
+/// says, and scales by which other programs round activations and caches.
+const PASSED_OVER: [&str; 5] = ["inv_freq", ".input_scale", ".output_scale", ".k_scale", ".v_scale"];
 
 /// The memory-mapped safetensors of a directory.
 #[derive(Debug)]
@@ -148,12 +152,13 @@ impl HfDirectory {
     }
 
     /// Tensors of decoder layers that nothing has read. Those of other parts, as of a vision tower, are none, and
-    /// neither are the frequencies of the rotation, which old files have and the configuration says.
+    /// neither are those that are passed over.
     pub(crate) fn unread(&self) -> impl Iterator<Item = &str> {
         let of_layer = |name: &str| {
             let rest = ["model.language_model.", "language_model.model.", "model."];
             let rest = rest.iter().find_map(|prefix| name.strip_prefix(prefix));
-            rest.is_some_and(|rest| rest.starts_with("layers.")) && !name.ends_with("inv_freq")
+            let passed = PASSED_OVER.iter().any(|end| name.ends_with(end));
+            rest.is_some_and(|rest| rest.starts_with("layers.")) && !passed
         };
         let unread = move |(name, entry): &(&String, &Entry)| of_layer(name) && !entry.read.load(Ordering::Relaxed);
         self.tensors.iter().filter(unread).map(|(name, _)| name.as_str())
@@ -162,6 +167,22 @@ impl HfDirectory {
     /// Gives the memory of what was read from the files back.
     pub(crate) fn release(&self) {
         self.shards.iter().for_each(|shard| eraser_ops::mmap::release(&shard.map));
+    }
+
+    /// A matrix of 8-bit floats, with its scales: `weight_scale_inv` in the checkpoints of DeepSeek and Qwen,
+    /// `weight_scale` in those of compressed-tensors. Both multiply.
+    fn expand(&self, name: &str, bytes: &[u8], shape: &[usize]) -> Result<Vec<f32>> {
+        let at = |e: Error| e.context(format_args!("{}: tensor `{name}`", self.dir.display()));
+        let &[rows, cols] = shape else { return Err(at(Error::request("8-bit floats that are not a matrix"))) };
+        let names = ["_scale_inv", "_scale"].map(|end| format!("{name}{end}"));
+        let Some((scale, entry)) = names.iter().find_map(|scale| Some((scale, self.find(scale)?))) else {
+            return Err(at(Error::request(format!(
+                "it has 8-bit floats without a `{name}_scale_inv` or `{name}_scale`"
+            )))
+            .hint("the checkpoint is incomplete, or of a kind of FP8 that is not supported"));
+        };
+        let scales = self.tensor(scale, &entry.shape, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?;
+        fp8::expand(bytes, [rows, cols], &scales, &entry.shape).map_err(at)
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
@@ -184,10 +205,11 @@ impl TensorSource for HfDirectory {
             (Dtype::F32, _) => decode(bytes, f32::from_le_bytes),
             (Dtype::BF16, _) => decode(bytes, |b| bf16::from_le_bytes(b).to_f32()),
             (Dtype::F16, _) => decode(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            (Dtype::F8_E4M3, _) => self.expand(name, bytes, shape)?,
             (other, _) => {
                 let path = path.display();
                 return Err(Error::request(format!(
-                    "{path}: tensor `{name}` has type {other:?}, not F32, F16 or BF16"
+                    "{path}: tensor `{name}` has type {other:?}, not F32, F16, BF16 or F8_E4M3"
                 ))
                 .hint("quantised weights are supported as GGUF files only"));
             }

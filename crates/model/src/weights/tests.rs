@@ -208,3 +208,30 @@ proptest! {
         let _ = open_bytes(&bytes[..cut.index(bytes.len())]);
     }
 }
+
+#[test]
+fn eight_bit_floats_come_expanded_by_their_scales() {
+    use safetensors::{Dtype, tensor::TensorView};
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = vec![0x38, 0xb8, 0x40, 0x00, 0x08, 0x7e];
+    let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let (one, rows) = (floats(&[0.5]), floats(&[1.0, 2.0]));
+    let matrix = TensorView::new(Dtype::F8_E4M3, vec![2, 3], &bytes).unwrap();
+    let name = |layer: usize, end: &str| format!("model.layers.{layer}.mlp.up_proj.weight{end}");
+    let tensors = [
+        (name(0, ""), matrix.clone()),
+        (name(0, "_scale_inv"), TensorView::new(Dtype::F32, vec![1, 1], &one).unwrap()),
+        (name(1, ""), matrix.clone()),
+        (name(1, "_scale"), TensorView::new(Dtype::F32, vec![2, 1], &rows).unwrap()),
+        (name(2, ""), matrix),
+        ("model.layers.0.mlp.up_proj.input_scale".to_owned(), TensorView::new(Dtype::F32, vec![1], &one).unwrap()),
+    ];
+    safetensors::serialize_to_file(tensors, None, &dir.path().join("model.safetensors")).unwrap();
+    let source = HfDirectory::open(dir.path()).unwrap();
+    let read = |layer: usize| source.tensor(&name(layer, ""), &[2, 3], DType::F32, CPU);
+    assert_eq!(flat(&read(0).unwrap()), [0.5, -0.5, 1.0, 0.0, 0.015_625 / 2.0, 224.0]);
+    assert_eq!(flat(&read(1).unwrap()), [1.0, -1.0, 2.0, 0.0, 0.031_25, 896.0]);
+    let error = read(2).unwrap_err();
+    assert!(error.to_string().contains("without a `model.layers.2.mlp.up_proj.weight_scale_inv`"), "{error}");
+    assert_eq!(source.unread().count(), 0, "scales are read with their matrix, those of activations never");
+}
