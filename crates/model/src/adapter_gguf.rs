@@ -44,12 +44,14 @@ pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], config: &LoraConfig
     writer.finish()
 }
 
-/// What a file holds, as a PEFT directory would: the settings, and tensors under the path of their module and whether
-/// they are B.
+/// A tensor under the path of its module, and whether it is B; its shape and values.
+pub(crate) type Half = ((String, bool), Vec<usize>, Vec<f32>);
+
+/// What a file holds, as a PEFT directory would: the settings, and the tensors.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) config: LoraConfig,
-    pub(crate) tensors: Vec<((String, bool), Vec<usize>, Vec<f32>)>,
+    pub(crate) tensors: Vec<Half>,
 }
 
 /// Reads a file that [`write`] or llama.cpp's `convert_lora_to_gguf.py` wrote, for a model.

@@ -29,6 +29,9 @@ pub struct GgufParts<'a> {
     pub template: Option<&'a str>,
 }
 
+/// A weight under its name in the checkpoint, and the type in which it is written.
+type Weight = (String, Tensor, TensorType);
+
 impl<'a> GgufParts<'a> {
     /// Those of a model, under the last part of its name.
     pub fn of(model: &'a Model) -> Self {
@@ -72,7 +75,7 @@ impl<'a> GgufParts<'a> {
     }
 
     /// The file with everything but its weights, and the weights under their names in the checkpoint.
-    fn begin(&self, path: &Path, kind: GgufType) -> Result<(GgufWriter, Vec<(String, Tensor, TensorType)>)> {
+    fn begin(&self, path: &Path, kind: GgufType) -> Result<(GgufWriter, Vec<Weight>)> {
         let factors = self.config.gguf_factors();
         let mut planned: Vec<Planned> = factors
             .iter()

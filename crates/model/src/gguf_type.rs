@@ -91,7 +91,7 @@ impl GgufType {
     }
 }
 
-/// The mixture Q4_K_M: values and the down projections of some layers have 6 bits.
+/// The mixture `Q4_K_M`: values and the down projections of some layers have 6 bits.
 fn mixed(name: &str, config: &ModelConfig) -> TensorType {
     let parts = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     let Some((Ok(layer), module)) = parts.map(|(layer, module)| (layer.parse::<usize>(), module)) else {

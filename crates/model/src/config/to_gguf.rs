@@ -78,7 +78,7 @@ impl ModelConfig {
                 // A frequency that is divided by the factor itself gets exactly this, without the rounding of two
                 // divisions.
                 let divided = |plain: &f32, scaled: &f32| {
-                    if *scaled == plain / factor { *factor } else { plain / scaled }
+                    if scaled.to_bits() == (plain / factor).to_bits() { *factor } else { plain / scaled }
                 };
                 vec![(FACTORS, plain.iter().zip(&scaled).map(|(plain, scaled)| divided(plain, scaled)).collect())]
             }

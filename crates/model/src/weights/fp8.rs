@@ -4,7 +4,7 @@
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Rows and columns that share a scale, in the checkpoints of DeepSeek and Qwen.
+/// Rows and columns that share a scale, in the checkpoints of `DeepSeek` and Qwen.
 const BLOCK: usize = 128;
 
 /// The value of a byte: a sign, four bits of exponent and three of mantissa; without infinities, and with one NaN.
@@ -53,7 +53,7 @@ mod tests {
     fn bytes_are_the_values_that_torch_gives_them() {
         let known = [(0x00, 0.0), (0x01, 0.001_953_125), (0x07, 0.013_671_875), (0x08, 0.015_625), (0x38, 1.0)];
         for (byte, expected) in known.into_iter().chain([(0x39, 1.125), (0x7e, 448.0), (0xb8, -1.0), (0xfe, -448.0)]) {
-            assert_eq!(value(byte), expected, "{byte:#x}");
+            assert_eq!(value(byte).to_bits(), f32::to_bits(expected), "{byte:#x}");
         }
         assert!(value(0x7f).is_nan() && value(0xff).is_nan());
         let finite: f64 = (0..=255).map(value).filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).sum();
@@ -66,7 +66,7 @@ mod tests {
         let scales: Vec<f32> = (1..=6).map(|i| i as f32).collect();
         let blocks = expand(&one, [200, 300], &scales, &[2, 3]).unwrap();
         for (row, col, expected) in [(0, 0, 1.0), (127, 128, 2.0), (0, 299, 3.0), (128, 127, 4.0), (199, 299, 6.0)] {
-            assert_eq!(blocks[row * 300 + col], expected, "{row}, {col}");
+            assert_eq!(blocks[row * 300 + col].to_bits(), f32::to_bits(expected), "{row}, {col}");
         }
         let rows = expand(&[0x38; 6], [3, 2], &[1.0, 2.0, 3.0], &[3, 1]).unwrap();
         assert_eq!(rows, [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);

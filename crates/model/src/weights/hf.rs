@@ -169,7 +169,7 @@ impl HfDirectory {
         self.shards.iter().for_each(|shard| eraser_ops::mmap::release(&shard.map));
     }
 
-    /// A matrix of 8-bit floats, with its scales: `weight_scale_inv` in the checkpoints of DeepSeek and Qwen,
+    /// A matrix of 8-bit floats, with its scales: `weight_scale_inv` in those of `DeepSeek` and Qwen,
     /// `weight_scale` in those of compressed-tensors. Both multiply.
     fn expand(&self, name: &str, bytes: &[u8], shape: &[usize]) -> Result<Vec<f32>> {
         let at = |e: Error| e.context(format_args!("{}: tensor `{name}`", self.dir.display()));

@@ -69,7 +69,7 @@ pub(super) const GEMMA2: Spec = Spec {
         }
         gguf_windows(config, file, 2)
     },
-    write_gguf: write_gguf,
+    write_gguf,
 };
 
 pub(super) const GEMMA3: Spec = Spec {
@@ -118,7 +118,7 @@ pub(super) const GEMMA3: Spec = Spec {
         }
         gguf_windows(config, file, 6)
     },
-    write_gguf: write_gguf,
+    write_gguf,
 };
 
 /// The file has no scale of scores and, in Gemma 2 and 3, no list of layers with a window: both are in llama.cpp's code.
@@ -126,7 +126,9 @@ fn write_gguf(config: &ModelConfig, out: &mut Writer<'_>) {
     let caps =
         [("attn_logit_softcapping", config.layer.attention_cap), ("final_logit_softcapping", config.layer.logit_cap)];
     for (key, cap) in caps {
-        cap.into_iter().for_each(|cap| out.number(key, cap));
+        if let Some(cap) = cap {
+            out.number(key, cap);
+        }
     }
     out.window(config);
     if let Some(rope) = &config.layer.window_rope {

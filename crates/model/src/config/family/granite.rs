@@ -71,7 +71,9 @@ pub(super) const SPEC: Spec = Spec {
             ("logits_scaling", layer.logit_multiplier.map(|x| 1.0 / x)),
         ];
         for (key, constant) in constants {
-            constant.into_iter().for_each(|x| out.number(key, x));
+            if let Some(x) = constant {
+                out.number(key, x);
+            }
         }
     },
 };
