@@ -1,5 +1,5 @@
-//! A method of one's own, without a change to the workspace: gradient difference. With `NLL` the mean negative
-//! log-likelihood of answers, it minimises `-NLL(harm) + NLL(help)`.
+//! A method of one's own, without a change to the workspace: unlearning up to a threshold beside ordinary training. With
+//! `NLL` the mean negative log-likelihood of answers, it minimises `max(0, gamma - NLL(harm)) + NLL(help)`.
 //!
 //!     cargo run --release --example method
 
@@ -16,12 +16,12 @@ use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, TrainO
 fn terms(settings: &TermSettings) -> Vec<Term> {
     let term = |set: SetName, loss, weight| Term::new(set.name(), set, loss, weight);
     vec![
-        term(SetName::Harm, Loss::Ascent, settings.harm_weight),
+        term(SetName::Harm, Loss::Hinge, settings.harm_weight),
         term(SetName::Help, Loss::CrossEntropy, settings.help_weight),
     ]
 }
 
-const GRAD_DIFF: Method = Method { name: "grad-diff", lr: 1e-5, terms };
+const HINGE_SFT: Method = Method { name: "hinge-sft", source: "this example", lr: 1e-3, beta: None, terms };
 
 /// Prints every tenth step.
 struct Steps;
@@ -49,8 +49,8 @@ fn main() -> std::result::Result<(), Failure> {
         |name: &str| -> Result<_> { read_set(&Assets::InCache.locate(format!("builtin/sets/{name}.jsonl").as_ref())?) };
     let sets = Sets::from_iter([(SetName::Harm, set("harm")?), (SetName::Help, set("help")?)]);
     let options =
-        TrainOptions { method: GRAD_DIFF, steps: Some(30), lr: 1e-3, grad_accum: 1, ..TrainOptions::default() };
-    let dir = std::env::temp_dir().join("eraser-grad-diff");
+        TrainOptions { method: HINGE_SFT, steps: Some(30), lr: 1e-3, grad_accum: 1, ..TrainOptions::default() };
+    let dir = std::env::temp_dir().join("eraser-hinge-sft");
     std::fs::create_dir_all(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
     let summary = train(&model, &sets, &options, &dir, &dir.join("states.bin"), false, &mut Steps)?;
     println!("{} after {} steps", dir.join("adapter").display(), summary.steps);
