@@ -4,8 +4,7 @@
 
 use crate::config::{ModelConfig, Spec};
 use crate::gguf::{Field, GgufFile, GgufWriter, Planned, TensorType, dequantize};
-use crate::gguf_model::{floats, general};
-use crate::gguf_type::{GgufType, encode};
+use crate::gguf_type::{GgufType, encode, floats, general};
 use crate::lora_config::{LoraConfig, Module};
 use crate::weights::{gguf_name, half_split_rows, is_interleaved, to_gguf};
 use crate::{Error, Result};

@@ -5,13 +5,13 @@
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::PathContext;
-use crate::gguf::{Field, Fields, GgufFile, GgufWriter, Planned, TensorType};
-use crate::gguf_type::{GgufType, encode};
+use crate::gguf::{Field, GgufFile, GgufWriter, Planned, TensorType};
+use crate::gguf_type::{GgufType, encode, floats, general};
 use crate::load::Model;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{gguf_name, to_gguf};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use std::path::Path;
 
 /// What a file is made of.
@@ -123,23 +123,6 @@ impl<'a> GgufParts<'a> {
             Err(e) => Err(lost("config.json").hint(e)),
         }
     }
-}
-
-/// Metadata that every file has.
-pub(crate) fn general(name: &str, what: &str, kind: GgufType) -> Fields {
-    let all = [
-        ("general.type", Field::String(what.to_owned())),
-        ("general.name", Field::String(name.to_owned())),
-        ("general.file_type", Field::U32(kind.number())),
-        // Of the layout of quantised blocks.
-        ("general.quantization_version", Field::U32(2)),
-    ];
-    all.into_iter().map(|(key, field)| (key.to_owned(), field)).collect()
-}
-
-/// The values of a tensor, whatever it is held in.
-pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 fn unnamed() -> Error {

@@ -3,10 +3,10 @@
 //! (docs/decisions.md), and a row is never cut.
 
 use crate::config::{Family, ModelConfig};
-use crate::gguf::TensorType;
+use crate::gguf::{Field, Fields, TensorType};
 use crate::{Error, Result};
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -161,6 +161,23 @@ fn each<const B: usize>(values: &[f32], convert: impl Fn(f32) -> [u8; B] + Sync)
         }
     });
     bytes
+}
+
+/// Metadata that every file has.
+pub(crate) fn general(name: &str, what: &str, kind: GgufType) -> Fields {
+    let all = [
+        ("general.type", Field::String(what.to_owned())),
+        ("general.name", Field::String(name.to_owned())),
+        ("general.file_type", Field::U32(kind.number())),
+        // Of the layout of quantised blocks.
+        ("general.quantization_version", Field::U32(2)),
+    ];
+    all.into_iter().map(|(key, field)| (key.to_owned(), field)).collect()
+}
+
+/// The values of a tensor, whatever it is held in.
+pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 #[cfg(test)]
