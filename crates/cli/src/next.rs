@@ -3,7 +3,7 @@
 
 use crate::progress::note;
 use eraser_model::{BaseDtype, Compute, DeviceName};
-use eraser_run::plan::ModelPlan;
+use eraser_run::plan::{ModelPlan, template_variable};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -28,8 +28,17 @@ impl Command {
         if model.compute != Compute::default() {
             command = command.option("compute", &model.compute.to_string());
         }
-        match &model.chat_template {
-            Some(template) => command.path("chat-template", template),
+        if let Some(template) = &model.chat_template {
+            command = command.path("chat-template", template);
+        }
+        for (name, value) in &model.template_vars {
+            command = command.option("template-var", &template_variable(name, value));
+        }
+        if let Some(end) = &model.think_end {
+            command = command.option("think-end", end);
+        }
+        match model.max_think_tokens {
+            Some(most) => command.option("max-think-tokens", &most.to_string()),
             None => command,
         }
     }
@@ -97,11 +106,15 @@ mod tests {
             base_dtype: BaseDtype::default(),
             compute: Compute::Bf16,
             chat_template: Some("t.jinja".into()),
+            template_vars: [("enable_thinking".to_owned(), false.into())].into_iter().collect(),
+            think_end: Some("</t>".into()),
+            max_think_tokens: Some(9),
         };
         let command = Command::new("eval").model(&model).path("out", Path::new("run"));
         assert_eq!(
             command.0,
-            "eraser eval --model 'my model' --device cpu --compute bf16 --chat-template t.jinja --out run"
+            "eraser eval --model 'my model' --device cpu --compute bf16 --chat-template t.jinja \
+             --template-var enable_thinking=false --think-end '</t>' --max-think-tokens 9 --out run"
         );
     }
 }

@@ -29,7 +29,8 @@ impl PromptTemplate {
         Ok(Self::Text(source))
     }
 
-    /// The prompt text for one question: as a user turn, with the generation prompt.
+    /// The prompt text for one question, which an answer that is given follows: as a user turn, with the generation
+    /// prompt, and for a model that thinks with a thought without content.
     pub fn render(&self, question: &str) -> Result<String> {
         self.render_after(&[], question)
     }
@@ -59,7 +60,7 @@ impl PromptTemplate {
             Self::Chat(template) => {
                 let earlier = history.iter().flat_map(|(q, a)| [Message::user(q), Message::assistant(a)]);
                 let messages: Vec<Message> = earlier.chain([Message::user(question)]).collect();
-                template.render(&messages, true)
+                template.render_for_answer(&messages)
             }
             Self::Text(source) => {
                 let (before, after) = split(source)?;

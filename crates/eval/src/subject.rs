@@ -62,9 +62,9 @@ impl Subject<'_> {
 /// Hex SHA-256 of everything about a model that an answer depends on.
 fn model_identity(model: &Model) -> String {
     let held = format!("{:?}", model.decoder.held());
-    let template = model.template.as_ref().map(eraser_model::ChatTemplate::source);
+    let template = model.template.as_ref().map(eraser_model::ChatTemplate::identity);
     let mut hash = Sha256::new();
-    for part in [model.fingerprint.as_str(), &held, template.unwrap_or_default()] {
+    for part in [model.fingerprint.as_str(), &held, template.as_deref().unwrap_or_default()] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }

@@ -6,7 +6,8 @@ use crate::error::PathContext;
 use crate::forms;
 use crate::gguf::GgufFile;
 use crate::jinja::Jinja;
-use crate::{Error, Result, Tokenizer};
+use crate::think::Thinking;
+use crate::{Error, Result, Tokenizer, nearest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -48,7 +49,7 @@ pub struct Conversation {
     pub add_generation_prompt: bool,
     /// Whether the prompt ends inside the last message, which is to be continued.
     pub continue_final_message: bool,
-    /// Further variables of the template, such as `enable_thinking`.
+    /// Further variables of the template, such as `enable_thinking`. They come before those of the template itself.
     pub variables: Map<String, Value>,
 }
 
@@ -56,6 +57,11 @@ pub struct Conversation {
 #[derive(Clone)]
 pub struct ChatTemplate {
     inner: Arc<Inner>,
+    /// What every conversation is rendered with, unless it has a value of its own.
+    variables: Arc<Map<String, Value>>,
+    thinking: Option<Arc<Thinking>>,
+    /// The end of thoughts was given, and not found.
+    given_end: bool,
 }
 
 struct Inner {
@@ -80,6 +86,17 @@ const WHAT: &str = "chat template";
 /// Names of a message's reasoning; transformers fills the first two from whichever is there.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
+/// What a variable would take the place of.
+pub const TAKEN: [&str; 7] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "conversation",
+];
+
 /// Stands where a continued message ends.
 const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
@@ -88,7 +105,7 @@ impl ChatTemplate {
     pub fn new(name: &str, source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
         let named = [("bos_token", bos), ("eos_token", eos)];
         let tokens = named.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?.to_owned()))).collect();
-        Self::with_tokens(name, source, None, tokens)
+        Self::with_tokens(name, source, None, tokens, None)
     }
 
     /// The template of a Hugging Face directory: `chat_template.jinja`, else `chat_template` in `chat_template.json` or
@@ -98,7 +115,7 @@ impl ChatTemplate {
         let Some((name, templates)) = named_templates(dir)? else { return Ok(None) };
         let Some(source) = templates.get("default") else { return Ok(None) };
         let tools = templates.get("tool_use").map(String::as_str);
-        Self::with_tokens(&name, source, tools, tokenizer.named_tokens().clone()).map(Some)
+        Self::with_tokens(&name, source, tools, tokenizer.named_tokens().clone(), Some(tokenizer)).map(Some)
     }
 
     /// The template in a GGUF file's metadata, if it has one.
@@ -107,13 +124,15 @@ impl ChatTemplate {
         let name = format!("{}: {key}", file.path().display());
         let tools = file.string("tokenizer.chat_template.tool_use")?;
         let tokens = tokenizer.named_tokens();
-        file.string(key)?.map(|source| Self::with_tokens(&name, source, tools, tokens.clone())).transpose()
+        let made = |source| Self::with_tokens(&name, source, tools, tokens.clone(), Some(tokenizer));
+        file.string(key)?.map(made).transpose()
     }
 
     /// The template in a file of its own.
     pub fn from_file(path: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         let source = std::fs::read_to_string(path).at(path)?;
-        Self::with_tokens(&path.display().to_string(), &source, None, tokenizer.named_tokens().clone())
+        let tokens = tokenizer.named_tokens().clone();
+        Self::with_tokens(&path.display().to_string(), &source, None, tokens, Some(tokenizer))
     }
 
     /// The template that `spec` names: a file, else a form known by name ([`forms::NAMES`]), else one of the named
@@ -127,11 +146,12 @@ impl ChatTemplate {
         if let Some(source) = forms::source(name) {
             // Vicuna's own prompts are encoded with the tokenizer's default; the other forms say where BOS stands.
             let start = if name == "vicuna" && tokenizer.adds_bos() { "{{- bos_token or '' -}}" } else { "" };
-            return Self::with_tokens(&format!("the form {name}"), &format!("{start}{source}"), None, tokens);
+            let source = format!("{start}{source}");
+            return Self::with_tokens(&format!("the form {name}"), &source, None, tokens, Some(tokenizer));
         }
         let own = named_templates(dir)?;
         if let Some((file, source)) = own.as_ref().and_then(|(file, all)| Some((file, all.get(name)?))) {
-            return Self::with_tokens(&format!("{file}: {name}"), source, None, tokens);
+            return Self::with_tokens(&format!("{file}: {name}"), source, None, tokens, Some(tokenizer));
         }
         let error = Error::request(format!("chat template {name}: there is no such file or form"));
         let error = error.hint(format!("forms known by name: {}", forms::NAMES.join(", ")));
@@ -144,12 +164,75 @@ impl ChatTemplate {
         })
     }
 
-    fn with_tokens(name: &str, source: &str, tools: Option<&str>, tokens: BTreeMap<String, String>) -> Result<Self> {
+    fn with_tokens(
+        name: &str,
+        source: &str,
+        tools: Option<&str>,
+        tokens: BTreeMap<String, String>,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Self> {
         let hint = |e: Error| e.hint("give another template with --chat-template FILE");
         let jinja = Jinja::new(name, WHAT, source).map_err(hint)?;
         let with_tools = tools.map(|source| Jinja::new(name, WHAT, source)).transpose().map_err(hint)?;
         let inner = Inner { jinja, with_tools, name: name.into(), source: source.into(), tokens };
-        Ok(Self { inner: Arc::new(inner) })
+        let thinking = Thinking::find(source, tokenizer).map(Arc::new);
+        Ok(Self { inner: Arc::new(inner), variables: Arc::default(), thinking, given_end: false })
+    }
+
+    /// The template with variables of its own, such as `enable_thinking`. One that it does not read is told of.
+    #[must_use]
+    pub fn with_variables(self, variables: Map<String, Value>) -> Self {
+        let inner = &*self.inner;
+        let mut read = inner.jinja.variables();
+        read.extend(inner.with_tools.iter().flat_map(Jinja::variables));
+        let own = |name: &&String| !TAKEN.contains(&name.as_str()) && !inner.tokens.contains_key(*name);
+        let offered: Vec<&str> = read.iter().filter(own).map(String::as_str).collect();
+        for name in variables.keys().filter(|name| !read.contains(name)) {
+            let hint = match nearest(name, offered.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if offered.is_empty() => "it reads none but the usual ones".to_owned(),
+                None => format!("those that it reads are {}", offered.join(", ")),
+            };
+            tracing::warn!(
+                "{}: {WHAT}: it does not read the variable `{name}`, which changes nothing; {hint}",
+                inner.name
+            );
+        }
+        Self { variables: Arc::new(variables), ..self }
+    }
+
+    /// The template of a model whose thoughts end with `end`; with `none`, of one that does not think.
+    #[must_use]
+    pub fn with_think_end(self, end: &str, tokenizer: &Tokenizer) -> Self {
+        let thinking = (end != "none").then(|| Arc::new(Thinking::ending(end, Some(tokenizer))));
+        Self { thinking, given_end: true, ..self }
+    }
+
+    /// The template of a model whose thoughts have at most `most` tokens.
+    #[must_use]
+    pub fn with_most_thought(self, most: usize) -> Self {
+        let thinking = self.thinking.as_deref().map(|thinking| Arc::new(thinking.clone().at_most(most)));
+        Self { thinking, ..self }
+    }
+
+    /// How the model marks its thoughts; None for one that does not think.
+    pub fn thinking(&self) -> Option<&Arc<Thinking>> {
+        self.thinking.as_ref()
+    }
+
+    /// All that decides what is rendered: the source, and the variables and the end of thoughts where they were given.
+    pub fn identity(&self) -> String {
+        let mut text = self.inner.source.clone();
+        // No template holds this character, so that none is taken for another with variables.
+        if !self.variables.is_empty() {
+            text.push_str("\0variables ");
+            text.push_str(&Value::Object((*self.variables).clone()).to_string());
+        }
+        if self.given_end {
+            text.push_str("\0thoughts end with ");
+            text.push_str(self.thinking.as_deref().map_or("none", Thinking::end));
+        }
+        text
     }
 
     /// The template's source, as it was given.
@@ -164,6 +247,33 @@ impl ChatTemplate {
         self.render_chat(&Conversation { messages, add_generation_prompt, ..Conversation::default() })
     }
 
+    /// The prompt text that an answer which is given follows: [`Self::render`] with the generation prompt and, for a model
+    /// that thinks, a thought without content, so that the answer is not taken for a thought.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_for_answer(&self, messages: &[Message]) -> Result<String> {
+        let mut prompt = self.render(messages, true)?;
+        if let Some(thinking) = &self.thinking {
+            prompt.push_str(&thinking.no_thought(&prompt));
+        }
+        Ok(prompt)
+    }
+
+    /// The prompt text that a thought which is given follows.
+    ///
+    /// # Errors
+    /// As [`Self::render`]; a model that does not think, or of which it is not known how its thoughts begin.
+    pub fn render_for_thought(&self, messages: &[Message]) -> Result<String> {
+        let prompt = self.render(messages, true)?;
+        let begun = self.thinking.as_ref().and_then(|thinking| thinking.begun(&prompt));
+        let begun = begun.ok_or_else(|| {
+            Error::request(format!("{}: {WHAT}: it is not known how thoughts of this model begin", self.inner.name))
+                .hint("leave out the attack `prefill-thought`: `prefill` gives the beginning of the answer")
+        })?;
+        Ok(prompt + &begun)
+    }
+
     /// The prompt text for a conversation, as transformers' `apply_chat_template(..., tokenize=False)`.
     ///
     /// # Errors
@@ -174,6 +284,7 @@ impl ChatTemplate {
         let last = if chat.continue_final_message { Some(mark_end(chat, &mut messages)?) } else { None };
         let mut variables: Map<String, Value> =
             inner.tokens.iter().map(|(key, text)| (key.clone(), Value::from(text.as_str()))).collect();
+        variables.extend((*self.variables).clone());
         variables.extend(chat.variables.clone());
         variables.insert("messages".into(), messages.into());
         variables.insert("tools".into(), chat.tools.clone().into());

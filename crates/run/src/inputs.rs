@@ -20,7 +20,7 @@ impl Inputs {
         inputs.text("version", env!("CARGO_PKG_VERSION"));
         inputs.hash("model", model.fingerprint.clone());
         inputs.settings("base_dtype", &base_dtype)?;
-        inputs.settings("chat_template", &model.template.as_ref().map(ChatTemplate::source))?;
+        inputs.settings("chat_template", &model.template.as_ref().map(ChatTemplate::identity))?;
         // Covers these and whatever else an answer depends on; the others say what has changed.
         inputs.hash("model as loaded", model.identity());
         Ok(inputs)

@@ -62,7 +62,7 @@ fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
         return Err(ApiError::field("messages", "there is none"));
     }
     let mut variables = fields.object("chat_template_kwargs")?;
-    for taken in ["messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"] {
+    for taken in eraser_model::template::TAKEN {
         if variables.contains_key(taken) {
             return Err(ApiError::field("chat_template_kwargs", format_args!("{taken} is no variable of a template")));
         }

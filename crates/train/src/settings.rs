@@ -61,8 +61,8 @@ impl Settings {
         let short = |hex: &str| hex.chars().take(SHORT).collect::<String>();
         all.insert("the model".into(), format!("fingerprint {}", short(&model.fingerprint)).into());
         all.insert("base_dtype".into(), model.decoder.held().to_string().into());
-        let chat = model.template.as_ref().map(ChatTemplate::source);
-        let chat = chat.map_or_else(|| "none".to_owned(), |source| format!("hash {}", hash([source])));
+        let chat = model.template.as_ref().map(ChatTemplate::identity);
+        let chat = chat.map_or_else(|| "none".to_owned(), |text| format!("hash {}", hash([text.as_str()])));
         all.insert("chat_template".into(), chat.into());
         all.insert(IDENTITY.into(), model.identity().into());
         Ok(Self(all))

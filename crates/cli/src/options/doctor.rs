@@ -1,5 +1,6 @@
 //! `eraser doctor`.
 
+use super::model::TemplateArgs;
 use clap::{Args, ValueHint};
 use eraser_run::Problems;
 use eraser_run::plan::{ModelPlan, flag};
@@ -27,9 +28,8 @@ pub(crate) struct DoctorArgs {
     /// In what precision they are multiplied on the CPU: f32, bf16 or auto
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) compute: String,
-    /// What replaces the model's own chat template: a Jinja file or the name of a form
-    #[arg(long, value_name = "FILE|NAME")]
-    pub(crate) chat_template: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) chat: TemplateArgs,
 }
 
 impl DoctorArgs {
@@ -37,6 +37,6 @@ impl DoctorArgs {
     pub(crate) fn plan(&self, problems: &mut Problems) -> ModelPlan {
         let how = [self.device.as_str(), &self.base_dtype, &self.compute];
         let at = |key: &str| if key == "model" { "MODEL".to_owned() } else { flag(key) };
-        ModelPlan::parse(&self.model, how, self.chat_template.as_deref(), &at, problems)
+        ModelPlan::parse(&self.model, how, self.chat.flags(), &at, problems)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::DType;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
 use eraser_model::{Error, GgufType};
-use eraser_run::plan::{ModelPlan, flag};
+use eraser_run::plan::{ChatFlags, ModelPlan, flag};
 use eraser_run::{ExportKind, ExportPlan, Problems};
 use std::path::PathBuf;
 
@@ -60,8 +60,9 @@ impl ExportArgs {
                 ExportKind::Merged(DType::F32)
             }
         };
+        let chat = ChatFlags { template: self.chat_template.as_deref(), ..ChatFlags::default() };
         ExportPlan {
-            model: ModelPlan::parse(&self.model, ["cpu", "f32", "f32"], self.chat_template.as_deref(), &flag, problems),
+            model: ModelPlan::parse(&self.model, ["cpu", "f32", "f32"], chat, &flag, problems),
             adapter: self.adapter.clone(),
             out: self.out.clone(),
             kind,

@@ -1,9 +1,11 @@
 //! `eraser harden` and `eraser init`: a first run from a model and a list of questions.
 
+use super::model::TemplateArgs;
 use super::run::GoArgs;
 use clap::{Args, ValueHint};
-use eraser_run::plan::{FirstRun, Source, flag};
+use eraser_run::plan::{FirstRun, Source, flag, template_variables};
 use eraser_run::{Outcome, Problems};
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// Options of `eraser harden`.
@@ -75,23 +77,19 @@ pub(crate) struct FirstArgs {
     /// In what precision they are multiplied: auto is bf16 where the processor has instructions for it
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     pub(crate) compute: String,
-    /// What replaces the model's own chat template
-    #[arg(long, value_name = "FILE|NAME")]
-    pub(crate) chat_template: Option<String>,
+    #[command(flatten)]
+    pub(crate) chat: TemplateArgs,
 }
 
 impl FirstArgs {
     /// What a run file of a run in `dir` is made of.
     pub(crate) fn first(&self, dir: PathBuf) -> Outcome<FirstRun> {
         let mut problems = Problems::default();
+        let how = self.how(&mut problems);
         let mut source = |path: &PathBuf, key: &str| Source::flags(path, Source::default(), &flag(key), &mut problems);
         let first = FirstRun {
             model: self.model.clone(),
-            how: [("base_dtype", &self.base_dtype), ("compute", &Some(self.compute.clone()))]
-                .into_iter()
-                .chain([("chat_template", &self.chat_template)])
-                .filter_map(|(key, value)| Some((key, value.clone()?)))
-                .collect(),
+            how,
             questions: source(&self.questions, "questions"),
             unseen: self.unseen.as_ref().map(|path| source(path, "unseen")),
             answers: self.answers_file.as_ref().map(|path| source(path, "answers_file")),
@@ -102,6 +100,22 @@ impl FirstArgs {
             ..FirstRun::default()
         };
         problems.finish(Some(first))
+    }
+
+    /// Keys of `[model]`.
+    fn how(&self, problems: &mut Problems) -> Vec<(&'static str, Value)> {
+        let chat = &self.chat;
+        let variables = template_variables(&chat.template_vars, problems);
+        let template = chat.chat_template.as_deref().map(|path| path.display().to_string());
+        let values = [
+            ("base_dtype", self.base_dtype.clone().map(Value::from)),
+            ("compute", Some(self.compute.clone().into())),
+            ("chat_template", template.map(Value::from)),
+            ("template_vars", (!variables.is_empty()).then_some(Value::Object(variables))),
+            ("think_end", chat.think_end.clone().map(Value::from)),
+            ("max_think_tokens", chat.max_think_tokens.map(Value::from)),
+        ];
+        values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
 
     /// The directory of a run of which none is named: `runs/NAME-hardened`.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use eraser_run::Problems;
-use eraser_run::plan::{ModelPlan, flag};
+use eraser_run::plan::{ChatFlags, ModelPlan, flag};
 use std::path::PathBuf;
 
 /// Options of every verb that loads a model.
@@ -23,16 +23,47 @@ pub(crate) struct ModelArgs {
     /// twice as fast, half the memory), or auto: bf16 where the processor has instructions for it
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) compute: String,
+    #[command(flatten)]
+    pub(crate) chat: TemplateArgs,
+}
+
+/// How conversations are rendered, and answers read.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TemplateArgs {
     /// What replaces the model's own chat template: a Jinja file, a form known by name (vicuna, llama2, llama3, chatml,
     /// mistral), or another one of the model's named templates
     #[arg(long, value_name = "FILE|NAME")]
     pub(crate) chat_template: Option<PathBuf>,
+    /// A variable that the chat template is rendered with, as enable_thinking=false; a value that is no JSON is a text.
+    /// Can be repeated
+    #[arg(long = "template-var", value_name = "NAME=VALUE")]
+    pub(crate) template_vars: Vec<String>,
+    /// What the model's thoughts end with; only what follows is its answer. none: it does not think [default: found from
+    /// the chat template and the vocabulary]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) think_end: Option<String>,
+    /// Most tokens of a thought, which do not count as tokens of the answer; a longer one is unfinished, and no answer
+    /// [default: 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_think_tokens: Option<usize>,
+}
+
+impl TemplateArgs {
+    /// As a plan takes them.
+    pub(crate) fn flags(&self) -> ChatFlags<'_> {
+        ChatFlags {
+            template: self.chat_template.as_deref(),
+            variables: &self.template_vars,
+            think_end: self.think_end.as_deref(),
+            max_think_tokens: self.max_think_tokens,
+        }
+    }
 }
 
 impl ModelArgs {
     /// The model as it is loaded.
     pub(crate) fn plan(&self, problems: &mut Problems) -> ModelPlan {
         let how = [self.device.as_str(), &self.base_dtype, &self.compute];
-        ModelPlan::parse(&self.model, how, self.chat_template.as_deref(), &flag, problems)
+        ModelPlan::parse(&self.model, how, self.chat.flags(), &flag, problems)
     }
 }

@@ -29,7 +29,7 @@ pub struct FirstRun {
     /// Directory, .gguf file, hub name or `builtin`.
     pub model: String,
     /// Keys of `[model]` that differ from their defaults.
-    pub how: Vec<(&'static str, String)>,
+    pub how: Vec<(&'static str, serde_json::Value)>,
     /// Questions that the model must not answer.
     pub questions: Source,
     /// Others that measure; None: a third of `questions`.
@@ -136,7 +136,8 @@ impl FirstRun {
         let model = if model.exists() { path(model)? } else { quoted(&self.model) };
         line(&mut out, "path", &model, "a directory, a .gguf file or a hub name");
         for (key, value) in &self.how {
-            line(&mut out, key, &quoted(value), "as it was given; left out: the default");
+            let value = toml::Value::try_from(value).map_err(|e| Error::request(format!("{key}: {e}")))?;
+            line(&mut out, key, &value.to_string(), "as it was given; left out: the default");
         }
 
         out.push_str("\n[prepare]\n");

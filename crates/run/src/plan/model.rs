@@ -1,20 +1,23 @@
 //! Which model, where and how: checked, then loaded. Invariant: what can be seen without reading weights (device names,
 //! types, missing paths) is an error before any work is done.
 
-use super::basics::exists;
+use super::basics::{exists, wrong};
 use super::section::Section;
 use super::table::{self, absolute, path_value};
 use super::values;
+use super::variables;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
 use crate::watch::Watch;
 use eraser_model::{BaseDtype, Compute, DeviceName, Error, LoadOptions, Model, Result, hub};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The keys of `[model]`.
-pub(super) const MODEL_KEYS: [&str; 5] = ["path", "device", "base_dtype", "compute", "chat_template"];
+pub(super) const MODEL_KEYS: [&str; 8] =
+    ["path", "device", "base_dtype", "compute", "chat_template", "template_vars", "think_end", "max_think_tokens"];
 
 /// A model and how it is to be held.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,6 +33,26 @@ pub struct ModelPlan {
     pub compute: Compute,
     /// In place of the model's own template.
     pub chat_template: Option<PathBuf>,
+    /// Variables of the template, such as `enable_thinking`.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub template_vars: Map<String, Value>,
+    /// What the model's thoughts end with, or `none`; None: found from template and vocabulary.
+    pub think_end: Option<String>,
+    /// Most tokens of a thought; None: the usual number.
+    pub max_think_tokens: Option<usize>,
+}
+
+/// How conversations are rendered and answers are read, as flags give it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChatFlags<'a> {
+    /// In place of the model's own template.
+    pub template: Option<&'a Path>,
+    /// Variables of the template, each `NAME=VALUE`.
+    pub variables: &'a [String],
+    /// What the model's thoughts end with, or `none`.
+    pub think_end: Option<&'a str>,
+    /// Most tokens of a thought.
+    pub max_think_tokens: Option<usize>,
 }
 
 impl ModelPlan {
@@ -37,7 +60,7 @@ impl ModelPlan {
     pub fn parse(
         spec: &str,
         [device, base_dtype, compute]: [&str; 3],
-        chat_template: Option<&Path>,
+        chat: ChatFlags<'_>,
         at: &dyn Fn(&str) -> String,
         problems: &mut Problems,
     ) -> Self {
@@ -46,7 +69,10 @@ impl ModelPlan {
             device: parsed(device, &at("device"), problems),
             base_dtype: parsed(base_dtype, &at("base_dtype"), problems),
             compute: parsed(compute, &at("compute"), problems),
-            chat_template: chat_template.map(Path::to_owned),
+            chat_template: chat.template.map(Path::to_owned),
+            template_vars: variables::of_flags(chat.variables, problems),
+            think_end: chat.think_end.map(ToOwned::to_owned),
+            max_think_tokens: chat.max_think_tokens,
         };
         plan.check(at, problems);
         plan
@@ -74,6 +100,9 @@ impl ModelPlan {
             base_dtype: parsed(&base_dtype, &section.place("base_dtype"), problems),
             compute: parsed(&compute, &section.place("compute"), problems),
             chat_template: Self::template(section, problems),
+            template_vars: variables::of_section(section, problems),
+            think_end: text("think_end", problems),
+            max_think_tokens: section.value("max_think_tokens", problems),
         };
         plan.check(&|key| section.place(if key == "model" { "path" } else { key }), problems);
         plan
@@ -97,7 +126,7 @@ impl ModelPlan {
 
     /// Another model, loaded where and as this one is.
     pub(crate) fn beside(&self, spec: &str) -> Self {
-        Self { spec: spec.to_owned(), chat_template: None, ..self.clone() }
+        Self { spec: spec.to_owned(), chat_template: None, template_vars: Map::new(), think_end: None, ..self.clone() }
     }
 
     /// An error unless the model is one by its name, or is there.
@@ -116,6 +145,14 @@ impl ModelPlan {
         }
         if let Err(e) = Self::check_spec(&self.spec) {
             problems.push(e.context(at("model")));
+        }
+        if self.think_end.as_deref().is_some_and(|end| end.trim().is_empty()) {
+            let error = wrong(&at("think_end"), "it is empty");
+            problems.push(error.hint("write the text that ends a thought, as </think>, or none"));
+        }
+        if self.max_think_tokens == Some(0) {
+            let error = wrong(&at("max_think_tokens"), "must be at least 1");
+            problems.push(error.hint("a model stops thinking by its template: --template-var enable_thinking=false"));
         }
     }
 
@@ -154,13 +191,39 @@ impl ModelPlan {
             chat_template: self.chat_template.clone(),
         };
         if self.spec != builtin::NAME {
-            return eraser_model::load(&self.spec, &options);
+            return eraser_model::load(&self.spec, &options).map(|model| self.chatting(model));
         }
         let dir = builtin::model_dir(&assets.dir()?);
         let mut model = eraser_model::load(&dir.display().to_string(), &options)?;
         // Not the path it was unpacked to: an adapter says the same wherever it was made.
         builtin::NAME.clone_into(&mut model.name);
-        Ok(model)
+        Ok(self.chatting(model))
+    }
+
+    /// The model with what is said here of its template and its thoughts.
+    fn chatting(&self, mut model: Model) -> Model {
+        let tokenizer = &model.tokenizer;
+        model.template = model.template.take().map(|mut template| {
+            if !self.template_vars.is_empty() {
+                template = template.with_variables(self.template_vars.clone());
+            }
+            if let Some(end) = &self.think_end {
+                template = template.with_think_end(end, tokenizer);
+            }
+            match self.max_think_tokens {
+                Some(_) if template.thinking().is_none() => {
+                    let hint = "name what its thoughts end with: --think-end TEXT, or leave the number out";
+                    tracing::warn!(
+                        "{}: no mark of thoughts is known, so max_think_tokens changes nothing; {hint}",
+                        self.spec
+                    );
+                    template
+                }
+                Some(most) => template.with_most_thought(most),
+                None => template,
+            }
+        });
+        model
     }
 }
 

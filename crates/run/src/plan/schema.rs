@@ -24,7 +24,7 @@ const ANY: &str = "~";
 const WORDS: [&str; 5] = ["on", "off", "auto", "all-linear", "1-2"];
 
 /// What the keys mean that are no settings: table, key, meaning.
-const MEANINGS: [(&str, &str, &str); 50] = [
+const MEANINGS: [(&str, &str, &str); 51] = [
     ("", "run", "The name of the run, and where it goes"),
     ("", "model", "The model that is hardened"),
     ("", "prepare", "How the sets are made; without this table they are files, named in [data]"),
@@ -36,6 +36,7 @@ const MEANINGS: [(&str, &str, &str); 50] = [
     ("", "tune", "What `eraser tune` chooses settings by, in place of [eval]"),
     ("run", "name", "The name in tables, and that of the directory below runs/"),
     ("run", "dir", "The run directory [default: runs/NAME]"),
+    ("model", "template_vars", "Variables that the chat template is rendered with, as enable_thinking = false"),
     ("model", "path", "A Hugging Face directory, a .gguf file, a hub name, or builtin"),
     ("data", "harm", "Harmful questions with the answers that are forgotten"),
     ("data", "harm_set", "As harm"),
@@ -124,6 +125,8 @@ pub fn schema(describe: &dyn Fn(&str, &str) -> Option<String>) -> Value {
         let kind = match key {
             "base_dtype" => json!({ "enum": BaseDtype::names() }),
             "compute" => json!({ "enum": Compute::names() }),
+            "template_vars" => json!({ "type": "object" }),
+            "max_think_tokens" => json!({ "type": "integer", "minimum": 1 }),
             _ => json!({ "type": "string" }),
         };
         (key.to_owned(), described(kind, tell("model", key)))

@@ -1,0 +1,122 @@
+use super::*;
+use proptest::prelude::*;
+
+fn qwen() -> Thinking {
+    Thinking::find("{{ '</think>' }}", None).unwrap()
+}
+
+fn said(thought: &str, answer: &str, unfinished: bool) -> Said {
+    Said { thought: thought.into(), answer: answer.into(), unfinished }
+}
+
+#[test]
+fn what_comes_before_the_end_mark_is_the_thought() {
+    let (closed, open) = (false, true);
+    for (text, prompt, expected) in [
+        ("<think>\nhm\n</think>\n\nYes.", closed, said("hm", "Yes.", false)),
+        ("\n<think></think>Yes.", closed, said("", "Yes.", false)),
+        ("hm\n</think>\n\nYes.", open, said("hm", "Yes.", false)),
+        // Some models leave out the start, and the prompt does not give it.
+        ("hm\n</think>\n\nYes.", closed, said("hm", "Yes.", false)),
+        // Only the first end counts.
+        ("<think>a</think>b</think>c", closed, said("a", "b</think>c", false)),
+        ("Yes. <think> is a tag.", closed, said("", "Yes. <think> is a tag.", false)),
+        ("Yes.", closed, said("", "Yes.", false)),
+        ("", closed, said("", "", false)),
+    ] {
+        assert_eq!(qwen().split(text, prompt), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn a_thought_without_an_end_is_no_answer() {
+    for (text, open) in [("<think>\nhm, it is", false), ("hm, it is", true), ("<think> hm, it is", true)] {
+        assert_eq!(qwen().split(text, open), said("hm, it is", "", true), "{text:?}");
+    }
+    assert_eq!(qwen().split("", true), said("", "", true));
+}
+
+#[test]
+fn marks_are_found_in_the_template_and_made_up_by_no_other() {
+    for (template, end) in [
+        ("x </think> y", Some("</think>")),
+        ("[THINK][/THINK]", Some("[/THINK]")),
+        ("<|channel>thought\n<channel|>", Some("<channel|>")),
+        ("</thought>", Some("</thought>")),
+        ("{{ message.thinking }}", None),
+    ] {
+        assert_eq!(Thinking::find(template, None).map(|t| t.end().to_owned()), end.map(str::to_owned), "{template}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_given_comes_behind_an_empty_thought() {
+    let own = Thinking::ending("</reasoned>", None);
+    for (thinking, prompt, expected) in [
+        (qwen(), "assistant\n", "<think>\n\n</think>\n\n"),
+        (qwen(), "assistant\n<think>\n", "\n</think>\n\n"),
+        (qwen(), "assistant\n<think>", "\n\n</think>\n\n"),
+        (qwen(), "assistant\n<think>\n\n</think>\n\n", ""),
+        // How its thoughts begin is not known.
+        (own, "assistant\n", ""),
+    ] {
+        assert_eq!(thinking.no_thought(prompt), expected, "{prompt:?}");
+    }
+    let gemma = Thinking::find("<channel|>", None).unwrap();
+    assert_eq!(gemma.no_thought("model\n"), "<|channel>thought\n<channel|>");
+    assert_eq!(qwen().begun("assistant\n").unwrap(), "<think>\n");
+    assert_eq!(qwen().begun("assistant\n<think>\n").unwrap(), "");
+}
+
+/// What a stream shows in all, and whether it ended inside the thought.
+fn streamed(thinking: &Thinking, pieces: &[&str], open: bool) -> Said {
+    let mut stream = thinking.stream(open);
+    let mut all = Said::default();
+    for shown in pieces.iter().map(|piece| stream.push(piece)).collect::<Vec<_>>() {
+        all.thought.push_str(&shown.thought);
+        all.answer.push_str(&shown.answer);
+    }
+    all.unfinished = stream.thinks();
+    let rest = stream.finish();
+    all.thought.push_str(&rest.thought);
+    all.answer.push_str(&rest.answer);
+    all
+}
+
+#[test]
+fn a_mark_that_is_cut_across_tokens_is_not_shown() {
+    let pieces = ["<th", "ink>\n", "hm", "\n</", "thi", "nk>\n", "\nYes", "."];
+    assert_eq!(streamed(&qwen(), &pieces, false), said("hm", "Yes.", false));
+    let mut stream = qwen().stream(true);
+    assert_eq!(stream.push("a </thin").thought, "a");
+    assert_eq!(stream.push("g").thought, " </thing");
+    // It was no mark.
+    assert_eq!(streamed(&qwen(), &["<thi", "s> is"], false), said("", "<this> is", false));
+    assert_eq!(streamed(&qwen(), &["<thi"], false), said("", "<thi", false));
+}
+
+proptest! {
+    #[test]
+    fn pieces_show_what_the_whole_shows(
+        parts in proptest::collection::vec(prop_oneof!["[ab \n<]{0,3}", Just("<think>".to_owned()), Just("</think>".to_owned())], 0..6),
+        cuts in proptest::collection::vec(1usize..4, 40),
+        open in any::<bool>(),
+    ) {
+        let text = parts.concat();
+        let (mut pieces, mut rest) = (Vec::new(), text.as_str());
+        for cut in cuts {
+            let (piece, after) = rest.split_at(cut.min(rest.len()));
+            pieces.push(piece);
+            rest = after;
+        }
+        pieces.push(rest);
+        let whole = streamed(&qwen(), &[&text], open);
+        prop_assert_eq!(streamed(&qwen(), &pieces, open), whole.clone());
+        let split = qwen().split(&text, open);
+        // An end whose start nobody saw is known only behind it.
+        let known = open || text.trim_start().starts_with("<think>") || !text.contains("</think>");
+        if known && !(open && text.trim_start().starts_with("<think>")) {
+            prop_assert_eq!((whole.thought, whole.answer, whole.unfinished), (split.thought, split.answer, split.unfinished));
+        }
+    }
+}
