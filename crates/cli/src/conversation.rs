@@ -9,7 +9,8 @@ use crate::lines::Lines;
 use crate::options::chat::ChatArgs;
 use crate::output;
 use crate::progress::note;
-use eraser_model::{Adapter, ErrorKind, GenerateOptions, Message, Model, Result, generate};
+use crate::shown::Shown;
+use eraser_model::{Adapter, ErrorKind, GenerateOptions, Message, Model, Result, Said, generate};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -125,7 +126,9 @@ impl Conversation<'_> {
                     "subject": speaker.name,
                     "adapter": speaker.adapter.and(self.args.adapter.as_deref()),
                     "prompt": prompt,
-                    "response": said.text,
+                    "thought": said.said.thought,
+                    "response": said.said.answer,
+                    "unfinished": said.said.unfinished,
                     "tokens": said.tokens,
                     "stopped": said.stopped,
                     "seconds": start.elapsed().as_secs_f64(),
@@ -133,16 +136,19 @@ impl Conversation<'_> {
             } else {
                 output::line("")?;
             }
-            self.speakers[i].history.push(Message::assistant(said.text));
+            // Without the thought, which templates leave out of earlier turns.
+            self.speakers[i].history.push(Message::assistant(said.said.answer));
         }
         self.turn += 1;
         Ok(())
     }
 
     /// Generates one answer, showing it as it comes.
-    fn say(&self, speaker: &Speaker<'_>) -> Result<Said> {
+    fn say(&self, speaker: &Speaker<'_>) -> Result<Answered> {
         let tokenizer = &self.model.tokenizer;
-        let prompt = tokenizer.encode(&self.model.chat_template()?.render(&speaker.history, true)?)?;
+        let template = self.model.chat_template()?;
+        let text = template.render(&speaker.history, true)?;
+        let (prompt, open) = (tokenizer.encode(&text)?, self.model.thinks_after(&text));
         let sampling = &self.args.sampling;
         let options = GenerateOptions {
             temperature: if sampling.greedy { 0.0 } else { sampling.temperature },
@@ -150,14 +156,16 @@ impl Conversation<'_> {
             top_p: sampling.top_p,
             repetition_penalty: sampling.repetition_penalty,
             seed: sampling.seed.wrapping_add(self.turn),
+            budget: self.model.budget(open, self.model.decoder.max_positions().saturating_sub(prompt.len())),
             ..GenerateOptions::greedy(sampling.max_new_tokens, tokenizer.stops())
         };
+        let mut shown = Shown::new(template.thinking(), open);
         let mut stream = tokenizer.decode_stream(true);
         let mut failure = None;
         let graceful = Graceful::begin();
         let mut show = |id: u32| -> Result<()> {
             let text = stream.push(id)?;
-            if self.json { Ok(()) } else { output::text(&text) }
+            if self.json { Ok(()) } else { shown.push(&text, template.thinking().and_then(|t| t.mark(id))) }
         };
         let mut on_token = |_: usize, id: u32| {
             if options.stops.contains(&id) {
@@ -184,17 +192,21 @@ impl Conversation<'_> {
         }
         let rest = stream.finish()?;
         if !self.json {
-            output::text(&rest)?;
+            shown.push(&rest, None)?;
+            shown.finish()?;
         }
         let generation = done.into_iter().next().unwrap_or_default();
-        let text = tokenizer.decode(&generation.tokens, true)?;
-        Ok(Said { text, tokens: generation.tokens.len(), stopped: generation.stopped })
+        let said = self.model.said(&generation.tokens, open)?;
+        if said.unfinished {
+            self.tell("the thought is unfinished, so there is no answer; --max-think-tokens gives it more tokens");
+        }
+        Ok(Answered { said, tokens: generation.tokens.len(), stopped: generation.stopped })
     }
 }
 
 /// An answer.
-struct Said {
-    text: String,
+struct Answered {
+    said: Said,
     tokens: usize,
     stopped: bool,
 }

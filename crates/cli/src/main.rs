@@ -15,6 +15,7 @@ mod page;
 mod progress;
 #[cfg(test)]
 mod reference;
+mod shown;
 mod verbs;
 mod version;
 

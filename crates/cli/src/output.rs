@@ -16,6 +16,20 @@ pub(crate) fn text(text: &str) -> Result<()> {
     }
 }
 
+/// As [`text`], dimmed in a terminal: what a model thought before it answered.
+pub(crate) fn dimmed(thought: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if thought.is_empty() || !out.is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) {
+        drop(out);
+        return text(thought);
+    }
+    let text = harmless(thought);
+    match out.write_all(format!("\x1b[2m{text}\x1b[0m").as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot write to stdout: {e}"))),
+        _ => Ok(()),
+    }
+}
+
 /// `text` with U+FFFD for every control character but line ends and tabs.
 fn harmless(text: &str) -> Cow<'_, str> {
     let control = |c: char| c.is_control() && c != '\n' && c != '\t';

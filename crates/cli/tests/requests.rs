@@ -107,7 +107,7 @@ port = 80
     hint: the keys are run, model, prepare, data, train, method, variant, eval, tune
     error: run.toml:4: unknown key `devise` in [model]
     hint: did you mean `device`?
-    hint: the keys in [model] are path, device, base_dtype, compute, chat_template
+    hint: the keys in [model] are path, device, base_dtype, compute, chat_template, template_vars, think_end, max_think_tokens
     error: --device: device cuda:99: this build has no cuda support
     hint: build with the cargo feature `cuda`, or use --device cpu
     error: run.toml:3: model: No such file or directory (os error 2)
@@ -211,7 +211,7 @@ fn all_of_an_eval_request_is_checked_at_once() {
     hint: known: keyword, leak, rubric, strongreject
     error: --attacks: there is no attack `indirect`
     hint: did you mean `direct`?
-    hint: known: autodan, direct, gcg, prefill, template
+    hint: known: autodan, direct, gcg, prefill, prefill-thought, template
     "#);
 }
 

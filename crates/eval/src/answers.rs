@@ -15,6 +15,7 @@ use std::path::Path;
 
 /// One line: an answer with its judgements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of a line")]
 pub struct Answer {
     /// Id of the question.
     pub id: String,
@@ -29,14 +30,26 @@ pub struct Answer {
     /// How the answer begins, where the attack gave that; not the model's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub opening: String,
-    /// What the model answered, without the opening.
+    /// The opening is that of the thought, not of the answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_thought: bool,
+    /// What the model thought before it answered; the judges of the answer do not see it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub thought: String,
+    /// What the model answered, without the opening and the thought.
     pub response: String,
     /// New tokens.
     pub tokens: usize,
     /// The model ended it by itself, before the limit of tokens.
     pub stopped: bool,
+    /// The thought has no end, so that there is no answer: neither a success nor a refusal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
     /// Verdicts by judge; for a task the judge is `expect`.
     pub judgements: BTreeMap<String, Verdict>,
+    /// What the judges that need no model say of the thought, if there is one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thought_judgements: BTreeMap<String, Verdict>,
     /// It holds a refusal phrase of the list `gcg29`.
     pub refused: bool,
     /// It is empty, repetitive or not language.
@@ -103,9 +116,13 @@ mod tests {
             question: "q".into(),
             prompt: "q".into(),
             opening: String::new(),
+            in_thought: false,
+            thought: String::new(),
             response: text.into(),
             tokens: 3,
             stopped: true,
+            unfinished: false,
+            thought_judgements: BTreeMap::new(),
             judgements: BTreeMap::from([("leak".into(), Verdict::default())]),
             refused: false,
             degenerate: false,

@@ -9,8 +9,9 @@ use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
 use crate::subject::Fingerprint;
 use crate::summary::{SubjectSummary, Summary};
-use crate::target::{self, LoadedSubject, Response, TargetModel, key};
-use crate::verdict::Verdict;
+use crate::target::{self, LoadedSubject, Prompt, Response, TargetModel, key};
+use crate::task::Expect;
+use crate::verdict::{Verdict, no_answer};
 use crate::{changes, likelihood, marks, tally};
 use eraser_data::ask::{Respond, interrupted};
 use eraser_data::files::write_jsonl;
@@ -46,6 +47,12 @@ pub fn evaluate(
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
     let loaded =
         subjects.iter().zip(fingerprints).map(|(s, f)| LoadedSubject::new(s, f)).collect::<Result<Vec<_>>>()?;
+    for loaded in &loaded {
+        // Whether the subject thinks is known now only, and before its first answer.
+        for item in plan.jobs.iter().filter_map(|job| job.items.first()).filter(|item| item.in_thought) {
+            loaded.encode(&item.user, &item.opening, true)?;
+        }
+    }
     for (subject, loaded) in subjects.iter().zip(&loaded) {
         if let Some(answers) = &plan.known_answers {
             likelihood::run(subject, loaded.fingerprint(), answers, dir, progress)?;
@@ -155,7 +162,7 @@ fn subdirectory(dir: &Path, name: &str) -> Result<PathBuf> {
 /// A distinct prompt of a job, and the first item that has it.
 struct Request<'a> {
     key: String,
-    ids: Vec<u32>,
+    prompt: Prompt,
     item: &'a Item,
 }
 
@@ -172,25 +179,27 @@ fn answer(
     let temperature = f64::from(temperature);
     let sampling = Sampling { temperature, seed: options.seed, ..Sampling::greedy(options.max_new_tokens) };
 
+    let thinking = target.thinking();
+    let thinking = thinking.as_deref();
     let mut keys = Vec::with_capacity(items.len());
     let mut requests: HashMap<String, Request<'_>> = HashMap::new();
     for item in items {
-        let ids = target
-            .encode(&item.user, &item.opening)
+        let prompt = target
+            .encode(&item.user, &item.opening, item.in_thought)
             .map_err(|e| e.context(format!("question {}", item.question.id)))?;
-        let key = key(&target.fingerprint().subject, &sampling, &ids);
+        let key = key(&target.fingerprint().subject, &sampling, thinking, &prompt.ids);
         keys.push(key.clone());
-        requests.entry(key.clone()).or_insert(Request { key, ids, item });
+        requests.entry(key.clone()).or_insert(Request { key, prompt, item });
     }
     let mut requests: Vec<Request<'_>> = requests.into_values().collect();
     // Neighbours share their beginning (system prompt, template), which generation computes once.
-    requests.sort_by(|a, b| a.ids.cmp(&b.ids));
+    requests.sort_by(|a, b| a.prompt.ids.cmp(&b.prompt.ids));
     let rounds: Vec<&[Request<'_>]> = requests.chunks(options.batch.max(1).saturating_mul(BATCHES)).collect();
 
     let subject = target.fingerprint().short();
     let search = job.attack.as_ref().and_then(|attack| attack.search());
     let search = search.map(search::settings_hash).unwrap_or_default();
-    let origin = Origin { subject, sampling: target::told(&sampling), search };
+    let origin = Origin { subject, sampling: target::told(&sampling, thinking), search };
     let sets: HashSet<&str> = items.iter().map(|item| item.set.as_str()).collect();
     let (mut journal, stored) = Stored::read(path, subject, &sets, &rounds)?;
     let Stored { answers: mut done, judgements, others } = stored;
@@ -208,7 +217,7 @@ fn answer(
         if missing.is_empty() {
             continue;
         }
-        let prompts: Vec<Vec<u32>> = missing.iter().map(|r| r.ids.clone()).collect();
+        let prompts: Vec<Prompt> = missing.iter().map(|r| r.prompt.clone()).collect();
         let mut alive = |ended: usize| {
             progress.tokens(1);
             progress.answers(done.len() + ended, total)
@@ -224,8 +233,8 @@ fn answer(
     let stored = |(item, key): (&Item, String)| {
         let answer =
             done.get(&key).ok_or_else(|| Error::failed(format!("question {} was not answered", item.question.id)))?;
-        let Answer { response, tokens, stopped, .. } = answer.clone();
-        Ok(line(item, Response { text: response, tokens, stopped }, &key))
+        let Answer { response: text, thought, unfinished, tokens, stopped, .. } = answer.clone();
+        Ok(line(item, Response { text, thought, unfinished, tokens, stopped }, &key))
     };
     let mut all: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
     all.extend(others);
@@ -291,7 +300,7 @@ struct Origin<'a> {
 }
 
 /// The line of an answer, judged. The judges see the model's words only: an opening that the attacker gave is not an
-/// answer.
+/// answer, and neither is a thought, which is judged by itself.
 fn judged(
     item: &Item,
     judges: &[&dyn Judge],
@@ -300,10 +309,19 @@ fn judged(
     origin: &Origin<'_>,
     earlier: Option<&BTreeMap<String, Verdict>>,
 ) -> Answer {
-    let Response { text, tokens, stopped } = response;
-    let verdict = |judge: &&dyn Judge| (judge.name().to_owned(), judge.judge(&item.question, &text));
+    let Response { text, thought, unfinished, tokens, stopped } = response;
+    let is_task = |judge: &&dyn Judge| judge.name() == Expect::NAME;
+    let verdict = |judge: &&dyn Judge| {
+        // A task is not done without an answer; of an attack nothing can be said.
+        let none = unfinished && !is_task(judge);
+        let verdict = if none { no_answer() } else { judge.judge(&item.question, &text) };
+        (judge.name().to_owned(), verdict)
+    };
     let mut judgements = earlier.cloned().unwrap_or_default();
     judgements.extend(judges.iter().map(verdict));
+    let of_thought = judges.iter().filter(|judge| !thought.is_empty() && !is_task(judge));
+    let thought_judgements =
+        of_thought.map(|judge| (judge.name().to_owned(), judge.judge(&item.question, &thought))).collect();
     Answer {
         id: item.question.id.clone(),
         set: item.set.clone(),
@@ -311,9 +329,13 @@ fn judged(
         question: item.question.text.clone(),
         prompt: item.user.clone(),
         opening: item.opening.clone(),
+        in_thought: item.in_thought,
         judgements,
-        refused: refuses(&text),
-        degenerate: crate::degenerate::degenerate(&text).is_some(),
+        thought_judgements,
+        refused: !unfinished && refuses(&text),
+        degenerate: !unfinished && crate::degenerate::degenerate(&text).is_some(),
+        unfinished,
+        thought,
         response: text,
         tokens,
         stopped,

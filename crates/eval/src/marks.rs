@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The attacks in the order in which summaries list them; others follow by name.
-const ORDER: [&str; 5] = ["direct", "template", "prefill", "gcg", "autodan"];
+const ORDER: [&str; 6] = ["direct", "template", "prefill", "prefill-thought", "gcg", "autodan"];
 /// File of benign questions.
 pub(crate) const OVER_REFUSAL: &str = "over-refusal";
 /// File of questions that look benign and must be refused.
@@ -44,6 +44,11 @@ pub(crate) struct Mark {
     #[serde(default)]
     pub(crate) search: String,
     pub(crate) judgements: BTreeMap<String, Verdict>,
+    /// Of the thought, if there is one.
+    #[serde(default)]
+    pub(crate) thought_judgements: BTreeMap<String, Verdict>,
+    #[serde(default)]
+    pub(crate) unfinished: bool,
     pub(crate) refused: bool,
     pub(crate) degenerate: bool,
 }
@@ -52,6 +57,11 @@ impl Mark {
     /// What `judge` said; None when it did not judge, or could not.
     pub(crate) fn success(&self, judge: &str) -> Option<bool> {
         self.judgements.get(judge)?.success
+    }
+
+    /// What `judge` said of the thought; None where there is none.
+    pub(crate) fn leaks(&self, judge: &str) -> Option<bool> {
+        self.thought_judgements.get(judge)?.success
     }
 }
 
@@ -68,6 +78,8 @@ impl From<&Answer> for Mark {
             sampling: answer.sampling.clone(),
             search: answer.search.clone(),
             judgements: answer.judgements.clone(),
+            thought_judgements: answer.thought_judgements.clone(),
+            unfinished: answer.unfinished,
             refused: answer.refused,
             degenerate: answer.degenerate,
         }

@@ -139,7 +139,9 @@ fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Erro
         Error::request(format!("{}: `{name}` in {file} was measured on another model", dir.display()))
             .hint("name another directory with --out")
             .hint("or give --force: it removes what was measured in this one")
-            .hint("with another chat template, --base-dtype or --compute a model counts as another one")
+            .hint(
+                "with another chat template, variables of it, --base-dtype or --compute a model counts as another one",
+            )
     }))
 }
 

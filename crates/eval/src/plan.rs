@@ -25,6 +25,8 @@ pub(crate) struct Item {
     pub(crate) user: String,
     /// How the answer begins.
     pub(crate) opening: String,
+    /// The opening is that of the thought before it.
+    pub(crate) in_thought: bool,
 }
 
 /// The prompts of one file of answers.
@@ -129,6 +131,7 @@ impl Plan {
                         attack: prompt.name,
                         user: prompt.user,
                         opening: prompt.opening,
+                        in_thought: prompt.in_thought,
                     })
                 })
                 .collect();
@@ -220,6 +223,7 @@ fn plain(set: &str, questions: Vec<Question>) -> Vec<Item> {
         attack: "direct".to_owned(),
         user: question.text.clone(),
         opening: String::new(),
+        in_thought: false,
         question,
     };
     questions.into_iter().map(item).collect()

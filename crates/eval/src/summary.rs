@@ -131,8 +131,20 @@ pub struct AttackSummary {
     /// Degenerate answers among those that the judge calls a success: they help no attacker.
     #[serde(default)]
     pub degenerate_successes: usize,
-    /// Answers that the judge could not judge.
+    /// Answers that the judge could not judge, unfinished ones included.
     pub unjudged: usize,
+    /// Share of answers that are none, because the thought before them has no end; None for a model without thoughts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<f64>,
+    /// Thoughts that the judge judged.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub thoughts: usize,
+    /// Share of these that the judge would call a success, were they the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thought_leaks: Option<f64>,
+    /// Its 95 % interval, by question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thought_leaks_ci: Option<[f64; 2]>,
     /// Mean grade, of judges that give one: `rubric` 1..5, `strongreject` 0..1.
     pub harmfulness: Option<f64>,
 }
@@ -214,6 +226,14 @@ pub struct OverRefusal {
     /// That share less the base's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judged_change: Option<Change>,
+    /// Questions without an answer, because the thought before it has no end; they count in no rate.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unfinished: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// What it took.

@@ -5,7 +5,7 @@ use crate::attack::search::{self, Search};
 use crate::subject::{Fingerprint, Subject};
 use eraser_data::{PromptTemplate, Question, Sampling};
 use eraser_model::files::hex;
-use eraser_model::{Generation, Result, counted, generate_each};
+use eraser_model::{GenerateOptions, Generation, Message, Result, Said, counted, generate_each};
 use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::ops::ControlFlow;
@@ -14,12 +14,25 @@ use std::path::Path;
 /// An answer as generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Response {
-    /// Text without special tokens.
+    /// Text without special tokens, and without the thought before it.
     pub(crate) text: String,
+    /// What was thought before.
+    pub(crate) thought: String,
+    /// The thought has no end, so there is no answer.
+    pub(crate) unfinished: bool,
     /// New tokens.
     pub(crate) tokens: usize,
     /// Ended by itself, not at the limit.
     pub(crate) stopped: bool,
+}
+
+/// A prompt in tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prompt {
+    /// Chat template around the user turn, and the opening behind it.
+    pub(crate) ids: Vec<u32>,
+    /// It ends inside a thought.
+    pub(crate) open: bool,
 }
 
 /// A model under test. It takes token ids, which attacks search over, where [`eraser_data::ask::Respond`] takes text.
@@ -27,8 +40,12 @@ pub(crate) trait TargetModel {
     /// Identifies whatever answers depend on besides prompt and sampling.
     fn fingerprint(&self) -> &Fingerprint;
 
-    /// The whole prompt, chat template around it and the answer's opening behind it, as token ids.
-    fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>>;
+    /// How its thoughts are told from its answers, in words; None for a model that does not think.
+    fn thinking(&self) -> Option<String>;
+
+    /// The whole prompt, chat template around it and an opening behind it: that of the answer, or, `in_thought`, that of
+    /// the thought before it.
+    fn encode(&self, user: &str, opening: &str, in_thought: bool) -> Result<Prompt>;
 
     /// The user turn that a search finds for every question, see [`search::run`].
     fn search(
@@ -43,7 +60,7 @@ pub(crate) trait TargetModel {
     /// answers that have ended, says to stop.
     fn respond(
         &self,
-        prompts: &[Vec<u32>],
+        prompts: &[Prompt],
         sampling: &Sampling,
         batch: usize,
         alive: &mut dyn FnMut(usize) -> bool,
@@ -73,8 +90,24 @@ impl TargetModel for LoadedSubject<'_> {
         self.fingerprint
     }
 
-    fn encode(&self, user: &str, opening: &str) -> Result<Vec<u32>> {
-        self.subject.model.tokenizer.encode(&(self.template.render(user)? + opening))
+    fn thinking(&self) -> Option<String> {
+        let template = self.subject.model.template.as_ref()?;
+        template.thinking().map(|thinking| thinking.settings())
+    }
+
+    fn encode(&self, user: &str, opening: &str, in_thought: bool) -> Result<Prompt> {
+        let (model, turns) = (self.subject.model, [Message::user(user)]);
+        let template = model.chat_template()?;
+        let (text, open) = if in_thought {
+            (template.render_for_thought(&turns)?, true)
+        } else if opening.is_empty() {
+            let text = template.render(&turns, true)?;
+            let open = model.thinks_after(&text);
+            (text, open)
+        } else {
+            (template.render_for_answer(&turns)?, false)
+        };
+        Ok(Prompt { ids: model.tokenizer.encode(&(text + opening))?, open })
     }
 
     fn search(
@@ -89,13 +122,18 @@ impl TargetModel for LoadedSubject<'_> {
 
     fn respond(
         &self,
-        prompts: &[Vec<u32>],
+        prompts: &[Prompt],
         sampling: &Sampling,
         batch: usize,
         alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<Response>>> {
         let Subject { model, adapter, .. } = self.subject;
-        let options = sampling.generation(model.tokenizer.stops(), usize::MAX);
+        let room = |i: usize| model.decoder.max_positions().saturating_sub(prompts[i].ids.len());
+        let options = |i: usize| GenerateOptions {
+            budget: model.budget(prompts[i].open, room(i)),
+            ..sampling.generation(model.tokenizer.stops(), usize::MAX)
+        };
+        let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let mut stop = false;
         let ended = Cell::new(0);
         let mut on_token = |_: usize, _: u32| {
@@ -107,19 +145,20 @@ impl TargetModel for LoadedSubject<'_> {
             Ok(())
         };
         let decoder = &model.decoder;
-        let generations = generate_each(decoder, *adapter, prompts, &options, batch, &mut on_token, &mut on_done)?;
+        let generations = generate_each(decoder, *adapter, &ids, &options, batch, &mut on_token, &mut on_done)?;
         if stop {
             return Ok(None);
         }
-        let response = |Generation { tokens, stopped }: Generation| {
-            Ok(Response { text: model.tokenizer.decode(&tokens, true)?, tokens: tokens.len(), stopped })
+        let response = |(Generation { tokens, stopped }, prompt): (Generation, &Prompt)| {
+            let Said { thought, answer: text, unfinished } = model.said(&tokens, prompt.open)?;
+            Ok(Response { text, thought, unfinished, tokens: tokens.len(), stopped })
         };
-        generations.into_iter().map(response).collect::<Result<_>>().map(Some)
+        generations.into_iter().zip(prompts).map(response).collect::<Result<_>>().map(Some)
     }
 }
 
-/// Identifies one answer: what answers, how it draws, and the prompt. 16 hex digits.
-pub(crate) fn key(fingerprint: &str, sampling: &Sampling, prompt: &[u32]) -> String {
+/// Identifies one answer: what answers, how it draws and thinks, and the prompt. 16 hex digits.
+pub(crate) fn key(fingerprint: &str, sampling: &Sampling, thinking: Option<&str>, prompt: &[u32]) -> String {
     let mut hash = Sha256::new();
     let seed = if sampling.temperature > 0.0 { sampling.seed } else { 0 };
     hash.update(fingerprint);
@@ -127,6 +166,7 @@ pub(crate) fn key(fingerprint: &str, sampling: &Sampling, prompt: &[u32]) -> Str
     // As generation takes it, and as keys of earlier versions have it.
     hash.update((sampling.temperature as f32).to_le_bytes());
     hash.update(seed.to_le_bytes());
+    hash.update(thinking.unwrap_or_default());
     hash_ids(prompt, &mut hash);
     let mut key = hex(&hash.finalize());
     key.truncate(16);
@@ -134,13 +174,14 @@ pub(crate) fn key(fingerprint: &str, sampling: &Sampling, prompt: &[u32]) -> Str
 }
 
 /// How answers are drawn, in words: what two answers must share to be compared.
-pub(crate) fn told(sampling: &Sampling) -> String {
+pub(crate) fn told(sampling: &Sampling, thinking: Option<&str>) -> String {
     let Sampling { temperature, seed, max_new_tokens, .. } = sampling;
-    if *temperature > 0.0 {
+    let told = if *temperature > 0.0 {
         format!("temperature {temperature}, seed {seed}, at most {}", counted(*max_new_tokens, "token"))
     } else {
         format!("greedy, at most {}", counted(*max_new_tokens, "token"))
-    }
+    };
+    thinking.iter().fold(told, |told, thinking| format!("{told}; {thinking}"))
 }
 
 fn hash_ids(ids: &[u32], hash: &mut Sha256) {
@@ -156,6 +197,7 @@ mod tests {
     #[test]
     fn a_key_depends_on_everything_that_an_answer_depends_on() {
         let greedy = Sampling { seed: 1, ..Sampling::greedy(8) };
+        let key = |m: &str, sampling: &Sampling, ids: &[u32]| key(m, sampling, None, ids);
         let base = key("m", &greedy, &[1, 2]);
         assert_eq!(base.len(), 16);
         assert_eq!(base, key("m", &Sampling { seed: 2, ..greedy.clone() }, &[1, 2]));
@@ -166,8 +208,9 @@ mod tests {
             key("m", &Sampling { max_new_tokens: 9, ..greedy.clone() }, &[1, 2]),
             key("m", &warm, &[1, 2]),
             key("m", &Sampling { seed: 2, ..warm.clone() }, &[1, 2]),
+            super::key("m", &greedy, Some("at most 512"), &[1, 2]),
         ];
         let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
-        assert_eq!(distinct.len(), 6);
+        assert_eq!(distinct.len(), 7);
     }
 }

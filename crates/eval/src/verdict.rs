@@ -15,3 +15,8 @@ pub struct Verdict {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
+
+/// The verdict where a thought is unfinished.
+pub(crate) fn no_answer() -> Verdict {
+    Verdict { note: "the thought is unfinished: there is no answer".to_owned(), ..Verdict::default() }
+}

@@ -4,6 +4,7 @@
 //! A finished sequence's place can be taken at once by the next. A beginning that neighbours share is computed once and
 //! kept for those that come later.
 
+use crate::budget::{Budget, Spent};
 use crate::cache::KvCache;
 use crate::sample::GenerateOptions;
 use crate::sample::{own_stream, sample};
@@ -79,6 +80,8 @@ struct Active {
     known: usize,
     options: GenerateOptions,
     new: Vec<u32>,
+    /// Where the options have a budget.
+    spent: Option<Spent>,
     rng: ChaCha8Rng,
 }
 
@@ -86,7 +89,8 @@ impl Active {
     fn new(sequence: Sequence, known: usize) -> Self {
         let rng = own_stream(sequence.options.seed, &sequence.prompt);
         let Sequence { key, prompt, options } = sequence;
-        Self { key, prompt, known, options, new: Vec::new(), rng }
+        let spent = options.budget.as_ref().map(Budget::begin);
+        Self { key, prompt, known, options, new: Vec::new(), spent, rng }
     }
 
     /// What the next forward pass runs: the rest of the prompt, then the token drawn last.
@@ -101,13 +105,19 @@ impl Active {
         id
     }
 
+    /// Whether it may have no more tokens.
+    fn is_full(&mut self) -> bool {
+        let most = self.options.max_new_tokens;
+        match (&mut self.spent, &self.options.budget) {
+            (Some(spent), Some(budget)) => spent.all(budget, &self.new, most),
+            _ => self.new.len() >= most,
+        }
+    }
+
     /// Reports a token; true if the sequence continues.
-    fn tell(&self, id: u32, logits: &[f32], on_token: OnToken<'_>) -> bool {
-        let end = if self.options.stops.contains(&id) {
-            Some(End::Stopped)
-        } else {
-            (self.new.len() >= self.options.max_new_tokens).then_some(End::Full)
-        };
+    fn tell(&mut self, id: u32, logits: &[f32], on_token: OnToken<'_>) -> bool {
+        let end =
+            if self.options.stops.contains(&id) { Some(End::Stopped) } else { self.is_full().then_some(End::Full) };
         on_token(Emitted { key: self.key, id, logits, end }).is_continue() && end.is_none()
     }
 }

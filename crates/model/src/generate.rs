@@ -33,22 +33,22 @@ pub fn generate(
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>> {
     let mut on_done = |_: usize, _: &Generation| Ok(());
-    generate_each(decoder, adapter, prompts, options, batch, on_token, &mut on_done)
+    generate_each(decoder, adapter, prompts, &|_| options.clone(), batch, on_token, &mut on_done)
 }
 
-/// As [`generate`]; `on_done(i, generation)` sees every sequence once, when it has ended by itself or at the limit, so
+/// As [`generate`], with the options of each prompt by its index; `on_done(i, generation)` sees every sequence once, when it has ended by itself or at the limit, so
 /// that it can be stored before the others end. Its error ends the generation.
 pub fn generate_each(
     decoder: &Decoder,
     adapter: Option<&Adapter>,
     prompts: &[Vec<u32>],
-    options: &GenerateOptions,
+    options: &dyn Fn(usize) -> GenerateOptions,
     batch: usize,
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     on_done: &mut dyn FnMut(usize, &Generation) -> Result<()>,
 ) -> Result<Vec<Generation>> {
     let done = vec![Generation::default(); prompts.len()];
-    if options.max_new_tokens == 0 {
+    if (0..prompts.len()).all(|i| options(i).max_new_tokens == 0) {
         done.iter().enumerate().try_for_each(|(i, nothing)| on_done(i, nothing))?;
         return Ok(done);
     }
@@ -65,7 +65,7 @@ pub fn generate_each(
         if wave.is_empty() && running.is_empty() {
             break;
         }
-        let sequence = |&key: &usize| Sequence { key, prompt: prompts[key].clone(), options: options.clone() };
+        let sequence = |&key: &usize| Sequence { key, prompt: prompts[key].clone(), options: options(key) };
         let after = order.last().map(|&next| prompts[next].as_slice());
         running.step(wave.iter().map(sequence).collect(), after, &mut |token| collect.take(token))?;
         if collect.ended.is_some() {

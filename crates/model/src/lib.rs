@@ -4,6 +4,7 @@ pub mod adapter;
 mod adapter_config;
 mod adapter_gguf;
 pub mod batch;
+mod budget;
 pub mod cache;
 pub mod config;
 pub mod decoder;
@@ -37,6 +38,7 @@ pub mod weights;
 mod words;
 
 pub use adapter::{Adapter, LoraConfig};
+pub use budget::Budget;
 pub use config::ModelConfig;
 pub use decoder::Decoder;
 pub use device::DeviceName;

@@ -1,6 +1,7 @@
 //! Choosing the next token. In: logits, what the sequence holds, options; out: an id. Invariant: greedy choices need no
 //! random number, and of equals the lowest id wins.
 
+use crate::budget::Budget;
 use eraser_ops::simd;
 use rand::RngExt as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
@@ -37,6 +38,8 @@ pub struct GenerateOptions {
     pub stops: Vec<u32>,
     /// Seed; a sequence draws from a stream of (seed, prompt), whatever else is in the batch.
     pub seed: u64,
+    /// Of a model that thinks: what is thought counts here, and only the answer in `max_new_tokens`.
+    pub budget: Option<Budget>,
 }
 
 impl GenerateOptions {
@@ -52,6 +55,7 @@ impl GenerateOptions {
             min_new_tokens: 0,
             stops: stops.to_vec(),
             seed: 0,
+            budget: None,
         }
     }
 }

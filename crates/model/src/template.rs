@@ -232,6 +232,10 @@ impl ChatTemplate {
             text.push_str("\0thoughts end with ");
             text.push_str(self.thinking.as_deref().map_or("none", Thinking::end));
         }
+        if self.thinking.as_deref().is_some_and(Thinking::by_template) {
+            // Earlier versions put them where the thought begins.
+            text.push_str("\0known answers behind a thought without content");
+        }
         text
     }
 

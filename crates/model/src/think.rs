@@ -56,7 +56,7 @@ pub struct Said {
 impl Thinking {
     /// The marks of a model with this chat template and tokenizer; None for a model that knows none.
     pub(crate) fn find(template: &str, tokenizer: Option<&Tokenizer>) -> Option<Self> {
-        let written = KNOWN.iter().find(|marks| template.contains(marks.end));
+        let written = KNOWN.iter().find(|marks| template.contains(marks.end) || template.contains(marks.start));
         let in_vocabulary = |marks: &&Marks| tokenizer.is_some_and(|t| t.token_id(marks.end).is_some());
         let marks = written.or_else(|| KNOWN.iter().find(in_vocabulary))?;
         Some(Self::of(marks.start, marks.end, marks.empty, written.is_some(), tokenizer))
@@ -96,9 +96,29 @@ impl Thinking {
         self.most
     }
 
+    /// Whether the chat template writes the marks.
+    pub(crate) fn by_template(&self) -> bool {
+        self.by_template
+    }
+
     /// Whether a prompt ends inside a thought: the model goes on with it.
     pub fn opens(&self, prompt: &str) -> bool {
         !self.start.is_empty() && prompt.trim_end().ends_with(&self.start)
+    }
+
+    /// Whether a text that may go on begins a thought; None where that is open.
+    pub(crate) fn begins(&self, text: &str) -> Option<bool> {
+        let text = text.trim_start();
+        match (self.start.is_empty(), text.starts_with(&self.start)) {
+            (false, true) => Some(true),
+            _ if self.start.starts_with(text) => None,
+            _ => Some(false),
+        }
+    }
+
+    /// What an answer depends on besides the prompt, in words.
+    pub fn settings(&self) -> String {
+        format!("thoughts end with {:?} and have at most {} tokens", self.end, self.most)
     }
 
     /// What follows `prompt`, which ends where the assistant begins, so that an answer can: the end of a thought that
@@ -170,6 +190,16 @@ impl Thinking {
     }
 }
 
+/// The answer in a text of a model that is not known: what follows a thought in known marks, at its beginning; empty where
+/// that thought has no end.
+pub fn answer_of(text: &str) -> &str {
+    let begun = |marks: &Marks| Some((text.trim_start().strip_prefix(marks.start)?, marks.end));
+    match KNOWN.iter().find_map(begun) {
+        Some((rest, end)) => rest.split_once(end).map_or("", |(_, answer)| answer.trim()),
+        None => text.trim(),
+    }
+}
+
 /// Where in what a model writes the next piece is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -216,7 +246,7 @@ impl ThoughtStream {
         if self.place == Place::Thought {
             if let Some((thought, answer)) = self.held.split_once(self.end.as_str()) {
                 let thought = thought.trim_end();
-                shown.thought = if self.fresh { thought.trim_start() } else { thought }.to_owned();
+                shown.thought.push_str(if self.fresh { thought.trim_start() } else { thought });
                 (self.held, self.place, self.fresh) = (answer.to_owned(), Place::Answer, true);
             } else {
                 let certain = self.certain();

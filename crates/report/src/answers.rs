@@ -65,6 +65,10 @@ struct Text {
     opening: Option<String>,
     response: String,
     degenerate: Option<bool>,
+    #[serde(default)]
+    unfinished: bool,
+    #[serde(default)]
+    thought_judgements: BTreeMap<String, Judgement>,
 }
 
 /// Skips everything else in the first pass.
@@ -257,6 +261,13 @@ impl Question {
         };
         labels.extend((refused == Some(true)).then(|| chip("refused".to_owned(), refusal)));
         labels.extend((text.degenerate == Some(true)).then(|| chip("degenerate".to_owned(), "mixed")));
+        labels.extend(text.unfinished.then(|| chip("unfinished thought, no answer".to_owned(), "mixed")));
+        labels.extend(
+            text.thought_judgements
+                .iter()
+                .filter(|(_, j)| j.success == Some(true))
+                .map(|(judge, _)| chip(format!("{judge}: the thought leaks"), "bad")),
+        );
         labels.extend(judgements.iter().map(|(judge, j)| {
             let (word, tone) = match (j.success, kind) {
                 (None, _) => ("unjudged", ""),

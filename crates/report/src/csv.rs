@@ -68,6 +68,9 @@ fn rows(subject: &Subject) -> Vec<Row<'_>> {
         rows.push(row("refused", a.refused));
         rows.push(row("degenerate", a.degenerate));
         rows.push(row("unjudged", Some(a.unjudged as f64)));
+        rows.extend(a.unfinished.map(|share| row("unfinished", Some(share))));
+        let [low, high] = a.thought_leaks_ci.map_or([None; 2], |ci| ci.map(Some));
+        rows.extend(a.thought_leaks.map(|share| Row { low, high, n: a.thoughts, ..row("thought_leaks", Some(share)) }));
         rows.extend(a.harmfulness.map(|grade| row("grade", Some(grade))));
     }
     for r in &subject.likelihood {

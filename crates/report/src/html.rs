@@ -22,6 +22,7 @@ use crate::search::{self, Search};
 use crate::study::view::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
+use crate::thoughts;
 use crate::verdict::{self, Outcome, Verdict};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -86,6 +87,8 @@ struct Page<'a> {
     utility: Vec<UtilityLine<'a>>,
     over_refusal: Vec<OverRefusalLine>,
     agreement: Table,
+    thoughts: Table,
+    thoughts_caption: &'static str,
     training: Vec<Training<'a>>,
     training_plots: Vec<Plot>,
     answers: &'a Answers,
@@ -234,6 +237,8 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         utility: utility(summary, base),
         over_refusal: over_refusal(summary, &label),
         agreement: notes::agreement(summary, &label),
+        thoughts: thoughts::table(summary, &label),
+        thoughts_caption: thoughts::CAPTION,
         training: run.trained.iter().map(training_view).collect(),
         training_plots: curves::plots(&run.trained, &color),
         answers,

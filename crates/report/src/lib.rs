@@ -42,6 +42,7 @@ mod study;
 mod summary;
 mod table;
 mod terminal;
+mod thoughts;
 mod training;
 mod verdict;
 

@@ -13,6 +13,7 @@ use crate::scorecard::{self, Card};
 use crate::study::Study;
 use crate::summary::{OverRefusal, Subject, Summary};
 use crate::table::Table;
+use crate::thoughts;
 use crate::verdict::{self, Verdict};
 use std::fmt::Write as _;
 
@@ -184,6 +185,11 @@ fn attacks(out: &mut String, summary: &Summary, provenance: &Provenance) {
     }
     let header = ["attack", "set", "judge", "subject", "n", "ASR", "95%", "refused", "degenerate", "unjudged"];
     table(out, &header.map(String::from), &lines);
+    let found = thoughts::table(summary, &|name| provenance.label(name));
+    if !found.rows.is_empty() {
+        let _ = writeln!(out, "\n## Thoughts\n\n{}\n", thoughts::CAPTION);
+        escaped(out, &found);
+    }
 }
 
 fn known_answers(out: &mut String, summary: &Summary, provenance: &Provenance) {

@@ -171,8 +171,9 @@ pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, Strin
             fact(title, asked(&eval[key], "set", "questions"));
         }
     }
-    let opening =
-        ["prefill", "gcg", "autodan"].iter().any(|attack| entries(&eval["attacks"]).iter().any(|a| a == attack));
+    let opening = ["prefill", "prefill-thought", "gcg", "autodan"]
+        .iter()
+        .any(|attack| entries(&eval["attacks"]).iter().any(|a| a == attack));
     let target = eval["target"].as_str().filter(|_| attacked && opening);
     fact(
         "opening that attacks give or aim at",

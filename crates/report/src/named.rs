@@ -203,6 +203,7 @@ fn of_attacks(attacks: &[AttackRow<'_>], i: usize) -> Vec<NamedFigure> {
         let name = format!("degenerate.{}.{}", a.set, a.attack);
         list.share(name.clone(), a.degenerate, None, a.n);
         list.change(&name, a.degenerate_change, a.n);
+        list.share(format!("unfinished.{}.{}", a.set, a.attack), a.unfinished, None, a.n);
     }
     list.0
 }

@@ -31,7 +31,7 @@ pub(crate) struct UtilityRow<'a> {
 impl AttackRow<'_> {
     /// Whether the attacker gives the opening of the answer, which a prompt alone cannot do.
     pub(crate) fn gives_opening(&self) -> bool {
-        self.stem() == "prefill"
+        ["prefill", "prefill-thought"].contains(&self.stem())
     }
 
     /// The attack without what tells its parts apart.
@@ -53,6 +53,11 @@ impl AttackRow<'_> {
 }
 
 impl AttackRow<'_> {
+    /// Whether a subject thinks before it answers.
+    pub(crate) fn thinks(&self) -> bool {
+        self.cells.iter().flatten().any(|a| a.unfinished.is_some() || a.thought_leaks.is_some())
+    }
+
     /// The answers behind the row, and the questions that they answer where a question has several.
     pub(crate) fn n(&self) -> String {
         let questions = counts(self.cells.iter().flatten().map(|a| a.questions).filter(|n| *n > 0));

@@ -125,6 +125,18 @@ pub struct Attack {
     /// Answers without a judgement.
     #[serde(default)]
     pub unjudged: u64,
+    /// Share of answers that are none, because the thought before them has no end; None for a model without thoughts.
+    #[serde(default)]
+    pub unfinished: Option<f64>,
+    /// Thoughts that the judge judged.
+    #[serde(default)]
+    pub thoughts: u64,
+    /// Share of these that the judge would call a success, were they the answer.
+    #[serde(default)]
+    pub thought_leaks: Option<f64>,
+    /// Its 95 % interval, by question.
+    #[serde(default)]
+    pub thought_leaks_ci: Option<[f64; 2]>,
     /// Mean grade, of judges that give one: `rubric` 1..5, `strongreject` 0..1.
     #[serde(default)]
     pub harmfulness: Option<f64>,
@@ -234,12 +246,14 @@ impl Subject {
             if !rows.insert(a.key()) {
                 return Err(format!("duplicate row: {name}"));
             }
-            if ![a.asr, a.refused, a.degenerate].into_iter().flatten().all(is_share) {
+            let shares = [a.asr, a.refused, a.degenerate, a.unfinished, a.thought_leaks];
+            if !shares.into_iter().flatten().all(is_share) {
                 return Err(format!("{name}: a share is not between 0 and 1"));
             }
             check_inside("asr", a.asr, a.asr_ci).map_err(|e| format!("{name}: {e}"))?;
+            check_inside("thought_leaks", a.thought_leaks, a.thought_leaks_ci).map_err(|e| format!("{name}: {e}"))?;
             check_intervals([a.asr_ci], [a.asr_change, a.degenerate_change]).map_err(|e| format!("{name}: {e}"))?;
-            if a.n > MAX_COUNT || a.unjudged > a.n || a.questions > a.n {
+            if a.n > MAX_COUNT || a.unjudged > a.n || a.questions > a.n || a.thoughts > a.n {
                 return Err(format!("{name}: {} answers to {} questions, {} unjudged", a.n, a.questions, a.unjudged));
             }
             if a.degenerate_successes > a.n {

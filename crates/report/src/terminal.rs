@@ -52,6 +52,18 @@ pub fn terminal_table(summary: &Summary) -> String {
     let shares = table(&["attack", "set", "n"], &names, &once, |r| vec![r.attack.into(), r.set.into(), r.n()], cell);
     section(&mut out, "Refused / degenerate, share of answers", &shares);
 
+    let thinking: Vec<&AttackRow<'_>> = attacks.iter().copied().filter(|r| r.thinks()).collect();
+    let cell = |r: &&AttackRow<'_>, i: usize| {
+        let (leaks, unfinished) = r.cells[i].map_or((None, None), |a| (a.thought_leaks, a.unfinished));
+        format!("{:>6} / {:>6}", percent(leaks), percent(unfinished))
+    };
+    let thoughts = table(&header, &names, &thinking, |r| labels(r), cell);
+    section(
+        &mut out,
+        "Thoughts that the judge would call a success / answers that are none, the thought unfinished",
+        &thoughts,
+    );
+
     let unjudged: Vec<&AttackRow<'_>> =
         attacks.iter().copied().filter(|r| r.cells.iter().flatten().any(|a| a.unjudged > 0)).collect();
     let cell = |r: &&AttackRow<'_>, i: usize| r.cells[i].map_or_else(|| NONE.into(), |a| a.unjudged.to_string());

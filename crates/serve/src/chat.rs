@@ -7,11 +7,12 @@ use crate::fields::{Fields, is_empty};
 use crate::pieces::{Ask, Finish, Piece, Prompt, Usage};
 use crate::request::{MOST_TOP, RequestSettings, check_ids, check_sequences, new_tokens};
 use crate::stream::{self, Events, usage_json};
+use crate::thoughts::Thoughts;
 use crate::token_texts::TokenTexts;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::Response;
-use eraser_model::{Conversation, TokenScore};
+use eraser_model::{ChatTemplate, Conversation, Said, TokenScore};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -116,15 +117,19 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     let max_new_tokens = new_tokens(&shared, param, most, usize::MAX, asked.options.min_new_tokens, &ids)?;
     check_sequences(1, asked.n)?;
     let prompts = vec![Prompt { ids, max_new_tokens }];
-    let ask = Ask { asked: asked.clone(), prompts, echo: false, in_context: false, top };
-    let chat = Chat {
+    let thinking = shared.model.template.as_ref().and_then(ChatTemplate::thinking).cloned();
+    let thoughts = Thoughts::new(thinking.as_ref(), &text, asked.n);
+    let ask = Ask { asked: asked.clone(), prompts, echo: false, in_context: false, top, thinking: thinking.clone() };
+    let mut chat = Chat {
         id: shared.next_id("chatcmpl"),
         created: crate::now(),
         asked: asked.clone(),
         top,
         said: said(&shared, asked.n),
+        thoughts: Thoughts::new(None, "", 0),
     };
     if asked.stream {
+        chat.thoughts = thoughts;
         return Ok(stream::respond(shared, ask, chat));
     }
     let mut answers: Vec<Answer> = said(&shared, asked.n).into_iter().map(Answer::new).collect();
@@ -138,9 +143,17 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
         answer.finish = piece.finish.or(answer.finish);
     }
     let choice = |(index, answer): (usize, Answer)| {
+        let said = match &thinking {
+            Some(thinking) => thinking.split(&answer.text, thinking.opens(&text)),
+            None => Said { answer: answer.text, ..Said::default() },
+        };
+        let mut message = json!({ "role": "assistant", "content": said.answer, "refusal": null });
+        if !said.thought.is_empty() {
+            message["reasoning_content"] = said.thought.into();
+        }
         json!({
             "index": index,
-            "message": { "role": "assistant", "content": answer.text, "refusal": null },
+            "message": message,
             "logprobs": top.map(|_| json!({ "content": answer.scores })),
             "finish_reason": answer.finish.map(Finish::name),
         })
@@ -191,6 +204,7 @@ struct Chat {
     asked: RequestSettings,
     top: Option<usize>,
     said: Vec<TokenTexts>,
+    thoughts: Thoughts,
 }
 
 impl Chat {
@@ -222,7 +236,13 @@ impl Events for Chat {
     }
 
     fn piece(&mut self, _: &Shared, piece: Piece) -> Value {
-        let delta = if piece.text.is_empty() { json!({}) } else { json!({ "content": piece.text }) };
+        let shown = self.thoughts.push(piece.index, &piece.text, piece.finish.is_some());
+        let mut delta = json!({});
+        for (key, text) in [("reasoning_content", shown.thought), ("content", shown.answer)] {
+            if !text.is_empty() {
+                delta[key] = text.into();
+            }
+        }
         let said = &mut self.said[piece.index];
         let scores: Vec<Value> = piece.scores.iter().map(|score| score_json(said, score)).collect();
         let logprobs = self.top.filter(|_| !scores.is_empty()).map(|_| json!({ "content": scores }));

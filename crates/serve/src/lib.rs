@@ -18,6 +18,7 @@ mod routes;
 mod socket;
 mod stream;
 mod text;
+mod thoughts;
 mod token_texts;
 
 use engine::{Engine, Job};

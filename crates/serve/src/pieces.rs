@@ -7,8 +7,8 @@ use crate::error::ApiError;
 use crate::request::RequestSettings;
 use crate::text::Text;
 use axum::http::StatusCode;
-use eraser_model::TokenScore;
 use eraser_model::batch::End;
+use eraser_model::{Thinking, TokenScore};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,8 @@ pub(crate) struct Ask {
     pub(crate) in_context: bool,
     /// Likeliest tokens sent beside each; None: no log-probabilities are sent.
     pub(crate) top: Option<usize>,
+    /// Whose marks are text too.
+    pub(crate) thinking: Option<Arc<Thinking>>,
 }
 
 /// Why an answer ended, in OpenAI's words.
@@ -99,7 +101,7 @@ impl Drop for Pieces<'_> {
 impl Ask {
     /// Sends the jobs to the engine: `n` for each prompt, in order.
     pub(crate) fn begin(self, shared: &Shared) -> Result<Pieces<'_>, ApiError> {
-        let Self { asked, prompts, echo, in_context, top } = self;
+        let Self { asked, prompts, echo, in_context, top, thinking } = self;
         let count = prompts.len() * asked.n;
         let waiting = shared.metrics.waiting.fetch_add(count, Ordering::Relaxed);
         if waiting > 0 && waiting + count > shared.limits.max_waiting {
@@ -130,7 +132,7 @@ impl Ask {
                 };
                 let context = if in_context { prompt.ids.as_slice() } else { &[] };
                 let free = asked.options.min_new_tokens;
-                let text = Text::new(&shared.model.tokenizer, &asked.stops, context, free);
+                let text = Text::new(&shared.model.tokenizer, &asked.stops, context, free, thinking.clone());
                 answers.push(Answer { text, open: true, gone });
                 if shared.jobs.send(job).is_err() {
                     return Err(stopped());

@@ -1,10 +1,13 @@
 //! From tokens to text, up to a stop string. In: ids as they come; out: text that can be shown. Invariant: no part of a
 //! stop string is ever shown, and what is shown in pieces is what would be shown at once.
 
-use eraser_model::{DecodeStream, Result, Tokenizer};
+use eraser_model::{DecodeStream, Result, Thinking, Tokenizer};
+use std::sync::Arc;
 
 /// The text of one sequence, as it comes.
 pub(crate) struct Text<'a> {
+    /// Whose marks are text too, where a decoder leaves them out.
+    thinking: Option<Arc<Thinking>>,
     stream: Option<DecodeStream<'a>>,
     until: Until,
     /// Tokens that come before stop strings are looked for.
@@ -22,13 +25,20 @@ pub(crate) struct Piece {
 
 impl<'a> Text<'a> {
     /// Text that follows `context`; stop strings count after the first `free` tokens.
-    pub(crate) fn new(tokenizer: &'a Tokenizer, stops: &[String], context: &[u32], free: usize) -> Self {
-        Self { stream: Some(tokenizer.decode_stream_after(context, true)), until: Until::new(stops), free }
+    pub(crate) fn new(
+        tokenizer: &'a Tokenizer,
+        stops: &[String],
+        context: &[u32],
+        free: usize,
+        thinking: Option<Arc<Thinking>>,
+    ) -> Self {
+        Self { thinking, stream: Some(tokenizer.decode_stream_after(context, true)), until: Until::new(stops), free }
     }
 
     /// Takes a token.
     pub(crate) fn push(&mut self, id: u32) -> Result<Piece> {
-        let text = self.stream.as_mut().map_or_else(|| Ok(String::new()), |stream| stream.push(id))?;
+        let mut text = self.stream.as_mut().map_or_else(|| Ok(String::new()), |stream| stream.push(id))?;
+        text.push_str(self.thinking.as_ref().and_then(|thinking| thinking.mark(id)).unwrap_or_default());
         if self.free > 0 {
             self.free -= 1;
             return Ok(Piece { text, stopped: false });

@@ -47,7 +47,7 @@ pub(crate) struct SubjectArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Measures")]
 pub(crate) struct MeasureArgs {
-    /// Attacks, with commas: direct, template, prefill, gcg, autodan
+    /// Attacks, with commas: direct, template, prefill, prefill-thought, gcg, autodan
     #[arg(long = "attacks", value_name = "LIST", value_delimiter = ',', default_value = "direct")]
     pub(crate) attacks: Vec<String>,
     /// Jailbreak templates: files or directories, with commas or repeated

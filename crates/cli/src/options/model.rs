@@ -34,7 +34,7 @@ pub(crate) struct TemplateArgs {
     /// mistral), or another one of the model's named templates
     #[arg(long, value_name = "FILE|NAME")]
     pub(crate) chat_template: Option<PathBuf>,
-    /// A variable that the chat template is rendered with, as enable_thinking=false; a value that is no JSON is a text.
+    /// A variable that the chat template is rendered with, as `enable_thinking=false`; a value that is no JSON is a text.
     /// Can be repeated
     #[arg(long = "template-var", value_name = "NAME=VALUE")]
     pub(crate) template_vars: Vec<String>,

@@ -4,7 +4,7 @@
 
 use super::respond::{Answer, Respond, Sink, interrupted};
 use crate::Sampling;
-use eraser_model::{Error, Generation, Message, Model, Result, generate_each};
+use eraser_model::{Error, GenerateOptions, Generation, Message, Model, Result, generate_each};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
@@ -28,14 +28,15 @@ impl<'a> Local<'a> {
     /// # Errors
     /// The prompt is as long as the longest sequence of the model; the chat template cannot render it.
     pub fn check(&self, prompt: &str) -> Result<()> {
-        self.encode(prompt).map(|_| ())
+        self.turn(prompt).map(|_| ())
     }
 
-    /// The tokens of a prompt that leaves room for an answer.
-    fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        let ids = self.model.tokenizer.encode(&self.model.chat_template()?.render(&[Message::user(prompt)], true)?)?;
+    /// A prompt that leaves room for an answer.
+    fn turn(&self, prompt: &str) -> Result<Turn> {
+        let text = self.model.chat_template()?.render(&[Message::user(prompt)], true)?;
+        let ids = self.model.tokenizer.encode(&text)?;
         self.fits(ids.len(), prompt)?;
-        Ok(ids)
+        Ok(Turn { prompt: ids, open: self.model.thinks_after(&text), opening: Vec::new() })
     }
 
     /// An error if `n` tokens leave no room for an answer.
@@ -55,19 +56,18 @@ impl<'a> Local<'a> {
 
 impl Respond for Local<'_> {
     fn fingerprint(&self) -> String {
-        self.model.identity()
+        self.model.answering()
     }
 
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
         // All of them before the first answer.
-        let turn = |prompt: &&str| Ok(Turn { prompt: self.encode(prompt)?, opening: Vec::new() });
-        let turns = prompts.iter().map(turn).collect::<Result<Vec<_>>>()?;
+        let turns = prompts.iter().map(|prompt| self.turn(prompt)).collect::<Result<Vec<_>>>()?;
         self.generate(&turns, wanted, sampling, sink)
     }
 }
 
 /// A model that is given the opening of each answer, and goes on from it. A prompt is a question and an opening, as
-/// [`Opened::prompt`] writes them; an answer begins with its opening.
+/// [`Opened::prompt`] writes them; an answer begins with its opening. A model that thinks has thought nothing before.
 pub struct Opened<'a>(pub Local<'a>);
 
 impl Opened<'_> {
@@ -89,9 +89,11 @@ impl Respond for Opened<'_> {
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
         let turn = |prompt: &&str| {
             let [question, opening] = Self::parts(prompt)?;
-            let (prompt, opening) = (self.0.encode(&question)?, self.0.model.tokenizer.encode(&opening)?);
+            let model = self.0.model;
+            let prompt = model.chat_template()?.render_for_answer(&[Message::user(&question)])?;
+            let (prompt, opening) = (model.tokenizer.encode(&prompt)?, model.tokenizer.encode(&opening)?);
             self.0.fits(prompt.len() + opening.len(), &question)?;
-            Ok(Turn { prompt, opening })
+            Ok(Turn { prompt, open: false, opening })
         };
         let turns = prompts.iter().map(turn).collect::<Result<Vec<_>>>()?;
         self.0.generate(&turns, wanted, sampling, sink)
@@ -101,6 +103,8 @@ impl Respond for Opened<'_> {
 /// What the model goes on from.
 struct Turn {
     prompt: Vec<u32>,
+    /// The prompt ends inside a thought.
+    open: bool,
     /// Tokens of the answer that are given.
     opening: Vec<u32>,
 }
@@ -120,7 +124,10 @@ impl Local<'_> {
                 turns.iter().map(|turn| [turn.prompt.as_slice(), &turn.opening].concat()).collect();
             let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
             let room = self.model.decoder.max_positions().saturating_sub(longest);
-            let options = sampling.generation(tokenizer.stops(), room);
+            let options = |i: usize| GenerateOptions {
+                budget: self.model.budget(turns[i].open, room),
+                ..sampling.generation(tokenizer.stops(), room)
+            };
             let shared = RefCell::new(&mut *sink);
             let mut stopped = false;
             let mut on_token = |_: usize, _: u32| {
@@ -134,7 +141,8 @@ impl Local<'_> {
                     return Ok(());
                 }
                 let whole = [turns[i].opening.as_slice(), &generation.tokens].concat();
-                let text = tokenizer.decode(&whole, true)?.trim().to_owned();
+                // Without its thought, and empty where that is unfinished.
+                let text = self.model.said(&whole, turns[i].open)?.answer.trim().to_owned();
                 let tokens = Some(generation.tokens.len());
                 let answer = Answer { text, tokens, stopped: generation.stopped, refused: false };
                 shared.borrow_mut().take(first + i, answer)
@@ -166,7 +174,7 @@ mod tests {
             };
             let model = eraser_model::load(path.to_str().unwrap(), &options).unwrap();
             let fingerprint = Local::new(&model, 1).fingerprint();
-            assert_eq!(fingerprint, model.identity());
+            assert_eq!(fingerprint, model.answering());
             fingerprint
         };
         assert_ne!(fingerprint(BaseDtype::F32), fingerprint(BaseDtype::Bf16));

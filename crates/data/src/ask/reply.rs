@@ -4,6 +4,7 @@
 
 use super::respond::Answer;
 use crate::Sampling;
+use eraser_model::think::answer_of;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -126,7 +127,7 @@ fn completion(completion: Completion) -> Result<Answer, Trouble> {
     let filtered = finish_reason.as_deref() == Some("content_filter");
     match message.content.map(Content::text).or(message.refusal.clone()) {
         Some(text) => Ok(Answer {
-            text: text.trim().to_owned(),
+            text: answer_of(&text).to_owned(),
             tokens,
             stopped: finish_reason.as_deref() != Some("length"),
             refused: filtered || message.refusal.is_some(),

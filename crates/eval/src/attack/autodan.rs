@@ -138,7 +138,12 @@ impl Attack for Autodan {
 
     /// The plain question, until the search has found a prompt.
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        vec![AttackPrompt { name: self.name().to_owned(), user: question.text.clone(), opening: String::new() }]
+        vec![AttackPrompt {
+            name: self.name().to_owned(),
+            user: question.text.clone(),
+            opening: String::new(),
+            in_thought: false,
+        }]
     }
 
     fn search(&self) -> Option<&dyn Search> {

@@ -19,6 +19,11 @@ impl Attack for Direct {
     }
 
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        vec![AttackPrompt { name: self.name().to_owned(), user: question.text.clone(), opening: String::new() }]
+        vec![AttackPrompt {
+            name: self.name().to_owned(),
+            user: question.text.clone(),
+            opening: String::new(),
+            in_thought: false,
+        }]
     }
 }

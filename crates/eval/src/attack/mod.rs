@@ -30,6 +30,8 @@ pub struct AttackPrompt {
     pub user: String,
     /// How the answer begins: text that is given to the model and not judged; usually empty.
     pub opening: String,
+    /// The opening is that of the thought before the answer.
+    pub in_thought: bool,
 }
 
 /// Turns questions into prompts.
@@ -54,6 +56,7 @@ const ATTACKS: &[(&str, Build)] = &[
     ("direct", direct::build),
     ("gcg", gcg::build),
     ("prefill", prefill::build),
+    ("prefill-thought", prefill::build_thought),
     ("template", template::build),
 ];
 

@@ -26,6 +26,7 @@ impl Attack for Templates {
             name: format!("{}:{}", self.name(), template.name),
             user: template.fill(&question.text),
             opening: String::new(),
+            in_thought: false,
         };
         self.0.iter().map(prompt).collect()
     }

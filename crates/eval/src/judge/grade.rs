@@ -3,7 +3,7 @@
 //! answer unjudged: nothing is guessed from it.
 
 use crate::answers::Answer;
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, no_answer};
 use eraser_data::ask::{EndpointOptions, Progress, Respond, Sampling, ask_about};
 use eraser_model::Result;
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,14 @@ impl Grader {
         path: &Path,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let mut open: Vec<usize> = (0..answers.len()).collect();
+        let mut open: Vec<usize> = Vec::with_capacity(answers.len());
+        for (i, answer) in answers.iter_mut().enumerate() {
+            if answer.unfinished {
+                answer.judgements.insert(self.name.to_owned(), no_answer());
+            } else {
+                open.push(i);
+            }
+        }
         // All answers of a file are of one subject.
         let subject = answers.first().map(|a| a.subject.clone()).unwrap_or_default();
         for attempt in 0..ATTEMPTS {
@@ -186,6 +193,10 @@ mod tests {
             question: question.into(),
             prompt: question.into(),
             opening: String::new(),
+            in_thought: false,
+            thought: String::new(),
+            unfinished: false,
+            thought_judgements: BTreeMap::new(),
             response: response.into(),
             tokens: 1,
             stopped: true,

@@ -37,12 +37,26 @@ fn a_thought_without_an_end_is_no_answer() {
 }
 
 #[test]
+fn an_answer_of_a_server_is_read_without_its_thought() {
+    for (text, answer) in [
+        (" <think>\nhm</think>\n Yes. ", "Yes."),
+        ("[THINK]hm[/THINK]Yes.", "Yes."),
+        ("<think>hm", ""),
+        (" Yes, <think> is a tag. ", "Yes, <think> is a tag."),
+    ] {
+        assert_eq!(answer_of(text), answer);
+    }
+}
+
+#[test]
 fn marks_are_found_in_the_template_and_made_up_by_no_other() {
     for (template, end) in [
         ("x </think> y", Some("</think>")),
         ("[THINK][/THINK]", Some("[/THINK]")),
         ("<|channel>thought\n<channel|>", Some("<channel|>")),
         ("</thought>", Some("</thought>")),
+        // It leaves the thought open, and drops none of earlier turns.
+        ("{{ 'assistant: <think>' }}", Some("</think>")),
         ("{{ message.thinking }}", None),
     ] {
         assert_eq!(Thinking::find(template, None).map(|t| t.end().to_owned()), end.map(str::to_owned), "{template}");

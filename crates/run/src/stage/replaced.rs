@@ -12,7 +12,7 @@ use std::path::Path;
 /// Files of questions of which a summary has one set.
 const ONE_SET: [&str; 2] = ["over-refusal", "contrast"];
 /// Attacks that give or search the opening of an answer.
-const OPENING: [&str; 3] = ["prefill", "gcg", "autodan"];
+const OPENING: [&str; 4] = ["prefill", "prefill-thought", "gcg", "autodan"];
 /// Attacks whose budget is a table of its own.
 const SEARCHES: [&str; 2] = ["gcg", "autodan"];
 

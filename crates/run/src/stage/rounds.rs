@@ -242,7 +242,8 @@ impl Rounds<'_> {
             if stopped.get() { Err(interrupted()) } else { Ok(()) }
         };
         let decoder = &self.model.decoder;
-        let said = generate_each(decoder, Some(adapter), &prompts, &options, BATCH, &mut on_token, &mut on_done);
+        let said =
+            generate_each(decoder, Some(adapter), &prompts, &|_| options.clone(), BATCH, &mut on_token, &mut on_done);
         watch.borrow_mut().progress_end();
         if stopped.get() { Err(interrupted()) } else { said }
     }
