@@ -112,8 +112,8 @@ fn a_variable_that_the_template_does_not_read_is_told_with_its_neighbour() {
 #[test]
 fn a_first_run_file_keeps_the_variables() {
     let dir = thinking(TEMPLATE);
-    let ten: String = (0..12).map(|i| format!("how {i}?\n")).collect();
-    dir.write("questions.txt", &ten);
+    let questions: Vec<String> = (0..12).map(|i| format!("how {i}?\n")).collect();
+    dir.write("questions.txt", &questions.concat());
     let how = "--template-var think=false --template-var level=low --think-end </t> --max-think-tokens 9";
     dir.done(&format!("init model --questions questions.txt -o run.toml {how}"));
     let text = dir.text("run.toml");
@@ -128,11 +128,7 @@ fn a_first_run_file_keeps_the_variables() {
 fn spoken(dir: &Dir) -> (String, char) {
     let said = dir.done("chat --model model --prompt Why? --max-new-tokens 24 --greedy --json");
     let text = serde_json::from_str::<Value>(&said).unwrap()["response"].as_str().unwrap().to_owned();
-    let mark = text
-        .chars()
-        .skip(1)
-        .find(|c| c.is_ascii_graphic() && !text.starts_with(*c))
-        .unwrap_or_else(|| panic!("{text:?}"));
+    let mark = text.chars().skip(1).find(|c| c.is_ascii_graphic() && !text.starts_with(*c)).unwrap();
     (text, mark)
 }
 

@@ -34,11 +34,11 @@ pub struct TaskFile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields, default)]
 pub struct EvalOptions {
-    /// `direct`, `template`, `prefill`, `gcg`, `autodan`.
+    /// `direct`, `template`, `prefill`, `prefill-thought`, `gcg`, `autodan`.
     pub attacks: Vec<String>,
     /// Template files or directories of them, for the attack `template`, and for `autodan` to begin with.
     pub templates: Vec<PathBuf>,
-    /// The answer's opening that `prefill` gives, and `gcg` and `autodan` aim at, for questions whose file has no
+    /// The answer's opening that `prefill` and `prefill-thought` give, and `gcg` and `autodan` aim at, for questions whose file has no
     /// column `target`.
     pub target: String,
     /// Budget of the attack `gcg`.

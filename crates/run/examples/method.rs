@@ -7,7 +7,7 @@ use eraser_data::read_set;
 use eraser_model::{Error, Result};
 use eraser_run::Silent;
 use eraser_run::builtin::{Assets, NAME};
-use eraser_run::plan::{ModelPlan, flag};
+use eraser_run::plan::{ChatFlags, ModelPlan, flag};
 use eraser_run::{Failure, Problems};
 use eraser_train::method::{Loss, Term, TermSettings};
 use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, TrainOptions, train};
@@ -42,7 +42,7 @@ impl Observer for Steps {
 fn main() -> std::result::Result<(), Failure> {
     eraser_ops::threads::init(None);
     let mut problems = Problems::default();
-    let plan = ModelPlan::parse(NAME, ["cpu", "auto", "f32"], None, &flag, &mut problems);
+    let plan = ModelPlan::parse(NAME, ["cpu", "auto", "f32"], ChatFlags::default(), &flag, &mut problems);
     problems.finish(Some(()))?;
     let model = plan.load(&Assets::InCache, &mut Silent)?;
     let set =
