@@ -1,5 +1,5 @@
-//! An answer as a terminal shows it. In: pieces of text; out: the thought, dimmed, then the answer. Invariant: the answer
-//! begins on a line of its own where a thought was shown.
+//! An answer as a terminal shows it. In: pieces of text; out: the thought, dimmed, then the answer. Invariant: the
+//! answer begins on a line of its own where a thought was shown.
 
 use crate::output;
 use eraser_model::think::ThoughtStream;

@@ -38,8 +38,8 @@ pub struct EvalOptions {
     pub attacks: Vec<String>,
     /// Template files or directories of them, for the attack `template`, and for `autodan` to begin with.
     pub templates: Vec<PathBuf>,
-    /// The answer's opening that `prefill` and `prefill-thought` give, and `gcg` and `autodan` aim at, for questions whose file has no
-    /// column `target`.
+    /// The opening that `prefill` and `prefill-thought` give, and `gcg` and `autodan` aim at, for questions whose file
+    /// has no column `target`.
     pub target: String,
     /// Budget of the attack `gcg`.
     pub gcg: GcgOptions,

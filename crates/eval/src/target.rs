@@ -43,8 +43,8 @@ pub(crate) trait TargetModel {
     /// How its thoughts are told from its answers, in words; None for a model that does not think.
     fn thinking(&self) -> Option<String>;
 
-    /// The whole prompt, chat template around it and an opening behind it: that of the answer, or, `in_thought`, that of
-    /// the thought before it.
+    /// The whole prompt, chat template around it and an opening behind it: that of the answer, or, `in_thought`, that
+    /// of the thought before it.
     fn encode(&self, user: &str, opening: &str, in_thought: bool) -> Result<Prompt>;
 
     /// The user turn that a search finds for every question, see [`search::run`].

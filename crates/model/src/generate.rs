@@ -36,8 +36,9 @@ pub fn generate(
     generate_each(decoder, adapter, prompts, &|_| options.clone(), batch, on_token, &mut on_done)
 }
 
-/// As [`generate`], with the options of each prompt by its index; `on_done(i, generation)` sees every sequence once, when it has ended by itself or at the limit, so
-/// that it can be stored before the others end. Its error ends the generation.
+/// As [`generate`], with the options of each prompt by its index; `on_done(i, generation)` sees every sequence once,
+/// when it has ended by itself or at the limit, so that it can be stored before the others end. Its error ends the
+/// generation.
 pub fn generate_each(
     decoder: &Decoder,
     adapter: Option<&Adapter>,

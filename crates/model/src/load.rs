@@ -158,8 +158,9 @@ pub struct Model {
 
 impl Model {
     /// Hex SHA-256 of the model as it is loaded: its [`fingerprint`](Self::fingerprint), how its weights are held, and
-    /// its chat template with the variables that it is rendered with. Two models of one identity give the same answer to the same question, up to the
-    /// order of float additions; so this is what stored answers, scores and checkpoints are keyed by.
+    /// its chat template with the variables that it is rendered with. Two models of one identity give the same answer
+    /// to the same question, up to the order of float additions; so this is what stored answers, scores and checkpoints
+    /// are keyed by.
     pub fn identity(&self) -> String {
         let template = self.template.as_ref().map(ChatTemplate::identity);
         identity(&self.fingerprint, self.decoder.held(), template.as_deref())

@@ -251,8 +251,8 @@ impl ChatTemplate {
         self.render_chat(&Conversation { messages, add_generation_prompt, ..Conversation::default() })
     }
 
-    /// The prompt text that an answer which is given follows: [`Self::render`] with the generation prompt and, for a model
-    /// that thinks, a thought without content, so that the answer is not taken for a thought.
+    /// The prompt text that an answer which is given follows: [`Self::render`] with the generation prompt and, for a
+    /// model that thinks, a thought without content, so that the answer is not taken for a thought.
     ///
     /// # Errors
     /// As [`Self::render`].

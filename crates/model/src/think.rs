@@ -1,6 +1,6 @@
-//! The thought before an answer. In: a chat template's text, a vocabulary, what a model wrote; out: the thought apart from
-//! the answer. Invariant: what is no answer is never shown as one: a thought without an end is unfinished, and has no
-//! answer behind it.
+//! The thought before an answer. In: a chat template's text, a vocabulary, what a model wrote; out: the thought apart
+//! from the answer. Invariant: what is no answer is never shown as one: a thought without an end is unfinished, and has
+//! no answer behind it.
 
 use crate::{Result, Tokenizer};
 
@@ -190,8 +190,8 @@ impl Thinking {
     }
 }
 
-/// The answer in a text of a model that is not known: what follows a thought in known marks, at its beginning; empty where
-/// that thought has no end.
+/// The answer in a text of a model that is not known: what follows a thought in known marks, at its beginning; empty
+/// where that thought has no end.
 pub fn answer_of(text: &str) -> &str {
     let begun = |marks: &Marks| Some((text.trim_start().strip_prefix(marks.start)?, marks.end));
     match KNOWN.iter().find_map(begun) {

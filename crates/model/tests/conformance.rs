@@ -84,8 +84,8 @@ fn real_tokenizers_and_templates_give_what_transformers_gives() {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong[..wrong.len().min(30)].join("\n"));
 }
 
-/// What is wrong where an answer that is given does not stand where transformers' text has it. Only templates that write
-/// a thought without content before the last answer say where that is.
+/// What is wrong where an answer that is given does not stand where transformers' text has it. Only templates that
+/// write a thought without content before the last answer say where that is.
 fn answered(template: &ChatTemplate, chat: &Value) -> Option<String> {
     let (messages, expected) = (chat["messages"].as_array()?, chat["text"].as_str()?);
     let (last, before) = messages.split_last()?;

@@ -7,9 +7,9 @@ use crate::summary::Summary;
 use crate::table::Table;
 
 /// Said above the table.
-pub(crate) const CAPTION: &str = "Leaks: the share of thoughts that the judge would call a success, were they the answer; \
-     judges that ask a model are not asked about thoughts. Unfinished: answers that are none, because the thought before \
-     them was not at its end when its tokens were spent; they count neither as success nor as refusal.";
+pub(crate) const CAPTION: &str = "Leaks: the share of thoughts that the judge would call a success, were they the \
+     answer; judges that ask a model are not asked about thoughts. Unfinished: answers that are none, because the \
+     thought before them was not at its end when its tokens were spent; they count neither as success nor as refusal.";
 
 /// A line for each attack, set and judge, and subject, which is shown under its `label`.
 pub(crate) fn table(summary: &Summary, label: &dyn Fn(&str) -> String) -> Table {

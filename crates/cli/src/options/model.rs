@@ -34,12 +34,12 @@ pub(crate) struct TemplateArgs {
     /// mistral), or another one of the model's named templates
     #[arg(long, value_name = "FILE|NAME")]
     pub(crate) chat_template: Option<PathBuf>,
-    /// A variable that the chat template is rendered with, as `enable_thinking=false`; a value that is no JSON is a text.
-    /// Can be repeated
+    /// A variable that the chat template is rendered with, as `enable_thinking=false`; a value that is no JSON is a
+    /// text. Can be repeated
     #[arg(long = "template-var", value_name = "NAME=VALUE")]
     pub(crate) template_vars: Vec<String>,
-    /// What the model's thoughts end with; only what follows is its answer. none: it does not think [default: found from
-    /// the chat template and the vocabulary]
+    /// What the model's thoughts end with; only what follows is its answer. none: it does not think [default: found
+    /// from the chat template and the vocabulary]
     #[arg(long, value_name = "TEXT")]
     pub(crate) think_end: Option<String>,
     /// Most tokens of a thought, which do not count as tokens of the answer; a longer one is unfinished, and no answer

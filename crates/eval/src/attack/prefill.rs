@@ -1,6 +1,6 @@
-//! The attacks `prefill` and `prefill-thought`: the question, unchanged, with the opening of the answer given, or that of
-//! the thought before it, which anyone who runs an open model can do. Invariant: the opening is that of the question's
-//! file if it names one, else the option's; it is not part of the answer.
+//! The attacks `prefill` and `prefill-thought`: the question, unchanged, with the opening of the answer given, or that
+//! of the thought before it, which anyone who runs an open model can do. Invariant: the opening is that of the
+//! question's file if it names one, else the option's; it is not part of the answer.
 
 use super::{At, Attack, AttackPrompt, Checked};
 use crate::EvalOptions;
