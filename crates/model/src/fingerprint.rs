@@ -1,17 +1,9 @@
 //! What identifies a model: a SHA-256 over its configuration, tokenizer and stored weights; with how it was loaded, its
 //! identity. Invariant: every field is hashed with its length, so that different fields cannot give the same bytes.
 
-use crate::{Error, ModelConfig, Result, Tokenizer, decoder::WeightStorage};
+use crate::{Error, ModelConfig, Result, Tokenizer, decoder::WeightStorage, in_file::InFile};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-
-/// A tensor as it is in its file.
-pub(crate) struct Stored<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) dtype: String,
-    pub(crate) shape: &'a [usize],
-    pub(crate) bytes: &'a [u8],
-}
 
 /// Tensors of more bytes than this in all are sampled: hashing all of a 70B model would take minutes.
 const FULL: usize = 1 << 30;
@@ -24,9 +16,9 @@ pub(crate) struct Fingerprint(Sha256);
 
 impl Fingerprint {
     /// Starts with the tensors, in the order of their names.
-    pub(crate) fn of_tensors(tensors: &[Stored<'_>]) -> Self {
+    pub(crate) fn of_tensors(tensors: &[InFile<'_>]) -> Self {
         let sampled = tensors.iter().map(|t| t.bytes.len()).sum::<usize>() > FULL;
-        let mut order: Vec<&Stored<'_>> = tensors.iter().collect();
+        let mut order: Vec<&InFile<'_>> = tensors.iter().collect();
         order.sort_by_key(|t| t.name);
         let digests: Vec<_> = order.par_iter().map(|t| digest(t, sampled)).collect();
         let mut this = Self(Sha256::new());
@@ -74,7 +66,7 @@ pub(crate) fn identity(fingerprint: &str, held: WeightStorage, template: Option<
     hash.finish()
 }
 
-fn digest(tensor: &Stored<'_>, sampled: bool) -> [u8; 32] {
+fn digest(tensor: &InFile<'_>, sampled: bool) -> [u8; 32] {
     let mut hash = Fingerprint(Sha256::new());
     hash.field(tensor.name.as_bytes());
     hash.field(format!("{} {:?} {}", tensor.dtype, tensor.shape, tensor.bytes.len()).as_bytes());
@@ -95,13 +87,13 @@ fn digest(tensor: &Stored<'_>, sampled: bool) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    fn of(tensors: &[Stored<'_>]) -> String {
+    fn of(tensors: &[InFile<'_>]) -> String {
         Fingerprint::of_tensors(tensors).finish()
     }
 
     #[test]
     fn every_part_of_a_tensor_counts_and_their_order_does_not() {
-        let tensor = |name, dtype: &str, shape, bytes| Stored { name, dtype: dtype.to_owned(), shape, bytes };
+        let tensor = |name, dtype: &str, shape, bytes| InFile { name, dtype: dtype.to_owned(), shape, bytes };
         let a = || tensor("a", "F32", &[1, 2], &[1; 8]);
         let b = || tensor("b", "F32", &[2, 1], &[2; 8]);
         let base = of(&[a(), b()]);
@@ -120,7 +112,7 @@ mod tests {
     #[test]
     fn a_sample_sees_both_ends() {
         let bytes = vec![0; SAMPLE * SAMPLES * 3];
-        let of = |bytes: &[u8]| digest(&Stored { name: "a", dtype: String::new(), shape: &[], bytes }, true);
+        let of = |bytes: &[u8]| digest(&InFile { name: "a", dtype: String::new(), shape: &[], bytes }, true);
         for at in [0, bytes.len() - 1] {
             let mut changed = bytes.clone();
             changed[at] = 1;

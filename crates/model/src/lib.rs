@@ -19,6 +19,7 @@ mod gguf_model;
 mod gguf_type;
 mod gradient;
 pub mod hub;
+mod in_file;
 mod jinja;
 pub mod llama2c;
 pub mod load;

@@ -10,7 +10,7 @@ mod write;
 pub use eraser_ops::quant::{TensorType, dequantize};
 pub use write::{Field, Fields, GgufWriter, Planned};
 
-use crate::{Error, Result, error::PathContext, fingerprint::Stored};
+use crate::{Error, Result, error::PathContext, in_file::InFile};
 use memmap2::Mmap;
 use parse::Header;
 use std::{
@@ -257,10 +257,10 @@ impl GgufFile {
     }
 
     /// Every tensor as it is stored.
-    pub(crate) fn fingerprinted(&self) -> Vec<Stored<'_>> {
+    pub(crate) fn fingerprinted(&self) -> Vec<InFile<'_>> {
         self.tensors()
             .iter()
-            .map(|t| Stored { name: &t.name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.data(t) })
+            .map(|t| InFile { name: &t.name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.data(t) })
             .collect()
     }
 

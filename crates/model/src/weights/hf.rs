@@ -2,7 +2,7 @@
 //! the index names was found in its shard, inside the directory, when the directory was opened.
 
 use super::{TensorSource, check_shape, decode, fp8, from_f32, missing};
-use crate::{Error, Result, config::read_json, error::PathContext, fingerprint::Stored, gguf::TensorType};
+use crate::{Error, Result, config::read_json, error::PathContext, gguf::TensorType, in_file::InFile};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -119,10 +119,10 @@ impl HfDirectory {
     }
 
     /// Every tensor as it is stored.
-    pub(crate) fn fingerprinted(&self) -> Vec<Stored<'_>> {
+    pub(crate) fn fingerprinted(&self) -> Vec<InFile<'_>> {
         self.tensors
             .iter()
-            .map(|(name, t)| Stored { name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.bytes(t) })
+            .map(|(name, t)| InFile { name, dtype: format!("{:?}", t.dtype), shape: &t.shape, bytes: self.bytes(t) })
             .collect()
     }
 
