@@ -114,15 +114,15 @@ fn sft_needs_no_harm_set_and_says_which_sets_it_needs() {
     assert!(!dir.path("a/data/harm.jsonl").exists());
     insta::assert_snapshot!(dir.refused("train --model model --method sft --harm harm.jsonl --out b"), @r"
     exit 2
-    error: --help-set: method `sft` learns from the help set
-    error: --align: method `sft` learns from the align set
+    error: --help-set: is missing: method `sft` learns from the help set
+    error: --align: is missing: method `sft` learns from the align set
     hint: name the file that holds it
     ");
     insta::assert_snapshot!(dir.refused("train --model model --out b"), @r"
     exit 2
-    error: --harm: method `eraser` learns from the harm set
-    error: --help-set: method `eraser` learns from the help set
-    error: --align: method `eraser` learns from the align set
+    error: --harm: is missing: method `eraser` learns from the harm set
+    error: --help-set: is missing: method `eraser` learns from the help set
+    error: --align: is missing: method `eraser` learns from the align set
     hint: name the file that holds it
     ");
 }

@@ -133,6 +133,7 @@ port = 80
     hint: did you mean `column`?
     hint: the keys in [eval.questions] are set, path, column, where, shuffle, take
     error: run.toml:22: `templates`: the attack `template` needs template files
+    hint: name files or directories of them; builtin/templates/seen has some
     "#);
 }
 
@@ -199,6 +200,7 @@ fn all_of_an_eval_request_is_checked_at_once() {
     exit 2
     error: --questions: none.txt: No such file or directory (os error 2)
     error: --templates: the attack `template` needs template files
+    hint: name files or directories of them; builtin/templates/seen has some
     error: --batch: must be at least 1
     error: --adapter: none: No such file or directory (os error 2)
     hint: check the path; it is taken relative to the current directory

@@ -192,7 +192,10 @@ impl Measures {
         }
         let wanting = o.attacks.iter().find(|a| ["template", "autodan"].contains(&a.as_str()));
         if let Some(attack) = wanting.filter(|_| o.templates.is_empty() && !given("templates")) {
-            problems.push(wrong(&at("templates"), format!("the attack `{attack}` needs template files")));
+            problems.push(
+                wrong(&at("templates"), format!("the attack `{attack}` needs template files"))
+                    .hint("name files or directories of them; builtin/templates/seen has some"),
+            );
         }
         if o.max_new_tokens == 0 {
             problems.push(wrong(&at("max_new_tokens"), "must be at least 1"));

@@ -53,7 +53,7 @@ impl TrainPlan {
         let method = request.options.method;
         for known in SETS.iter().filter(|known| known.required && method.needs(known.set)) {
             if !request.sets.iter().any(|(set, _)| *set == known.set) {
-                let what = format!("method `{}` learns from the {} set", method.name, known.set.name());
+                let what = format!("is missing: method `{}` learns from the {} set", method.name, known.set.name());
                 problems.push(wrong(&at(known.key), what).hint("name the file that holds it"));
             }
         }
