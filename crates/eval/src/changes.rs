@@ -61,7 +61,7 @@ fn fill_file(subject: &mut SubjectSummary, stem: &str, kind: Kind, pairs: &Pairs
 
 fn fill_refusals(row: &mut OverRefusal, pairs: &Pairs<'_>) {
     let set = row.set.clone();
-    row.change = pairs.change(|m| m.set == set, |m| Some(m.refused));
+    row.change = pairs.change(|m| m.set == set, |m| (!m.unfinished).then_some(m.refused));
     row.judged_change = pairs.change(|m| m.set == set, |m| m.success(REFUSAL.name));
 }
 

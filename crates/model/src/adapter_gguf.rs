@@ -77,6 +77,10 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
         }
     }
     let alpha = f64::from(file.f32(ALPHA)?.ok_or_else(|| file.missing(ALPHA))?);
+    if !(alpha.is_finite() && alpha > 0.0) {
+        return Err(Error::request(format!("{}: {ALPHA} is {alpha}", path.display()))
+            .hint("it is the scale of the adapter times its rank, a positive number: write the file again"));
+    }
     let modules = Module::of(model);
     let mut tensors = Vec::new();
     let mut r = None;

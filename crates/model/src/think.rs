@@ -65,7 +65,10 @@ impl Thinking {
     /// Thoughts that end with `end`, whatever the template and the vocabulary say.
     pub(crate) fn ending(end: &str, tokenizer: Option<&Tokenizer>) -> Self {
         let known = KNOWN.iter().find(|marks| marks.end == end);
-        let (start, empty) = known.map_or(("", ["\n\n", "\n\n"]), |marks| (marks.start, marks.empty));
+        // `</x>` ends what `<x>` begins.
+        let named = ["</", "[/"].into_iter().find_map(|open| Some((&open[..1], end.strip_prefix(open)?)));
+        let named = named.map_or_else(String::new, |(open, rest)| format!("{open}{rest}"));
+        let (start, empty) = known.map_or((named.as_str(), ["\n\n", "\n\n"]), |marks| (marks.start, marks.empty));
         Self::of(start, end, empty, true, tokenizer)
     }
 

@@ -238,7 +238,8 @@ fn of_subject(subject: &Subject) -> Vec<NamedFigure> {
     for (name, refusals) in [("over_refusal", &subject.over_refusal), ("contrast", &subject.contrast)] {
         let Some(OverRefusal { n, rate, ci, change, judged, judged_ci, .. }) = refusals else { continue };
         list.share(name.to_owned(), *rate, *ci, *n);
-        list.change(name, *change, *n);
+        // Answers without a rate, unfinished ones all of them, have no difference either.
+        list.change(name, change.filter(|_| rate.is_some()), *n);
         list.share(format!("{name}.judged"), *judged, *judged_ci, *n);
     }
     for row in &subject.likelihood {

@@ -192,7 +192,9 @@ impl Trained {
     /// Where the hinge of its training closes; None for one without a hinge.
     pub(crate) fn gamma(&self) -> Option<f64> {
         let given = self.settings.get("gamma").and_then(Value::as_f64);
-        let hinged = self.metrics.as_ref().is_some_and(|m| m.hinged);
+        // Other methods have a harm term that is never below zero, too.
+        let other = self.settings.get("method").and_then(Value::as_str).is_some_and(|method| method != "eraser");
+        let hinged = !other && self.metrics.as_ref().is_some_and(|m| m.hinged);
         self.summary.as_ref().and_then(TrainingSummary::gamma).or(given).filter(|_| hinged)
     }
 

@@ -191,6 +191,7 @@ pub(crate) fn sentences(
         (None, Some(step)) => {
             said.extend([format!("The hinge was closed for the first time at step {step}."), HINGE.into()]);
         }
+        (None, None) if gamma.is_none() => {}
         (None, None) if m.hinged && course.unfinished => {
             said.extend(["The hinge has not closed yet.".to_owned(), HINGE.into()]);
         }

@@ -133,6 +133,9 @@ fn check_out(plan: &ExportPlan) -> Result<()> {
             return Err(Error::request(format!("{} is a directory", out.display()))
                 .hint(format!("GGUF is one file: --out {}", file.display())));
         }
+        if out.exists() && !out.is_file() {
+            return Err(Error::request(format!("{} is no regular file", out.display())).hint("name a file with --out"));
+        }
         if out.exists() && !plan.force {
             return Err(Error::request(format!("{} is there already", out.display()))
                 .hint("name another one, or write over it by --force"));

@@ -295,6 +295,12 @@ impl<'a> Stages<'a> {
                 records.push(record(question, answer));
             }
         }
+        if records.is_empty() && self.tally.align_answered == 0 {
+            return Err(Error::request("no align answer is left: every one is empty")
+                .hint("of a model that thinks, thoughts that have no end leave none: give them more with --max-think-tokens, or \
+                       switch thoughts off with --template-var")
+                .hint("a longer answer may be what is missing: --max-new-tokens"));
+        }
         if records.is_empty() {
             return Err(Error::request("no align answer is left: the model answers every question")
                 .hint("teach it to refuse first, by `eraser align`: without refusals there is nothing that a jailbreak gets around")

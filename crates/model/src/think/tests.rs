@@ -65,7 +65,11 @@ fn marks_are_found_in_the_template_and_made_up_by_no_other() {
 
 #[test]
 fn an_answer_that_is_given_comes_behind_an_empty_thought() {
-    let own = Thinking::ending("</reasoned>", None);
+    // What is written between `<x>` and `</x>` needs no name for its beginning.
+    assert!(
+        Thinking::ending("</reasoned>", None).opens("go <reasoned>\n") && !Thinking::ending("so:", None).opens("so")
+    );
+    let own = Thinking::ending("so:", None);
     for (thinking, prompt, expected) in [
         (qwen(), "assistant\n", "<think>\n\n</think>\n\n"),
         (qwen(), "assistant\n<think>\n", "\n</think>\n\n"),

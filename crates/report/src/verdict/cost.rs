@@ -110,7 +110,8 @@ pub(super) fn utility(rows: &[UtilityRow<'_>], base: usize, subject: usize) -> (
 /// The change of refused harmless requests, and whether it is worth the headline.
 pub(super) fn over_refusal(base: &Subject, subject: &Subject) -> (bool, Option<String>) {
     let (Some(b), Some(s)) = (&base.over_refusal, &subject.over_refusal) else { return (false, None) };
-    let Some(difference) = s.change.filter(|_| b.set == s.set) else { return (false, None) };
+    let measured = b.set == s.set && b.rate.is_some() && s.rate.is_some();
+    let Some(difference) = s.change.filter(|_| measured) else { return (false, None) };
     let rose = Direction::of(&difference) == Direction::Rose;
     let claim = match Direction::of(&difference) {
         Direction::Rose => "It refuses more benign questions than the base",

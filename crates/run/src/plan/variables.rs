@@ -21,7 +21,13 @@ pub fn of_flags(flags: &[String], problems: &mut Problems) -> Map<String, Value>
             problems.push(wrong("no `=`").hint("write it as NAME=VALUE, for example enable_thinking=false"));
             continue;
         };
-        let value: Value = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        // As Python writes them: a text `False` would count as true in a template.
+        let value = match text {
+            "True" => true.into(),
+            "False" => false.into(),
+            "None" => Value::Null,
+            _ => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        };
         let taken = check(name).and_then(|()| {
             if is_null(&value) {
                 Err(Error::request("null has no place in a run file").hint("leave the variable out"))
