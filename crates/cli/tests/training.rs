@@ -451,6 +451,9 @@ fn a_gguf_export_answers_as_the_adapter_does() {
     error: --out: new/small.gguf is there already
     hint: name another one, or write over it by --force
     ");
+    // A device was replaced by a file.
+    let refused = dir.refused(&format!("{export} --out /dev/null --format gguf --force"));
+    assert!(refused.contains("/dev/null is no regular file"), "{refused}");
     insta::assert_snapshot!(dir.refused(&format!("{export} --out new --format gguf")), @r"
     exit 2
     error: --out: new is a directory
