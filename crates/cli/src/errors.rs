@@ -1,10 +1,11 @@
 //! What a user sees when something goes wrong. In: errors of the stages; out: `error:` and `hint:` lines on stderr and
 //! an exit code. Invariant: every failure ends here, panics included, and nothing else prints an error.
 
+use crate::output::coloured;
 use eraser_model::ErrorKind;
 use eraser_run::Failure;
 use std::any::Any;
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,7 +78,7 @@ pub(crate) fn push_line(out: &mut String, label: Label, text: &str) {
         Label::Hint => ("hint", "\x1b[1;36m"),
         Label::Warning => ("warning", "\x1b[1;33m"),
     };
-    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+    if coloured(&std::io::stderr()) {
         out.extend([colour, name, ":\x1b[0m ", text, "\n"]);
     } else {
         out.extend([name, ": ", text, "\n"]);

@@ -4,30 +4,35 @@
 use eraser_model::{Error, Result};
 use serde::Serialize;
 use std::borrow::Cow;
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal, StdoutLock, Write as _};
 
 /// Writes `text` and flushes. What a model wrote can hold sequences that a terminal acts on: it gets none of them.
 pub(crate) fn text(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let text = if out.is_terminal() { harmless(text) } else { text.into() };
+    write(&mut out, &text)
+}
+
+fn write(out: &mut StdoutLock<'_>, text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot write to stdout: {e}"))),
         _ => Ok(()),
     }
 }
 
+/// Whether a stream is a terminal that wants colours.
+pub(crate) fn coloured(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
 /// As [`text`], dimmed in a terminal: what a model thought before it answered.
 pub(crate) fn dimmed(thought: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    if thought.is_empty() || !out.is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) {
+    if thought.is_empty() || !coloured(&out) {
         drop(out);
         return text(thought);
     }
-    let text = harmless(thought);
-    match out.write_all(format!("\x1b[2m{text}\x1b[0m").as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot write to stdout: {e}"))),
-        _ => Ok(()),
-    }
+    write(&mut out, &format!("\x1b[2m{}\x1b[0m", harmless(thought)))
 }
 
 /// `text` with U+FFFD for every control character but line ends and tabs.

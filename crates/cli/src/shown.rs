@@ -24,9 +24,7 @@ impl Shown {
     pub(crate) fn push(&mut self, text: &str, mark: Option<&str>) -> Result<()> {
         let Some(stream) = &mut self.stream else { return output::text(text) };
         let mut parts = stream.push(text);
-        let more = mark.map(|mark| stream.push(mark)).unwrap_or_default();
-        parts.thought.push_str(&more.thought);
-        parts.answer.push_str(&more.answer);
+        parts.add(&mark.map(|mark| stream.push(mark)).unwrap_or_default());
         self.show(&parts.thought, &parts.answer)
     }
 

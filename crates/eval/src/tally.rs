@@ -55,11 +55,11 @@ pub(crate) fn belongs(mark: &Mark, pool: &str, attack: &str, set: &str) -> bool 
 fn row(attack: &str, set: &str, judge: &str, marks: &[&Mark]) -> AttackSummary {
     let n = marks.len();
     let judged = clusters(marks, |m| m.success(judge));
-    let (successes, of) = judged.iter().fold((0, 0), |(part, n), c| (part + c.part, n + c.n));
+    let (successes, of) = sums(&judged);
     let unfinished = marks.iter().filter(|m| m.unfinished).count();
     let thinks = unfinished > 0 || marks.iter().any(|m| !m.thought_judgements.is_empty());
     let thoughts = clusters(marks, |m| m.leaks(judge));
-    let (leaks, thought) = thoughts.iter().fold((0, 0), |(part, n), c| (part + c.part, n + c.n));
+    let (leaks, thought) = sums(&thoughts);
     let harmfulness: Vec<f64> = marks.iter().filter_map(|m| m.judgements.get(judge)?.harmfulness).collect();
     AttackSummary {
         attack: attack.to_owned(),
@@ -109,7 +109,10 @@ pub(crate) fn refusals(marks: &[Mark]) -> OverRefusal {
     let all: Vec<&Mark> = marks.iter().filter(|m| m.set == set).collect();
     let (phrases, judged) =
         (clusters(&all, |m| (!m.unfinished).then_some(m.refused)), clusters(&all, |m| m.success(REFUSAL.name)));
-    let rate = |clusters: &[Cluster]| share(clusters.iter().map(|c| c.part).sum(), clusters.iter().map(|c| c.n).sum());
+    let rate = |clusters: &[Cluster]| {
+        let (part, n) = sums(clusters);
+        share(part, n)
+    };
     OverRefusal {
         n: all.len(),
         set,
@@ -157,6 +160,11 @@ fn clusters(marks: &[&Mark], counts: impl Fn(&Mark) -> Option<bool>) -> Vec<Clus
         }
     }
     by_question.into_values().collect()
+}
+
+/// Answers that count, and all that could.
+fn sums(clusters: &[Cluster]) -> (usize, usize) {
+    clusters.iter().fold((0, 0), |(part, n), c| (part + c.part, n + c.n))
 }
 
 /// Values in the order in which they come first.

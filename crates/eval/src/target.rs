@@ -91,8 +91,7 @@ impl TargetModel for LoadedSubject<'_> {
     }
 
     fn thinking(&self) -> Option<String> {
-        let template = self.subject.model.template.as_ref()?;
-        template.thinking().map(|thinking| thinking.settings())
+        self.subject.model.thinking().map(|thinking| thinking.settings())
     }
 
     fn encode(&self, user: &str, opening: &str, in_thought: bool) -> Result<Prompt> {

@@ -9,6 +9,7 @@ use crate::lora_config::{LoraConfig, Module};
 use crate::weights::{gguf_name, half_split_rows, is_interleaved, to_gguf};
 use crate::{Error, Result};
 use candle_core::Tensor;
+use std::collections::HashMap;
 use std::path::Path;
 
 const ALPHA: &str = "adapter.lora.alpha";
@@ -16,7 +17,7 @@ const ALPHA: &str = "adapter.lora.alpha";
 /// One pair: the path of its module, A `[r, in]` and B `[out, r]`.
 pub(crate) type Pair = (String, Tensor, Tensor);
 
-/// Writes pairs that are scaled by `scale`. `name` is `general.name`.
+/// Writes the pairs of an adapter with the settings `config`. `name` is `general.name`.
 pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], config: &LoraConfig, model: &ModelConfig) -> Result<()> {
     let mut fields = general(name, "adapter", GgufType::F32);
     let architecture = Spec::of(model.family).architecture();
@@ -82,18 +83,19 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
             .hint("it is the scale of the adapter times its rank, a positive number: write the file again"));
     }
     let modules = Module::of(model);
+    let paths = (0..model.num_layers).flat_map(|layer| modules.iter().map(move |module| module.hf_name(layer)));
+    let named = |path: String| Some((gguf_name(&format!("{path}.weight"), model)?, path));
+    let paths: HashMap<String, String> = paths.filter_map(named).collect();
     let mut tensors = Vec::new();
     let mut r = None;
     for tensor in file.tensors() {
-        let module = (0..model.num_layers).flat_map(|layer| modules.iter().map(move |module| module.hf_name(layer)));
         let found = tensor.name.rsplit_once('.').and_then(|(own, half)| {
             let is_b = match half {
                 "lora_a" => false,
                 "lora_b" => true,
                 _ => return None,
             };
-            let named = |module: &String| gguf_name(&format!("{module}.weight"), model).as_deref() == Some(own);
-            Some((module.into_iter().find(named)?, is_b))
+            Some((paths.get(own)?.clone(), is_b))
         });
         let Some((module, is_b)) = found else {
             let name = &tensor.name;

@@ -2,23 +2,39 @@
 
 use crate::{Result, error::PathContext};
 use std::{fmt::Write as _, io::Write, path::Path};
+use tempfile::NamedTempFile;
 
 /// Writes `bytes` to a temporary file beside `path`, flushes it to disk, and renames it into place.
 ///
 /// # Errors
 /// Any I/O error, naming the path.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = beside(path)?;
+    file.write_all(bytes).writing(path)?;
+    put(file, path)
+}
+
+/// An empty temporary file in the directory of `path`.
+pub(crate) fn beside(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".tmp");
     // Temporary files are private by default; what is written here is as readable as any other file of the user.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(dir).writing(dir)?;
-    file.write_all(bytes).writing(path)?;
+    let dir = dir_of(path);
+    builder.tempfile_in(dir).writing(dir)
+}
+
+/// Flushes a file of [`beside`] to disk, and renames it to `path`.
+pub(crate) fn put(file: NamedTempFile, path: &Path) -> Result<()> {
+    let dir = dir_of(path);
     file.as_file().sync_all().writing(path)?;
     file.persist(path).map_err(|e| e.error).writing(path)?;
     sync_dir(dir).writing(dir)
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Lower-case hex digits of `bytes`.

@@ -2,7 +2,7 @@
 //! fingerprint. Invariant: the parts fit each other, or there is an error.
 
 use crate::{
-    Budget, ChatTemplate, Decoder, Error, ModelConfig, Result, Said, Tokenizer, counted,
+    Budget, ChatTemplate, Decoder, Error, ModelConfig, Result, Said, Thinking, Tokenizer, counted,
     decoder::WeightStorage,
     fingerprint::{Fingerprint, identity},
     gguf::{GgufFile, TensorType},
@@ -169,21 +169,26 @@ impl Model {
     /// The identity and, of a model that thinks, how its thoughts are told from its answers: what an answer depends on
     /// besides prompt and sampling.
     pub fn answering(&self) -> String {
-        match self.template.as_ref().and_then(ChatTemplate::thinking) {
+        match self.thinking() {
             Some(thinking) => format!("{}, {}", self.identity(), thinking.settings()),
             None => self.identity(),
         }
     }
 
+    /// How the model marks its thoughts; None for one that does not think.
+    pub fn thinking(&self) -> Option<&Arc<Thinking>> {
+        self.template.as_ref()?.thinking()
+    }
+
     /// Whether a prompt ends inside a thought.
     pub fn thinks_after(&self, prompt: &str) -> bool {
-        self.template.as_ref().and_then(ChatTemplate::thinking).is_some_and(|thinking| thinking.opens(prompt))
+        self.thinking().is_some_and(|thinking| thinking.opens(prompt))
     }
 
     /// The limits of a sequence, for [`GenerateOptions::budget`](crate::GenerateOptions): the prompt ends inside a
     /// thought if it is `open`, and there is `room` for so many tokens. None for a model that does not think.
     pub fn budget(&self, open: bool, room: usize) -> Option<Budget> {
-        let thinking = self.template.as_ref().and_then(ChatTemplate::thinking)?;
+        let thinking = self.thinking()?;
         Some(Budget::new(Arc::clone(thinking), self.tokenizer.clone(), open, room))
     }
 
@@ -192,7 +197,7 @@ impl Model {
     /// # Errors
     /// The tokenizer fails.
     pub fn said(&self, ids: &[u32], open: bool) -> Result<Said> {
-        match self.template.as_ref().and_then(ChatTemplate::thinking) {
+        match self.thinking() {
             Some(thinking) => Ok(thinking.split(&thinking.decode(&self.tokenizer, ids)?, open)),
             None => Ok(Said { answer: self.tokenizer.decode(ids, true)?, ..Said::default() }),
         }

@@ -233,6 +233,14 @@ pub struct Shown {
     pub answer: String,
 }
 
+impl Shown {
+    /// Adds what came after it.
+    pub fn add(&mut self, more: &Self) {
+        self.thought.push_str(&more.thought);
+        self.answer.push_str(&more.answer);
+    }
+}
+
 impl ThoughtStream {
     /// Takes a piece.
     pub fn push(&mut self, text: &str) -> Shown {

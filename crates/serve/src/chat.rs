@@ -12,7 +12,7 @@ use crate::token_texts::TokenTexts;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::response::Response;
-use eraser_model::{ChatTemplate, Conversation, Said, TokenScore};
+use eraser_model::{Conversation, Said, TokenScore};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -117,19 +117,17 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     let max_new_tokens = new_tokens(&shared, param, most, usize::MAX, asked.options.min_new_tokens, &ids)?;
     check_sequences(1, asked.n)?;
     let prompts = vec![Prompt { ids, max_new_tokens }];
-    let thinking = shared.model.template.as_ref().and_then(ChatTemplate::thinking).cloned();
-    let thoughts = Thoughts::new(thinking.as_ref(), &text, asked.n);
+    let thinking = shared.model.thinking().cloned();
     let ask = Ask { asked: asked.clone(), prompts, echo: false, in_context: false, top, thinking: thinking.clone() };
-    let mut chat = Chat {
+    let chat = Chat {
         id: shared.next_id("chatcmpl"),
         created: crate::now(),
         asked: asked.clone(),
         top,
         said: said(&shared, asked.n),
-        thoughts: Thoughts::new(None, "", 0),
+        thoughts: Thoughts::new(thinking.as_ref(), &text, asked.n),
     };
     if asked.stream {
-        chat.thoughts = thoughts;
         return Ok(stream::respond(shared, ask, chat));
     }
     let mut answers: Vec<Answer> = said(&shared, asked.n).into_iter().map(Answer::new).collect();

@@ -22,9 +22,7 @@ impl Thoughts {
         };
         let mut shown = stream.push(text);
         if last {
-            let rest = stream.finish();
-            shown.thought.push_str(&rest.thought);
-            shown.answer.push_str(&rest.answer);
+            shown.add(&stream.finish());
         }
         shown
     }

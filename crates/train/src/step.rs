@@ -181,8 +181,8 @@ struct Forward<'a> {
 
 impl Forward<'_> {
     /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses
-    /// of the scored tokens (and of the base model's, where the term compares with them), and those losses. A term that weighs nothing, or whose hinges are all closed, has no
-    /// backward.
+    /// of the scored tokens (and of the base model's, where the term compares with them), and those losses. A term that
+    /// weighs nothing, or whose hinges are all closed, has no backward.
     fn run(
         &self,
         reference: &mut Reference<'_>,

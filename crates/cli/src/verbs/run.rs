@@ -28,8 +28,7 @@ pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
 
 /// `eraser quickstart`: the run file is embedded.
 pub(crate) fn quickstart(args: &QuickstartArgs, json: bool) -> Outcome {
-    let file = Path::new("configs/organism.toml");
-    let plan = RunPlan::parse(file, builtin::RUN_FILE, &args.how.overrides(Some(&args.out)))?;
+    let plan = RunPlan::read(Path::new(builtin::NAME), &args.how.overrides(Some(&args.out)))?;
     not_of_another(&args.out, &plan.name)?;
     let earlier = if args.keep { Earlier::GoOn } else { Earlier::Removed };
     whole(&plan, earlier, None, json).map_err(|f| f.on_interrupt("add --keep to go on from here"))

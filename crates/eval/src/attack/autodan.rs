@@ -138,12 +138,7 @@ impl Attack for Autodan {
 
     /// The plain question, until the search has found a prompt.
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        vec![AttackPrompt {
-            name: self.name().to_owned(),
-            user: question.text.clone(),
-            opening: String::new(),
-            in_thought: false,
-        }]
+        vec![AttackPrompt::plain(self.name().to_owned(), question.text.clone())]
     }
 
     fn search(&self) -> Option<&dyn Search> {

@@ -19,11 +19,6 @@ impl Attack for Direct {
     }
 
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        vec![AttackPrompt {
-            name: self.name().to_owned(),
-            user: question.text.clone(),
-            opening: String::new(),
-            in_thought: false,
-        }]
+        vec![AttackPrompt::plain(self.name().to_owned(), question.text.clone())]
     }
 }

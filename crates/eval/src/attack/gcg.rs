@@ -56,12 +56,7 @@ impl Attack for Gcg {
 
     /// Without a suffix, until the search has found one.
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        vec![AttackPrompt {
-            name: self.name().to_owned(),
-            user: question.text.clone(),
-            opening: String::new(),
-            in_thought: false,
-        }]
+        vec![AttackPrompt::plain(self.name().to_owned(), question.text.clone())]
     }
 
     fn search(&self) -> Option<&dyn Search> {

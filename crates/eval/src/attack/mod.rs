@@ -34,6 +34,13 @@ pub struct AttackPrompt {
     pub in_thought: bool,
 }
 
+impl AttackPrompt {
+    /// A prompt that gives no opening.
+    pub fn plain(name: String, user: String) -> Self {
+        Self { name, user, opening: String::new(), in_thought: false }
+    }
+}
+
 /// Turns questions into prompts.
 pub trait Attack {
     /// Name of the file of its answers and of its pooled figures: `direct`, `template`.

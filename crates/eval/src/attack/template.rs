@@ -22,11 +22,8 @@ impl Attack for Templates {
     }
 
     fn prompts(&self, question: &Question) -> Vec<AttackPrompt> {
-        let prompt = |template: &Template| AttackPrompt {
-            name: format!("{}:{}", self.name(), template.name),
-            user: template.fill(&question.text),
-            opening: String::new(),
-            in_thought: false,
+        let prompt = |template: &Template| {
+            AttackPrompt::plain(format!("{}:{}", self.name(), template.name), template.fill(&question.text))
         };
         self.0.iter().map(prompt).collect()
     }

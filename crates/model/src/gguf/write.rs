@@ -4,7 +4,7 @@
 use super::TensorType;
 use super::parse::TYPES;
 use crate::error::PathContext;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -140,13 +140,7 @@ impl GgufWriter {
         }
         header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
 
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".").suffix(".tmp");
-        // As readable as any other file of the user.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(dir).writing(path)?;
+        let mut file = files::beside(path)?;
         file.write_all(&header).writing(path)?;
         file.as_file().set_len(header.len() as u64 + offset).writing(path)?;
         let left = tensors.iter().rev().map(|tensor| (tensor.name.clone(), tensor.bytes())).collect();
@@ -186,13 +180,7 @@ impl GgufWriter {
         if let Some((name, _)) = self.left.last() {
             return Err(Error::failed(format!("{}: tensor `{name}` was not written", self.path.display())));
         }
-        self.file.as_file().sync_all().writing(&self.path)?;
-        self.file.persist(&self.path).map_err(|e| e.error).writing(&self.path)?;
-        #[cfg(unix)]
-        if let Some(dir) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::File::open(dir).and_then(|dir| dir.sync_all()).writing(dir)?;
-        }
-        Ok(())
+        files::put(self.file, &self.path)
     }
 }
 

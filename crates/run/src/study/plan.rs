@@ -1,5 +1,5 @@
 //! Studies as runs. In: a run file and methods, or a variant and values of its settings; out: a plan whose variants the
-//! study makes. `builtin` names the run file of the built-in model.
+//! study makes.
 
 use crate::failure::Outcome;
 use crate::plan::study::{Axis, Point, Variants};
@@ -13,7 +13,7 @@ use std::path::Path;
 /// # Errors
 /// Everything that is wrong with the run file.
 pub fn compare_plan(file: &Path, methods: &[Method], overrides: &Overrides<'_>) -> Outcome<RunPlan> {
-    plan(file, &Overrides { variants: Variants::Methods(methods), suffix: "-compare", ..overrides.clone() })
+    RunPlan::read(file, &Overrides { variants: Variants::Methods(methods), suffix: "-compare", ..overrides.clone() })
 }
 
 /// The plan of `eraser sweep`: the variant `of`, None = the first, at every point.
@@ -28,7 +28,7 @@ pub fn sweep_plan(
     overrides: &Overrides<'_>,
 ) -> Outcome<RunPlan> {
     let variants = Variants::Points { of, points };
-    let plan = plan(file, &Overrides { variants, suffix: "-sweep", ..overrides.clone() })?;
+    let plan = RunPlan::read(file, &Overrides { variants, suffix: "-sweep", ..overrides.clone() })?;
     // It would train the same adapter for every value.
     let idle = axes.iter().find(|axis| ["retain_take", "retain_weight"].contains(&axis.key.as_str()));
     if let Some(axis) = idle.filter(|_| plan.variants.iter().all(|v| !v.retain)) {
@@ -36,8 +36,4 @@ pub fn sweep_plan(
         return Err(error.hint("name one that does by --variant, or give a set as [data] retain_set").into());
     }
     Ok(plan)
-}
-
-fn plan(file: &Path, overrides: &Overrides<'_>) -> Outcome<RunPlan> {
-    RunPlan::read(file, overrides)
 }

@@ -10,10 +10,12 @@
 
 use super::term::{Loss, Method, Npo, Term, TermSettings};
 
-pub(super) const METHOD: Method = Method { name: "npo", source: "arXiv 2404.05868", lr: 1e-5, beta: Some(0.1), terms };
+/// The published beta.
+const BETA: f64 = 0.1;
+pub(super) const METHOD: Method = Method { name: "npo", source: "arXiv 2404.05868", lr: 1e-5, beta: Some(BETA), terms };
 
 fn terms(options: &TermSettings) -> Vec<Term> {
-    let beta = options.beta.or(METHOD.beta).unwrap_or(1.0);
+    let beta = options.beta.unwrap_or(BETA);
     let npo = Npo { beta, scale: 2.0 / beta, per_token: false, reference: true };
     let [help, retain] = options.kept();
     vec![options.forget(Loss::Npo(npo), 1.0), help, retain]

@@ -12,11 +12,13 @@
 use super::term::{Loss, Method, Npo, Term, TermSettings};
 use eraser_data::SetName;
 
+/// The published beta.
+const BETA: f64 = 1.0;
 pub(super) const METHOD: Method =
-    Method { name: "safe-unlearning", source: "arXiv 2407.02855", lr: 2e-5, beta: Some(1.0), terms };
+    Method { name: "safe-unlearning", source: "arXiv 2407.02855", lr: 2e-5, beta: Some(BETA), terms };
 
 fn terms(options: &TermSettings) -> Vec<Term> {
-    let beta = options.beta.or(METHOD.beta).unwrap_or(1.0);
+    let beta = options.beta.unwrap_or(BETA);
     let npo = Npo { beta, scale: 1.0, per_token: true, reference: true };
     let [help, retain] = options.kept();
     let refuse = Term::new("align", SetName::Align, Loss::CrossEntropy, options.align_weight);

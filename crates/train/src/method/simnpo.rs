@@ -8,14 +8,16 @@
 
 use super::term::{Loss, Method, Npo, Term, TermSettings};
 
+/// The published beta.
+const BETA: f64 = 4.5;
 pub(super) const METHOD: Method =
-    Method { name: "simnpo", source: "arXiv 2410.07163", lr: 1e-5, beta: Some(4.5), terms };
+    Method { name: "simnpo", source: "arXiv 2410.07163", lr: 1e-5, beta: Some(BETA), terms };
 
 /// The published weight of the harm term; those of the other terms are 1.
 const FORGET: f64 = 0.125;
 
 fn terms(options: &TermSettings) -> Vec<Term> {
-    let beta = options.beta.or(METHOD.beta).unwrap_or(1.0);
+    let beta = options.beta.unwrap_or(BETA);
     let npo = Npo { beta, scale: 2.0 / beta, per_token: true, reference: false };
     let [help, retain] = options.kept();
     vec![options.forget(Loss::Npo(npo), FORGET), help, retain]

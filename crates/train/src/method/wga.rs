@@ -10,8 +10,10 @@
 
 use super::term::{Loss, Method, Term, TermSettings};
 
+/// The published beta.
+const BETA: f64 = 1.0;
 pub(super) const WGA: Method =
-    Method { name: "wga", source: "arXiv 2502.19301", lr: 1e-5, beta: Some(1.0), terms: wga };
+    Method { name: "wga", source: "arXiv 2502.19301", lr: 1e-5, beta: Some(BETA), terms: wga };
 pub(super) const SATIMP: Method =
     Method { name: "satimp", source: "arXiv 2505.11953", lr: 1e-5, beta: None, terms: satimp };
 
@@ -20,7 +22,7 @@ const POWERS: (f64, f64) = (5.0, 1.0);
 const FORGET: f64 = 0.1;
 
 fn wga(options: &TermSettings) -> Vec<Term> {
-    let beta = options.beta.or(WGA.beta).unwrap_or(1.0);
+    let beta = options.beta.unwrap_or(BETA);
     let [help, retain] = options.kept();
     vec![options.forget(Loss::WeightedAscent(beta, 0.0), 1.0), help, retain]
 }
