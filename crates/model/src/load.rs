@@ -101,7 +101,7 @@ pub enum Compute {
     /// bf16: weights and what they are multiplied by are rounded to 8 bits of significand. About twice as fast, with
     /// half the memory.
     Bf16,
-    /// bf16 where the processor has instructions for it and `base_dtype` leaves the choice, else f32.
+    /// bf16 where the processor has instructions for it and `base_dtype` is auto or as-stored, else f32.
     Auto,
 }
 
@@ -325,19 +325,26 @@ fn warn_of_unread<'a>(path: &Path, mut unread: impl Iterator<Item = &'a str>) {
 
 fn held(options: &LoadOptions) -> Result<WeightStorage> {
     let cpu = options.device.is_cpu();
-    let fits = matches!(options.base_dtype, BaseDtype::Auto | BaseDtype::Bf16);
+    let in_bf16 = match options.base_dtype {
+        BaseDtype::Auto | BaseDtype::Bf16 => Some(WeightStorage::MultipliedInBf16),
+        BaseDtype::AsStored => Some(WeightStorage::StoredInBf16),
+        BaseDtype::F32 | BaseDtype::F16 => None,
+    };
     match options.compute {
-        Compute::Bf16 if cpu && !fits => {
-            return Err(Error::request("products in bf16 need weights held in bf16")
-                .hint("leave --base-dtype at auto, or compute in f32"));
-        }
         Compute::Bf16 if cpu && !bf16::is_fast() => {
             return Err(Error::request("this processor has no instructions for products in bf16")
                 .hint("use --compute f32, or auto"));
         }
-        Compute::Bf16 if cpu => return Ok(WeightStorage::MultipliedInBf16),
-        Compute::Auto if cpu && options.base_dtype == BaseDtype::Auto && bf16::is_fast() => {
-            return Ok(WeightStorage::MultipliedInBf16);
+        Compute::Bf16 if cpu => {
+            return in_bf16.ok_or_else(|| {
+                Error::request("products in bf16 need weights held in bf16 or as stored")
+                    .hint("leave --base-dtype at auto, or compute in f32")
+            });
+        }
+        Compute::Auto if cpu && options.base_dtype != BaseDtype::Bf16 && bf16::is_fast() => {
+            if let Some(held) = in_bf16 {
+                return Ok(held);
+            }
         }
         Compute::F32 | Compute::Bf16 | Compute::Auto => {}
     }

@@ -77,5 +77,9 @@ fn a_file_as_stored_computes_what_its_expansion_computes() {
         for (a, b) in expanded.iter().zip(&stored) {
             assert!((a - b).abs() < 1e-4 * size, "{name}: {a} {b}");
         }
+        // bf16 has 8 bits of significand, 8-bit integers 7 and a sign.
+        for (a, b) in expanded.iter().zip(logits(WeightStorage::StoredInBf16)) {
+            assert!((a - b).abs() < 0.05 * size, "{name} in bf16: {a} {b}");
+        }
     }
 }

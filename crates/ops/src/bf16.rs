@@ -7,12 +7,16 @@
 //! rows of the weight, so pairs are next to each other in memory and are transposed; for `g W` they are columns, so a
 //! pair is made of two rows.
 
+mod blocks;
 mod dots;
 mod kernel;
 mod tile;
 #[cfg(target_arch = "x86_64")]
+mod unpack;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use blocks::{Blocks, Int8Rows};
 pub(crate) use dots::dots;
 
 use crate::gemm::{Update, count};
@@ -101,6 +105,71 @@ impl<'a> Half<'a> {
     }
 }
 
+/// A frozen weight of products in bf16.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Frozen<'a> {
+    /// In bf16.
+    Half(Half<'a>),
+    /// As its file has it, expanded as it is packed.
+    Blocks(Blocks<'a>),
+}
+
+impl<'a> From<Half<'a>> for Frozen<'a> {
+    fn from(half: Half<'a>) -> Self {
+        Self::Half(half)
+    }
+}
+
+impl<'a> From<Blocks<'a>> for Frozen<'a> {
+    fn from(blocks: Blocks<'a>) -> Self {
+        Self::Blocks(blocks)
+    }
+}
+
+impl Frozen<'_> {
+    fn dims(&self) -> (usize, usize) {
+        match self {
+            Self::Half(half) => (half.rows, half.cols),
+            Self::Blocks(blocks) => (blocks.rows, blocks.cols),
+        }
+    }
+
+    /// Packs the columns of a product from pair `start` of the inner dimension on, as deep as `panel` is.
+    fn pack(&self, arch: Arch, side: Side, columns: Range<usize>, start: usize, buffers: &mut Buffers) {
+        let Buffers { panel, expanded } = buffers;
+        let vectors = columns.len().div_ceil(LANES);
+        let (half, columns, start) = match self {
+            Self::Half(half) => (*half, columns, start),
+            Self::Blocks(blocks) => {
+                let depth = panel.len() / (vectors * LANES);
+                let inner = |size: usize| 2 * start..size.min(2 * (start + depth));
+                let (first, count) = (columns.start, columns.len());
+                match side {
+                    Side::Forward => {
+                        (blocks.expand(arch, &columns, &inner(blocks.cols), expanded), 0..count, 0)
+                    }
+                    Side::Backward => {
+                        (blocks.expand(arch, &inner(blocks.rows), &(first..first + count), expanded), 0..count, 0)
+                    }
+                }
+            }
+        };
+        match side {
+            Side::Forward => kernel::pack_rows(arch, half, columns, start, vectors, panel),
+            Side::Backward => kernel::pack_columns(arch, half, columns, start, vectors, panel),
+        }
+    }
+}
+
+/// What a thread works in.
+#[derive(Default)]
+struct Buffers {
+    /// The panel.
+    panel: Vec<u32>,
+    /// The piece of the weight that becomes the panel, where it is not in bf16.
+    expanded: Vec<bf16>,
+}
+
 /// Which product of a weight `W` `[out, in]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -115,7 +184,7 @@ pub(crate) enum Side {
 #[must_use]
 pub(crate) struct Product<'a> {
     x: &'a Rounded,
-    weight: Half<'a>,
+    weight: Frozen<'a>,
     side: Side,
     parallel: bool,
     arch: Arch,
@@ -124,10 +193,13 @@ pub(crate) struct Product<'a> {
 impl<'a> Product<'a> {
     /// # Panics
     /// When the inner sizes differ or the weight does not fit its slice.
-    pub(crate) fn new(x: &'a Rounded, weight: Half<'a>, side: Side) -> Self {
-        let inner = if side == Side::Forward { weight.cols } else { weight.rows };
-        assert_eq!(x.width, inner, "inner sizes differ");
-        assert_eq!(weight.values.len(), weight.rows * weight.cols, "weight does not fit its slice");
+    pub(crate) fn new(x: &'a Rounded, weight: impl Into<Frozen<'a>>, side: Side) -> Self {
+        let weight = weight.into();
+        let (rows, cols) = weight.dims();
+        assert_eq!(x.width, if side == Side::Forward { cols } else { rows }, "inner sizes differ");
+        if let Frozen::Half(half) = weight {
+            assert_eq!(half.values.len(), rows * cols, "weight does not fit its slice");
+        }
         Self { x, weight, side, parallel: false, arch: kernel::arch() }
     }
 
@@ -137,7 +209,8 @@ impl<'a> Product<'a> {
     }
 
     fn columns(&self) -> usize {
-        if self.side == Side::Forward { self.weight.rows } else { self.weight.cols }
+        let (rows, cols) = self.weight.dims();
+        if self.side == Side::Forward { rows } else { cols }
     }
 
     /// Writes to or adds to the first columns of `dst`, row-major with rows `stride` apart.
@@ -195,20 +268,20 @@ impl<'a> Product<'a> {
         };
         let tasks: Vec<_> = panels.flat_map(pieces).collect();
         let dst = Destination(dst);
-        let task = |panel: &mut Vec<u32>, (rows, columns): &(Range<usize>, Range<usize>)| {
+        let task = |buffers: &mut Buffers, (rows, columns): &(Range<usize>, Range<usize>)| {
             let dst = &dst;
             // SAFETY: the rectangle of these rows and columns lies in the product, and no other task has a part of it.
             // In it, only what was written is read: with `Replace`, by the first piece of the inner dimension.
             let at = unsafe { dst.0.add(rows.start * stride + columns.start) };
             let place = Place { at, stride, columns: columns.len() };
-            unsafe { self.rectangle(panel, rows, columns.start, place, update) };
+            unsafe { self.rectangle(buffers, rows, columns.start, place, update) };
         };
         if self.parallel {
-            tasks.par_iter().with_max_len(1).for_each_init(Vec::new, task);
+            tasks.par_iter().with_max_len(1).for_each_init(Buffers::default, task);
         } else {
-            let mut panel = Vec::new();
+            let mut buffers = Buffers::default();
             for rectangle in &tasks {
-                task(&mut panel, rectangle);
+                task(&mut buffers, rectangle);
             }
         }
     }
@@ -219,21 +292,18 @@ impl<'a> Product<'a> {
     /// `place` is valid for writes of the rectangle, that no one else reads or writes; for [`Update::Add`] it is
     /// initialised.
     #[allow(unsafe_code)]
-    unsafe fn rectangle(self, panel: &mut Vec<u32>, rows: &Range<usize>, first: usize, place: Place, update: Update) {
+    unsafe fn rectangle(self, buffers: &mut Buffers, rows: &Range<usize>, first: usize, place: Place, update: Update) {
         let Self { x, weight, side, arch, .. } = self;
         let pairs = x.width.div_ceil(2);
+        // Whole groups of a row in blocks are expanded, which are 32 pairs.
         let depth = pairs.div_ceil(pairs.div_ceil(DEPTH).max(1)).max(1);
+        let depth = if let Frozen::Blocks(_) = weight { depth.next_multiple_of(32) } else { depth };
         let vectors = place.columns.div_ceil(LANES);
         let mut start = 0;
         loop {
             let depth = depth.min(pairs - start);
-            panel.resize(depth * vectors * LANES, 0);
-            match side {
-                Side::Forward => kernel::pack_rows(arch, weight, first..first + place.columns, start, vectors, panel),
-                Side::Backward => {
-                    kernel::pack_columns(arch, weight, first..first + place.columns, start, vectors, panel);
-                }
-            }
+            buffers.panel.resize(depth * vectors * LANES, 0);
+            weight.pack(arch, side, first..first + place.columns, start, buffers);
             let add = start > 0 || update == Update::Add;
             for (i, row) in rows.clone().step_by(ROWS).enumerate() {
                 let count = ROWS.min(rows.end - row);
@@ -241,7 +311,7 @@ impl<'a> Product<'a> {
                 // SAFETY: these rows are in the rectangle.
                 unsafe {
                     let place = Place { at: place.at.add(i * ROWS * place.stride), ..place };
-                    kernel::tile(arch, &x[..count], panel, vectors, place, add);
+                    kernel::tile(arch, &x[..count], &buffers.panel, vectors, place, add);
                 }
             }
             start += depth;

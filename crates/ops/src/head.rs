@@ -66,7 +66,7 @@ impl<'a> Head<'a> {
         match weight {
             Weight::Dense { values, cols, .. } => Some(Self::Dense(Rows { data: values, d: cols })),
             Weight::Half(half) => Some(Self::Half(half)),
-            Weight::Stored(_) => None,
+            Weight::Stored(_) | Weight::Blocks(_) => None,
         }
     }
 

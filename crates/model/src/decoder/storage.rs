@@ -19,6 +19,9 @@ pub enum WeightStorage {
     /// Linear layers, embedding and head in bf16 on the CPU, where they are multiplied in bf16 with sums in f32; the
     /// rest in f32.
     MultipliedInBf16,
+    /// The linear layers in the quantised blocks that they are stored in, multiplied in bf16 on the CPU; linear layers in
+    /// other types, embedding and head as of [`Self::MultipliedInBf16`].
+    StoredInBf16,
 }
 
 /// A name for each way: `f32`, `as stored`, `bf16 blocks`.
@@ -29,6 +32,7 @@ impl fmt::Display for WeightStorage {
             Self::AsStored => f.write_str("as stored"),
             Self::Half(kind) => write!(f, "{} blocks", format!("{kind:?}").to_lowercase()),
             Self::MultipliedInBf16 => f.write_str("bf16, multiplied in bf16"),
+            Self::StoredInBf16 => f.write_str("as stored, multiplied in bf16"),
         }
     }
 }
@@ -44,14 +48,14 @@ impl WeightStorage {
     pub(super) fn dtype(self) -> DType {
         match self {
             Self::Dense(dtype) => dtype,
-            Self::AsStored | Self::Half(_) | Self::MultipliedInBf16 => DType::F32,
+            Self::AsStored | Self::Half(_) | Self::MultipliedInBf16 | Self::StoredInBf16 => DType::F32,
         }
     }
 
     /// Type of embedding and head.
     pub(super) fn head_dtype(self) -> DType {
         match self {
-            Self::MultipliedInBf16 => DType::BF16,
+            Self::MultipliedInBf16 | Self::StoredInBf16 => DType::BF16,
             _ => self.dtype(),
         }
     }
@@ -65,9 +69,16 @@ impl WeightStorage {
         device: &Device,
     ) -> Result<Weight> {
         let dense = || source.tensor(name, &shape, self.dtype(), device);
+        let half = || source.tensor(name, &shape, DType::BF16, device);
         let kind = match self {
             Self::Dense(_) => return Ok(dense()?.into()),
-            Self::MultipliedInBf16 => return Ok(source.tensor(name, &shape, DType::BF16, device)?.into()),
+            Self::MultipliedInBf16 => return Ok(half()?.into()),
+            Self::StoredInBf16 => {
+                return Ok(match source.stored(name, shape)?.filter(Stored::is_quantised) {
+                    Some(stored) => Weight::Stored(stored.in_bf16()),
+                    None => half()?.into(),
+                });
+            }
             Self::AsStored => {
                 return Ok(match source.stored(name, shape)? {
                     Some(stored) => Weight::Stored(stored),

@@ -208,6 +208,12 @@ fn products_in_bf16_compute_nearly_the_same() {
     }
     assert_ne!(half.identity(), plain.identity());
     assert_eq!(half.fingerprint, plain.fingerprint);
-    assert_eq!(load(BaseDtype::AsStored, Compute::Auto).unwrap().decoder.held(), WeightStorage::AsStored);
+    for (compute, held) in [
+        (Compute::F32, WeightStorage::AsStored),
+        (Compute::Auto, WeightStorage::StoredInBf16),
+        (Compute::Bf16, WeightStorage::StoredInBf16),
+    ] {
+        assert_eq!(load(BaseDtype::AsStored, compute).unwrap().decoder.held(), held);
+    }
     assert!("f16".parse::<Compute>().unwrap_err().hints()[0].contains("bf16"));
 }

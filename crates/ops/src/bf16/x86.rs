@@ -1,7 +1,10 @@
 //! The bf16 kernel in AVX-512. In, out: as of `kernel.rs`. Invariant: a value of [`Avx512`] exists only on a processor
 //! that has every instruction used here.
 
+use super::blocks::{Int8Rows, TILE};
 use super::tile::{LANES, Place, ROWS};
+use super::unpack::{expand, int8_dots};
+use crate::quant::TensorType;
 use half::bf16;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
@@ -9,8 +12,9 @@ use std::arch::x86_64::{
     _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
+use std::ops::Range;
 
-/// Shows that the processor has AVX-512 F, BW and BF16.
+/// Shows that the processor has AVX-512 F, BW, BF16 and VNNI. No processor has BF16 without the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Avx512(());
 
@@ -33,7 +37,11 @@ impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         found.then_some(Self(()))
     }
 
@@ -56,6 +64,16 @@ impl Avx512 {
     dispatched! {
         /// `out[r][t] = w[r] . x[t]` for up to 4 rows `w` and up to 4 rows of rounded `x`.
         fn dots(w: &[&[bf16]], x: &[&[u32]]) -> [[f32; 4]; 4]
+    }
+
+    dispatched! {
+        /// As `unpack::expand`.
+        fn expand(dtype: TensorType, row: &[u8], start: usize, values: &mut [bf16]) -> usize
+    }
+
+    dispatched! {
+        /// As `unpack::int8_dots`.
+        fn int8_dots(dtype: TensorType, row: &[u8], x: &Int8Rows, tokens: Range<usize>, sums: &mut [f32; TILE]) -> usize
     }
 
     /// As `kernel::tile`.

@@ -2,7 +2,7 @@
 //! matrix. Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
 use super::panels::{self, Panels};
-use crate::bf16::{self, Half, Rounded, Side};
+use crate::bf16::{self, Frozen, Int8Rows, Rounded, Side};
 use crate::gemm::{Mat, Update, count};
 use crate::weight::Rows;
 use crate::{simd, slices};
@@ -23,6 +23,8 @@ const DOT_TOKENS: usize = 10;
 const PANEL_TOKENS: usize = 256;
 /// Up to this many tokens dot products are faster with a weight in bf16: reading the weight takes most of the time.
 const HALF_DOT_TOKENS: usize = 8;
+/// Up to this many tokens products of 8-bit integers are faster with a weight in blocks.
+const BLOCK_DOT_TOKENS: usize = 8;
 /// Most weight elements of one parallel task of the product for few tokens: half of a second-level cache.
 const TASK_ELEMENTS: usize = 1 << 16;
 /// Multiply-adds that are worth a task: some tens of microseconds.
@@ -49,7 +51,8 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
     let whole = |values| Mat::new(x, tokens, inputs).times(Mat::new(values, outputs, inputs).t()).in_parallel();
     match weight {
         Rows::Dense { values, .. } => whole(values).into_vec(),
-        Rows::Half(half) => halves(&Rounded::new(x, tokens, inputs), half, Side::Forward).into_vec(),
+        Rows::Half(half) => rounded(&Rounded::new(x, tokens, inputs), half, Side::Forward).into_vec(),
+        Rows::Blocks(blocks) => rounded(&Rounded::new(x, tokens, inputs), blocks, Side::Forward).into_vec(),
         Rows::Stored(_) => {
             let mut out = vec![0.0; tokens * outputs];
             forward_into(x, weight, tokens, &mut out, Columns { stride: outputs, at: 0 }, Update::Replace);
@@ -58,7 +61,7 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
     }
 }
 
-fn halves<'a>(x: &'a Rounded, weight: Half<'a>, side: Side) -> bf16::Product<'a> {
+fn rounded<'a>(x: &'a Rounded, weight: impl Into<Frozen<'a>>, side: Side) -> bf16::Product<'a> {
     bf16::Product::new(x, weight, side).in_parallel()
 }
 
@@ -90,7 +93,11 @@ pub(crate) fn forward_into(
         Rows::Stored(stored) => stored.for_each_tile(TILE_ELEMENTS, tile),
         Rows::Half(half) => {
             let x = Rounded::new(x, tokens, inputs);
-            halves(&x, half, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
+            rounded(&x, half, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
+        }
+        Rows::Blocks(blocks) => {
+            let x = Rounded::new(x, tokens, inputs);
+            rounded(&x, blocks, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
         }
     }
 }
@@ -106,7 +113,8 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
             let weight = Mat::new(values, outputs, inputs);
             Mat::new(g, tokens, outputs).times(weight).in_parallel().into_vec()
         }
-        Rows::Half(half) => halves(&Rounded::new(g, tokens, outputs), half, Side::Backward).into_vec(),
+        Rows::Half(half) => rounded(&Rounded::new(g, tokens, outputs), half, Side::Backward).into_vec(),
+        Rows::Blocks(blocks) => rounded(&Rounded::new(g, tokens, outputs), blocks, Side::Backward).into_vec(),
         Rows::Stored(stored) => {
             let mut dx = vec![0.0; tokens * inputs];
             stored.for_each_tile(TILE_ELEMENTS, |rows, tile| {
@@ -122,7 +130,11 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
 /// True when a product is one of so few tokens that the weight is not packed for it.
 fn are_few(tokens: usize, weight: Rows<'_>) -> bool {
     let (outputs, inputs) = weight.dims();
-    let most = if let Rows::Half(_) = weight { HALF_DOT_TOKENS } else { PANEL_TOKENS };
+    let most = match weight {
+        Rows::Half(_) => HALF_DOT_TOKENS,
+        Rows::Blocks(_) => BLOCK_DOT_TOKENS,
+        Rows::Dense { .. } | Rows::Stored(_) => PANEL_TOKENS,
+    };
     inputs > 0 && outputs > 0 && (1..=most).contains(&tokens)
 }
 
@@ -146,6 +158,14 @@ impl Products {
             let values = slices::filled(outputs * tokens, task * tokens, |i, products| {
                 let rows = i * task..i * task + products.len() / tokens;
                 bf16::dots(products, half.slice(&rows), &x);
+            });
+            return Self { values, stride: tokens };
+        }
+        if let Rows::Blocks(blocks) = weight {
+            let x = Int8Rows::new(x, tokens, inputs);
+            let values = slices::filled(outputs * tokens, task * tokens, |i, products| {
+                let rows = i * task..i * task + products.len() / tokens;
+                blocks.slice(&rows).dots(products, &x);
             });
             return Self { values, stride: tokens };
         }
@@ -221,6 +241,34 @@ mod tests {
             };
             for (a, b) in both(&stored).into_iter().flatten().zip(both(&dense).into_iter().flatten()) {
                 assert!((a - b).abs() < 1e-4, "{tokens}x{inputs}x{outputs}: {a} and {b}");
+            }
+        }
+    }
+
+    /// Products of few tokens by integers, of many by numbers in bf16, backward and into columns of a matrix.
+    #[test]
+    fn blocks_in_bf16_give_nearly_what_their_expansion_gives() {
+        for (tokens, inputs, outputs) in [(1, 64, 7), (5, 32, 70), (8, 1056, 6), (9, 96, 13), (300, 64, 70)] {
+            let weight = random((outputs, inputs), 3);
+            let stored = Stored::quantise(TensorType::Q8_0, &weight).unwrap();
+            let dense = Weight::Dense(Weight::Stored(stored.clone()).dense(DType::F32, &Device::Cpu).unwrap());
+            let x = random((tokens, inputs), 1).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let g = random((tokens, outputs), 2).flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let all = |weight: &Weight| {
+                let mut out = vec![1.0; tokens * (outputs + 3)];
+                let columns = Columns { stride: outputs + 3, at: 2 };
+                weight
+                    .with(|rows| {
+                        forward_into(&x, rows, tokens, &mut out, columns, Update::Add);
+                        [forward(&x, rows, None, tokens), input_gradient(&g, rows, tokens), out]
+                    })
+                    .unwrap()
+            };
+            for (a, b) in all(&Weight::Stored(stored.in_bf16())).into_iter().zip(all(&dense)) {
+                let most = b.iter().fold(0f32, |most, x| most.max(x.abs()));
+                let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far <= 0.02 * most, "{tokens}x{inputs}x{outputs}: {far} of {most}");
+                assert!(far > 0.0, "{tokens}x{inputs}x{outputs}: computed in f32");
             }
         }
     }
