@@ -145,9 +145,7 @@ impl Frozen<'_> {
                 let inner = |size: usize| 2 * start..size.min(2 * (start + depth));
                 let (first, count) = (columns.start, columns.len());
                 match side {
-                    Side::Forward => {
-                        (blocks.expand(arch, &columns, &inner(blocks.cols), expanded), 0..count, 0)
-                    }
+                    Side::Forward => (blocks.expand(arch, &columns, &inner(blocks.cols), expanded), 0..count, 0),
                     Side::Backward => {
                         (blocks.expand(arch, &inner(blocks.rows), &(first..first + count), expanded), 0..count, 0)
                     }

@@ -148,7 +148,7 @@ fn q8_0(block: &[u8; 34], y: &mut [f32; 32]) {
 
 /// Scale and minimum of sub-block `j` (0..8), six bits each, packed into 12 bytes: four low pairs first, then the low
 /// nibbles of the other four, whose upper two bits are in the upper bits of the first eight bytes.
-pub(crate) fn scale_min(j: usize, packed: &[u8]) -> (f32, f32) {
+fn scale_min(j: usize, packed: &[u8]) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {

@@ -6,7 +6,7 @@ use super::{Figures, Sides, machine, process::number, record};
 use clap::Args;
 use eraser_data::question::read_questions;
 use eraser_eval::{EvalOptions, attack::build, key};
-use eraser_model::{BaseDtype, Compute, Error, GenerateOptions, LoadOptions, Message, Result, counted, generate, load};
+use eraser_model::{BaseDtype, Error, GenerateOptions, LoadOptions, Message, Result, counted, generate, load};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Write as _, ops::ControlFlow, path::PathBuf, time::Instant};
 
@@ -56,14 +56,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     let mut entry = format!(
-        "{}. {} questions under one template, {} greedy new tokens each, prefill included; {} of each side in turn. Answers that are \
-         the same text up to our first stop token, which the peer suppresses: {same} of {}.\n\n    cargo xtask peer-generate --n {} --new {} --own-batch {}\n\n| | new tokens/s | ratio \
+        "{}. {}. {} questions under one template, {} greedy new tokens each, prefill included; {} of each side in turn. Answers that are \
+         the same text up to our first stop token, which the peer suppresses: {same} of {}.\n\n    cargo xtask peer-generate --precision {} --n {} --new {} --own-batch {}\n\n| | new tokens/s | ratio \
          |\n| --- | --- | --- |\n| ours, batch {} | {} | |\n",
         machine::describe(),
+        options.sides.precision.name(),
         options.n,
         options.new,
         counted(options.sides.repeats, "run"),
         options.n,
+        options.sides.precision.name(),
         options.n,
         options.new,
         options.own_batch,
@@ -106,7 +108,7 @@ fn own(options: &Options) -> Result<(f64, Vec<String>)> {
     let load_options = LoadOptions {
         device: candle_core::Device::Cpu,
         base_dtype: options.base_dtype,
-        compute: Compute::F32,
+        compute: options.sides.precision.compute(),
         chat_template: None,
     };
     let model = load(&options.sides.model.display().to_string(), &load_options)?;

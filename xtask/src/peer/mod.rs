@@ -9,8 +9,8 @@ pub(crate) mod scaling;
 pub(crate) mod score;
 pub(crate) mod train;
 
-use clap::Args;
-use eraser_model::{Error, Result};
+use clap::{Args, ValueEnum};
+use eraser_model::{Compute, Error, Result};
 use process::Program;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,9 @@ pub(crate) struct Sides {
     /// Where runs are put
     #[arg(long, value_name = "DIR", default_value = "target/peer")]
     work: PathBuf,
+    /// Precision of both sides: f32, or bf16 (weights and products; PyTorch its activations too)
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
     /// How often each side runs, in turn
     #[arg(long, value_name = "N", default_value = "3")]
     repeats: usize,
@@ -40,13 +43,47 @@ pub(crate) struct Sides {
     record: bool,
 }
 
+/// What both sides compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// As [`eraser_model`] names it.
+    fn compute(self) -> Compute {
+        match self {
+            Self::F32 => Compute::F32,
+            Self::Bf16 => Compute::Bf16,
+        }
+    }
+
+    /// As PyTorch names it.
+    fn torch(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+}
+
 impl Sides {
     fn peer(&self, script: &str) -> Program {
-        Program::new(&self.python).arg(self.scripts.join(script))
+        let program = Program::new(&self.python).arg(self.scripts.join(script));
+        program.arg("--dtype").arg(self.precision.torch())
     }
 
     fn ours(&self, verb: &str) -> Program {
-        Program::new(&self.binary).arg(verb).arg("--model").arg(&self.model)
+        let program = Program::new(&self.binary).arg(verb).arg("--model").arg(&self.model);
+        program.arg("--compute").arg(self.precision.name())
     }
 
     fn check(&self) -> Result<()> {

@@ -74,13 +74,15 @@ struct Side {
 pub(crate) fn run(options: &Options) -> Result<()> {
     options.sides.check()?;
     let mut entry = format!(
-        "{}. {} of each side in turn, {} timed. SmolLM2-135M-Instruct in f32, micro-batch 4, one step per \
-         micro-batch, tokens counted without padding.\n\n    cargo xtask peer --cases {} --steps {} --repeats {} \
-         --extra '{}'\n\n| case | ours, tokens/s | PyTorch + PEFT | ratio | ours, peak MB | PyTorch + PEFT | share of sgemm |\n\
+        "{}. {} of each side in turn, {} timed. SmolLM2-135M-Instruct in {}, micro-batch 4, one step per \
+         micro-batch, tokens counted without padding.\n\n    cargo xtask peer --precision {} --cases {} --steps {} --repeats {} \
+         --extra '{}'\n\n| case | ours, tokens/s | PyTorch + PEFT | ratio | ours, peak MB | PyTorch + PEFT | share of the product's rate |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
         machine::describe(),
         counted(options.sides.repeats, "run"),
         counted(options.steps, "step"),
+        options.sides.precision.name(),
+        options.sides.precision.name(),
         options
             .cases
             .iter()
@@ -112,23 +114,28 @@ fn compare(options: &Options, case: Case) -> Result<(String, String)> {
     let init = options.sides.work.join(format!("init-{case:?}").to_lowercase());
     let mut peer_side = Side::default();
     let mut ours: Vec<Side> = case.modes().iter().map(|_| Side::default()).collect();
+    let precision = options.sides.precision;
     let mut differences = String::new();
     for turn in 0..options.sides.repeats {
         let peer = peer(options, case, &sets, &init, upper.as_deref(), turn)?;
         peer_side.tokens_per_s.0.push(number(last(&peer)?, "tokens_per_s")?);
         peer_side.memory.0.push(number(last(&peer)?, "peak_rss_mb")?);
         for (mode, side) in case.modes().iter().zip(&mut ours) {
-            let before = machine::sgemm();
+            let before = machine::products(precision)?;
             let lines = own(options, case, mode, &sets, &init)?;
-            let sgemm = f64::midpoint(before, machine::sgemm());
+            let product = f64::midpoint(before, machine::products(precision)?);
             let skipped = 1 + if mode.warm { options.steps } else { 0 };
             let steps: Vec<&Value> = lines.iter().filter(|l| l["step"].is_u64()).skip(skipped).collect();
             let sum = |key: &str| steps.iter().map(|line| number(line, key)).sum::<Result<f64>>();
             let seconds = sum("seconds")?;
             side.tokens_per_s.0.push(sum("tokens")? / seconds);
             side.memory.0.push(number(last(&lines)?, "peak_rss_mb")?);
-            side.efficiency.0.push(sum("gflop")? / seconds / sgemm);
-            eprintln!("{case:?}, {}: {:.1} tokens/s, sgemm {sgemm:.0} GFLOP/s", mode.name, sum("tokens")? / seconds);
+            side.efficiency.0.push(sum("gflop")? / seconds / product);
+            eprintln!(
+                "{case:?}, {}: {:.1} tokens/s, a product {product:.0} GFLOP/s",
+                mode.name,
+                sum("tokens")? / seconds
+            );
             if turn == 0 && mode.gamma == COLD.gamma && !mode.warm {
                 differences = apart(&peer, &lines)?;
             }
