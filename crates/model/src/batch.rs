@@ -9,7 +9,7 @@ use crate::cache::KvCache;
 use crate::sample::GenerateOptions;
 use crate::sample::{own_stream, sample};
 use crate::tree::common;
-use crate::{Adapter, Decoder, Result};
+use crate::{Adapter, Decoder, Error, Result, SideBySide};
 use eraser_ops::Segments;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -31,6 +31,8 @@ const SHARE_TOKENS: usize = 16;
 pub struct Sequence {
     /// The caller's name for it.
     pub key: usize,
+    /// Its adapter's place among those beside each other; 0 where there is one adapter for all.
+    pub adapter: usize,
     /// At least one token.
     pub prompt: Vec<u32>,
     /// `max_new_tokens` is at least 1.
@@ -62,12 +64,21 @@ pub struct Emitted<'a> {
 /// Sees every token; Break drops its sequence.
 pub type OnToken<'f> = &'f mut dyn FnMut(Emitted<'_>) -> ControlFlow<()>;
 
-/// Sequences that are generated together by one model with one adapter.
+/// What is beside the base model.
+#[derive(Clone, Copy)]
+enum Adapters<'a> {
+    /// One adapter or none, for all sequences.
+    One(Option<&'a Adapter>),
+    /// One for each sequence.
+    Each(&'a SideBySide),
+}
+
+/// Sequences that are generated together by one model, with one adapter or each with one of several.
 pub struct Batch<'a> {
     decoder: &'a Decoder,
-    adapter: Option<&'a Adapter>,
-    /// A beginning that is likely to come again, and its keys and values.
-    shared: Option<(Vec<u32>, KvCache)>,
+    adapters: Adapters<'a>,
+    /// Of each adapter, a beginning that is likely to come again, and its keys and values.
+    shared: Vec<Option<(Vec<u32>, KvCache)>>,
     active: Vec<Active>,
     caches: Vec<KvCache>,
 }
@@ -75,6 +86,7 @@ pub struct Batch<'a> {
 /// A sequence that is being generated.
 struct Active {
     key: usize,
+    adapter: usize,
     prompt: Vec<u32>,
     /// Tokens of the prompt that its cache had from the start.
     known: usize,
@@ -88,9 +100,9 @@ struct Active {
 impl Active {
     fn new(sequence: Sequence, known: usize) -> Self {
         let rng = own_stream(sequence.options.seed, &sequence.prompt);
-        let Sequence { key, prompt, options } = sequence;
+        let Sequence { key, adapter, prompt, options } = sequence;
         let spent = options.budget.as_ref().map(Budget::begin);
-        Self { key, prompt, known, options, new: Vec::new(), spent, rng }
+        Self { key, adapter, prompt, known, options, new: Vec::new(), spent, rng }
     }
 
     /// What the next forward pass runs: the rest of the prompt, then the token drawn last.
@@ -123,9 +135,19 @@ impl Active {
 }
 
 impl<'a> Batch<'a> {
-    /// An empty batch.
+    /// An empty batch of sequences with one adapter or none.
     pub fn new(decoder: &'a Decoder, adapter: Option<&'a Adapter>) -> Self {
-        Self { decoder, adapter, shared: None, active: Vec::new(), caches: Vec::new() }
+        Self::of(decoder, Adapters::One(adapter), 1)
+    }
+
+    /// An empty batch of sequences that each have one of several adapters: the base's products are computed once for
+    /// all of them.
+    pub fn side_by_side(decoder: &'a Decoder, adapters: &'a SideBySide) -> Self {
+        Self::of(decoder, Adapters::Each(adapters), adapters.len())
+    }
+
+    fn of(decoder: &'a Decoder, adapters: Adapters<'a>, count: usize) -> Self {
+        Self { decoder, adapters, shared: vec![None; count], active: Vec::new(), caches: Vec::new() }
     }
 
     /// Sequences that are running.
@@ -157,21 +179,30 @@ impl<'a> Batch<'a> {
     /// likely to come next: what a prompt has in common with its successor is worth keeping.
     ///
     /// # Errors
-    /// A prompt without tokens or with an id outside the vocabulary, and a sequence that is longer than the model's
-    /// positions. The state of the other sequences is then undefined.
+    /// A prompt without tokens or with an id outside the vocabulary, a sequence that is longer than the model's
+    /// positions, and a place where there is no adapter. The state of the other sequences is then undefined.
     pub fn step(&mut self, mut wave: Vec<Sequence>, after: Option<&[u32]>, on_token: OnToken<'_>) -> Result<()> {
-        wave.sort_by(|a, b| b.prompt.cmp(&a.prompt));
+        if wave.iter().any(|sequence| sequence.adapter >= self.shared.len()) {
+            return Err(Error::request(format!("there are {} adapters beside each other", self.shared.len())));
+        }
+        wave.sort_by(|a, b| (b.adapter, &b.prompt).cmp(&(a.adapter, &a.prompt)));
         loop {
-            let next = wave.iter().rev().nth(1).map(|s| &*s.prompt).or(after);
-            let renew = wave.last().is_some_and(|first| self.is_worth_keeping(&first.prompt, next));
+            let next = wave.iter().rev().nth(1);
+            let renew = wave.last().is_some_and(|first| {
+                let next = match next {
+                    Some(next) => (next.adapter == first.adapter).then_some(&*next.prompt),
+                    None => after,
+                };
+                self.is_worth_keeping(first, next)
+            });
             let (mut tokens, mut admitted) = (0, 0);
             while let Some(sequence) = wave.pop_if(|next| {
-                let more = next.prompt.len() - self.known(&next.prompt);
+                let more = next.prompt.len() - self.known(next);
                 admitted == 0 || (!renew && tokens + more <= PREFILL_TOKENS)
             }) {
-                let known = self.known(&sequence.prompt);
+                let known = self.known(&sequence);
                 let more = sequence.prompt.len() - known;
-                self.caches.push(match &self.shared {
+                self.caches.push(match &self.shared[sequence.adapter] {
                     Some((_, cache)) if known > 0 => {
                         cache.prefix(known, more + sequence.options.max_new_tokens.min(ROOM))?
                     }
@@ -187,18 +218,22 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Whether `prompt` should run alone and become the kept beginning: with its successor it has much more in common
-    /// than with what is kept.
-    fn is_worth_keeping(&self, prompt: &[u32], next: Option<&[u32]>) -> bool {
-        let kept = self.shared.as_ref().map_or(0, |(ids, _)| common(ids, prompt));
-        let neighbour = next.map_or(0, |next| common(prompt, next));
+    /// What its prompt has in common with the beginning that is kept for its adapter.
+    fn kept(&self, sequence: &Sequence) -> usize {
+        self.shared[sequence.adapter].as_ref().map_or(0, |(ids, _)| common(ids, &sequence.prompt))
+    }
+
+    /// Whether `sequence` should run alone and its prompt become the kept beginning: with its successor it has much more
+    /// in common than with what is kept.
+    fn is_worth_keeping(&self, sequence: &Sequence, next: Option<&[u32]>) -> bool {
+        let kept = self.kept(sequence);
+        let neighbour = next.map_or(0, |next| common(&sequence.prompt, next));
         neighbour >= MIN_SHARED && neighbour > kept + kept / 4
     }
 
-    /// How many tokens of `prompt` need not be computed.
-    fn known(&self, prompt: &[u32]) -> usize {
-        let kept = self.shared.as_ref().map_or(0, |(ids, _)| common(ids, prompt));
-        let start = kept.min(prompt.len().saturating_sub(1));
+    /// How many tokens of its prompt need not be computed.
+    fn known(&self, sequence: &Sequence) -> usize {
+        let start = self.kept(sequence).min(sequence.prompt.len().saturating_sub(1));
         if start < MIN_SHARED { 0 } else { start }
     }
 
@@ -213,20 +248,26 @@ impl<'a> Batch<'a> {
             (active, caches) = (later, others);
             shares.push((now, cached));
         }
-        let (decoder, adapter) = (self.decoder, self.adapter);
+        let (decoder, adapters) = (self.decoder, self.adapters);
         let drawn = shares
             .into_par_iter()
             .map(|(active, caches)| {
                 let ids: Vec<u32> = active.iter().flat_map(Active::due).copied().collect();
                 let segments = Segments::from_lengths(active.iter().map(|s| s.due().len()));
-                let hidden = decoder.extend(&ids, &segments, caches, adapter)?;
+                let hidden = match adapters {
+                    Adapters::One(adapter) => decoder.extend(&ids, &segments, caches, adapter)?,
+                    Adapters::Each(adapters) => {
+                        let places: Vec<usize> = active.iter().map(|sequence| sequence.adapter).collect();
+                        decoder.extend_each(&ids, &segments, caches, adapters, &places)?
+                    }
+                };
                 let logits = decoder.logits(&hidden)?.to_vec2::<f32>()?;
                 let draw = |(sequence, row): (&mut Active, Vec<f32>)| (sequence.draw(&row), row);
                 Ok(active.par_iter_mut().zip(logits).map(draw).collect::<Vec<_>>())
             })
             .collect::<Result<Vec<_>>>()?;
         if renew && let (Some(sequence), Some(cache)) = (self.active.last(), self.caches.last()) {
-            self.shared = Some((sequence.prompt.clone(), cache.clone()));
+            self.shared[sequence.adapter] = Some((sequence.prompt.clone(), cache.clone()));
         }
         let drawn: Vec<_> = drawn.into_iter().flatten().collect();
         for (i, (id, row)) in drawn.into_iter().enumerate().rev() {

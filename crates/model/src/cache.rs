@@ -2,8 +2,8 @@
 //! each sequence's last token. Invariant: what a sequence yields does not depend on which others are in the call.
 
 use crate::{
-    Adapter, Decoder, Result,
-    decoder::{Attend, Pack},
+    Adapter, Decoder, Error, Result, SideBySide,
+    decoder::{Attend, Beside, Pack},
 };
 use candle_core::{D, DType, Device, Tensor};
 use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, gather_rows};
@@ -100,12 +100,43 @@ impl Decoder {
         caches: &mut [KvCache],
         adapter: Option<&Adapter>,
     ) -> Result<Tensor> {
+        self.extend_in(ids, segments, caches, adapter, None)
+    }
+
+    /// As [`Self::extend`], with an adapter for each sequence: its place in `adapters`.
+    ///
+    /// # Errors
+    /// Those of [`Self::extend`], and a place that there is not.
+    pub fn extend_each(
+        &self,
+        ids: &[u32],
+        segments: &Segments,
+        caches: &mut [KvCache],
+        adapters: &SideBySide,
+        places: &[usize],
+    ) -> Result<Tensor> {
+        if places.len() != segments.len() || places.iter().any(|&place| place >= adapters.len()) {
+            return Err(Error::request(format!("there are {} adapters beside each other", adapters.len())));
+        }
+        let rows: Vec<u32> =
+            segments.iter().zip(places).flat_map(|(r, &place)| std::iter::repeat_n(place as u32, r.len())).collect();
+        self.extend_in(ids, segments, caches, None, Some(Beside { adapters, rows: &rows }))
+    }
+
+    fn extend_in(
+        &self,
+        ids: &[u32],
+        segments: &Segments,
+        caches: &mut [KvCache],
+        adapter: Option<&Adapter>,
+        beside: Option<Beside<'_>>,
+    ) -> Result<Tensor> {
         let mut positions = Vec::with_capacity(ids.len());
         for (range, cache) in segments.iter().zip(caches.iter()) {
             self.check_length(cache.len + range.len())?;
             positions.extend(cache.len as u32..(cache.len + range.len()) as u32);
         }
-        let pack = Pack { segments, positions: &positions, adapter };
+        let pack = Pack { segments, positions: &positions, adapter, beside };
         let mut cached = Cached { segments, caches, shapes: self.shapes() };
         let x = self.carry(self.embed(ids, false)?, 0..self.block_count(), pack, Some(&mut cached))?;
         for (range, cache) in segments.iter().zip(caches.iter_mut()) {

@@ -9,7 +9,9 @@ mod storage;
 
 pub use storage::WeightStorage;
 
-use crate::{Adapter, Error, ModelConfig, Result, adapter::Pairs, lora_config::Module, weights::TensorSource};
+use crate::{
+    Adapter, Error, ModelConfig, Result, SideBySide, adapter::Pairs, lora_config::Module, weights::TensorSource,
+};
 use candle_core::{DType, Device, Tensor};
 use eraser_ops::{
     AttentionShape, Dropout, LoraInput, Segments, Stored, Weight, attention,
@@ -42,6 +44,8 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) positions: &'a [u32],
     /// The adapter's pairs for this block.
     pub(crate) lora: Option<&'a Pairs>,
+    /// Whose pairs they are, where they are those of several adapters: the layer, and the adapter of each row.
+    pub(crate) beside: Option<(usize, Beside<'a>)>,
     /// Dropout of the adapter's inputs, seeded for this block.
     pub(crate) dropout: Option<Dropout>,
     /// Whether variables are to be tracked.
@@ -57,6 +61,15 @@ pub(crate) struct Pack<'a> {
     pub(crate) positions: &'a [u32],
     /// The adapter, where it is on.
     pub(crate) adapter: Option<&'a Adapter>,
+    /// In its place, several adapters.
+    pub(crate) beside: Option<Beside<'a>>,
+}
+
+/// Several adapters, and the one of each row.
+#[derive(Clone, Copy)]
+pub(crate) struct Beside<'a> {
+    pub(crate) adapters: &'a SideBySide,
+    pub(crate) rows: &'a [u32],
 }
 
 /// Attention other than that of each sequence of a pack to itself: rotated queries, rotated keys and values of one
@@ -79,7 +92,8 @@ impl<'a> BlockContext<'a> {
     fn lora(&self, module: Module) -> Option<LoraInput<'a>> {
         let lora = self.lora.and_then(|pairs| pairs[module].as_ref())?;
         let dropout = self.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(module as u64), ..d });
-        Some(LoraInput { a: &lora.a, b: &lora.b, scale: lora.scale, dropout })
+        let owners = self.beside.and_then(|(layer, beside)| beside.adapters.owners(layer, module, beside.rows));
+        Some(LoraInput { a: &lora.a, b: &lora.b, scale: lora.scale, dropout, owners })
     }
 }
 
@@ -366,7 +380,7 @@ impl Decoder {
         adapter: Option<&Adapter>,
     ) -> Result<Tensor> {
         let positions = self.positions(segments)?;
-        self.carry(x, blocks, Pack { segments, positions: &positions, adapter }, None)
+        self.carry(x, blocks, Pack { segments, positions: &positions, adapter, beside: None }, None)
     }
 
     /// Carries the residual stream `x` through some of the blocks, without gradient. Sequences attend to themselves,
@@ -378,10 +392,14 @@ impl Decoder {
         pack: Pack<'_>,
         mut attend: Option<&mut dyn Attend>,
     ) -> Result<Tensor> {
-        let Pack { segments, positions, adapter } = pack;
+        let Pack { segments, positions, adapter, beside } = pack;
         for layer in blocks {
-            let lora = adapter.map(|a| &a.layers[layer]);
-            let context = BlockContext { segments, positions, lora, dropout: None, track: false };
+            let lora = match beside {
+                Some(beside) => beside.adapters.pairs(layer),
+                None => adapter.map(|a| &a.layers[layer]),
+            };
+            let beside = beside.map(|beside| (layer, beside));
+            let context = BlockContext { segments, positions, lora, beside, dropout: None, track: false };
             x = match &mut attend {
                 None => self.block(layer, &x, context)?,
                 Some(attend) if attend.takes_rows() && self.is_fused(layer, &x, false) => {

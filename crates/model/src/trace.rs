@@ -150,7 +150,7 @@ impl Decoder {
         let kept_blocks = trace.kept_blocks(&x)?;
         let layers = from..self.block_count();
         let first = if want_input { from } else { layers.clone().find(|&l| trace.trainable(l)).unwrap_or(layers.end) };
-        let pack = Pack { segments, positions: &trace.positions, adapter };
+        let pack = Pack { segments, positions: &trace.positions, adapter, beside: None };
         x = self.carry(x, from..first, pack, None)?;
         for layer in first..layers.end {
             // Those kept are the last: what they keep is gone when the first ones run again.
@@ -288,6 +288,6 @@ impl Trace<'_> {
             seed: d.seed.wrapping_add((layer as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             ..d
         });
-        BlockContext { segments: &self.segments, positions: &self.positions, lora, dropout, track }
+        BlockContext { segments: &self.segments, positions: &self.positions, lora, beside: None, dropout, track }
     }
 }

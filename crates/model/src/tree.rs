@@ -120,7 +120,7 @@ impl Decoder {
     pub(crate) fn tree(&self, tree: &Tree, base: Option<Base<'_>>, adapter: Option<&Adapter>) -> Result<Tensor> {
         self.check_length(tree.positions.iter().max().map_or(0, |&p| p as usize + 1))?;
         let segments = Segments::from_lengths([tree.tokens()]);
-        let pack = Pack { segments: &segments, positions: &tree.positions, adapter };
+        let pack = Pack { segments: &segments, positions: &tree.positions, adapter, beside: None };
         let mut ancestors = Ancestors { tree, base, shapes: self.shapes() };
         self.carry(self.embed(&tree.ids, false)?, 0..self.block_count(), pack, Some(&mut ancestors))
     }

@@ -5,7 +5,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_model::{
-    Adapter, Decoder, GenerateOptions, ModelConfig, ScoreRequest,
+    Adapter, Decoder, GenerateOptions, ModelConfig, ScoreRequest, SideBySide,
+    adapter::Module,
     batch::{Batch, Emitted, Sequence},
     cache::KvCache,
     generate, score, token_gradient,
@@ -148,7 +149,7 @@ fn a_sequence_yields_the_same_tokens_whatever_runs_beside_it() {
     let mut coming: Vec<Sequence> = prompts
         .iter()
         .enumerate()
-        .map(|(key, prompt)| Sequence { key, prompt: prompt.clone(), options: options.clone() })
+        .map(|(key, prompt)| Sequence { key, adapter: 0, prompt: prompt.clone(), options: options.clone() })
         .collect();
     while !coming.is_empty() || !batch.is_empty() {
         let wave = coming.split_off(coming.len().saturating_sub(9));
@@ -162,6 +163,68 @@ fn a_sequence_yields_the_same_tokens_whatever_runs_beside_it() {
         let alone = std::slice::from_ref(prompt);
         let alone = generate(&f.decoder, Some(&f.adapter), alone, &options, 1, &mut |_, _| ControlFlow::Continue(()));
         assert_eq!(got, &alone.unwrap()[0].tokens, "{prompt:?}");
+    }
+}
+
+/// The base and two adapters in one batch, on every family: each sequence as with its adapter alone. The second adapter
+/// has other modules, and as many ranks again.
+#[test]
+fn adapters_side_by_side_give_what_each_gives_alone() {
+    for name in FAMILIES {
+        let f = fixture(name);
+        let mut other = f.adapter.clone();
+        for (layer, pairs) in other.layers.iter_mut().enumerate() {
+            for module in Module::ALL {
+                if let Some(lora) = &mut pairs[module] {
+                    lora.scale *= -3.0;
+                }
+            }
+            if layer == 0 {
+                pairs.o = None;
+                pairs.down = None;
+            }
+        }
+        let adapters = [None, Some(&f.adapter), Some(&other)];
+        let beside = SideBySide::new(&adapters).unwrap();
+        let vocabulary = f.decoder.config().vocab_size as u32;
+        // Beginnings in common within an adapter and between them.
+        let prompt = |i: u32| (0..18).chain([i / 3 * 5, i % 2]).map(|id| id % vocabulary).collect::<Vec<u32>>();
+        let options = GenerateOptions::greedy(5, &[]);
+        let sequences: Vec<Sequence> = (0..12)
+            .map(|i| Sequence { key: i, adapter: i % 3, prompt: prompt(i as u32), options: options.clone() })
+            .collect();
+        let mut got = vec![Vec::new(); sequences.len()];
+        let mut batch = Batch::side_by_side(&f.decoder, &beside);
+        let mut wave = sequences.clone();
+        let mut far = 0f32;
+        while !wave.is_empty() || !batch.is_empty() {
+            let mut on_token = |token: Emitted<'_>| {
+                got[token.key].push((token.id, token.logits.to_vec()));
+                ControlFlow::Continue(())
+            };
+            batch.step(std::mem::take(&mut wave), None, &mut on_token).unwrap();
+        }
+        for (sequence, got) in sequences.iter().zip(&got) {
+            let mut alone = Batch::new(&f.decoder, adapters[sequence.adapter]);
+            let mut want = Vec::new();
+            let mut wave = vec![Sequence { adapter: 0, ..sequence.clone() }];
+            while !wave.is_empty() || !alone.is_empty() {
+                let mut on_token = |token: Emitted<'_>| {
+                    want.push((token.id, token.logits.to_vec()));
+                    ControlFlow::Continue(())
+                };
+                alone.step(std::mem::take(&mut wave), None, &mut on_token).unwrap();
+            }
+            for ((_, got), (_, want)) in got.iter().zip(&want) {
+                let size = want.iter().fold(1f32, |size, x| size.max(x.abs()));
+                far = got.iter().zip(want).fold(far, |far, (a, b)| far.max((a - b).abs() / size));
+            }
+            let ids = |all: &[(u32, Vec<f32>)]| all.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+            assert_eq!(ids(got), ids(&want), "{name}, adapter {}", sequence.adapter);
+        }
+        assert!(far < 1e-4, "{name}: logits are {far} apart");
+        let beyond = vec![Sequence { adapter: 3, ..sequences[0].clone() }];
+        assert!(batch.step(beyond, None, &mut |_| ControlFlow::Continue(())).is_err());
     }
 }
 

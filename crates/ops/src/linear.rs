@@ -5,7 +5,7 @@ mod lora;
 mod panels;
 pub(crate) mod product;
 
-pub use lora::{Dropout, LoraInput, lora_linear};
+pub use lora::{Dropout, LoraInput, Owners, lora_linear};
 pub(crate) use lora::{FactorsWanted, Pair};
 pub(crate) use product::Columns;
 

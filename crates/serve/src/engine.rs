@@ -2,11 +2,11 @@
 //! a job whose client has left holds no slot after the next forward pass, and no job waits behind a later one.
 //!
 //! Every turn takes new jobs into free slots, scores prompts that were to be echoed, and gives every running sequence
-//! one token. Base and adapters share the weights; each has its own batch.
+//! one token. Base and adapters are in one batch, side by side, so that the base's products are computed once for all.
 
 use crate::metrics::Metrics;
 use eraser_model::batch::{Batch, Emitted, End, Sequence};
-use eraser_model::{Adapter, GenerateOptions, Model, Result, ScoreRequest, TokenScore, score_top};
+use eraser_model::{Adapter, GenerateOptions, Model, Result, ScoreRequest, SideBySide, TokenScore, score_top};
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -85,6 +85,8 @@ pub(crate) struct Engine {
     pub(crate) model: Arc<Model>,
     /// None is the base model.
     pub(crate) adapters: Vec<Option<Adapter>>,
+    /// The same, beside each other.
+    pub(crate) beside: SideBySide,
     /// Sequences that run at once.
     pub(crate) slots: usize,
     /// Positions that all running sequences may hold together.
@@ -92,37 +94,35 @@ pub(crate) struct Engine {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A model and its running sequences.
-struct Lane<'a> {
+/// The running sequences of base and adapters.
+struct Running<'a> {
     batch: Batch<'a>,
-    adapter: Option<&'a Adapter>,
-    running: HashMap<usize, Job>,
+    jobs: HashMap<usize, Job>,
     /// The prompt admitted last: what the next one has in common with it is worth keeping.
     last: Vec<u32>,
+    next_key: usize,
 }
 
 impl Engine {
     /// Works until no one can send jobs any more and all are done.
     pub(crate) fn run(&self, jobs: &Receiver<Job>) {
-        let mut lanes: Vec<Lane<'_>> = self.adapters.iter().map(|adapter| self.lane(adapter.as_ref())).collect();
+        let mut running = Running { batch: self.batch(), jobs: HashMap::new(), last: Vec::new(), next_key: 0 };
         let mut waiting: VecDeque<Job> = VecDeque::new();
-        let mut next_key = 0;
         loop {
-            if waiting.is_empty() && lanes.iter().all(|l| l.running.is_empty()) {
+            if waiting.is_empty() && running.jobs.is_empty() {
                 let Ok(job) = jobs.recv() else { return };
                 waiting.push_back(job);
             }
             waiting.extend(jobs.try_iter());
-            self.turn(&mut lanes, &mut waiting, &mut next_key);
+            self.turn(&mut running, &mut waiting);
         }
     }
 
-    fn lane<'a>(&'a self, adapter: Option<&'a Adapter>) -> Lane<'a> {
-        let batch = Batch::new(&self.model.decoder, adapter);
-        Lane { batch, adapter, running: HashMap::new(), last: Vec::new() }
+    fn batch(&self) -> Batch<'_> {
+        Batch::side_by_side(&self.model.decoder, &self.beside)
     }
 
-    fn turn<'a>(&'a self, lanes: &mut [Lane<'a>], waiting: &mut VecDeque<Job>, next_key: &mut usize) {
+    fn turn<'a>(&'a self, running: &mut Running<'a>, waiting: &mut VecDeque<Job>) {
         waiting.retain(|job| {
             let gone = job.is_gone();
             if gone {
@@ -131,10 +131,9 @@ impl Engine {
             }
             !gone
         });
-        let (mut scoring, mut starting): (Vec<Vec<Job>>, Vec<Vec<Job>>) =
-            lanes.iter().map(|_| (Vec::new(), Vec::new())).unzip();
-        let running = || lanes.iter().flat_map(|l| l.running.values());
-        let (mut slots, mut held) = (running().count(), running().map(Job::positions).sum::<usize>());
+        let mut scoring: Vec<Vec<Job>> = self.adapters.iter().map(|_| Vec::new()).collect();
+        let mut starting = Vec::new();
+        let (mut slots, mut held) = (running.jobs.len(), running.jobs.values().map(Job::positions).sum::<usize>());
         let mut scored = 0;
         while let Some(job) = waiting.front() {
             if job.echo {
@@ -150,24 +149,22 @@ impl Engine {
                 held += job.positions();
             }
             if let Some(job) = waiting.pop_front() {
-                let list = if job.echo { &mut scoring } else { &mut starting };
-                list[job.lane].push(job);
+                let list = if job.echo { &mut scoring[job.lane] } else { &mut starting };
+                list.push(job);
             }
         }
-        for (lane, jobs) in lanes.iter_mut().zip(scoring) {
+        for (adapter, jobs) in self.adapters.iter().zip(scoring) {
             // A scored prompt that is to be continued takes the next free slot.
-            for job in self.score(lane, jobs).into_iter().rev() {
+            for job in self.score(adapter.as_ref(), jobs).into_iter().rev() {
                 waiting.push_front(job);
             }
         }
-        for (lane, jobs) in lanes.iter_mut().zip(starting) {
-            self.step(lane, jobs, next_key);
-        }
-        self.metrics.active.store(lanes.iter().map(|l| l.running.len()).sum(), Ordering::Relaxed);
+        self.step(running, starting);
+        self.metrics.active.store(running.jobs.len(), Ordering::Relaxed);
     }
 
     /// Scores prompts, and answers jobs that want at most one more token, the likeliest; gives back the others.
-    fn score(&self, lane: &Lane<'_>, jobs: Vec<Job>) -> Vec<Job> {
+    fn score(&self, adapter: Option<&Adapter>, jobs: Vec<Job>) -> Vec<Job> {
         if jobs.is_empty() {
             return jobs;
         }
@@ -179,7 +176,7 @@ impl Engine {
         };
         let requests: Vec<ScoreRequest> = jobs.iter().map(request).collect();
         let top = jobs.iter().filter_map(|j| j.top).max().unwrap_or(0).max(1);
-        let scores = match score_top(&self.model.decoder, lane.adapter, &requests, top) {
+        let scores = match score_top(&self.model.decoder, adapter, &requests, top) {
             Ok(scores) => scores,
             Err(e) => {
                 for job in jobs {
@@ -224,9 +221,8 @@ impl Engine {
     }
 
     /// One token for every running sequence, and for those of jobs that got a slot.
-    fn step<'a>(&'a self, lane: &mut Lane<'a>, jobs: Vec<Job>, next_key: &mut usize) {
-        let running = &mut lane.running;
-        lane.batch.remove(|key| self.is_over(running, key));
+    fn step<'a>(&'a self, running: &mut Running<'a>, jobs: Vec<Job>) {
+        running.batch.remove(|key| self.is_over(&mut running.jobs, key));
         let mut wave = Vec::with_capacity(jobs.len());
         for job in jobs {
             self.metrics.leave_queue();
@@ -235,20 +231,21 @@ impl Engine {
                 job.tell(Update::End(End::Full));
                 continue;
             }
-            wave.push(Sequence { key: *next_key, prompt: job.prompt.clone(), options: job.options.clone() });
-            lane.running.insert(*next_key, job);
-            *next_key += 1;
+            let (key, prompt) = (running.next_key, job.prompt.clone());
+            wave.push(Sequence { key, adapter: job.lane, prompt, options: job.options.clone() });
+            running.jobs.insert(key, job);
+            running.next_key += 1;
         }
-        if lane.running.is_empty() {
+        if running.jobs.is_empty() {
             return;
         }
         let last = wave.last().map(|s| s.prompt.clone());
-        let (batch, running) = (&mut lane.batch, &mut lane.running);
-        let done = batch.step(wave, Some(&lane.last), &mut |token| self.deliver(running, token));
+        let jobs = &mut running.jobs;
+        let done = running.batch.step(wave, Some(&running.last), &mut |token| self.deliver(jobs, token));
         if let Some(last) = last {
-            lane.last = last;
+            running.last = last;
         }
-        self.settle(lane, done);
+        self.settle(running, done);
     }
 
     /// True, and forgotten, when the client of a sequence has left.
@@ -275,15 +272,14 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// After a failure no cache can be relied on: every sequence of the lane ends with an error, and the batch starts
-    /// empty.
-    fn settle<'a>(&'a self, lane: &mut Lane<'a>, done: Result<()>) {
+    /// After a failure no cache can be relied on: every sequence ends with an error, and the batch starts empty.
+    fn settle<'a>(&'a self, running: &mut Running<'a>, done: Result<()>) {
         if let Err(e) = done {
             tracing::error!("the model failed: {e}");
-            for (_, job) in lane.running.drain() {
+            for (_, job) in running.jobs.drain() {
                 job.tell(Update::Failed(e.to_string()));
             }
-            *lane = self.lane(lane.adapter);
+            running.batch = self.batch();
         }
     }
 }

@@ -22,7 +22,7 @@ mod thoughts;
 mod token_texts;
 
 use engine::{Engine, Job};
-use eraser_model::{Adapter, Error, Model, Result};
+use eraser_model::{Adapter, Error, Model, Result, SideBySide};
 use metrics::Metrics;
 pub use page::{Example, PLACEHOLDER, Page, PageTemplate, Tag, Tagger};
 use std::net::{SocketAddr, TcpListener};
@@ -159,9 +159,12 @@ impl Server {
         let model = Arc::new(model);
         let (jobs, received) = std::sync::mpsc::channel();
         let names = std::iter::once(name).chain(adapters.iter().map(|(name, _)| name.clone())).collect();
+        let adapters: Vec<Option<Adapter>> =
+            std::iter::once(None).chain(adapters.into_iter().map(|(_, a)| Some(a))).collect();
         let engine = Engine {
             model: Arc::clone(&model),
-            adapters: std::iter::once(None).chain(adapters.into_iter().map(|(_, a)| Some(a))).collect(),
+            beside: SideBySide::new(&adapters.iter().map(Option::as_ref).collect::<Vec<_>>())?,
+            adapters,
             slots: limits.slots.max(1),
             positions,
             metrics: Arc::clone(&metrics),

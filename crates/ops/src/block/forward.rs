@@ -249,5 +249,10 @@ fn add_bias_and_pair(linear: &BlockLinear<'_>, x: &[f32], out: &mut [f32], colum
             row[columns.at..].iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
     }
-    linear.lora.as_ref().map_or(Ok(Vec::new()), |lora| with_pair(lora, |pair| pair.forward(x, out, columns)))
+    let Some(lora) = &linear.lora else { return Ok(Vec::new()) };
+    if let Some(owners) = lora.owners {
+        let (rank, inputs) = lora.a.dims2()?;
+        owners.check(x.len() / inputs.max(1), rank)?;
+    }
+    with_pair(lora, |pair| pair.forward(x, out, columns))
 }

@@ -103,7 +103,7 @@ impl Parts {
 
     fn lora(&self, i: usize) -> Option<LoraInput<'_>> {
         let dropout = self.dropout.map(|p| Dropout { p, seed: i as u64 });
-        self.pairs[i].as_ref().map(|(a, b)| LoraInput { a, b, scale: 0.3, dropout })
+        self.pairs[i].as_ref().map(|(a, b)| LoraInput { a, b, scale: 0.3, dropout, owners: None })
     }
 
     fn composed(&self, x: &Tensor, positions: &[u32]) -> Tensor {

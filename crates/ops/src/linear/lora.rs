@@ -37,6 +37,41 @@ pub struct LoraInput<'a> {
     pub scale: f32,
     /// Dropout on the input of `a`; None when not training.
     pub dropout: Option<Dropout>,
+    /// Several adapters beside each other, each with rows of its own; None when all rows use the whole pair.
+    pub owners: Option<Owners<'a>>,
+}
+
+/// Which part of a pair each row uses. Adapters are beside each other in the rank: their `a` are below each other, their
+/// `b` side by side, so that rows of different adapters are in one product (as in S-LoRA, arXiv 2311.03285).
+#[derive(Clone, Copy, Debug)]
+pub struct Owners<'a> {
+    /// The adapter of each row.
+    pub rows: &'a [u32],
+    /// Where each adapter's part of the rank begins, and where the last one ends. An empty part is no adapter at all.
+    pub starts: &'a [usize],
+}
+
+impl Owners<'_> {
+    /// Zeroes what of `low`, rows of `rank` from row `first` on, is not their own.
+    fn keep(&self, low: &mut [f32], rank: usize, first: usize) {
+        for (row, owner) in low.chunks_exact_mut(rank).zip(&self.rows[first..]) {
+            let owner = *owner as usize;
+            row[..self.starts[owner]].fill(0.0);
+            row[self.starts[owner + 1]..].fill(0.0);
+        }
+    }
+
+    /// An error unless there is an owner for each of `tokens` rows, and the parts are within the rank.
+    pub(crate) fn check(&self, tokens: usize, rank: usize) -> Result<()> {
+        let fits = self.rows.len() == tokens
+            && self.starts.is_sorted()
+            && self.starts.last().is_some_and(|&end| end <= rank)
+            && self.rows.iter().all(|&owner| (owner as usize) + 1 < self.starts.len());
+        if !fits {
+            bail!("lora: owners of {} rows do not fit {tokens} rows at rank {rank}", self.rows.len());
+        }
+        Ok(())
+    }
 }
 
 /// `y = x W^T + bias + scale * dropout(x) A^T B^T`.
@@ -56,8 +91,12 @@ pub fn lora_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Lor
     if inputs * outputs * rank == 0 {
         bail!("lora: nothing to adapt in a weight of {outputs} x {inputs} at rank {rank}");
     }
+    if let Some(owners) = lora.owners {
+        owners.check(x.dims2()?.0, rank)?;
+    }
     let lora = LoraInput { dropout, ..lora };
-    if !form::fused(x) || weight.track_op() || bias.is_some_and(Tensor::track_op) {
+    // Rows with owners are generated or scored; the operation of its own is for training.
+    if lora.owners.is_some() || !form::fused(x) || weight.track_op() || bias.is_some_and(Tensor::track_op) {
         return composed(x, weight, bias, lora);
     }
     let op = LoraLinear {
@@ -82,7 +121,14 @@ fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: LoraInput<
             x.mul(&Tensor::from_vec(factors, (tokens, inputs), x.device())?.to_dtype(x.dtype())?)?
         }
     };
-    let delta = dropped.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)?;
+    let mut low = dropped.matmul(&lora.a.t()?)?;
+    if let Some(owners) = lora.owners {
+        let (tokens, rank) = low.dims2()?;
+        let mut kept = vec![1.0f32; tokens * rank];
+        owners.keep(&mut kept, rank, 0);
+        low = low.mul(&Tensor::from_vec(kept, (tokens, rank), x.device())?.to_dtype(low.dtype())?)?;
+    }
+    let delta = low.matmul(&lora.b.t()?)?;
     y + (delta * f64::from(lora.scale))?
 }
 
@@ -125,6 +171,7 @@ pub(crate) struct Pair<'a> {
     pub(crate) rank: usize,
     pub(crate) scale: f32,
     pub(crate) dropout: Option<Dropout>,
+    pub(crate) owners: Option<Owners<'a>>,
 }
 
 /// Which factors' gradients are asked for.
@@ -166,6 +213,9 @@ impl Pair<'_> {
             let n = task.len();
             let x = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
             Mat::new(x, n, inputs).times(a.t()).write(low, rank);
+            if let Some(owners) = self.owners {
+                owners.keep(low, rank, task.start);
+            }
             let delta = Mat::new(low, n, rank).times(b.t()).scaled(self.scale);
             delta.add_to(&mut out[columns.at..], columns.stride);
         });
@@ -202,6 +252,9 @@ impl Pair<'_> {
                 if want.a || dx.is_some() {
                     let mut dlow = vec![0.0; n * rank];
                     g.times(Mat::new(self.b, outputs, rank)).scaled(self.scale).write(&mut dlow, rank);
+                    if let Some(owners) = self.owners {
+                        owners.keep(&mut dlow, rank, task.start);
+                    }
                     let dlow = Mat::new(&dlow, n, rank);
                     let dropped = self.drop_rows(rows(x, task.clone(), inputs), task.start, inputs, scratch);
                     if want.a {
@@ -255,7 +308,7 @@ struct LoraLinear {
 
 impl LoraLinear {
     fn pair<'a>(&self, a: &'a [f32], b: &'a [f32], rank: usize) -> Pair<'a> {
-        Pair { a, b, rank, scale: self.scale, dropout: self.dropout }
+        Pair { a, b, rank, scale: self.scale, dropout: self.dropout, owners: None }
     }
 }
 
@@ -314,6 +367,7 @@ impl CustomOp3 for LoraLinear {
 mod tests {
     use super::*;
     use crate::conformance::{Input, check, check_bf16, random};
+    use crate::linear::linear;
     use candle_core::Var;
 
     const DROPOUT: Dropout = Dropout { p: 0.25, seed: 7 };
@@ -332,7 +386,12 @@ mod tests {
                     .collect();
                 for dropout in [None, Some(DROPOUT)] {
                     check(&format!("lora {t}x{i}x{o} r {r}, tracked {mask:03b}, {dropout:?}"), &inputs, |x| {
-                        lora_linear(&x[0], &x[1], Some(&x[2]), LoraInput { a: &x[3], b: &x[4], scale: 0.5, dropout })
+                        lora_linear(
+                            &x[0],
+                            &x[1],
+                            Some(&x[2]),
+                            LoraInput { a: &x[3], b: &x[4], scale: 0.5, dropout, owners: None },
+                        )
                     });
                 }
             }
@@ -343,7 +402,12 @@ mod tests {
     fn a_weight_in_bf16_conforms() {
         let inputs = [random((40, 33), 1), random((3, 33), 4), random((65, 3), 5)].map(Input::Tracked);
         check_bf16("lora", &inputs, &random((65, 33), 2), |x, w| {
-            lora_linear(&x[0], w, None, LoraInput { a: &x[1], b: &x[2], scale: 0.5, dropout: Some(DROPOUT) })
+            lora_linear(
+                &x[0],
+                w,
+                None,
+                LoraInput { a: &x[1], b: &x[2], scale: 0.5, dropout: Some(DROPOUT), owners: None },
+            )
         });
     }
 
@@ -352,7 +416,7 @@ mod tests {
         let all: Vec<Input> =
             [random((3, 4), 1), random((5, 4), 2), random((2, 4), 3), random((5, 2), 4)].map(Input::Tracked).to_vec();
         check("lora, all tracked", &all, |x| {
-            lora_linear(&x[0], &x[1], None, LoraInput { a: &x[2], b: &x[3], scale: 2.0, dropout: None })
+            lora_linear(&x[0], &x[1], None, LoraInput { a: &x[2], b: &x[3], scale: 2.0, dropout: None, owners: None })
         });
     }
 
@@ -376,7 +440,7 @@ mod tests {
             pool.install(|| {
                 let [x, a, b] = [random((300, 40), 1), random((4, 40), 2), random((30, 4), 3)]
                     .map(|x| Var::from_tensor(&x).unwrap());
-                let lora = LoraInput { a: &a, b: &b, scale: 0.5, dropout: Some(DROPOUT) };
+                let lora = LoraInput { a: &a, b: &b, scale: 0.5, dropout: Some(DROPOUT), owners: None };
                 let y = lora_linear(&x, &random((30, 40), 4), None, lora).unwrap();
                 let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
                 [x, a, b].map(|v| grads.get(&v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
@@ -388,12 +452,59 @@ mod tests {
     #[test]
     fn refuses_shapes_and_rates_that_do_not_fit() {
         let (x, w, a, b) = (random((2, 3), 1), random((4, 3), 2), random((2, 3), 3), random((4, 2), 4));
-        let run =
-            |a, b, p| lora_linear(&x, &w, None, LoraInput { a, b, scale: 1.0, dropout: Some(Dropout { p, seed: 1 }) });
+        let run = |a, b, p| {
+            lora_linear(
+                &x,
+                &w,
+                None,
+                LoraInput { a, b, scale: 1.0, dropout: Some(Dropout { p, seed: 1 }), owners: None },
+            )
+        };
         assert!(run(&a, &b, 0.5).is_ok());
         assert!(run(&b, &b, 0.5).is_err() && run(&a, &a, 0.5).is_err());
         for p in [1.0, -0.1, f32::NAN] {
             assert!(run(&a, &b, p).is_err());
         }
+    }
+
+    fn pair<'a>(a: &'a Tensor, b: &'a Tensor, owners: Option<Owners<'a>>) -> LoraInput<'a> {
+        LoraInput { a, b, scale: 0.5, dropout: None, owners }
+    }
+
+    /// Rows of three adapters in one product, the second of which is none, fused, composed and one by one.
+    #[test]
+    fn rows_with_owners_use_their_own_part_of_a_pair() {
+        let (tokens, inputs, outputs, rank) = (70, 9, 11, 5);
+        let (x, w) = (random((tokens, inputs), 1), random((outputs, inputs), 2));
+        let (a, b) = (random((rank, inputs), 3), random((outputs, rank), 4));
+        let rows: Vec<u32> = (0..tokens as u32).map(|t| t * t % 3).collect();
+        let starts = [0, 2, 2, 5];
+        let owners = Owners { rows: &rows, starts: &starts };
+        let got = lora_linear(&x, &w, None, pair(&a, &b, Some(owners))).unwrap().to_vec2::<f32>().unwrap();
+        let mut out = vec![0.0; tokens * outputs];
+        let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (av, bv) = (values(&a), values(&b));
+        let own = Pair { a: &av, b: &bv, rank, scale: 0.5, dropout: None, owners: Some(owners) };
+        own.forward(&values(&x), &mut out, Columns { stride: outputs, at: 0 });
+        let base = linear(&x, &w, None).unwrap().to_vec2::<f32>().unwrap();
+        for (t, row) in got.iter().enumerate() {
+            let part = starts[rows[t] as usize]..starts[rows[t] as usize + 1];
+            let x = x.narrow(0, t, 1).unwrap();
+            let want = if part.is_empty() {
+                base[t].clone()
+            } else {
+                let a = a.narrow(0, part.start, part.len()).unwrap();
+                let b = b.narrow(1, part.start, part.len()).unwrap().contiguous().unwrap();
+                values(&lora_linear(&x, &w, None, pair(&a, &b, None)).unwrap())
+            };
+            for (o, want) in want.iter().enumerate() {
+                assert!((row[o] - want).abs() < 1e-5, "row {t}: {}, not {want}", row[o]);
+                assert!((base[t][o] + out[t * outputs + o] - want).abs() < 1e-5, "row {t}, fused");
+            }
+        }
+        let few = Owners { rows: &rows[1..], starts: &starts };
+        assert!(lora_linear(&x, &w, None, pair(&a, &b, Some(few))).is_err());
+        let beyond = Owners { rows: &rows, starts: &[0, 2, 6] };
+        assert!(lora_linear(&x, &w, None, pair(&a, &b, Some(beyond))).is_err());
     }
 }
