@@ -55,7 +55,7 @@ fn names(rows: &Value) -> Vec<&str> {
 #[test]
 fn the_baselines_of_the_field_stand_beside_eraser() {
     let dir = directory();
-    let all = "grad-ascent,grad-diff,npo,simnpo,wga,satimp,safe-unlearning,eraser";
+    let all = "grad-ascent,grad-diff,npo,simnpo,wga,satimp,safe-unlearning,dpo,undial,ce-u,pdu,eraser";
     let run = json(&dir.done(&format!("compare run.toml --methods {all} --json")));
     let found = names(&run["study"]["rows"]);
     assert_eq!(found, ["base"].into_iter().chain(all.split(',')).collect::<Vec<_>>());
@@ -65,7 +65,30 @@ fn the_baselines_of_the_field_stand_beside_eraser() {
         assert!(last["l_harm"].as_f64().is_some_and(f64::is_finite) && last["nll_harm"].is_number(), "{name}: {last}");
     }
     let error = dir.refused("train --model model --out x --harm harm.jsonl --method grad-diff --beta 2 --steps 1");
-    assert!(error.contains("beta") && error.contains("npo, simnpo, wga or safe-unlearning"), "{error}");
+    assert!(error.contains("--beta: method `grad-diff` does not use it"), "{error}");
+    assert!(error.contains("npo, simnpo, wga, safe-unlearning, dpo, undial"), "{error}");
+}
+
+/// `train --method npo --gamma 3 --noise on` trained as without these flags, and said nothing.
+#[test]
+fn an_option_that_the_method_does_not_use_is_an_error() {
+    let dir = directory();
+    let error = dir.refused(
+        "train --model model --out x --harm harm.jsonl --help-set help.jsonl --method npo --gamma 3 --noise on --steps 1",
+    );
+    insta::assert_snapshot!(error, @"");
+    // What a run file says for all methods is not for each of them; what it says of one is.
+    dir.write("run.toml", &RUN.replace("[train]", "[method.npo]\ngamma = 3\n[train]"));
+    insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser"), @"");
+    dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\"\nnoise_kind = \"text\""));
+    insta::assert_snapshot!(dir.refused("plan run.toml"), @"");
+}
+
+/// `compare --methods npo,npo` said that two variants of the run file have one name, at a line without variants.
+#[test]
+fn a_method_that_is_named_twice_is_the_commands_fault() {
+    let dir = directory();
+    insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser,npo"), @"");
 }
 
 #[test]
@@ -78,11 +101,14 @@ fn each_method_tells_what_it_is_made_of() {
         "-20.000 mean log sigma(0.1 (sum NLL - that of the base))",
         "0.125 x harm",
         "-mean(p^5 (1 - p)^1 NLL)",
+        "  note: the preferred answers are the align set's",
+        "the answer's token less likely by 10",
+        "mean (largest logit - mean logit)^2",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let all = json(&dir.done("methods --json"));
-    assert_eq!(all["methods"].as_array().unwrap().len(), 11);
+    assert_eq!(all["methods"].as_array().unwrap().len(), 15);
     assert_eq!(all["methods"][1]["terms"][1]["unrelated"], true);
 }
 
@@ -245,10 +271,10 @@ fn what_cannot_be_swept_is_said_at_once() {
     error: retain_take: the variant uses no retain set
     hint: name one that does by --variant, or give a set as [data] retain_set
     "#);
-    dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"rmu\""));
+    dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"none\""));
     insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
     exit 2
-    error: run.toml:10: `method`: unknown value `rmu`, expected one of `eraser`, `gam`, `rsft`, `sft`, `grad-ascent`, `grad-diff`, `npo`, `simnpo`, `wga`, `satimp`, `safe-unlearning`
+    error: run.toml:10: `method`: unknown value `none`, expected one of `eraser`, `gam`, `rsft`, `sft`, `grad-ascent`, `grad-diff`, `npo`, `simnpo`, `wga`, `satimp`, `safe-unlearning`, `dpo`, `undial`, `ce-u`, `pdu`
     hint: correct run.toml, or name another file
     "#);
 }

@@ -424,7 +424,12 @@ impl Decoder {
 
     /// Logits of final hidden states `[n, d]`, `[n, V]` in f32. No gradient.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = linear(&hidden.detach(), &self.head.detach(), None)?.to_dtype(DType::F32)?;
+        self.tracked_logits(&hidden.detach())
+    }
+
+    /// The same, tracked where the states are. The head is taken for frozen.
+    pub fn tracked_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let logits = linear(hidden, &self.head.detach(), None)?.to_dtype(DType::F32)?;
         Ok(match self.config.layer.logit_cap.map(f64::from) {
             Some(cap) => ((logits / cap)?.tanh()? * cap)?,
             None => logits,

@@ -21,7 +21,7 @@ fn terms(settings: &TermSettings) -> Vec<Term> {
     ]
 }
 
-const HINGE_SFT: Method = Method { name: "hinge-sft", source: "this example", lr: 1e-3, beta: None, terms };
+const HINGE_SFT: Method = Method { name: "hinge-sft", source: "this example", lr: 1e-3, beta: None, note: "", terms };
 
 /// Prints every tenth step.
 struct Steps;

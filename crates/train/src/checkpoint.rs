@@ -1,7 +1,7 @@
 //! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint
 //! is complete or absent, and only a run with the settings of the one that wrote it continues from it.
 
-use crate::{adamw::Moments, settings::Settings, step::Seen, threshold::Threshold};
+use crate::{adamw::Moments, dual::Dual, settings::Settings, step::Seen, threshold::Threshold};
 use candle_core::{Device, Tensor, Var};
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use safetensors::SafeTensors;
@@ -29,6 +29,9 @@ pub struct Position {
     pub horizons: Vec<Horizon>,
     /// The threshold of the hinge; None before it is known, and for methods without one.
     pub threshold: Option<Threshold>,
+    /// The dual variables, by term.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub duals: BTreeMap<String, Dual>,
     /// Samples by term.
     pub samples: BTreeMap<String, Seen>,
     /// What decides the run.
@@ -179,6 +182,7 @@ mod tests {
             optimiser_steps: step as u32,
             horizons,
             threshold: Some(Threshold { gamma: 1.8, measured: None }),
+            duals: BTreeMap::from([("help".to_owned(), Dual { value: 0.1 + 0.2, bound: 1.0 / 3.0 })]),
             samples: BTreeMap::from([("harm".to_owned(), Seen { samples: 8, cut: 2, empty: 1 })]),
             settings: settings(8),
         }

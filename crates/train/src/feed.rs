@@ -31,6 +31,9 @@ pub struct Feed<'a> {
     answers: Vec<Beginning>,
     /// Answers are drawn, and are not the records' own.
     unrelated: bool,
+    /// Answers that are preferred to the rows' own, and of each record those to its question.
+    preferred: Vec<Beginning>,
+    to_question: Vec<Vec<usize>>,
     /// The token that ends an answer.
     end: u32,
     /// Most tokens of a sample.
@@ -50,6 +53,8 @@ pub struct Drawn {
     pub cut: bool,
     /// The row without noise and with nothing given, if a term compares with it.
     pub anchor: Option<Sample>,
+    /// The row with the answer that is preferred to its own, where there are such answers.
+    pub preferred: Option<Sample>,
 }
 
 /// Records that do not fit into the longest sample, by their place in the set.
@@ -77,6 +82,9 @@ pub struct Source<'a> {
     pub anchored: bool,
     /// Records whose answers are drawn in place of the set's own, anew each time.
     pub answers: Option<&'a [Record]>,
+    /// Records whose answers are preferred to the set's own: that to the same question, or else one that is drawn anew
+    /// each time.
+    pub preferred: Option<&'a [Record]>,
 }
 
 impl<'a> Feed<'a> {
@@ -90,13 +98,16 @@ impl<'a> Feed<'a> {
         templates: &'a [PromptTemplate],
         options: &'a TrainOptions,
     ) -> Result<Self> {
-        let Source { set, records, noise, given, harmful, anchored, answers } = source;
+        let Source { set, records, noise, given, harmful, anchored, answers, preferred } = source;
         if records.is_empty() {
             let name = set.name();
             return Err(Error::request(format!("the {name} set is empty")).hint("every set needs at least one record"));
         }
         if answers.is_some_and(<[Record]>::is_empty) {
             return Err(Error::request("the help set is empty").hint("unrelated answers are drawn from its answers"));
+        }
+        if preferred.is_some_and(<[Record]>::is_empty) {
+            return Err(Error::request("the align set is empty").hint("its answers are the preferred ones"));
         }
         let tokenizer = &model.tokenizer;
         let limit = limit(model, options);
@@ -113,16 +124,18 @@ impl<'a> Feed<'a> {
                 });
             }
         }
-        let mut by_question: HashMap<&str, Vec<&Record>> = HashMap::new();
-        if let Given::Harmful(_) = given {
-            for record in harmful {
-                by_question.entry(&record.input).or_default().push(record);
-            }
-        }
+        let harmful = if let Given::Harmful(_) = given { harmful } else { &[] };
+        let by_question = by_question(harmful);
         let openings = records.iter().map(|record| {
             let answers = by_question.get(record.input.as_str()).into_iter().flatten();
-            answers.map(|r| Beginning::of(&r.output, tokenizer, limit.min(given.most()))).collect::<Result<Vec<_>>>()
+            let opening = |&at: &usize| Beginning::of(&harmful[at].output, tokenizer, limit.min(given.most()));
+            answers.map(opening).collect::<Result<Vec<_>>>()
         });
+        let openings = openings.collect::<Result<_>>()?;
+        let preferred = preferred.unwrap_or_default();
+        let by_question = self::by_question(preferred);
+        let to_question =
+            records.iter().map(|record| by_question.get(record.input.as_str()).cloned().unwrap_or_default());
         Ok(Self {
             set,
             tokenizer,
@@ -130,11 +143,13 @@ impl<'a> Feed<'a> {
             templates,
             noise,
             given,
-            openings: openings.collect::<Result<_>>()?,
+            openings,
             anchored,
             prompts,
             answers: answers.unwrap_or(records).iter().map(|r| beginning(&r.output)).collect::<Result<_>>()?,
             unrelated: answers.is_some(),
+            preferred: preferred.iter().map(|r| beginning(&r.output)).collect::<Result<_>>()?,
+            to_question: to_question.collect(),
             end: end_of_answer(tokenizer)?,
             limit,
             options,
@@ -227,7 +242,7 @@ impl<'a> Feed<'a> {
             let ids: Vec<u32> = known.ids.iter().chain(&answer.ids).copied().take(self.limit).collect();
             let sample = Sample { ids, prompt_len: known.ids.len() };
             let anchor = self.anchored.then(|| sample.clone());
-            return Ok(Drawn { row, sample, cut: false, anchor });
+            return Ok(Drawn { row, sample, cut: false, anchor, preferred: None });
         }
         let anchor = self.anchored.then(|| Sample::new(known, answer, self.end, self.limit).0);
         let (sample, cut) = match self.opening(record, answer, at) {
@@ -241,7 +256,17 @@ impl<'a> Feed<'a> {
         // A benign request for a form has another answer than the plain one: what is kept is what the base model says to
         // this very prompt. Of a harmful request the plain refusal is kept, whatever form is asked for.
         let anchor = if form && self.set == SetName::Retain { anchor.map(|_| sample.clone()) } else { anchor };
-        Ok(Drawn { row, sample, cut, anchor })
+        let preferred = self.preferred(record, at).map(|answer| Sample::new(prompt, answer, self.end, self.limit).0);
+        Ok(Drawn { row, sample, cut, anchor, preferred })
+    }
+
+    /// The answer that is preferred to the record's own in the draw at `at`, if there are such answers.
+    fn preferred(&self, record: usize, at: usize) -> Option<&Beginning> {
+        let mut rng = self.stream("preferred", at);
+        match self.to_question[record].as_slice() {
+            [] => self.preferred.get(rng.random_range(0..self.preferred.len().max(1))),
+            own => self.preferred.get(own[rng.random_range(0..own.len())]),
+        }
     }
 
     /// The tokens that are given before the supervised ones in the draw at `at`, and the answer that is left; None: all
@@ -281,6 +306,15 @@ impl<'a> Feed<'a> {
     fn stream(&self, purpose: &str, index: usize) -> impl rand::Rng + use<> {
         stream(self.options.seed, &format!("{purpose}.{}", self.set.name()), &[index as u64])
     }
+}
+
+/// The places of the records with each question.
+fn by_question(records: &[Record]) -> HashMap<&str, Vec<usize>> {
+    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, record) in records.iter().enumerate() {
+        places.entry(&record.input).or_default().push(at);
+    }
+    places
 }
 
 /// Most tokens of a sample: those asked for, or those the model can take.

@@ -2,8 +2,10 @@
 
 pub mod adamw;
 pub mod checkpoint;
+pub mod dual;
 pub mod feed;
 pub mod gamma;
+mod logits;
 pub mod method;
 pub mod metrics;
 pub mod objective;
@@ -20,8 +22,9 @@ pub mod trainer;
 
 pub use adamw::AdamW;
 pub use eraser_data::SetName;
+pub use dual::Dual;
 pub use gamma::Gamma;
-pub use method::{AlignLoss, Given, KlScope, Loss, METHODS, Method, Npo, Term, TermSettings};
+pub use method::{AlignLoss, Given, KlScope, LogitLoss, Loss, METHODS, Method, Npo, Preference, Term, TermSettings};
 pub use metrics::{LARGE_NORM, LargeGradients, StepMetrics, TrainSummary};
 pub use options::{
     CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Preset, Schedule, Templates, TrainOptions,

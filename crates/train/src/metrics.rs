@@ -31,7 +31,7 @@ pub struct StepMetrics {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nll_harm: Option<f64>,
     /// The value of each term, nats per token, as `l_harm`, `l_help`, ..: those of the method, without a term that had
-    /// no supervised token in the step.
+    /// no supervised token in the step; and the dual variables of the step, as `dual_help`, ..
     #[serde(flatten)]
     pub terms: BTreeMap<String, f64>,
     /// Norm of the gradient before clipping.

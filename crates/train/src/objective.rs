@@ -4,8 +4,9 @@
 //!
 //! The method decides which terms there are.
 
-use crate::method::Npo;
+use crate::method::{Npo, Preference};
 use eraser_ops::Segments;
+use std::ops::Range;
 
 /// A term's value and `d value / d loss_i` for each scored token.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,14 +135,52 @@ pub fn npo(nll: &[f32], base: Option<&[f32]>, samples: &Segments, form: Npo) -> 
     for range in samples.iter().filter(|r| !r.is_empty()) {
         let tokens = if form.per_token { range.len() as f64 } else { 1.0 };
         let loss = |of: &[f32]| of[range.clone()].iter().map(|&x| f64::from(x)).sum::<f64>() / tokens;
-        let z = form.beta * (loss(nll) - base.map_or(0.0, loss));
-        // log sigma(z), without overflow on either side.
-        let log_sigma = z.min(0.0) - (-z.abs()).exp().ln_1p();
+        let log_sigma = log_sigma(form.beta * (loss(nll) - base.map_or(0.0, loss)));
         term.value -= form.scale * log_sigma / counted as f64;
         let slope = -form.scale * form.beta * (1.0 - log_sigma.exp()) / (counted as f64 * tokens);
         term.weights[range].fill(slope as f32);
     }
     term
+}
+
+/// `-scale mean_b log sigma(beta ((l_b - l0_b) - (w_b - w0_b)))` over pairs of answers: of the answers `samples`, those
+/// of the first half are `l`, those of the second, in the same order, are `w`, each a sum of `nll`, and of `base`. A pair
+/// of which an answer has no token does not count.
+pub fn preference(nll: &[f32], base: &[f32], samples: &Segments, form: Preference) -> Value {
+    let mut term = Value { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
+    let answers: Vec<_> = samples.iter().collect();
+    let (rejected, preferred) = answers.split_at(answers.len() / 2);
+    let pairs = || rejected.iter().zip(preferred).filter(|(l, w)| !l.is_empty() && !w.is_empty());
+    let counted = pairs().count() as f64;
+    for (l, w) in pairs() {
+        let risen = |of: &Range<usize>| {
+            let sum = |x: &[f32]| x[of.clone()].iter().map(|&x| f64::from(x)).sum::<f64>();
+            sum(nll) - sum(base)
+        };
+        let log_sigma = log_sigma(form.beta * (risen(l) - risen(w)));
+        term.value -= form.scale * log_sigma / counted;
+        let slope = (-form.scale * form.beta * (1.0 - log_sigma.exp()) / counted) as f32;
+        term.weights[l.clone()].fill(slope);
+        term.weights[w.clone()].fill(-slope);
+    }
+    term
+}
+
+/// The mean of `losses` without the first of each of `samples`.
+pub fn after_first(losses: &[f32], samples: &Segments) -> Value {
+    let counted: usize = samples.iter().map(|r| r.len().saturating_sub(1)).sum();
+    let mut term = Value { value: 0.0, weights: vec![0.0; losses.len()], capped: (0, 0) };
+    for range in samples.iter().filter(|r| r.len() > 1) {
+        let rest = range.start + 1..range.end;
+        term.value += losses[rest.clone()].iter().map(|&x| f64::from(x)).sum::<f64>() / counted as f64;
+        term.weights[rest].fill(1.0 / counted as f32);
+    }
+    term
+}
+
+/// `log sigma(z)`, without overflow on either side.
+fn log_sigma(z: f64) -> f64 {
+    z.min(0.0) - (-z.abs()).exp().ln_1p()
 }
 
 /// The mean; None where there are no values.
@@ -210,6 +249,31 @@ mod tests {
         let far = npo(&[1e6, 0.0], None, &Segments::from_lengths([1, 1]), Npo { reference: false, ..form });
         assert!(far.value.is_finite());
         assert_eq!(far.weights, [0.0, -0.5]);
+    }
+
+    #[test]
+    fn weights_of_a_preference_are_the_derivatives_of_its_value() {
+        let samples = Segments::from_lengths([2, 1, 1, 3, 0, 0]);
+        let (nll, base) = ([1.0, 1.5, 3.0, 3.5, 2.0, 0.5, 1.0], [0.5, 1.0, 4.0, 3.0, 3.5, 1.0, 1.0]);
+        let form = Preference { beta: 0.4, scale: 5.0 };
+        let found = preference(&nll, &base, &samples, form);
+        assert!(differs(&nll, |nll| preference(nll, &base, &samples, form)) < 1e-3);
+        // The other pairs have no preferred answer: only the first counts.
+        assert_eq!(found.weights.iter().map(|w| w.signum()).collect::<Vec<_>>()[..2], [-1.0, -1.0]);
+        assert_eq!(found.weights[2..4], [0.0, 0.0]);
+        let start = preference(&base, &base, &Segments::from_lengths([2, 1, 3, 1]), form);
+        assert!((start.value - 5.0 * 2f64.ln()).abs() < 1e-9);
+        assert_eq!(start.weights, [-0.5, -0.5, -0.5, 0.5, 0.5, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn the_first_token_of_an_answer_can_be_left_out() {
+        let samples = Segments::from_lengths([2, 0, 1, 3]);
+        let found = after_first(&[9.0, 1.0, 9.0, 9.0, 2.0, 3.0], &samples);
+        assert!((found.value - 2.0).abs() < 1e-9);
+        let third = 1.0 / 3.0;
+        assert_eq!(found.weights, [0.0, third, 0.0, 0.0, third, third]);
+        assert_eq!(after_first(&[1.0], &Segments::from_lengths([1])).value.to_bits(), 0f64.to_bits());
     }
 
     #[test]

@@ -95,6 +95,9 @@ pub enum Templates {
     File(PathBuf),
 }
 
+/// What prompt noise of a round is made of.
+const NOISE_OF_ROUNDS: [&str; 4] = ["noise_before", "noise_after", "noise_kind", "noise_share"];
+
 /// Highest learning rate that is taken. AdamW moves every value by about the rate in a step, and an adapter's values
 /// are below 1.
 pub const MAX_LR: f64 = 1.0;
@@ -174,8 +177,15 @@ pub struct TrainOptions {
     pub harm_weight: f64,
     /// Weight of the help term.
     pub help_weight: f64,
-    /// The beta of npo, simnpo, wga and safe-unlearning; None = the published one of the method.
+    /// The beta of npo, simnpo, wga, safe-unlearning, dpo and undial; None = the published one of the method.
     pub beta: Option<f64>,
+    /// What the answers of the help set, and those of the retain set, may cost under pdu, in nats per token; None = what
+    /// they cost the base model.
+    pub retain_eps: Option<f64>,
+    /// How far a dual variable of pdu moves in a step, for each nat that its answers cost above the bound.
+    pub dual_step: f64,
+    /// Steps before the dual variables of pdu move; None = half of the steps.
+    pub dual_warmup: Option<usize>,
     /// Weight of the term that says how harmful questions are answered: align (eraser, sft, safe-unlearning), random
     /// (gam), refuse (rsft).
     pub align_weight: f64,
@@ -265,6 +275,9 @@ impl Default for TrainOptions {
             harm_weight: 1.0,
             help_weight: 1.0,
             beta: None,
+            retain_eps: None,
+            dual_step: 1.0,
+            dual_warmup: None,
             align_weight: 1.0,
             retain_weight: 1.0,
             retain_take: None,
@@ -315,6 +328,26 @@ impl TrainOptions {
         })
     }
 
+    /// Whether the option `name` (its field) changes anything here.
+    pub fn uses(&self, name: &str) -> bool {
+        // Rounds ask the model under prompt noise, whether or not a term has some.
+        let in_rounds = self.rounds > 0 && NOISE_OF_ROUNDS.contains(&name);
+        self.method.uses(name) || in_rounds
+    }
+
+    /// The same settings, with the defaults in place of what is not used: they are shared with other methods.
+    #[must_use]
+    pub fn without_unused(self) -> Self {
+        let values = |options: &Self| serde_json::to_value(options).ok();
+        let (Some(mut own), Some(usual)) = (values(&self), values(&Self::default())) else { return self };
+        for name in self.method.unused().filter(|name| !self.uses(name)) {
+            if let (Some(own), Some(usual)) = (own.get_mut(name), usual.get(name)) {
+                own.clone_from(usual);
+            }
+        }
+        serde_json::from_value(own).unwrap_or(self)
+    }
+
     /// What is out of range, by field.
     pub fn check(&self) -> Vec<WrongValue> {
         let mut ranges = Ranges::default();
@@ -337,9 +370,9 @@ impl TrainOptions {
             ranges.positive(field, x);
         }
         ranges.need("lr", self.lr > 0.0 && self.lr <= MAX_LR, "a positive number of at most 1");
-        let taken = self.method.beta.is_some() || self.beta.is_none();
-        ranges.need("beta", taken, "given with npo, simnpo, wga or safe-unlearning only");
         ranges.need("beta", self.beta.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
+        let bound = self.retain_eps.is_none_or(|x| x.is_finite() && x >= 0.0);
+        ranges.need("retain_eps", bound, "0 or a positive number");
         ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
         ranges.within("rounds", self.rounds, 0, 100);
         ranges.within("round_questions", self.round_questions, 1, 65_536);
@@ -359,6 +392,7 @@ impl TrainOptions {
         for (field, x) in [
             ("weight_decay", self.weight_decay),
             ("gamma_margin", self.gamma_margin),
+            ("dual_step", self.dual_step),
             ("harm_weight", self.harm_weight),
             ("help_weight", self.help_weight),
             ("align_weight", self.align_weight),

@@ -35,7 +35,7 @@ impl Anchors {
     pub fn of(drawn: &[Drawn]) -> Option<Self> {
         let plain = |d: &Drawn| {
             let sample = d.anchor.clone()?;
-            Some(Drawn { row: d.row, sample, cut: false, anchor: None })
+            Some(Drawn { row: d.row, sample, cut: false, anchor: None, preferred: None })
         };
         let drawn: Vec<Drawn> = drawn.iter().map(plain).collect::<Option<_>>()?;
         let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();

@@ -4,12 +4,13 @@
 
 use crate::{
     feed::{Drawn, Feed},
-    method::{KlScope, Loss, Term},
+    logits,
+    method::{KlScope, LogitLoss, Loss, Npo, Term},
     objective::{self, StepHinge, Value},
     options::{CheckpointActivations, GammaScope, TrainOptions},
     reference::{Anchors, Reference},
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use eraser_data::{Batch, Sample, Scored};
 use eraser_model::{
     Adapter, Error, Model, Result,
@@ -43,7 +44,10 @@ impl Seen {
 
 /// A term with its samples.
 pub(crate) struct Part<'a> {
+    /// With the weight that it has in this step.
     pub(crate) term: Term,
+    /// The weight that the method gives it.
+    pub(crate) weight: f64,
     pub(crate) feed: Feed<'a>,
 }
 
@@ -94,7 +98,7 @@ impl Step<'_> {
                 let micro_batch = MicroBatch::new(&part.term, part.feed.draw(from, rows)?, from);
                 sum.tokens += micro_batch.batch.tokens;
                 sum.seen.add(micro_batch.seen());
-                sum.counted += usize::from(!micro_batch.scored.rows.is_empty());
+                sum.counted += usize::from(micro_batch.counts());
                 drawn.push(micro_batch);
             }
             draws.push(drawn);
@@ -110,7 +114,7 @@ impl Step<'_> {
             let terms = parts.iter().zip(&draws).zip(sums.iter_mut().zip(&mut hinges)).enumerate();
             for (i, ((part, drawn), (sum, hinge))) in terms {
                 let micro_batch = &drawn[micro];
-                if micro_batch.scored.rows.is_empty() {
+                if !micro_batch.counts() {
                     continue;
                 }
                 let share = 1.0 / sum.counted as f64;
@@ -139,7 +143,10 @@ impl Step<'_> {
 
 /// The samples of a term in a micro-batch, packed.
 struct MicroBatch {
+    /// The samples, and behind them those with the preferred answers, in the same order.
     drawn: Vec<Drawn>,
+    /// Samples without those.
+    own: usize,
     batch: Batch,
     /// What the loss looks at.
     scored: Scored,
@@ -150,7 +157,14 @@ struct MicroBatch {
 }
 
 impl MicroBatch {
-    fn new(term: &Term, drawn: Vec<Drawn>, from: usize) -> Self {
+    fn new(term: &Term, mut drawn: Vec<Drawn>, from: usize) -> Self {
+        let own = drawn.len();
+        let preferred = |d: &mut Drawn| {
+            let sample = d.preferred.take()?;
+            Some(Drawn { row: d.row, sample, cut: false, anchor: None, preferred: None })
+        };
+        let preferred: Vec<Drawn> = drawn.iter_mut().filter_map(preferred).collect();
+        drawn.extend(preferred);
         let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
         let batch = Batch::shared(&samples);
         let scored = match term.loss {
@@ -158,15 +172,28 @@ impl MicroBatch {
             _ => batch.supervised(),
         };
         let anchors = Anchors::of(&drawn);
-        Self { drawn, batch, scored, anchors, from }
+        Self { drawn, own, batch, scored, anchors, from }
     }
 
     fn seen(&self) -> Seen {
         Seen {
-            samples: self.drawn.len(),
+            samples: self.own,
             cut: self.drawn.iter().filter(|d| d.cut).count(),
-            empty: self.scored.samples.iter().filter(|rows| rows.is_empty()).count(),
+            empty: self.scored.samples[..self.own].iter().filter(|rows| rows.is_empty()).count(),
         }
+    }
+
+    /// Whether a token of the samples' own answers is supervised.
+    fn counts(&self) -> bool {
+        self.seen().empty < self.own
+    }
+
+    /// The losses of the samples' own tokens: those of preferred answers are behind them.
+    fn own<'l>(&self, losses: &'l [f32]) -> &'l [f32] {
+        if self.own == self.drawn.len() {
+            return losses;
+        }
+        &losses[..self.scored.samples[..self.own].iter().map(Vec::len).sum()]
     }
 }
 
@@ -181,8 +208,8 @@ struct Forward<'a> {
 
 impl Forward<'_> {
     /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses
-    /// of the scored tokens (and of the base model's, where the term compares with them), and those losses. A term that
-    /// weighs nothing, or whose hinges are all closed, has no backward.
+    /// of the scored tokens (and of the base model's, where the term compares with them), and the losses of the samples'
+    /// own tokens. A term that weighs nothing, or whose hinges are all closed, has no backward.
     fn run(
         &self,
         reference: &mut Reference<'_>,
@@ -196,7 +223,7 @@ impl Forward<'_> {
         let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
         let loss = self.part.term.loss;
         let states = match loss {
-            Loss::Npo(form) if form.reference => Some(reference.states(drawn, batch, scored, &lower)?),
+            Loss::Npo(Npo { reference: true, .. }) | Loss::Preference(_) | Loss::Logits(LogitLoss::Distilled(_)) => Some(reference.states(drawn, batch, scored, &lower)?),
             Loss::Kl(_) => Some(match &self.micro_batch.anchors {
                 Some(anchors) => reference.anchor_states(anchors, scored)?,
                 None => reference.states(drawn, batch, scored, &lower)?,
@@ -206,22 +233,31 @@ impl Forward<'_> {
         let options = trace_options(self.step.options, *from, self.stream);
         let trace = decoder.trace_from(adapter.first_block(), lower, &batch.segments, Some(adapter), options)?;
         let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
-        let (losses, base) = match (&states, loss) {
-            (Some(states), Loss::Kl(_)) => (decoder.kl_divergence(&hidden, states)?, None),
+        let (mut nll, mut base) = (None, None);
+        let (losses, values) = match (&states, loss) {
+            (Some(states), Loss::Kl(_)) => measured(decoder.kl_divergence(&hidden, states)?)?,
+            (states, Loss::Logits(form)) => {
+                let want = weight != 0.0;
+                let found = logits::losses(decoder, &hidden, states.as_ref(), &batch.targets(), form, want)?;
+                nll = Some(found.nll);
+                // Of this only the gradient is used, which is that of the values.
+                let gradient = found.gradient.map(|g| (hidden.to_dtype(DType::F32)? * g)?.sum(1)).transpose()?;
+                (gradient.map_or_else(|| hidden.sum(1), Ok)?, found.values)
+            }
             (states, _) => {
                 let targets = batch.targets();
-                let nll = |states: &Tensor| decoder.cross_entropy(states, &targets);
-                let base = states.as_ref().map(|states| nll(states)?.to_vec1::<f32>().map_err(Error::from));
-                (nll(&hidden)?, base.transpose()?)
+                let nll = |states: &Tensor| Ok::<_, Error>(decoder.cross_entropy(states, &targets)?);
+                base = states.as_ref().map(|states| nll(states)?.to_vec1::<f32>().map_err(Error::from)).transpose()?;
+                measured(nll(&hidden)?)?
             }
         };
-        let values = losses.to_vec1::<f32>()?;
         let value = value(&values, base.as_deref());
         if weight != 0.0 && value.weights.iter().any(|&w| w != 0.0) {
             let weights = Tensor::from_slice(&value.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
             trace.backward_losses(&losses, &weights, gradients)?;
         }
-        Ok((value, values))
+        let own = self.micro_batch.own(&nll.unwrap_or(values)).to_vec();
+        Ok((value, own))
     }
 
     /// The value of the term over this micro-batch.
@@ -236,10 +272,20 @@ impl Forward<'_> {
             Loss::Ascent => objective::signed(losses, -1.0),
             Loss::WeightedAscent(a, b) => objective::weighted_ascent(losses, a, b),
             Loss::Npo(form) => objective::npo(losses, base, &scored.segments(), form),
-            Loss::CrossEntropy => objective::signed(losses, 1.0),
+            Loss::Preference(form) => {
+                objective::preference(losses, base.unwrap_or_default(), &scored.segments(), form)
+            }
+            Loss::Logits(LogitLoss::WithoutToken) => objective::after_first(losses, &scored.segments()),
+            Loss::CrossEntropy | Loss::Logits(_) => objective::signed(losses, 1.0),
             Loss::Kl(_) => objective::kl(losses, &scored.counts),
         }
     }
+}
+
+/// Losses with their values.
+fn measured(losses: Tensor) -> Result<(Tensor, Vec<f32>)> {
+    let values = losses.to_vec1::<f32>()?;
+    Ok((losses, values))
 }
 
 /// How a forward pass runs. The seed of its dropout is of the run, the draw and the set; a token that samples share is

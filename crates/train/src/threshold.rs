@@ -19,7 +19,7 @@ pub struct Threshold {
     pub measured: Option<BaseLoss>,
 }
 
-/// The loss of the harmful answers under the base model.
+/// The loss of a set's answers under the base model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BaseLoss {
     /// Mean negative log-likelihood, nats per token.
@@ -37,19 +37,23 @@ impl Threshold {
         match options.gamma {
             Gamma::Nats(gamma) => Ok(Self { gamma, measured: None }),
             Gamma::Auto => {
-                let measured = base_loss(model, harm, options.micro_batch)?;
+                let measured = base_loss(model, harm, options.micro_batch, "gamma")?;
                 Ok(Self { gamma: measured.nll + options.gamma_margin, measured: Some(measured) })
             }
         }
     }
 }
 
-fn base_loss(model: &Model, harm: &mut Feed<'_>, micro_batch: usize) -> Result<BaseLoss> {
-    let samples = harm.rows().min(SAMPLES);
+/// What the answers of a set cost the base model; `option` is the one that asks for it.
+///
+/// # Errors
+/// No answer token of the samples is left to measure.
+pub(crate) fn base_loss(model: &Model, feed: &mut Feed<'_>, micro_batch: usize, option: &str) -> Result<BaseLoss> {
+    let samples = feed.rows().min(SAMPLES);
     let decoder = &model.decoder;
     let (mut total, mut count) = (0.0, 0);
     for from in (0..samples).step_by(micro_batch) {
-        let drawn = harm.draw(from, micro_batch.min(samples - from))?;
+        let drawn = feed.draw(from, micro_batch.min(samples - from))?;
         let drawn: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
         let batch = Batch::shared(&drawn);
         let scored = batch.supervised();
@@ -66,9 +70,12 @@ fn base_loss(model: &Model, harm: &mut Feed<'_>, micro_batch: usize) -> Result<B
     let nll = total / count as f64;
     if !nll.is_finite() {
         return Err(Error::request(format!(
-            "gamma: the base model's loss on the harmful answers ({samples} measured) is not a finite number"
+            "{option}: the base model's loss on the answers ({samples} measured) is not a finite number"
         ))
-        .hint("give --gamma as a number, or raise --max-length so that answers are left"));
+        .hint(format!(
+            "give --{} as a number, or raise --max-length so that answers are left",
+            option.replace('_', "-")
+        )));
     }
     Ok(BaseLoss { nll, samples })
 }

@@ -5,6 +5,7 @@
 use crate::{
     adamw::{AdamW, AdamWConfig},
     checkpoint::{self, Horizon, Position},
+    dual::{self, Dual},
     feed::{Feed, Source, limit, surroundings, templates},
     method::{Given, KlScope, Loss},
     metrics::{Log, StepMetrics, TrainSummary},
@@ -14,13 +15,13 @@ use crate::{
     sets::Sets,
     settings::Settings,
     step::{Part, Step, Sum},
-    threshold::Threshold,
+    threshold::{Threshold, base_loss},
 };
 use candle_core::{Tensor, Var};
 use eraser_data::{PromptTemplate, SetName};
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result, counted, error::PathContext, files::write_atomic};
 use eraser_ops::gemm::operations;
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 /// What the observer decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,13 +98,18 @@ pub fn train(
             ));
         }
     }
+    if position.duals.is_empty() {
+        position.duals = run.duals()?;
+    }
     let mut log = Log::open(&home.join("metrics.jsonl"), position.step, run.hinge().map(|part| part.term.key()))?;
     for note in &notes {
         observer.note(note);
     }
     observer.start(total, position.step);
     while position.step < total && !log.settled(options.early_stop) {
-        let (metrics, sums) = run.step(position.step, total, position.threshold)?;
+        run.weigh(&position);
+        let (metrics, sums) = run.step(&position, total)?;
+        run.move_duals(&mut position, &sums);
         position.step += 1;
         run.count(&mut position, &sums);
         log.push(&metrics)?;
@@ -233,6 +239,41 @@ impl<'a> Run<'a> {
         part.map(|part| Threshold::new(self.model, &mut part.feed, self.options)).transpose()
     }
 
+    /// The dual variables of terms that are constraints, at the start.
+    fn duals(&mut self) -> Result<BTreeMap<String, Dual>> {
+        let (model, options) = (self.model, self.options);
+        let constrained = self.parts.iter_mut().filter(|part| part.term.constrained);
+        let dual = |part: &mut Part<'a>| {
+            let bound = match options.retain_eps {
+                Some(bound) => bound,
+                None => base_loss(model, &mut part.feed, options.micro_batch, "retain_eps")?.nll,
+            };
+            Ok((part.term.name.to_owned(), Dual { value: part.weight, bound }))
+        };
+        constrained.map(dual).collect()
+    }
+
+    /// Gives the terms the weights of the next step.
+    fn weigh(&mut self, position: &Position) {
+        for part in &mut self.parts {
+            part.term.weight = position.duals.get(part.term.name).map_or(part.weight, |dual| dual.value);
+        }
+    }
+
+    /// Moves the dual variables by what the terms of a step were worth, once the first part of the run is over.
+    fn move_duals(&self, position: &mut Position, sums: &[Sum]) {
+        // Of the length that was asked for first: another one later must not change the steps that are done.
+        let half = position.horizons.first().map_or(0, |first| first.steps / 2);
+        if position.step < self.options.dual_warmup.unwrap_or(half) {
+            return;
+        }
+        for (part, sum) in self.parts.iter().zip(sums).filter(|(_, sum)| sum.counted > 0) {
+            if let Some(dual) = position.duals.get_mut(part.term.name) {
+                dual.update(sum.value, self.options.dual_step);
+            }
+        }
+    }
+
     fn save(&self, checkpoints: &Path, position: &mut Position) -> Result<()> {
         let (moments, steps) = self.optimiser.state();
         position.optimiser_steps = steps;
@@ -240,9 +281,10 @@ impl<'a> Run<'a> {
     }
 
     /// One optimiser step; its metrics, and the result of each term.
-    fn step(&mut self, number: usize, total: usize, threshold: Option<Threshold>) -> Result<(StepMetrics, Vec<Sum>)> {
+    fn step(&mut self, position: &Position, total: usize) -> Result<(StepMetrics, Vec<Sum>)> {
         let (started, before) = (Instant::now(), operations());
         let options = self.options;
+        let (number, threshold) = (position.step, position.threshold);
         let gamma = threshold.map_or(0.0, |threshold| threshold.gamma);
         let step = Step { model: self.model, adapter: &self.adapter, options, gamma, number };
         let (sums, gradients) = step.run(&mut self.parts, &mut self.reference)?;
@@ -271,6 +313,7 @@ impl<'a> Run<'a> {
             return Err(Error::failed(what).hint("lower --lr, or clip with --max-grad-norm 1"));
         }
         let seen = (number + 1) * options.grad_accum * options.micro_batch;
+        let duals = position.duals.iter().map(|(name, dual)| (dual::key(name), dual.value));
         // A mean over no token is no value: a step without a supervised token has no value of the term.
         let measured = || terms().filter(|(_, sum)| sum.counted > 0);
         let metrics = StepMetrics {
@@ -279,7 +322,7 @@ impl<'a> Run<'a> {
             lr,
             loss,
             nll_harm: measured().find(|(t, _)| t.loss.unlearns()).map(|(_, sum)| sum.mean),
-            terms: measured().map(|(term, sum)| (term.key(), sum.value)).collect(),
+            terms: measured().map(|(term, sum)| (term.key(), sum.value)).chain(duals).collect(),
             grad_norm: norm,
             tokens: sums.iter().map(|sum| sum.tokens).sum(),
             seconds: started.elapsed().as_secs_f64(),
@@ -299,7 +342,7 @@ impl<'a> Run<'a> {
 
     /// An error when a term with a weight saw no token in a whole epoch of its set.
     fn check_supervised(&self, position: &Position, sets: &Sets) -> Result<()> {
-        for part in self.parts.iter().filter(|part| part.term.weight != 0.0) {
+        for part in self.parts.iter().filter(|part| part.weight != 0.0) {
             let seen = position.samples.get(part.term.name).copied().unwrap_or_default();
             if seen.empty == seen.samples && seen.samples >= part.feed.rows() {
                 let set = sets.describe(part.term.set);
@@ -338,8 +381,10 @@ fn parts<'a>(
         let harmful = sets.rows(SetName::Harm);
         let anchored = matches!(term.loss, Loss::Kl(_)) && (term.noise || term.given != Given::Nothing);
         let noise = term.noise.then(|| surroundings(sets, options));
-        let source = Source { set: term.set, records, noise, given: term.given, harmful, anchored, answers };
-        parts.push(Part { term, feed: Feed::new(source, model, templates, options)? });
+        let preferred = matches!(term.loss, Loss::Preference(_)).then(|| sets.rows(SetName::Align));
+        let given = term.given;
+        let source = Source { set: term.set, records, noise, given, harmful, anchored, answers, preferred };
+        parts.push(Part { term, weight: term.weight, feed: Feed::new(source, model, templates, options)? });
     }
     Ok(parts)
 }
@@ -354,7 +399,7 @@ fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &Train
     };
     let refuse = options.overlong == Overlong::Refuse;
     let (mut told, mut notes) = (Vec::new(), Vec::new());
-    for Part { term, feed } in parts {
+    for Part { term, feed, .. } in parts {
         let set = sets.describe(term.set);
         let found = feed.overlong(0);
         let all = feed.rows();

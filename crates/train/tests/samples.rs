@@ -110,6 +110,7 @@ fn running_text_is_kept_without_template_noise_or_end() {
             harmful: &[],
             anchored: true,
             answers: None,
+            preferred: None,
         };
         let mut feed = Feed::new(source, &model, &templates, &options).unwrap();
         let overlong = feed.overlong(feed.drawn());
@@ -146,6 +147,7 @@ fn what_is_kept_of_a_benign_request_for_a_form_is_the_answer_in_that_form() {
             harmful: &[],
             anchored: true,
             answers: None,
+            preferred: None,
         };
         let drawn = Feed::new(source, &model, &templates, &options).unwrap().draw(0, 1).unwrap().remove(0);
         let anchor = drawn.anchor.unwrap();

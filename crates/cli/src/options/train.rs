@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueHint};
 use eraser_data::NoiseKind;
 use eraser_model::adapter::Module;
-use eraser_run::plan::{TrainPlan, TrainRequest, flag, values};
+use eraser_run::plan::{TrainPlan, TrainRequest, flag, unused, values};
 use eraser_run::{Outcome, Problems};
 use eraser_train::{
     AlignLoss, CheckpointActivations, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong,
@@ -146,9 +146,19 @@ pub(crate) struct ObjectiveArgs {
     /// Weight of the help term
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) help_weight: f64,
-    /// The beta of npo, simnpo, wga and safe-unlearning [default: the published one of the method]
+    /// The beta of npo, simnpo, wga, safe-unlearning, dpo and undial [default: the published one of the method]
     #[arg(long, value_name = "X")]
     pub(crate) beta: Option<f64>,
+    /// What the answers of the help set, and those of the retain set, may cost under pdu, in nats per token [default:
+    /// what they cost the base model]
+    #[arg(long, value_name = "X")]
+    pub(crate) retain_eps: Option<f64>,
+    /// How far a dual variable of pdu moves in a step, for each nat that its answers cost above --retain-eps
+    #[arg(long, value_name = "X", default_value = "1")]
+    pub(crate) dual_step: f64,
+    /// Steps before the dual variables of pdu move [default: half of the steps]
+    #[arg(long, value_name = "N")]
+    pub(crate) dual_warmup: Option<usize>,
     /// Weight of the term on how harmful questions are answered: align (eraser, sft, safe-unlearning), random (gam),
     /// refuse (rsft)
     #[arg(long, value_name = "X", default_value = "1")]
@@ -348,6 +358,9 @@ impl TrainArgs {
             harm_weight: obj.harm_weight,
             help_weight: obj.help_weight,
             beta: obj.beta,
+            retain_eps: obj.retain_eps,
+            dual_step: obj.dual_step,
+            dual_warmup: obj.dual_warmup,
             align_weight: obj.align_weight,
             retain_weight: obj.retain_weight,
             retain_take: sets.retain_take,
@@ -415,6 +428,9 @@ impl TrainArgs {
         if let Some(Err(e)) = self.objective.preset.map(|preset| preset.check(options.method)) {
             problems.push(e.context("--preset"));
         }
+        for name in self.given.names().filter(|name| !options.uses(name)) {
+            problems.push(unused(&options.method, name, &flag(name)));
+        }
         let request = TrainRequest {
             verb: "train",
             model: self.model.plan(&mut problems),
@@ -471,7 +487,8 @@ mod tests {
              --checkpoint-every 8 --seed 1 --init-adapter i --dump-grads g --method gam --harm-answers random \
              --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped --noise-kind mix --noise-share 0.5 \
              --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 --retain-noise on \
-             --rounds 2 --round-questions 3 --round-tokens 4 --beta 2",
+             --rounds 2 --round-questions 3 --round-tokens 4 --beta 2 \
+             --retain-eps 1 --dual-step 2 --dual-warmup 3",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());

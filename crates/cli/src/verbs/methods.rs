@@ -3,8 +3,9 @@
 
 use crate::output;
 use eraser_run::Outcome;
-use eraser_train::{Loss, METHODS, Method, Term, TermSettings};
+use eraser_train::{LogitLoss, Loss, METHODS, Method, Term, TermSettings};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 /// Prints them.
 pub(crate) fn print(json: bool) -> Outcome {
@@ -36,6 +37,9 @@ fn told(method: &Method) -> String {
         text.push_str(&line);
         text.push('\n');
     }
+    if !method.note.is_empty() {
+        let _ = writeln!(text, "  note: {}", method.note);
+    }
     text
 }
 
@@ -47,7 +51,7 @@ fn described(method: &Method) -> Value {
         })
     };
     let terms: Vec<Value> = terms(method).into_iter().map(term).collect();
-    json!({ "name": method.name, "source": method.source, "lr": method.lr, "beta": method.beta, "terms": terms })
+    json!({ "name": method.name, "source": method.source, "lr": method.lr, "beta": method.beta, "note": method.note, "terms": terms })
 }
 
 /// A loss in the letters of the documentation of its method.
@@ -64,6 +68,17 @@ fn formula(loss: Loss) -> String {
             let base = if form.reference { " - that of the base" } else { "" };
             format!("-{:.3} mean log sigma({} ({of}{base}))", form.scale, form.beta)
         }
+        Loss::Preference(form) => {
+            let (scale, beta) = (form.scale, form.beta);
+            format!("-{scale:.3} mean log sigma({beta} ((sum NLL - that of the base) - the same of the preferred answer))")
+        }
+        Loss::Logits(LogitLoss::Distilled(beta)) => {
+            format!("cross-entropy to the base's distribution, the answer's token less likely by {beta}")
+        }
+        Loss::Logits(LogitLoss::WithoutToken) => {
+            "cross-entropy to the model's own distribution without the answer's token".to_owned()
+        }
+        Loss::Logits(LogitLoss::Flat) => "mean (largest logit - mean logit)^2".to_owned(),
         Loss::CrossEntropy => "NLL".to_owned(),
         Loss::Kl(_) => "KL(base || adapted)".to_owned(),
     }

@@ -3,7 +3,8 @@
 use super::basics::{exists, wrong};
 use crate::failure::Problems;
 use eraser_data::WrongValue;
-use eraser_train::{Templates, TrainOptions};
+use eraser_model::Error;
+use eraser_train::{METHODS, Method, Templates, TrainOptions};
 
 /// Notes what is wrong; `at` gives the flag or place of a field, or None for a field that is checked elsewhere.
 pub(crate) fn train_options(o: &TrainOptions, at: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) {
@@ -22,6 +23,13 @@ pub(crate) fn train_options(o: &TrainOptions, at: &dyn Fn(&str) -> Option<String
             problems.push(e.context(at));
         }
     }
+}
+
+/// That `at`, the flag or place of the option `name`, changes nothing under a method.
+pub fn unused(method: &Method, name: &str, at: &str) -> Error {
+    let users: Vec<&str> = METHODS.iter().filter(|m| m.uses(name)).map(|m| m.name).collect();
+    wrong(at, format!("method `{}` does not use it", method.name))
+        .hint(format!("leave it out, or train with a method that uses it: {}", users.join(", ")))
 }
 
 #[cfg(test)]

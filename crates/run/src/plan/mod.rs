@@ -30,6 +30,7 @@ pub use align::AlignRequest;
 pub use answers::AnswerFile;
 pub use basics::{check_name, check_out, eval_flag, flag, wrong};
 pub use bench::{BenchPlan, BenchRequest};
+pub use check::unused;
 pub use eval::{EvalPlan, SubjectPlan, subjects};
 pub use first::FirstRun;
 pub(crate) use jailbreak::Jailbreaks;

@@ -217,6 +217,7 @@ impl Variant {
     /// As a table `[[variant]]` of a run file.
     fn to_toml(&self) -> Result<toml::Table> {
         let mut table = train_table(&self.train)?;
+        table.retain(|key, _| self.train.uses(key));
         table.insert("name".into(), self.name.clone().into());
         table.insert("retain".into(), self.retain.into());
         Ok(table)
@@ -309,6 +310,8 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
     let tables = root.sections("variant", problems);
     if tables.is_empty() {
         let train = settings(shared.method);
+        unused(&base, &train, problems);
+        let train = train.without_unused();
         let retain = has_retain && train.method.reads(SetName::Retain);
         let (name, dir) = (shared.method.name.to_owned(), PathBuf::new());
         return vec![Variant { name, dir, retain, train }];
@@ -341,7 +344,7 @@ fn variants(root: &Section<'_>, has_retain: bool, first_in_run: bool, problems: 
         }
         let in_run = first_in_run && variants.is_empty();
         let dir = if in_run { PathBuf::new() } else { Path::new("variants").join(&name) };
-        variants.push(Variant { name, dir, retain, train });
+        variants.push(Variant { name, dir, retain, train: train.without_unused() });
     }
     variants
 }
@@ -404,7 +407,25 @@ fn train_options(
     let own = |field: &str| shared || table.get(field).is_some();
     let at = |field: &str| own(field).then(|| format!("{}: `{field}`", table.place(field)));
     check::train_options(&options, &at, problems);
+    // The shared table is for other methods too.
+    if !shared {
+        unused(table, &options, problems);
+    }
     options
+}
+
+/// Notes an error for each setting of a table that its method does not use, unless it is the default.
+fn unused(table: &Section<'_>, options: &TrainOptions, problems: &mut Problems) {
+    let named = table.get("method").and_then(toml::Value::as_str);
+    if named.is_some_and(|name| Method::named(name).is_none()) {
+        return;
+    }
+    let (Ok(own), Ok(usual)) = (train_json(options), train_json(&TrainOptions::default())) else { return };
+    for name in options.method.unused().filter(|name| !options.uses(name) && table.get(name).is_some()) {
+        if own[name] != usual[name] {
+            problems.push(check::unused(&options.method, name, &format!("{}: `{name}`", table.place(name))));
+        }
+    }
 }
 
 #[cfg(test)]

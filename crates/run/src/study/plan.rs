@@ -13,6 +13,12 @@ use std::path::Path;
 /// # Errors
 /// Everything that is wrong with the run file.
 pub fn compare_plan(file: &Path, methods: &[Method], overrides: &Overrides<'_>) -> Outcome<RunPlan> {
+    let twice = methods.iter().enumerate().find(|(i, method)| methods[..*i].contains(method));
+    if let Some((_, method)) = twice {
+        return Err(Error::request(format!("--methods: `{}` is named twice", method.name))
+            .hint("name each method once; variants of one method are tables [[variant]] of the run file")
+            .into());
+    }
     RunPlan::read(file, &Overrides { variants: Variants::Methods(methods), suffix: "-compare", ..overrides.clone() })
 }
 

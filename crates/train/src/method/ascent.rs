@@ -11,9 +11,9 @@
 
 use super::term::{Loss, Method, Term, TermSettings};
 
-pub(super) const ASCENT: Method = Method { name: "grad-ascent", source: SOURCE, lr: 1e-5, beta: None, terms: ascent };
+pub(super) const ASCENT: Method = Method { name: "grad-ascent", source: SOURCE, lr: 1e-5, beta: None, note: "", terms: ascent };
 pub(super) const DIFFERENCE: Method =
-    Method { name: "grad-diff", source: SOURCE, lr: 1e-5, beta: None, terms: difference };
+    Method { name: "grad-diff", source: SOURCE, lr: 1e-5, beta: None, note: "", terms: difference };
 
 const SOURCE: &str = "arXiv 2401.06121";
 

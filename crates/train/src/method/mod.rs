@@ -2,19 +2,24 @@
 //! checkpoints, metrics and files. A new one is a file here and a line in [`METHODS`].
 
 mod ascent;
+mod ce_u;
+mod dpo;
 mod eraser;
 mod gam;
 mod npo;
 #[cfg(test)]
 mod parity;
+mod pdu;
 mod rsft;
 mod safe_unlearning;
 mod sft;
 mod simnpo;
 mod term;
+mod undial;
+mod used;
 mod wga;
 
-pub use term::{AlignLoss, Given, KlScope, Loss, Method, Npo, Term, TermSettings};
+pub use term::{AlignLoss, Given, KlScope, LogitLoss, Loss, Method, Npo, Preference, Term, TermSettings};
 
 use eraser_data::SetName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -27,7 +32,7 @@ pub const RSFT: Method = rsft::METHOD;
 pub const SFT: Method = sft::METHOD;
 
 /// Every method: the paper's and its baselines first.
-pub const METHODS: [Method; 11] = [
+pub const METHODS: [Method; 15] = [
     eraser::METHOD,
     gam::METHOD,
     rsft::METHOD,
@@ -39,6 +44,10 @@ pub const METHODS: [Method; 11] = [
     wga::WGA,
     wga::SATIMP,
     safe_unlearning::METHOD,
+    dpo::METHOD,
+    undial::METHOD,
+    ce_u::METHOD,
+    pdu::METHOD,
 ];
 
 impl Method {
@@ -55,7 +64,10 @@ impl Method {
     /// Whether the method sees a set.
     pub fn reads(&self, set: SetName) -> bool {
         let terms = (self.terms)(&TermSettings::default());
-        terms.iter().any(|t| t.set == set || (t.unrelated && set == SetName::Help))
+        terms.iter().any(|t| {
+            let preferred = matches!(t.loss, Loss::Preference(_)) && set == SetName::Align;
+            t.set == set || (t.unrelated && set == SetName::Help) || preferred
+        })
     }
 }
 
@@ -99,7 +111,7 @@ mod tests {
             assert_eq!(text, format!("\"{}\"", method.name));
             assert_eq!(serde_json::from_str::<Method>(&text).unwrap(), method);
         }
-        let error = serde_json::from_str::<Method>("\"rmu\"").unwrap_err().to_string();
+        let error = serde_json::from_str::<Method>("\"none\"").unwrap_err().to_string();
         assert!(error.contains("`eraser`, `gam`, `rsft`, `sft`"), "{error}");
     }
 
@@ -114,10 +126,15 @@ mod tests {
         assert_eq!(seen("rsft"), ["wrapped"]);
         assert_eq!(seen("sft"), ["help", "align", "retain"]);
         assert_eq!(seen("grad-ascent"), ["harm"]);
-        for name in ["grad-diff", "npo", "simnpo", "wga", "satimp"] {
+        for name in ["grad-diff", "npo", "simnpo", "wga", "satimp", "pdu"] {
             assert_eq!(seen(name), ["harm", "help", "retain"]);
         }
-        assert_eq!(seen("safe-unlearning"), ["harm", "help", "align", "retain"]);
+        for name in ["safe-unlearning", "dpo"] {
+            assert_eq!(seen(name), ["harm", "help", "align", "retain"]);
+        }
+        for name in ["undial", "ce-u"] {
+            assert_eq!(seen(name), ["harm"]);
+        }
     }
 
     #[test]

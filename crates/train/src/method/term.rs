@@ -16,6 +16,8 @@ pub struct Method {
     pub lr: f64,
     /// The published beta, if the method has one.
     pub beta: Option<f64>,
+    /// What of the published settings or code is not so here; empty where there is nothing to say.
+    pub note: &'static str,
     /// The terms of the loss, in the order in which a step executes them.
     pub terms: fn(&TermSettings) -> Vec<Term>,
 }
@@ -37,12 +39,15 @@ pub struct Term {
     pub loss: Loss,
     /// The weight of the value in the sum.
     pub weight: f64,
+    /// The weight is where a dual variable begins, which rises while the value is above what it may be, and falls below
+    /// it.
+    pub constrained: bool,
 }
 
 impl Term {
     /// A term over the rows of `set` as they are.
     pub fn new(name: &'static str, set: SetName, loss: Loss, weight: f64) -> Self {
-        Self { name, set, noise: false, unrelated: false, given: Given::Nothing, loss, weight }
+        Self { name, set, noise: false, unrelated: false, given: Given::Nothing, loss, weight, constrained: false }
     }
 
     /// The key of its value in the metrics.
@@ -85,6 +90,10 @@ pub enum Loss {
     WeightedAscent(f64, f64),
     /// Ascent that slows down where an answer has become unlikely.
     Npo(Npo),
+    /// An answer of the align set is to be preferred to the row's own.
+    Preference(Preference),
+    /// A value of the logits at each position that predicts a token of an answer.
+    Logits(LogitLoss),
     /// `NLL`.
     CrossEntropy,
     /// The mean of `KL(base || adapted)` over the positions of the scope.
@@ -94,7 +103,7 @@ pub enum Loss {
 impl Loss {
     /// Whether answers become less likely by it.
     pub fn unlearns(self) -> bool {
-        matches!(self, Self::Hinge | Self::Ascent | Self::WeightedAscent(..) | Self::Npo(_))
+        !matches!(self, Self::CrossEntropy | Self::Kl(_))
     }
 }
 
@@ -110,6 +119,28 @@ pub struct Npo {
     pub per_token: bool,
     /// `l_0` is that of the base model, not 0.
     pub reference: bool,
+}
+
+/// `-scale * mean over answers of log sigma(beta ((l - l_0) - (w - w_0)))`, with `l` the sum of the NLL of the tokens of
+/// the row's own answer, `w` that of the preferred one, and `l_0`, `w_0` those of the base model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preference {
+    /// Within the sigmoid.
+    pub beta: f64,
+    /// Before the mean.
+    pub scale: f64,
+}
+
+/// A value of the logits `z` at a position that predicts the token `t` of an answer; `p = softmax(z)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LogitLoss {
+    /// `-sum_v q_v log p_v` with `q = softmax(z_0 - beta e_t)`, where `z_0` are the base model's logits: this beta.
+    Distilled(f64),
+    /// `-sum_v q_v log p_v` with `q` the model's own distribution without `t`, which has no gradient. The first token of
+    /// an answer does not count.
+    WithoutToken,
+    /// `(max z - mean z)^2`.
+    Flat,
 }
 
 /// What the align term takes of the refusals.
