@@ -92,6 +92,11 @@ impl Batch {
         self.scored(|i| self.samples[i].1.clone())
     }
 
+    /// The rows of the answers' own tokens, sample by sample; of a text those of all tokens but its first.
+    pub fn answers(&self) -> Scored {
+        self.scored(|i| self.samples[i].1.start + 1..self.samples[i].1.end + 1)
+    }
+
     /// Every row of the pack, in order.
     pub fn all(&self) -> Scored {
         let scored = self.scored(|i| 0..self.samples[i].0.len());
@@ -213,6 +218,8 @@ mod tests {
         assert_eq!(batch.ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(batch.supervised().rows, [1, 2, 4]);
         assert_eq!(batch.targets(), [3, 4, 6]);
+        let answers: Vec<u32> = batch.answers().rows.iter().map(|&row| batch.ids[row as usize]).collect();
+        assert_eq!(answers, batch.targets());
         assert_eq!(batch.supervised().segments(), Segments::from_lengths([2, 1, 0, 0, 0]));
         assert_eq!(batch.all().rows, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
@@ -232,6 +239,8 @@ mod tests {
         assert_eq!(batch.segments.past(1), 0..5);
         assert_eq!(batch.supervised().rows, [5, 13, 8, 10, 11]);
         assert_eq!(batch.targets(), [7, 9, 8, 7, 8]);
+        let answers: Vec<u32> = batch.answers().rows.iter().map(|&row| batch.ids[row as usize]).collect();
+        assert_eq!(answers, batch.targets());
         assert_eq!(batch.supervised().origins, [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1)]);
         let all = batch.all();
         assert_eq!(all.rows, (0..15).collect::<Vec<u32>>());

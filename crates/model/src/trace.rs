@@ -24,6 +24,8 @@ pub struct TraceOptions {
     pub dropout: Option<Dropout>,
     /// Which blocks keep only their input and run again in backward: less memory for up to one more forward.
     pub checkpoint: Checkpoint,
+    /// The first blocks that run, so many; None: all.
+    pub blocks: Option<usize>,
 }
 
 /// Activation checkpointing.
@@ -148,13 +150,13 @@ impl Decoder {
         let mut want_input = embedded.track_op();
         let mut x = embedded.detach();
         let kept_blocks = trace.kept_blocks(&x)?;
-        let layers = from..self.block_count();
+        let layers = from..options.blocks.map_or(self.block_count(), |blocks| blocks.min(self.block_count()));
         let first = if want_input { from } else { layers.clone().find(|&l| trace.trainable(l)).unwrap_or(layers.end) };
         let pack = Pack { segments, positions: &trace.positions, adapter, beside: None };
         x = self.carry(x, from..first, pack, None)?;
         for layer in first..layers.end {
             // Those kept are the last: what they keep is gone when the first ones run again.
-            let keep = layer >= self.block_count().saturating_sub(kept_blocks);
+            let keep = layer >= layers.end.saturating_sub(kept_blocks);
             // Below the first trainable block there is nothing to differentiate, so its input is not a variable.
             let (input, output, activations) = if self.is_fused(layer, &x, true) {
                 let fused = self.fused(layer, trace.context(layer, true));
@@ -180,7 +182,14 @@ impl Decoder {
 }
 
 impl Trace<'_> {
-    /// The residual stream after the last block, `[T, d]`: a variable, for the head's own tape.
+    /// The residual stream after block `layer`, `[T, d]`, without a tape; None where that block has no backward.
+    pub fn state(&self, layer: usize) -> Option<Tensor> {
+        let at = self.blocks.iter().position(|(block, _)| block.layer == layer)?;
+        let above = self.blocks.get(at + 1).map_or(self.output.as_tensor(), |(block, _)| &block.input);
+        Some(above.detach())
+    }
+
+    /// The residual stream after the last block that runs, `[T, d]`: a variable, for the head's own tape.
     pub fn output(&self) -> &Var {
         &self.output
     }
@@ -191,27 +200,41 @@ impl Trace<'_> {
         let mut store = backward_from(losses, weights)?;
         gradients.collect(&mut store, self.decoder.outer_variables().iter())?;
         match store.remove(&self.output) {
-            Some(grad) => self.backward(&grad, gradients),
+            Some(grad) => self.backward(Some(grad), &[], gradients),
             None => Ok(()),
         }
     }
 
-    /// Carries `grad` (of the loss with respect to [`Self::output`]) through the blocks, last to first, and adds the
+    /// Carries gradients of the loss with respect to [`Self::state`] of some layers through the blocks, and adds the
     /// gradient of every trainable tensor to `gradients`.
-    fn backward(mut self, grad: &Tensor, gradients: &mut Gradients) -> Result<()> {
-        let mut grad = grad.clone();
+    pub fn backward_states(self, states: &[(usize, Tensor)], gradients: &mut Gradients) -> Result<()> {
+        self.backward(None, states, gradients)
+    }
+
+    /// Carries `grad` (of the loss with respect to [`Self::output`]) through the blocks, last to first, each with what
+    /// `states` has of its output, and adds the gradient of every trainable tensor to `gradients`.
+    fn backward(
+        mut self,
+        mut grad: Option<Tensor>,
+        states: &[(usize, Tensor)],
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         while let Some((block, activations)) = self.blocks.pop() {
-            let below = match activations {
-                Activations::Tape(output) => self.backward_tape(block, output, &grad, gradients)?,
-                Activations::Fused(saved) => self.backward_fused(block, saved, &grad, gradients)?,
-            };
-            match below {
-                Some(below) => grad = below,
-                None => return Ok(()),
+            for (_, own) in states.iter().filter(|(layer, _)| *layer == block.layer) {
+                grad = Some(match grad {
+                    Some(grad) => (grad + own)?,
+                    None => own.clone(),
+                });
             }
+            // Above the last state that the loss looks at there is nothing to carry.
+            let Some(above) = &grad else { continue };
+            grad = match activations {
+                Activations::Tape(output) => self.backward_tape(block, output, above, gradients)?,
+                Activations::Fused(saved) => self.backward_fused(block, saved, above, gradients)?,
+            };
         }
-        if let Some(embedded) = &self.embedded {
-            let mut store = backward_from(embedded, &grad)?;
+        if let (Some(embedded), Some(grad)) = (&self.embedded, &grad) {
+            let mut store = backward_from(embedded, grad)?;
             let tensors = self.decoder.outer_variables();
             // The input itself, where the caller made it a variable.
             let input = Some(embedded).filter(|x| x.is_variable());

@@ -21,7 +21,7 @@ fn terms(settings: &TermSettings) -> Vec<Term> {
     ]
 }
 
-const HINGE_SFT: Method = Method { name: "hinge-sft", source: "this example", lr: 1e-3, beta: None, note: "", terms };
+const HINGE_SFT: Method = Method::new("hinge-sft", "this example", 1e-3, terms);
 
 /// Prints every tenth step.
 struct Steps;

@@ -15,16 +15,19 @@ pub mod reference;
 pub mod schedule;
 pub mod sets;
 pub mod settings;
+mod states;
 pub mod step;
 mod store;
 pub mod threshold;
 pub mod trainer;
 
 pub use adamw::AdamW;
-pub use eraser_data::SetName;
 pub use dual::Dual;
+pub use eraser_data::SetName;
 pub use gamma::Gamma;
-pub use method::{AlignLoss, Given, KlScope, LogitLoss, Loss, METHODS, Method, Npo, Preference, Term, TermSettings};
+pub use method::{
+    AlignLoss, Given, KlScope, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
+};
 pub use metrics::{LARGE_NORM, LargeGradients, StepMetrics, TrainSummary};
 pub use options::{
     CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Preset, Schedule, Templates, TrainOptions,

@@ -81,9 +81,10 @@ fn row(form: LogitLoss, z: &mut [f32], base: &[f32], target: usize) -> (f64, f64
         LogitLoss::Flat => {
             let n = z.len() as f64;
             let mean = z.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-            let (top, max) = z.iter().enumerate().fold((0, f32::NEG_INFINITY), |most, (v, &x)| {
-                if x > most.1 { (v, x) } else { most }
-            });
+            let (top, max) = z
+                .iter()
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |most, (v, &x)| if x > most.1 { (v, x) } else { most });
             let gap = f64::from(max) - mean;
             z.fill((-2.0 * gap / n) as f32);
             z[top] = (2.0 * gap * (1.0 - 1.0 / n)) as f32;
@@ -136,9 +137,8 @@ mod tests {
             z[v] += by;
             of(&z)
         };
-        let errors = (0..Z.len()).map(|v| {
-            ((moved(v, h) - moved(v, -h)) / f64::from(2.0 * h) - f64::from(gradient[v])).abs()
-        });
+        let errors =
+            (0..Z.len()).map(|v| ((moved(v, h) - moved(v, -h)) / f64::from(2.0 * h) - f64::from(gradient[v])).abs());
         errors.fold(0.0, f64::max)
     }
 
@@ -148,7 +148,8 @@ mod tests {
             assert!(differs(|z| value(form, z), form) < 1e-4, "{form:?}");
         }
         // The distribution without the token is a constant: that of the row where it is.
-        let rest: Vec<f64> = Z.iter().enumerate().map(|(v, &x)| if v == 2 { 0.0 } else { f64::from(x).exp() }).collect();
+        let rest: Vec<f64> =
+            Z.iter().enumerate().map(|(v, &x)| if v == 2 { 0.0 } else { f64::from(x).exp() }).collect();
         let sum: f64 = rest.iter().sum();
         let constant = |z: &[f32]| -> f64 {
             let all = log_sum(z.iter().map(|&x| f64::from(x)));
@@ -164,7 +165,10 @@ mod tests {
         for form in [LogitLoss::Distilled(10.0), LogitLoss::WithoutToken, LogitLoss::Flat] {
             let mut z = vec![-300.0, 300.0, -300.0];
             let (value, nll) = row(form, &mut z, &[-300.0, 300.0, -300.0], 1);
-            assert!(value.is_finite() && nll.abs() < 1e-9 && z.iter().all(|x| x.is_finite()), "{form:?}: {value} {z:?}");
+            assert!(
+                value.is_finite() && nll.abs() < 1e-9 && z.iter().all(|x| x.is_finite()),
+                "{form:?}: {value} {z:?}"
+            );
         }
     }
 

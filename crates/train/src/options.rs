@@ -179,6 +179,11 @@ pub struct TrainOptions {
     pub help_weight: f64,
     /// The beta of npo, simnpo, wga, safe-unlearning, dpo and undial; None = the published one of the method.
     pub beta: Option<f64>,
+    /// The length of the vector that rmu steers hidden states to; None = the published one.
+    pub steering: Option<f64>,
+    /// Layers behind which the losses of rmu and circuit-breakers look at hidden states; None = those at the published
+    /// depths.
+    pub loss_layers: Option<Vec<usize>>,
     /// What the answers of the help set, and those of the retain set, may cost under pdu, in nats per token; None = what
     /// they cost the base model.
     pub retain_eps: Option<f64>,
@@ -275,6 +280,8 @@ impl Default for TrainOptions {
             harm_weight: 1.0,
             help_weight: 1.0,
             beta: None,
+            steering: None,
+            loss_layers: None,
             retain_eps: None,
             dual_step: 1.0,
             dual_warmup: None,
@@ -325,6 +332,7 @@ impl TrainOptions {
             align_weight: self.align_weight,
             retain_weight: self.retain_weight,
             beta: self.beta,
+            steering: self.steering,
         })
     }
 
@@ -371,6 +379,10 @@ impl TrainOptions {
         }
         ranges.need("lr", self.lr > 0.0 && self.lr <= MAX_LR, "a positive number of at most 1");
         ranges.need("beta", self.beta.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
+        let length = self.steering.is_none_or(|x| x.is_finite() && x > 0.0);
+        ranges.need("steering", length, "a positive number");
+        let some = self.loss_layers.as_ref().is_none_or(|layers| !layers.is_empty());
+        ranges.need("loss_layers", some, "at least one layer");
         let bound = self.retain_eps.is_none_or(|x| x.is_finite() && x >= 0.0);
         ranges.need("retain_eps", bound, "0 or a positive number");
         ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
@@ -414,6 +426,12 @@ impl TrainOptions {
     pub fn total_steps(&self, rows: usize) -> usize {
         let per_step = (self.micro_batch * self.grad_accum) as f64;
         self.steps.unwrap_or_else(|| (self.epochs * rows as f64 / per_step).ceil().max(1.0) as usize)
+    }
+
+    /// The layers behind which losses on hidden states look, of a model with `blocks` layers.
+    pub fn loss_layers(&self, blocks: usize) -> Vec<usize> {
+        let at = |depth: &f64| ((depth * blocks as f64).round() as usize).clamp(1, blocks.max(1)) - 1;
+        self.loss_layers.clone().unwrap_or_else(|| self.method.depths.iter().map(at).collect())
     }
 
     /// The adapter these options ask for.

@@ -5,10 +5,11 @@
 use crate::{
     feed::{Drawn, Feed},
     logits,
-    method::{KlScope, LogitLoss, Loss, Npo, Term},
+    method::{KlScope, LogitLoss, Loss, Npo, StateLoss, Term},
     objective::{self, StepHinge, Value},
     options::{CheckpointActivations, GammaScope, TrainOptions},
     reference::{Anchors, Reference},
+    states,
 };
 use candle_core::{DType, Tensor};
 use eraser_data::{Batch, Sample, Scored};
@@ -168,7 +169,8 @@ impl MicroBatch {
         let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
         let batch = Batch::shared(&samples);
         let scored = match term.loss {
-            Loss::Kl(KlScope::All) => batch.all(),
+            Loss::Kl(KlScope::All) | Loss::States(StateLoss::Reroute | StateLoss::Distance) => batch.all(),
+            Loss::States(_) => batch.answers(),
             _ => batch.supervised(),
         };
         let anchors = Anchors::of(&drawn);
@@ -220,10 +222,15 @@ impl Forward<'_> {
         let Step { model, adapter, .. } = *self.step;
         let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
         let decoder = &model.decoder;
-        let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
         let loss = self.part.term.loss;
+        if let Loss::States(form) = loss {
+            return Ok((self.run_states(form, reference, weight, gradients)?, Vec::new()));
+        }
+        let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
         let states = match loss {
-            Loss::Npo(Npo { reference: true, .. }) | Loss::Preference(_) | Loss::Logits(LogitLoss::Distilled(_)) => Some(reference.states(drawn, batch, scored, &lower)?),
+            Loss::Npo(Npo { reference: true, .. }) | Loss::Preference(_) | Loss::Logits(LogitLoss::Distilled(_)) => {
+                Some(reference.states(drawn, batch, scored, &lower)?)
+            }
             Loss::Kl(_) => Some(match &self.micro_batch.anchors {
                 Some(anchors) => reference.anchor_states(anchors, scored)?,
                 None => reference.states(drawn, batch, scored, &lower)?,
@@ -260,6 +267,49 @@ impl Forward<'_> {
         Ok((value, own))
     }
 
+    /// As [`Self::run`], of a loss on hidden states: the head is not computed, nor are the blocks above them.
+    fn run_states(
+        &self,
+        form: StateLoss,
+        reference: &mut Reference<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+    ) -> Result<Value> {
+        let Step { model, adapter, options, .. } = *self.step;
+        let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
+        let (decoder, width, blocks) = (&model.decoder, model.config.hidden_size, model.config.num_layers);
+        let first = adapter.first_block();
+        // Behind the blocks below the first adapted one, nothing has changed.
+        let layers = if form == StateLoss::Distance { (first..blocks).collect() } else { options.loss_layers(blocks) };
+        let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
+        let blocks_run = layers.iter().max().map(|top| top + 1);
+        let traced = TraceOptions { blocks: blocks_run, ..trace_options(options, *from, self.stream) };
+        let trace = decoder.trace_from(first, lower.clone(), &batch.segments, Some(adapter), traced)?;
+        let rows = states::weights(form, scored, blocks);
+        let flat = |t: &Tensor| Ok::<_, Error>(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+        let (mut base, mut next, mut total, mut by_states) = (lower, first, 0.0, Vec::with_capacity(layers.len()));
+        for layer in layers {
+            let state = trace.state(layer).ok_or_else(|| Error::failed(format!("layer {layer} has no state")))?;
+            let other = if let StateLoss::Steer(length) = form {
+                states::control(options.seed, width, length)
+            } else {
+                base = decoder.run(base, next..layer + 1, &batch.segments, None)?;
+                next = layer + 1;
+                flat(&base)?
+            };
+            let (value, gradient) = states::loss(form, &flat(&state)?, &other, width, &rows);
+            total += value;
+            if weight != 0.0 {
+                let gradient = Tensor::from_vec(gradient, state.shape(), state.device())?;
+                by_states.push((layer, gradient.affine(weight, 0.0)?.to_dtype(state.dtype())?));
+            }
+        }
+        if weight != 0.0 {
+            trace.backward_states(&by_states, gradients)?;
+        }
+        Ok(Value { value: total, weights: Vec::new(), capped: (0, 0) })
+    }
+
     /// The value of the term over this micro-batch.
     fn value(&self, losses: &[f32], base: Option<&[f32]>) -> Value {
         let (gamma, scored) = (self.step.gamma, &self.micro_batch.scored);
@@ -272,11 +322,9 @@ impl Forward<'_> {
             Loss::Ascent => objective::signed(losses, -1.0),
             Loss::WeightedAscent(a, b) => objective::weighted_ascent(losses, a, b),
             Loss::Npo(form) => objective::npo(losses, base, &scored.segments(), form),
-            Loss::Preference(form) => {
-                objective::preference(losses, base.unwrap_or_default(), &scored.segments(), form)
-            }
+            Loss::Preference(form) => objective::preference(losses, base.unwrap_or_default(), &scored.segments(), form),
             Loss::Logits(LogitLoss::WithoutToken) => objective::after_first(losses, &scored.segments()),
-            Loss::CrossEntropy | Loss::Logits(_) => objective::signed(losses, 1.0),
+            Loss::CrossEntropy | Loss::Logits(_) | Loss::States(_) => objective::signed(losses, 1.0),
             Loss::Kl(_) => objective::kl(losses, &scored.counts),
         }
     }
@@ -298,5 +346,5 @@ fn trace_options(options: &TrainOptions, from: usize, set: u64) -> TraceOptions 
         CheckpointActivations::On => Checkpoint::Always,
         CheckpointActivations::Off => Checkpoint::Never,
     };
-    TraceOptions { dropout, checkpoint }
+    TraceOptions { dropout, checkpoint, blocks: None }
 }

@@ -7,7 +7,7 @@ use crate::{
     checkpoint::{self, Horizon, Position},
     dual::{self, Dual},
     feed::{Feed, Source, limit, surroundings, templates},
-    method::{Given, KlScope, Loss},
+    method::{Given, KlScope, Loss, Ramp},
     metrics::{Log, StepMetrics, TrainSummary},
     options::{Overlong, Schedule, TrainOptions},
     reference::Reference,
@@ -107,7 +107,7 @@ pub fn train(
     }
     observer.start(total, position.step);
     while position.step < total && !log.settled(options.early_stop) {
-        run.weigh(&position);
+        run.weigh(&position, total);
         let (metrics, sums) = run.step(&position, total)?;
         run.move_duals(&mut position, &sums);
         position.step += 1;
@@ -148,11 +148,28 @@ pub fn check(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<()> {
 
 /// The adapter at the first step.
 fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
-    let Some(dir) = &options.init_adapter else {
-        return Adapter::new(options.lora_config(), &model.config, options.seed, model.decoder.device());
+    let looked_at = options.loss_layers(model.config.num_layers);
+    let mut adapter = if let Some(dir) = &options.init_adapter {
+        Adapter::load(dir, &model.config, model.decoder.device())?
+    } else {
+        let mut config = options.lora_config();
+        if let (None, Some(top)) = (&config.layers, looked_at.iter().max()) {
+            // Harmful answers change nothing above.
+            config.layers = Some((0..=*top.min(&(model.config.num_layers - 1))).collect());
+        }
+        Adapter::new(config, &model.config, options.seed, model.decoder.device())?
     };
-    let mut adapter = Adapter::load(dir, &model.config, model.decoder.device())?;
     adapter.config.dropout = options.lora_dropout;
+    let (blocks, first) = (model.config.num_layers, adapter.first_block());
+    if let Some(layer) = looked_at.iter().find(|&&layer| layer >= blocks) {
+        return Err(Error::request(format!("loss_layers: the model has no layer {layer}"))
+            .hint(format!("its layers are 0 to {}", blocks - 1)));
+    }
+    if let Some(layer) = looked_at.iter().find(|&&layer| layer < first) {
+        return Err(Error::request(format!("loss_layers: behind layer {layer} nothing is adapted")).hint(format!(
+            "the first adapted layer is {first}: change --layers, or look behind it with --loss-layers"
+        )));
+    }
     Ok(adapter)
 }
 
@@ -176,6 +193,14 @@ fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Resu
     if total < done {
         return Err(Error::request(format!("steps: {total} are fewer than the {done} that are done"))
             .hint(format!("ask for at least {done}, or start again in another directory or with --force")));
+    }
+    let ramps = options.terms().iter().any(|term| term.ramp != Ramp::None);
+    if ramps && !options.extend {
+        return Err(Error::request(format!("steps was {before}, is {total}: the weights of the terms depend on it"))
+            .hint(format!(
+                "--extend continues from step {done} with the weights of a run of {}",
+                counted(total, "step")
+            )));
     }
     if options.schedule != Schedule::Constant && !options.extend {
         return Err(Error::request(format!("steps was {before}, is {total}: the learning rate depends on it"))
@@ -254,9 +279,10 @@ impl<'a> Run<'a> {
     }
 
     /// Gives the terms the weights of the next step.
-    fn weigh(&mut self, position: &Position) {
+    fn weigh(&mut self, position: &Position, total: usize) {
         for part in &mut self.parts {
-            part.term.weight = position.duals.get(part.term.name).map_or(part.weight, |dual| dual.value);
+            let weight = position.duals.get(part.term.name).map_or(part.weight, |dual| dual.value);
+            part.term.weight = weight * part.term.ramp.factor(position.step, total);
         }
     }
 

@@ -149,6 +149,12 @@ pub(crate) struct ObjectiveArgs {
     /// The beta of npo, simnpo, wga, safe-unlearning, dpo and undial [default: the published one of the method]
     #[arg(long, value_name = "X")]
     pub(crate) beta: Option<f64>,
+    /// The length of the vector that rmu steers hidden states to [default: 2]
+    #[arg(long, value_name = "X")]
+    pub(crate) steering: Option<f64>,
+    /// Layers behind which rmu and circuit-breakers look at hidden states, as 7 or 9,19 [default: at the published depths]
+    #[arg(long, value_name = "LIST", value_parser = values::layers)]
+    pub(crate) loss_layers: Option<Layers>,
     /// What the answers of the help set, and those of the retain set, may cost under pdu, in nats per token [default:
     /// what they cost the base model]
     #[arg(long, value_name = "X")]
@@ -189,7 +195,7 @@ pub(crate) struct AdapterArgs {
     /// Adapted modules: q, k, v, o, gate, up, down or their full names, with commas; or all-linear
     #[arg(long, value_name = "LIST", default_value = "q,v", value_parser = values::targets)]
     pub(crate) targets: Targets,
-    /// Adapted layers, as 15-29 or 0,2,4 [default: all]
+    /// Adapted layers, as 15-29 or 0,2,4 [default: all; for rmu and circuit-breakers those up to the last of --loss-layers]
     #[arg(long, value_name = "LIST", value_parser = values::layers)]
     pub(crate) layers: Option<Layers>,
     /// Scale by alpha / sqrt(rank) (rsLoRA)
@@ -358,6 +364,8 @@ impl TrainArgs {
             harm_weight: obj.harm_weight,
             help_weight: obj.help_weight,
             beta: obj.beta,
+            steering: obj.steering,
+            loss_layers: obj.loss_layers,
             retain_eps: obj.retain_eps,
             dual_step: obj.dual_step,
             dual_warmup: obj.dual_warmup,
@@ -488,7 +496,7 @@ mod tests {
              --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped --noise-kind mix --noise-share 0.5 \
              --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 --retain-noise on \
              --rounds 2 --round-questions 3 --round-tokens 4 --beta 2 \
-             --retain-eps 1 --dual-step 2 --dual-warmup 3",
+             --steering 5 --loss-layers 1 --retain-eps 1 --dual-step 2 --dual-warmup 3",
         );
         let (set, default) =
             (serde_json::to_value(set).unwrap(), serde_json::to_value(TrainOptions::default()).unwrap());

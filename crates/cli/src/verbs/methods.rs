@@ -3,7 +3,7 @@
 
 use crate::output;
 use eraser_run::Outcome;
-use eraser_train::{LogitLoss, Loss, METHODS, Method, Term, TermSettings};
+use eraser_train::{LogitLoss, Loss, METHODS, Method, Ramp, StateLoss, Term, TermSettings};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -29,7 +29,7 @@ fn told(method: &Method) -> String {
         let noise = if term.noise { ", under prompt noise" } else { "" };
         let line = format!(
             "  {:<6} {:<8} {:<8} {}{answers}{noise}",
-            format!("{} x", term.weight),
+            format!("{}{} x", term.weight, ramp(term.ramp)),
             term.name,
             term.set.name(),
             formula(term.loss)
@@ -47,11 +47,20 @@ fn described(method: &Method) -> Value {
     let term = |term: Term| {
         json!({
             "name": term.name, "set": term.set.name(), "weight": term.weight, "loss": formula(term.loss),
-            "noise": term.noise, "unrelated": term.unrelated,
+            "noise": term.noise, "unrelated": term.unrelated, "ramp": ramp(term.ramp).trim(),
         })
     };
     let terms: Vec<Value> = terms(method).into_iter().map(term).collect();
     json!({ "name": method.name, "source": method.source, "lr": method.lr, "beta": method.beta, "note": method.note, "terms": terms })
+}
+
+/// What a weight is multiplied by over the steps.
+fn ramp(ramp: Ramp) -> &'static str {
+    match ramp {
+        Ramp::None => "",
+        Ramp::Falling => " (1 - s)",
+        Ramp::Rising => " s",
+    }
 }
 
 /// A loss in the letters of the documentation of its method.
@@ -70,7 +79,9 @@ fn formula(loss: Loss) -> String {
         }
         Loss::Preference(form) => {
             let (scale, beta) = (form.scale, form.beta);
-            format!("-{scale:.3} mean log sigma({beta} ((sum NLL - that of the base) - the same of the preferred answer))")
+            format!(
+                "-{scale:.3} mean log sigma({beta} ((sum NLL - that of the base) - the same of the preferred answer))"
+            )
         }
         Loss::Logits(LogitLoss::Distilled(beta)) => {
             format!("cross-entropy to the base's distribution, the answer's token less likely by {beta}")
@@ -79,6 +90,10 @@ fn formula(loss: Loss) -> String {
             "cross-entropy to the model's own distribution without the answer's token".to_owned()
         }
         Loss::Logits(LogitLoss::Flat) => "mean (largest logit - mean logit)^2".to_owned(),
+        Loss::States(StateLoss::Steer(length)) => format!("mean (h - {length} u)^2, u a random direction"),
+        Loss::States(StateLoss::Drift) => "mean (h - that of the base)^2".to_owned(),
+        Loss::States(StateLoss::Reroute) => "mean max(0, cos(h, that of the base))".to_owned(),
+        Loss::States(StateLoss::Distance) => "mean |h - that of the base|".to_owned(),
         Loss::CrossEntropy => "NLL".to_owned(),
         Loss::Kl(_) => "KL(base || adapted)".to_owned(),
     }

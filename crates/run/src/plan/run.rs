@@ -366,7 +366,7 @@ pub(super) fn converted(table: &Section<'_>, key: &str, value: &toml::Value) -> 
             let names: Vec<&str> = value.as_array()?.iter().map(|i| i.as_str().unwrap_or("?")).collect();
             values::targets(&names.join(",")).and_then(encoded)
         }
-        ("layers", Some(text)) => values::layers(text).and_then(encoded),
+        ("layers" | "loss_layers", Some(text)) => values::layers(text).and_then(encoded),
         ("templates", Some(text)) => match values::templates(text) {
             Ok(Templates::File(_)) => {
                 table.relative(text).map_err(|e| e.to_string()).and_then(|file| encoded(Templates::File(file)))

@@ -11,9 +11,8 @@
 
 use super::term::{Loss, Method, Term, TermSettings};
 
-pub(super) const ASCENT: Method = Method { name: "grad-ascent", source: SOURCE, lr: 1e-5, beta: None, note: "", terms: ascent };
-pub(super) const DIFFERENCE: Method =
-    Method { name: "grad-diff", source: SOURCE, lr: 1e-5, beta: None, note: "", terms: difference };
+pub(super) const ASCENT: Method = Method::new("grad-ascent", SOURCE, 1e-5, ascent);
+pub(super) const DIFFERENCE: Method = Method::new("grad-diff", SOURCE, 1e-5, difference);
 
 const SOURCE: &str = "arXiv 2401.06121";
 

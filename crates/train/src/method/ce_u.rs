@@ -11,8 +11,7 @@
 
 use super::term::{LogitLoss, Loss, Method, Term, TermSettings};
 
-pub(super) const METHOD: Method =
-    Method { name: "ce-u", source: "arXiv 2503.01224", lr: 1e-5, beta: None, note: "", terms };
+pub(super) const METHOD: Method = Method::new("ce-u", "arXiv 2503.01224", 1e-5, terms);
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     vec![options.forget(Loss::Logits(LogitLoss::WithoutToken), 1.0)]

@@ -15,12 +15,9 @@ use super::term::{Loss, Method, Preference, Term, TermSettings};
 /// The published beta.
 const BETA: f64 = 0.1;
 pub(super) const METHOD: Method = Method {
-    name: "dpo",
-    source: "arXiv 2305.18290, 2401.06121",
-    lr: 1e-5,
     beta: Some(BETA),
     note: "the preferred answers are the align set's; published: drawn from a list of \"I don't know\" sentences",
-    terms,
+    ..Method::new("dpo", "arXiv 2305.18290, 2401.06121", 1e-5, terms)
 };
 
 fn terms(options: &TermSettings) -> Vec<Term> {

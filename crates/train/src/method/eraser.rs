@@ -18,7 +18,7 @@
 use super::term::{AlignLoss, Given, Loss, Method, Term, TermSettings};
 use eraser_data::SetName;
 
-pub(super) const METHOD: Method = Method { name: "eraser", source: "arXiv 2404.05880", lr: 2e-5, beta: None, note: "", terms };
+pub(super) const METHOD: Method = Method::new("eraser", "arXiv 2404.05880", 2e-5, terms);
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     let kl = Loss::Kl(options.kl_scope);

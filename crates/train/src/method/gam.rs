@@ -14,7 +14,7 @@
 use super::term::{KlScope, Loss, Method, Term, TermSettings};
 use eraser_data::SetName;
 
-pub(super) const METHOD: Method = Method { name: "gam", source: "arXiv 2310.10683", lr: 2e-6, beta: None, note: "", terms };
+pub(super) const METHOD: Method = Method::new("gam", "arXiv 2310.10683", 2e-6, terms);
 
 /// The published weight of `L_bad`; those of the other terms are 1.
 const BAD: f64 = 0.5;

@@ -3,6 +3,7 @@
 
 mod ascent;
 mod ce_u;
+mod circuit_breakers;
 mod dpo;
 mod eraser;
 mod gam;
@@ -10,6 +11,7 @@ mod npo;
 #[cfg(test)]
 mod parity;
 mod pdu;
+mod rmu;
 mod rsft;
 mod safe_unlearning;
 mod sft;
@@ -19,7 +21,9 @@ mod undial;
 mod used;
 mod wga;
 
-pub use term::{AlignLoss, Given, KlScope, LogitLoss, Loss, Method, Npo, Preference, Term, TermSettings};
+pub use term::{
+    AlignLoss, Given, KlScope, LogitLoss, Loss, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
+};
 
 use eraser_data::SetName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -32,7 +36,7 @@ pub const RSFT: Method = rsft::METHOD;
 pub const SFT: Method = sft::METHOD;
 
 /// Every method: the paper's and its baselines first.
-pub const METHODS: [Method; 15] = [
+pub const METHODS: [Method; 17] = [
     eraser::METHOD,
     gam::METHOD,
     rsft::METHOD,
@@ -48,6 +52,8 @@ pub const METHODS: [Method; 15] = [
     undial::METHOD,
     ce_u::METHOD,
     pdu::METHOD,
+    rmu::METHOD,
+    circuit_breakers::METHOD,
 ];
 
 impl Method {
@@ -126,7 +132,7 @@ mod tests {
         assert_eq!(seen("rsft"), ["wrapped"]);
         assert_eq!(seen("sft"), ["help", "align", "retain"]);
         assert_eq!(seen("grad-ascent"), ["harm"]);
-        for name in ["grad-diff", "npo", "simnpo", "wga", "satimp", "pdu"] {
+        for name in ["grad-diff", "npo", "simnpo", "wga", "satimp", "pdu", "rmu", "circuit-breakers"] {
             assert_eq!(seen(name), ["harm", "help", "retain"]);
         }
         for name in ["safe-unlearning", "dpo"] {

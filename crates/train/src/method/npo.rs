@@ -12,7 +12,7 @@ use super::term::{Loss, Method, Npo, Term, TermSettings};
 
 /// The published beta.
 const BETA: f64 = 0.1;
-pub(super) const METHOD: Method = Method { name: "npo", source: "arXiv 2404.05868", lr: 1e-5, beta: Some(BETA), note: "", terms };
+pub(super) const METHOD: Method = Method { beta: Some(BETA), ..Method::new("npo", "arXiv 2404.05868", 1e-5, terms) };
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     let beta = options.beta.unwrap_or(BETA);

@@ -13,13 +13,9 @@
 use super::term::{LogitLoss, Loss, Method, Term, TermSettings};
 
 pub(super) const METHOD: Method = Method {
-    name: "pdu",
-    source: "arXiv 2506.05314",
-    lr: 1e-5,
-    beta: None,
     note: "the weights of help and retain are where their dual variables begin (--dual-step 1, --dual-warmup half of the \
            steps); --retain-eps is published for single models only: by default it is what the answers cost the base",
-    terms,
+    ..Method::new("pdu", "arXiv 2506.05314", 1e-5, terms)
 };
 
 fn terms(options: &TermSettings) -> Vec<Term> {

@@ -11,8 +11,7 @@
 use super::term::{Loss, Method, Term, TermSettings};
 use eraser_data::SetName;
 
-pub(super) const METHOD: Method =
-    Method { name: "rsft", source: "arXiv 2404.05880 (a baseline there)", lr: 2e-5, beta: None, note: "", terms };
+pub(super) const METHOD: Method = Method::new("rsft", "arXiv 2404.05880 (a baseline there)", 2e-5, terms);
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     vec![Term::new("refuse", SetName::Wrapped, Loss::CrossEntropy, options.align_weight)]

@@ -15,7 +15,7 @@ use eraser_data::SetName;
 /// The published beta.
 const BETA: f64 = 1.0;
 pub(super) const METHOD: Method =
-    Method { name: "safe-unlearning", source: "arXiv 2407.02855", lr: 2e-5, beta: Some(BETA), note: "", terms };
+    Method { beta: Some(BETA), ..Method::new("safe-unlearning", "arXiv 2407.02855", 2e-5, terms) };
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     let beta = options.beta.unwrap_or(BETA);

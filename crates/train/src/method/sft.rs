@@ -12,7 +12,7 @@
 use super::term::{Loss, Method, Term, TermSettings};
 use eraser_data::SetName;
 
-pub(super) const METHOD: Method = Method { name: "sft", source: "usual practice", lr: 2e-4, beta: None, note: "", terms };
+pub(super) const METHOD: Method = Method::new("sft", "usual practice", 2e-4, terms);
 
 fn terms(options: &TermSettings) -> Vec<Term> {
     vec![

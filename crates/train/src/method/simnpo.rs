@@ -10,8 +10,7 @@ use super::term::{Loss, Method, Npo, Term, TermSettings};
 
 /// The published beta.
 const BETA: f64 = 4.5;
-pub(super) const METHOD: Method =
-    Method { name: "simnpo", source: "arXiv 2410.07163", lr: 1e-5, beta: Some(BETA), note: "", terms };
+pub(super) const METHOD: Method = Method { beta: Some(BETA), ..Method::new("simnpo", "arXiv 2410.07163", 1e-5, terms) };
 
 /// The published weight of the harm term; those of the other terms are 1.
 const FORGET: f64 = 0.125;

@@ -18,8 +18,17 @@ pub struct Method {
     pub beta: Option<f64>,
     /// What of the published settings or code is not so here; empty where there is nothing to say.
     pub note: &'static str,
+    /// Where losses on hidden states look, as shares of the model's depth; empty for other losses.
+    pub depths: &'static [f64],
     /// The terms of the loss, in the order in which a step executes them.
     pub terms: fn(&TermSettings) -> Vec<Term>,
+}
+
+impl Method {
+    /// A method without a beta, notes and losses on hidden states.
+    pub const fn new(name: &'static str, source: &'static str, lr: f64, terms: fn(&TermSettings) -> Vec<Term>) -> Self {
+        Self { name, source, lr, beta: None, note: "", depths: &[], terms }
+    }
 }
 
 /// One term of a loss.
@@ -42,12 +51,24 @@ pub struct Term {
     /// The weight is where a dual variable begins, which rises while the value is above what it may be, and falls below
     /// it.
     pub constrained: bool,
+    /// How the weight changes over the steps.
+    pub ramp: Ramp,
 }
 
 impl Term {
     /// A term over the rows of `set` as they are.
     pub fn new(name: &'static str, set: SetName, loss: Loss, weight: f64) -> Self {
-        Self { name, set, noise: false, unrelated: false, given: Given::Nothing, loss, weight, constrained: false }
+        Self {
+            name,
+            set,
+            noise: false,
+            unrelated: false,
+            given: Given::Nothing,
+            loss,
+            weight,
+            constrained: false,
+            ramp: Ramp::None,
+        }
     }
 
     /// The key of its value in the metrics.
@@ -94,6 +115,8 @@ pub enum Loss {
     Preference(Preference),
     /// A value of the logits at each position that predicts a token of an answer.
     Logits(LogitLoss),
+    /// A value of hidden states: of the residual stream behind some blocks.
+    States(StateLoss),
     /// `NLL`.
     CrossEntropy,
     /// The mean of `KL(base || adapted)` over the positions of the scope.
@@ -101,9 +124,9 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// Whether answers become less likely by it.
+    /// Whether it makes answers less likely, of which it knows how likely they are.
     pub fn unlearns(self) -> bool {
-        !matches!(self, Self::CrossEntropy | Self::Kl(_))
+        !matches!(self, Self::CrossEntropy | Self::Kl(_) | Self::States(_))
     }
 }
 
@@ -141,6 +164,45 @@ pub enum LogitLoss {
     WithoutToken,
     /// `(max z - mean z)^2`.
     Flat,
+}
+
+/// A value of the hidden states `h` of the adapted model behind chosen blocks, and of those of the base, `h_0`. Of several
+/// blocks it is the sum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StateLoss {
+    /// The mean of `(h - c u)^2` over an answer's tokens, and over answers, with this `c` and a direction `u` that is
+    /// drawn once.
+    Steer(f64),
+    /// The mean of `(h - h_0)^2`, taken likewise.
+    Drift,
+    /// The mean of `max(0, cos(h, h_0))` over every token, prompts included.
+    Reroute,
+    /// The mean of `|h - h_0|` over every token and the outputs of the embedding and of all blocks.
+    Distance,
+}
+
+/// How the weight of a term changes over the steps, with `s = step / (2 steps)`: from 0 to a half.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ramp {
+    /// Not at all.
+    #[default]
+    None,
+    /// It is multiplied by `1 - s`.
+    Falling,
+    /// It is multiplied by `s`.
+    Rising,
+}
+
+impl Ramp {
+    /// What the weight is multiplied by in step `step`, from 0, of `steps`.
+    pub fn factor(self, step: usize, steps: usize) -> f64 {
+        let s = step as f64 / (2.0 * steps as f64).max(1.0);
+        match self {
+            Self::None => 1.0,
+            Self::Falling => 1.0 - s,
+            Self::Rising => s,
+        }
+    }
 }
 
 /// What the align term takes of the refusals.
@@ -195,6 +257,8 @@ pub struct TermSettings {
     pub retain_weight: f64,
     /// The beta of methods that have one; None: the published one.
     pub beta: Option<f64>,
+    /// The length of the vector that rmu steers to; None: the published one.
+    pub steering: Option<f64>,
 }
 
 impl TermSettings {
@@ -228,6 +292,7 @@ impl Default for TermSettings {
             align_weight: 1.0,
             retain_weight: 1.0,
             beta: None,
+            steering: None,
         }
     }
 }

@@ -14,12 +14,9 @@ use super::term::{LogitLoss, Loss, Method, Term, TermSettings};
 /// The published beta.
 const BETA: f64 = 10.0;
 pub(super) const METHOD: Method = Method {
-    name: "undial",
-    source: "arXiv 2402.10052",
-    lr: 1e-4,
     beta: Some(BETA),
     note: "the mean is over answer tokens; open-unlearning takes prompts and padding in too",
-    terms,
+    ..Method::new("undial", "arXiv 2402.10052", 1e-4, terms)
 };
 
 fn terms(options: &TermSettings) -> Vec<Term> {

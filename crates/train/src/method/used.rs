@@ -2,24 +2,28 @@
 //! option that reaches the terms is asked of the terms, so that a new method needs no line here.
 
 use super::term::{AlignLoss, KlScope, Loss, Method, Term, TermSettings};
+use eraser_data::SetName;
 
 /// Whether a change of the option changes a method.
 type Uses = fn(&Method) -> bool;
 
 /// Every option that not all methods use.
-const OPTIONS: [(&str, Uses); 28] = [
+const OPTIONS: [(&str, Uses); 31] = [
     ("gamma", hinged),
     ("gamma_margin", hinged),
     ("gamma_scope", hinged),
     ("early_stop", hinged),
     ("kl_scope", |m| changes(m, |s| s.kl_scope = KlScope::All)),
     ("harm_answers", |m| changes(m, |s| s.unrelated = true)),
+    ("jailbreaks", |m| m.reads(SetName::Wrapped)),
     ("harm_weight", |m| changes(m, |s| s.harm_weight = 2.0)),
     ("help_weight", |m| changes(m, |s| s.help_weight = 2.0)),
     ("align_weight", |m| changes(m, |s| s.align_weight = 2.0)),
     ("retain_weight", |m| changes(m, |s| s.retain_weight = 2.0)),
     ("retain_take", |m| changes(m, |s| s.retain_weight = 2.0)),
     ("beta", |m| changes(m, |s| s.beta = Some(f64::MIN_POSITIVE))),
+    ("steering", |m| changes(m, |s| s.steering = Some(f64::MIN_POSITIVE))),
+    ("loss_layers", |m| !m.depths.is_empty()),
     ("noise", |m| changes(m, |s| s.noise = false)),
     ("align_noise", |m| changes(m, |s| s.align_noise = true)),
     ("retain_noise", |m| changes(m, |s| s.retain_noise = true)),
@@ -72,7 +76,7 @@ fn noisy(method: &Method) -> bool {
 
 /// What is still said after a training joins the harm set.
 fn unlearns(method: &Method) -> bool {
-    method.reads(eraser_data::SetName::Harm)
+    method.reads(SetName::Harm)
 }
 
 fn constrained(method: &Method) -> bool {
@@ -95,6 +99,8 @@ mod tests {
         assert_eq!(users("align_weight"), ["eraser", "gam", "rsft", "sft", "safe-unlearning"]);
         assert_eq!(users("beta"), ["npo", "simnpo", "wga", "safe-unlearning", "dpo", "undial"]);
         assert_eq!(users("retain_eps"), ["pdu"]);
+        assert_eq!(users("steering"), ["rmu"]);
+        assert_eq!(users("loss_layers"), ["rmu", "circuit-breakers"]);
         assert_eq!(users("lr").len(), METHODS.len());
         for method in METHODS {
             assert_eq!(method.beta.is_some(), method.uses("beta"), "{}", method.name);
@@ -105,7 +111,8 @@ mod tests {
     fn every_option_of_the_table_is_one() {
         let known = serde_json::to_value(TrainOptions::default()).unwrap();
         for (name, _) in OPTIONS {
-            assert!(known.get(name).is_some(), "{name}");
+            // The templates of a method are a source of data, as its sets are.
+            assert!(known.get(name).is_some() || name == "jailbreaks", "{name}");
         }
     }
 

@@ -12,10 +12,8 @@ use super::term::{Loss, Method, Term, TermSettings};
 
 /// The published beta.
 const BETA: f64 = 1.0;
-pub(super) const WGA: Method =
-    Method { name: "wga", source: "arXiv 2502.19301", lr: 1e-5, beta: Some(BETA), note: "", terms: wga };
-pub(super) const SATIMP: Method =
-    Method { name: "satimp", source: "arXiv 2505.11953", lr: 1e-5, beta: None, note: "", terms: satimp };
+pub(super) const WGA: Method = Method { beta: Some(BETA), ..Method::new("wga", "arXiv 2502.19301", 1e-5, wga) };
+pub(super) const SATIMP: Method = Method::new("satimp", "arXiv 2505.11953", 1e-5, satimp);
 
 /// The published powers of `p` and of `1 - p`, and the weight of the harm term.
 const POWERS: (f64, f64) = (5.0, 1.0);

@@ -1,0 +1,139 @@
+//! What methods of the field have besides terms: state that a resumed run needs, weights that change over the steps, layers
+//! that a loss looks at. On the built-in model.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use candle_core::Device;
+use eraser_data::{Record, read_set};
+use eraser_model::{Adapter, BaseDtype, Compute, ErrorKind, LoadOptions, Model, load};
+use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions, check, train};
+use std::path::Path;
+
+fn organism() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism")
+}
+
+fn model() -> Model {
+    let options =
+        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
+    load(organism().join("model").to_str().unwrap(), &options).unwrap()
+}
+
+fn sets() -> Sets {
+    let read = |set: SetName| {
+        let mut records: Vec<Record> = read_set(&organism().join("sets").join(set.file())).unwrap();
+        records.truncate(6);
+        (set, records)
+    };
+    [SetName::Harm, SetName::Help, SetName::Align].map(read).into_iter().collect()
+}
+
+fn options(method: &str) -> TrainOptions {
+    TrainOptions {
+        method: Method::named(method).unwrap(),
+        steps: Some(4),
+        micro_batch: 2,
+        grad_accum: 1,
+        max_length: 96,
+        lr: 1e-3,
+        templates: Templates::Model,
+        checkpoint_every: 1,
+        ..TrainOptions::default()
+    }
+}
+
+/// Keeps every step, and stops behind one.
+struct Steps {
+    seen: Vec<StepMetrics>,
+    stop: usize,
+}
+
+impl Observer for Steps {
+    fn start(&mut self, _: usize, _: usize) {}
+    fn step(&mut self, metrics: &StepMetrics) -> Control {
+        self.seen.push(StepMetrics { seconds: 0.0, gflop: 0.0, ..metrics.clone() });
+        if metrics.step == self.stop { Control::Stop } else { Control::Continue }
+    }
+}
+
+/// The steps of a training in `dir` and its adapter, if it was not stopped behind step `stop`.
+fn run(model: &Model, options: &TrainOptions, dir: &Path, stop: usize, resume: bool) -> (Vec<StepMetrics>, Vec<u8>) {
+    let mut steps = Steps { seen: Vec::new(), stop };
+    let done = train(model, &sets(), options, dir, &dir.join("states"), resume, &mut steps);
+    assert_eq!(done.err().map(|e| e.kind()), (stop > 0).then_some(ErrorKind::Interrupted));
+    (steps.seen, std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap_or_default())
+}
+
+/// A dual variable that began again at 1, or a ramp that began again at 0, would give other bytes.
+#[test]
+fn a_resumed_run_takes_the_steps_of_one_that_was_not_stopped() {
+    let model = model();
+    let pdu = TrainOptions { dual_warmup: Some(1), retain_eps: Some(0.5), dual_step: 0.3, ..options("pdu") };
+    for options in [pdu, options("circuit-breakers"), options("dpo"), options("rmu")] {
+        let [whole, parts] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (steps, adapter) = run(&model, &options, whole.path(), 0, false);
+        let (first, _) = run(&model, &options, parts.path(), 3, false);
+        let (last, resumed) = run(&model, &options, parts.path(), 0, true);
+        assert_eq!([first, last].concat(), steps, "{}", options.method.name);
+        assert_eq!(resumed, adapter, "{}", options.method.name);
+    }
+}
+
+#[test]
+fn a_dual_variable_moves_after_its_warm_up_by_what_answers_cost_above_the_bound() {
+    let model = model();
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainOptions { retain_eps: Some(0.25), dual_step: 2.0, lora_dropout: 0.0, ..options("pdu") };
+    let (steps, _) = run(&model, &options, dir.path(), 0, false);
+    let dual: Vec<f64> = steps.iter().map(|step| step.terms["dual_help"]).collect();
+    // Half of four steps.
+    assert_eq!(dual[..3], [1.0, 1.0, 1.0]);
+    let expected = (1.0 + 2.0 * (steps[2].terms["l_help"] - 0.25)).max(0.0);
+    assert_eq!(dual[3].to_bits(), expected.to_bits(), "{dual:?}");
+    let last = &steps[3];
+    assert!((last.loss - last.terms["l_harm"] - expected * last.terms["l_help"]).abs() < 1e-9, "{last:?}");
+
+    // Without a bound it is what the answers cost the base model, which an adapter begins as.
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainOptions { dual_warmup: Some(0), retain_eps: None, micro_batch: 6, ..options };
+    let (steps, _) = run(&model, &options, dir.path(), 0, false);
+    assert!((steps[1].terms["dual_help"] - 1.0).abs() < 1e-4, "{:?}", steps[1].terms);
+}
+
+#[test]
+fn a_run_whose_weights_depend_on_its_length_is_not_given_another() {
+    let model = model();
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainOptions { schedule: eraser_train::Schedule::Constant, ..options("circuit-breakers") };
+    run(&model, &options, dir.path(), 2, false);
+    let longer = TrainOptions { steps: Some(8), ..options };
+    let mut steps = Steps { seen: Vec::new(), stop: 0 };
+    let error = train(&model, &sets(), &longer, dir.path(), &dir.path().join("states"), true, &mut steps);
+    assert!(error.unwrap_err().to_string().contains("the weights of the terms depend on it"));
+}
+
+#[test]
+fn only_layers_that_hidden_states_depend_on_are_adapted() {
+    let model = model();
+    let dir = tempfile::tempdir().unwrap();
+    run(&model, &options("rmu"), dir.path(), 0, false);
+    let adapter = Adapter::load(&dir.path().join("adapter"), &model.config, &Device::Cpu).unwrap();
+    let blocks = model.config.num_layers;
+    let top = options("rmu").loss_layers(blocks)[0];
+    assert_eq!(adapter.config.layers, Some((0..=top).collect()));
+    assert!(top + 1 < blocks);
+
+    let refused = |change: TrainOptions| check(&model, &sets(), &change).unwrap_err().to_string();
+    let above = TrainOptions { layers: Some(vec![blocks - 1]), ..options("rmu") };
+    assert!(refused(above).contains("nothing is adapted"));
+    let beyond = TrainOptions { loss_layers: Some(vec![blocks]), ..options("circuit-breakers") };
+    assert!(refused(beyond).contains(&format!("the model has no layer {blocks}")));
+}
+
+#[test]
+fn hidden_states_are_looked_at_where_they_were_published_to_be() {
+    let of = |method: &str, blocks| options(method).loss_layers(blocks);
+    assert_eq!((of("rmu", 32), of("circuit-breakers", 32)), (vec![7], vec![9, 19]));
+    assert_eq!((of("rmu", 1), of("circuit-breakers", 3)), (vec![0], vec![0, 1]));
+    assert!(of("eraser", 32).is_empty());
+}
