@@ -141,7 +141,7 @@ fn unknown_keys_and_wrong_types_do_not() {
         "[model]\npath = \"builtin\"\n[trian]\nsteps = 1",
         "[model]\npath = \"builtin\"\n[train]\nstep = 1",
         "[model]\npath = \"builtin\"\n[train]\nsteps = \"many\"",
-        "[model]\npath = \"builtin\"\n[train]\nmethod = \"rmu\"",
+        "[model]\npath = \"builtin\"\n[train]\nmethod = \"none\"",
         "[model]\npath = \"builtin\"\n[train]\npreset = \"stong\"",
         "[model]\npath = 3",
         "[model]\ndevice = \"cpu\"",

@@ -80,19 +80,39 @@ fn an_option_that_the_method_does_not_use_is_an_error() {
     let error = dir.refused(
         "train --model model --out x --harm harm.jsonl --help-set help.jsonl --method npo --gamma 3 --noise on --steps 1",
     );
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @r#"
+    exit 2
+    error: --gamma: method `npo` does not use it
+    error: --noise: method `npo` does not use it
+    hint: leave it out, or train with a method that uses it: eraser
+    "#);
     // What a run file says for all methods is not for each of them; what it says of one is.
     dir.write("run.toml", &RUN.replace("[train]", "[method.npo]\ngamma = 3\n[train]"));
-    insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser"), @"");
+    insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser"), @r#"
+    exit 2
+    error: run.toml:10: `gamma`: method `npo` does not use it
+    hint: leave it out, or train with a method that uses it: eraser
+    "#);
     dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"npo\"\nnoise_kind = \"text\""));
-    insta::assert_snapshot!(dir.refused("plan run.toml"), @"");
+    insta::assert_snapshot!(dir.refused("plan run.toml"), @r#"
+    exit 2
+    error: run.toml:18: `gamma`: method `npo` does not use it
+    error: run.toml:16: `noise_before`: method `npo` does not use it
+    error: run.toml:17: `noise_after`: method `npo` does not use it
+    error: run.toml:11: `noise_kind`: method `npo` does not use it
+    hint: leave it out, or train with a method that uses it: eraser
+    "#);
 }
 
 /// `compare --methods npo,npo` said that two variants of the run file have one name, at a line without variants.
 #[test]
 fn a_method_that_is_named_twice_is_the_commands_fault() {
     let dir = directory();
-    insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser,npo"), @"");
+    insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser,npo"), @r#"
+    exit 2
+    error: --methods: `npo` is named twice
+    hint: name each method once; variants of one method are tables [[variant]] of the run file
+    "#);
 }
 
 #[test]
