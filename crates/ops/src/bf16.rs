@@ -9,6 +9,7 @@
 
 mod blocks;
 mod dots;
+mod int8;
 mod kernel;
 mod tile;
 #[cfg(target_arch = "x86_64")]
@@ -16,8 +17,9 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use blocks::{Blocks, Int8Rows};
+pub(crate) use blocks::Blocks;
 pub(crate) use dots::dots;
+pub(crate) use int8::Int8Rows;
 
 use crate::gemm::{Update, count};
 use crate::slices;

@@ -253,7 +253,7 @@ impl Forward<'_> {
             }
             (states, _) => {
                 let targets = batch.targets();
-                let nll = |states: &Tensor| Ok::<_, Error>(decoder.cross_entropy(states, &targets)?);
+                let nll = |states: &Tensor| decoder.cross_entropy(states, &targets);
                 base = states.as_ref().map(|states| nll(states)?.to_vec1::<f32>().map_err(Error::from)).transpose()?;
                 measured(nll(&hidden)?)?
             }

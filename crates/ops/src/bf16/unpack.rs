@@ -2,7 +2,7 @@
 //! a row as it is stored; out: its numbers in bf16, or sums of products with 8-bit integers. Invariant: number `k` of a
 //! group is `scales[k / 16] * integers[k] - offsets[k / 16]`, whatever the storage type.
 
-use super::blocks::{GROUP, Int8Group, Int8Rows, TILE};
+use super::int8::{GROUP, Int8Group, Int8Rows, TILE};
 use crate::quant::TensorType;
 use half::bf16;
 use std::arch::x86_64::{

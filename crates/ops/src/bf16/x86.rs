@@ -1,7 +1,7 @@
 //! The bf16 kernel in AVX-512. In, out: as of `kernel.rs`. Invariant: a value of [`Avx512`] exists only on a processor
 //! that has every instruction used here.
 
-use super::blocks::{Int8Rows, TILE};
+use super::int8::{Int8Rows, TILE};
 use super::tile::{LANES, Place, ROWS};
 use super::unpack::{expand, int8_dots};
 use crate::quant::TensorType;
