@@ -39,7 +39,7 @@ const BATCHES: usize = 2;
 /// # Errors
 /// A file that cannot be read or written; a failure of generation; `Interrupted` when `progress` says to stop.
 pub fn evaluate(
-    &Admitted { dir, subjects, ref fingerprints }: &Admitted<'_>,
+    &Admitted { dir, subjects, served, ref fingerprints }: &Admitted<'_>,
     plan: &Plan,
     judge: Option<&dyn Respond>,
     progress: &mut dyn Progress,
@@ -47,10 +47,11 @@ pub fn evaluate(
     let mut summary = Summary { schema: Summary::SCHEMA, ..Summary::default() };
     let loaded =
         subjects.iter().zip(fingerprints).map(|(s, f)| LoadedSubject::new(s, f)).collect::<Result<Vec<_>>>()?;
-    for loaded in &loaded {
+    let targets = loaded.iter().map(|loaded| loaded as &dyn TargetModel);
+    for target in targets.chain(served.iter().map(|served| served as &dyn TargetModel)) {
         // Whether the subject thinks is known now only, and before its first answer.
         for item in plan.jobs.iter().filter_map(|job| job.items.first()).filter(|item| item.in_thought) {
-            loaded.encode(&item.user, &item.opening, true)?;
+            target.encode(&item.user, &item.opening, true)?;
         }
     }
     for (subject, loaded) in subjects.iter().zip(&loaded) {
@@ -59,6 +60,11 @@ pub fn evaluate(
         }
         evaluate_one(&subject.name, loaded, plan, judge, dir, progress)?;
         summary.subjects.push(found(dir, &subject.name, loaded.fingerprint())?);
+    }
+    for subject in served {
+        evaluate_one(&subject.name, subject, plan, judge, dir, progress)?;
+        let found = found(dir, &subject.name, &subject.fingerprint)?;
+        summary.subjects.push(SubjectSummary { served: Some(subject.test.clone()), ..found });
     }
     changes::fill(dir, &mut summary)?;
     likelihood::fill(dir, &mut summary)?;
@@ -187,14 +193,15 @@ fn answer(
         let prompt = target
             .encode(&item.user, &item.opening, item.in_thought)
             .map_err(|e| e.context(format!("question {}", item.question.id)))?;
-        let key = key(&target.fingerprint().subject, &sampling, thinking, &prompt.ids);
+        let key = key(&target.fingerprint().subject, &sampling, thinking, &prompt);
         keys.push(key.clone());
         requests.entry(key.clone()).or_insert(Request { key, prompt, item });
     }
     let mut requests: Vec<Request<'_>> = requests.into_values().collect();
     // Neighbours share their beginning (system prompt, template), which generation computes once.
-    requests.sort_by(|a, b| a.prompt.ids.cmp(&b.prompt.ids));
-    let rounds: Vec<&[Request<'_>]> = requests.chunks(options.batch.max(1).saturating_mul(BATCHES)).collect();
+    requests.sort_by(|a, b| a.prompt.cmp(&b.prompt));
+    let size = if target.together() { options.batch.max(1).saturating_mul(BATCHES) } else { 1 };
+    let rounds: Vec<&[Request<'_>]> = requests.chunks(size).collect();
 
     let subject = target.fingerprint().short();
     let search = job.attack.as_ref().and_then(|attack| attack.search());
@@ -209,24 +216,32 @@ fn answer(
         judged(item, &job.judges, response, key, &origin, earlier)
     };
     let total = requests.len();
-    for round in rounds {
+    // What is not made together is asked for all at once, and each answer stored as it comes.
+    let asked: Vec<&[Request<'_>]> = if target.together() { rounds } else { vec![&requests] };
+    for round in asked {
         let missing: Vec<&Request<'_>> = round.iter().filter(|r| !done.contains_key(&r.key)).collect();
-        if !progress.answers(done.len(), total) {
+        let before = done.len();
+        if !progress.answers(before, total) {
             return Err(interrupted());
         }
         if missing.is_empty() {
             continue;
         }
         let prompts: Vec<Prompt> = missing.iter().map(|r| r.prompt.clone()).collect();
-        let mut alive = |ended: usize| {
-            progress.tokens(1);
-            progress.answers(done.len() + ended, total)
+        let mut alive = |ended: usize, tokens: usize| {
+            progress.tokens(tokens);
+            progress.answers(before + ended, total)
         };
-        let responses = target.respond(&prompts, &sampling, options.batch, &mut alive)?.ok_or_else(interrupted)?;
-        let finished = missing.iter().zip(responses).map(|(r, response)| line(r.item, response, &r.key));
-        let finished: Vec<Answer> = finished.collect();
-        done.extend(finished.iter().map(|a| (a.fingerprint.clone(), a.clone())));
-        journal.append(finished)?;
+        let mut take = |responses: Vec<(usize, Response)>| {
+            let of = |(i, response): (usize, Response)| Some((*missing.get(i)?, response));
+            let finished = responses.into_iter().filter_map(of).map(|(r, response)| line(r.item, response, &r.key));
+            let finished: Vec<Answer> = finished.collect();
+            done.extend(finished.iter().map(|a| (a.fingerprint.clone(), a.clone())));
+            journal.append(finished)
+        };
+        if !target.respond(&prompts, &sampling, options.batch, &mut alive, &mut take)? {
+            return Err(interrupted());
+        }
     }
     progress.answers(done.len(), total);
 

@@ -6,6 +6,7 @@
 use crate::bench::BenchSummary;
 use crate::changes;
 use crate::likelihood;
+use crate::served::ServedSubject;
 use crate::subject::{Fingerprint, Subject, check_names, short};
 use crate::summary::{AttackSummary, BASE, FILE, SubjectSummary, Summary, Timing};
 use eraser_model::error::PathContext as _;
@@ -23,6 +24,8 @@ const LONGEST: u64 = 8 << 20;
 pub struct Admitted<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) subjects: &'a [Subject<'a>],
+    pub(crate) served: &'a [ServedSubject],
+    /// Of `subjects`.
     pub(crate) fingerprints: Vec<Fingerprint>,
 }
 
@@ -37,21 +40,37 @@ impl<'a> Admitted<'a> {
     /// A subject's name that is no file name, or that two subjects have; the directory holds results of another model;
     /// a file in it cannot be read or removed.
     pub fn new(dir: &'a Path, subjects: &'a [Subject<'a>], force: bool) -> Result<(Self, Vec<String>)> {
-        check_names(subjects.iter().map(|subject| subject.name.as_str()))?;
+        Self::with(dir, subjects, &[], force)
+    }
+
+    /// As [`Self::new`], of subjects that are served besides.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(
+        dir: &'a Path,
+        subjects: &'a [Subject<'a>],
+        served: &'a [ServedSubject],
+        force: bool,
+    ) -> Result<(Self, Vec<String>)> {
+        let names = subjects.iter().map(|subject| subject.name.as_str());
+        check_names(names.clone().chain(served.iter().map(|served| served.name.as_str())))?;
         let fingerprints = subjects.iter().map(Subject::fingerprint).collect::<Result<Vec<_>>>()?;
-        let named: Vec<_> = subjects.iter().map(|s| s.name.as_str()).zip(&fingerprints).collect();
-        let notes = admit(dir, &named, force)?;
-        Ok((Self { dir, subjects, fingerprints }, notes))
+        let mut named: Vec<_> = names.zip(&fingerprints).collect();
+        named.extend(served.iter().map(|served| (served.name.as_str(), &served.fingerprint)));
+        let notes = admit(dir, &named, !served.iter().any(|served| served.name == BASE), force)?;
+        Ok((Self { dir, subjects, served, fingerprints }, notes))
     }
 }
 
-/// What [`Admitted::new`] does, for names and fingerprints.
-fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Result<Vec<String>> {
+/// What [`Admitted::new`] does, for names and fingerprints. A base that is not `fixed`, as it is served, may be another
+/// one than before, and is measured again.
+fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], fixed: bool, force: bool) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     if !force && let Some(clash) = other_case(dir, subjects)? {
         return Err(clash);
     }
-    if let Some(conflict) = conflict(dir, subjects)? {
+    if let Some(conflict) = conflict(dir, subjects, fixed)? {
         if !force {
             return Err(conflict);
         }
@@ -72,7 +91,7 @@ fn admit(dir: &Path, subjects: &[(&str, &Fingerprint)], force: bool) -> Result<V
         }
         if stale {
             forget(dir, name, fingerprint)?;
-            notes.push(format!("{name}: the earlier results are of another adapter; they were removed"));
+            notes.push(format!("{name}: the earlier results are of another model or adapter; they were removed"));
         }
     }
     Ok(notes)
@@ -117,7 +136,7 @@ fn other_case(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Er
 }
 
 /// The error where `dir` holds results on another model than that of `subjects`.
-fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Error>> {
+fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)], fixed: bool) -> Result<Option<Error>> {
     let Some((_, now)) = subjects.first() else { return Ok(None) };
     let summary = if dir.join(FILE).exists() { Summary::read(dir)?.subjects } else { Vec::new() };
     let bench = BenchSummary::read(dir)?.map(|b| b.subjects).unwrap_or_default();
@@ -127,7 +146,7 @@ fn conflict(dir: &Path, subjects: &[(&str, &Fingerprint)]) -> Result<Option<Erro
     let mut wrong =
         known.filter(|(_, _, f)| f.model != now.model).map(|(file, name, _)| (file.to_owned(), name.to_owned()));
     let mut wrong = wrong.next();
-    let base = subjects.iter().find(|(name, _)| *name == BASE).map(|(_, f)| *f);
+    let base = subjects.iter().find(|(name, _)| fixed && *name == BASE).map(|(_, f)| *f);
     // An evaluation that was interrupted has left answers and no summary.
     for results in ["eval", "bench"] {
         let found = subject_of(&dir.join(results).join(BASE))?;
@@ -295,6 +314,9 @@ impl SubjectSummary {
         }
         if !new.likelihood.is_empty() {
             self.likelihood = new.likelihood;
+        }
+        if new.served.is_some() {
+            self.served = new.served;
         }
         // It is over all answers to attacks that are there, and earlier ones may be gone.
         if attacked {

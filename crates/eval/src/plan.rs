@@ -189,6 +189,15 @@ impl Plan {
         &self.options
     }
 
+    /// Questions of the attacks, some from every part of the files.
+    pub fn questions(&self) -> Vec<String> {
+        const MOST: usize = 8;
+        let attacks = self.jobs.iter().filter(|job| job.attack.is_some());
+        let items: Vec<&Item> = attacks.flat_map(|job| &job.items).collect();
+        let step = items.len().div_ceil(MOST).max(1);
+        items.iter().step_by(step).map(|item| item.question.text.clone()).collect()
+    }
+
     /// What it asks every subject, each once.
     pub fn asked(&self) -> BTreeSet<Asked> {
         let mut asked = BTreeSet::new();

@@ -1,5 +1,6 @@
 //! run/summary.json: what was measured, by subject. Invariant: a share over nothing is null, never 0.
 
+use crate::served::SelfTest;
 use crate::stats::Change;
 use crate::subject::Fingerprint;
 use eraser_model::error::PathContext;
@@ -65,6 +66,9 @@ pub struct SubjectSummary {
     /// What was measured under this name; None in files of older versions: unknown.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
+    /// Of a model that a server has: which, and what its self-test found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<SelfTest>,
     /// A row per attack, set and judge.
     pub attacks: Vec<AttackSummary>,
     /// A row per task and metric.

@@ -26,13 +26,15 @@ pub(crate) struct Response {
     pub(crate) stopped: bool,
 }
 
-/// A prompt in tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A prompt in tokens; of a server that renders prompts itself, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Prompt {
     /// Chat template around the user turn, and the opening behind it.
     pub(crate) ids: Vec<u32>,
     /// It ends inside a thought.
     pub(crate) open: bool,
+    /// The user turn and the opening of the answer, in place of `ids`.
+    pub(crate) turn: Option<[String; 2]>,
 }
 
 /// A model under test. It takes token ids, which attacks search over, where [`eraser_data::ask::Respond`] takes text.
@@ -42,6 +44,12 @@ pub(crate) trait TargetModel {
 
     /// How its thoughts are told from its answers, in words; None for a model that does not think.
     fn thinking(&self) -> Option<String>;
+
+    /// Whether answers differ by rounding with what is answered beside them, so that they are made in fixed rounds and
+    /// stored round by round. False: each is stored as it comes.
+    fn together(&self) -> bool {
+        true
+    }
 
     /// The whole prompt, chat template around it and an opening behind it: that of the answer, or, `in_thought`, that
     /// of the thought before it.
@@ -56,15 +64,17 @@ pub(crate) trait TargetModel {
         alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Vec<String>>>;
 
-    /// An answer per prompt, at most `batch` at a time; None when `alive`, asked after every token with the number of
-    /// answers that have ended, says to stop.
+    /// An answer per prompt, at most `batch` at a time, which `take` gets with the numbers of their prompts; false when
+    /// `alive`, given the number of answers that have ended and of tokens that are new, says to stop. Answers that are
+    /// made together are taken together, when all have ended.
     fn respond(
         &self,
         prompts: &[Prompt],
         sampling: &Sampling,
         batch: usize,
-        alive: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<Vec<Response>>>;
+        alive: &mut dyn FnMut(usize, usize) -> bool,
+        take: &mut dyn FnMut(Vec<(usize, Response)>) -> Result<()>,
+    ) -> Result<bool>;
 }
 
 /// A subject as loaded.
@@ -106,7 +116,7 @@ impl TargetModel for LoadedSubject<'_> {
         } else {
             (template.render_for_answer(&turns)?, false)
         };
-        Ok(Prompt { ids: model.tokenizer.encode(&(text + opening))?, open })
+        Ok(Prompt { ids: model.tokenizer.encode(&(text + opening))?, open, turn: None })
     }
 
     fn search(
@@ -124,8 +134,9 @@ impl TargetModel for LoadedSubject<'_> {
         prompts: &[Prompt],
         sampling: &Sampling,
         batch: usize,
-        alive: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<Vec<Response>>> {
+        alive: &mut dyn FnMut(usize, usize) -> bool,
+        take: &mut dyn FnMut(Vec<(usize, Response)>) -> Result<()>,
+    ) -> Result<bool> {
         let Subject { model, adapter, .. } = self.subject;
         let room = |i: usize| model.decoder.max_positions().saturating_sub(prompts[i].ids.len());
         let options = |i: usize| GenerateOptions {
@@ -136,7 +147,7 @@ impl TargetModel for LoadedSubject<'_> {
         let mut stop = false;
         let ended = Cell::new(0);
         let mut on_token = |_: usize, _: u32| {
-            stop = !alive(ended.get());
+            stop = !alive(ended.get(), 1);
             if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let mut on_done = |_: usize, _: &Generation| {
@@ -146,18 +157,19 @@ impl TargetModel for LoadedSubject<'_> {
         let decoder = &model.decoder;
         let generations = generate_each(decoder, *adapter, &ids, &options, batch, &mut on_token, &mut on_done)?;
         if stop {
-            return Ok(None);
+            return Ok(false);
         }
-        let response = |(Generation { tokens, stopped }, prompt): (Generation, &Prompt)| {
+        let response = |(i, (Generation { tokens, stopped }, prompt)): (usize, (Generation, &Prompt))| {
             let Said { thought, answer: text, unfinished } = model.said(&tokens, prompt.open)?;
-            Ok(Response { text, thought, unfinished, tokens: tokens.len(), stopped })
+            Ok((i, Response { text, thought, unfinished, tokens: tokens.len(), stopped }))
         };
-        generations.into_iter().zip(prompts).map(response).collect::<Result<_>>().map(Some)
+        take(generations.into_iter().zip(prompts).enumerate().map(response).collect::<Result<_>>()?)?;
+        Ok(true)
     }
 }
 
 /// Identifies one answer: what answers, how it draws and thinks, and the prompt. 16 hex digits.
-pub(crate) fn key(fingerprint: &str, sampling: &Sampling, thinking: Option<&str>, prompt: &[u32]) -> String {
+pub(crate) fn key(fingerprint: &str, sampling: &Sampling, thinking: Option<&str>, prompt: &Prompt) -> String {
     let mut hash = Sha256::new();
     let seed = if sampling.temperature > 0.0 { sampling.seed } else { 0 };
     hash.update(fingerprint);
@@ -166,7 +178,11 @@ pub(crate) fn key(fingerprint: &str, sampling: &Sampling, thinking: Option<&str>
     hash.update((sampling.temperature as f32).to_le_bytes());
     hash.update(seed.to_le_bytes());
     hash.update(thinking.unwrap_or_default());
-    hash_ids(prompt, &mut hash);
+    hash_ids(&prompt.ids, &mut hash);
+    for text in prompt.turn.iter().flatten() {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
     let mut key = hex(&hash.finalize());
     key.truncate(16);
     key
@@ -196,7 +212,12 @@ mod tests {
     #[test]
     fn a_key_depends_on_everything_that_an_answer_depends_on() {
         let greedy = Sampling { seed: 1, ..Sampling::greedy(8) };
-        let key = |m: &str, sampling: &Sampling, ids: &[u32]| key(m, sampling, None, ids);
+        let prompt = |ids: &[u32]| Prompt { ids: ids.to_vec(), ..Prompt::default() };
+        let key = |m: &str, sampling: &Sampling, ids: &[u32]| key(m, sampling, None, &prompt(ids));
+        let turn = |user: &str, opening: &str| Prompt {
+            turn: Some([user.to_owned(), opening.to_owned()]),
+            ..Prompt::default()
+        };
         let base = key("m", &greedy, &[1, 2]);
         assert_eq!(base.len(), 16);
         assert_eq!(base, key("m", &Sampling { seed: 2, ..greedy.clone() }, &[1, 2]));
@@ -207,9 +228,11 @@ mod tests {
             key("m", &Sampling { max_new_tokens: 9, ..greedy.clone() }, &[1, 2]),
             key("m", &warm, &[1, 2]),
             key("m", &Sampling { seed: 2, ..warm.clone() }, &[1, 2]),
-            super::key("m", &greedy, Some("at most 512"), &[1, 2]),
+            super::key("m", &greedy, Some("at most 512"), &prompt(&[1, 2])),
+            super::key("m", &greedy, None, &turn("ab", "")),
+            super::key("m", &greedy, None, &turn("a", "b")),
         ];
         let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
-        assert_eq!(distinct.len(), 7);
+        assert_eq!(distinct.len(), 9);
     }
 }

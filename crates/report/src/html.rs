@@ -19,6 +19,7 @@ use crate::rows::{self, APART_NOTE, AttackRow, UtilityRow, refusals_apart, signe
 use crate::run::{Run, Stage, Trained};
 use crate::scorecard::{self, Scorecard};
 use crate::search::{self, Search};
+use crate::served_table;
 use crate::study::view::{self, StudyView};
 use crate::summary::{Attack, Summary};
 use crate::table::Table;
@@ -62,6 +63,9 @@ struct Page<'a> {
     stages: &'a [Stage],
     /// What the figures were measured on.
     origin: &'a Measured,
+    /// Subjects that a server had; no row when all were loaded.
+    served: Table,
+    served_caption: &'static str,
     /// By the judge that counts, the attack that is left strongest first.
     pooled: Vec<AttackGroup<'a>>,
     /// By other judges.
@@ -220,6 +224,8 @@ pub(crate) fn render(run: &Run, answers: &Answers, searches: &[Search]) -> Resul
         timing: timing(&summary.timing, &run.requests),
         stages: &run.stages,
         origin: &run.measured,
+        served: served_table::table(summary),
+        served_caption: served_table::CAPTION,
         pooled: groups(&|row| !row.part && counts(row)),
         beside: groups(&|row| !row.part && !counts(row)),
         rule: judges::RULE,

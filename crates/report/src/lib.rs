@@ -37,6 +37,8 @@ mod rows;
 mod run;
 mod scorecard;
 mod search;
+mod served;
+mod served_table;
 mod slope;
 mod study;
 mod summary;
@@ -51,6 +53,7 @@ pub use error::{Error, Result};
 pub use html::LOOK;
 pub use named::{NamedFigure, NamedRun, NamedSubject, VERDICTS, named};
 pub use nll::{Nll, Rise};
+pub use served::{Served, ServedCheck};
 pub use summary::{Agreement, Attack, Change, OverRefusal, Subject, Summary, Timing, Utility};
 pub use terminal::terminal_table;
 

@@ -10,6 +10,7 @@ use crate::provenance::Provenance;
 use crate::rows::{self, APART_NOTE, refusals_apart, signed_apart, utility_cell};
 use crate::run::Run;
 use crate::scorecard::{self, Card};
+use crate::served_table;
 use crate::study::Study;
 use crate::summary::{OverRefusal, Subject, Summary};
 use crate::table::Table;
@@ -44,6 +45,7 @@ pub(crate) fn render(run: &Run) -> String {
             in_full(&mut out, &verdicts);
             words(&mut out);
             measured(&mut out, &run.measured);
+            served(&mut out, summary);
             attacks(&mut out, summary, &run.provenance);
             known_answers(&mut out, summary, &run.provenance);
             utility(&mut out, summary, &run.provenance);
@@ -98,6 +100,15 @@ fn measured(out: &mut String, block: &Measured) {
             let _ = writeln!(out, "- {fact}: {}", text(value));
         }
         out.push('\n');
+    }
+}
+
+/// Subjects that a server had.
+fn served(out: &mut String, summary: &Summary) {
+    let found = served_table::table(summary);
+    if !found.rows.is_empty() {
+        let _ = writeln!(out, "## Served subjects\n\n{}\n", served_table::CAPTION);
+        escaped(out, &found);
     }
 }
 

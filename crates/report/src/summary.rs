@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nll::{self, Nll};
+use crate::served::Served;
 use serde::Deserialize;
 use std::collections::HashSet;
 use std::path::Path;
@@ -41,6 +42,9 @@ pub struct Subject {
     /// The part of it that is the adapter's.
     #[serde(default)]
     pub adapter: Option<String>,
+    /// Of a model that a server had: which, and what its self-test found.
+    #[serde(default)]
+    pub served: Option<Served>,
     /// A row per attack, set and judge.
     #[serde(default)]
     pub attacks: Vec<Attack>,

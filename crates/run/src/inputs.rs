@@ -2,6 +2,7 @@
 //! stages have the same inputs only if every one of them is the same.
 
 use eraser_data::files::{hash_file, hex};
+use eraser_eval::ServedSubject;
 use eraser_model::error::PathContext as _;
 use eraser_model::{BaseDtype, ChatTemplate, Error, Model, Result};
 use serde::Serialize;
@@ -24,6 +25,21 @@ impl Inputs {
         // Covers these and whatever else an answer depends on; the others say what has changed.
         inputs.hash("model as loaded", model.identity());
         Ok(inputs)
+    }
+
+    /// What a stage reads that measures served subjects only: what they have in `common`, under this version.
+    pub(crate) fn of_served(common: &str) -> Self {
+        let mut inputs = Self::default();
+        inputs.text("version", env!("CARGO_PKG_VERSION"));
+        inputs.hash("served", common.to_owned());
+        inputs
+    }
+
+    /// Adds subjects that a server has.
+    pub(crate) fn served(&mut self, subjects: &[ServedSubject]) {
+        for subject in subjects {
+            self.hash(&format!("subject {}", subject.name), subject.fingerprint.subject.clone());
+        }
     }
 
     /// The hashes.

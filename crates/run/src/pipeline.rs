@@ -9,12 +9,12 @@ use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{Jailbreaks, RunPlan, Variant};
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
-use crate::stage::{evaluate, likelihood, prepare, report, subjects, summary, train, training_sets};
+use crate::stage::{evaluate, likelihood, prepare, report, served, subjects, summary, train, training_sets};
 use crate::study::{self, Question};
 use crate::watch::{Silent, Watch};
 use eraser_data::files::write_atomic;
 use eraser_data::{read_set, write_set};
-use eraser_eval::{Plan, Subject, Summary};
+use eraser_eval::{Plan, ServedSubject, Subject, Summary};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Adapter, Model, Result, counted};
 use eraser_report::Written;
@@ -33,9 +33,9 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     let start = Instant::now();
     let dir = plan.dir.as_path();
     let claimed = claim(dir, earlier)?;
-    let Begun { assets, jailbreaks, mut asked, material, model } =
+    let Begun { assets, jailbreaks, mut asked, material, model, served } =
         claimed.settle(begin(plan, study.is_some(), watch))?;
-    let mut run = Run { plan, dir, assets, model, manifest: Manifest::read(dir), verb: verb(study) };
+    let mut run = Run { plan, dir, assets, model, served, manifest: Manifest::read(dir), verb: verb(study) };
     let mut worked = false;
     if let Some(material) = &material {
         worked |= run.prepare(material, watch)?;
@@ -73,6 +73,7 @@ struct Begun<'a> {
     asked: Plan,
     material: Option<Material<'a>>,
     model: Model,
+    served: Vec<ServedSubject>,
 }
 
 /// Writes the plan and the sets, and checks what can be checked before anything is trained.
@@ -105,7 +106,11 @@ fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<B
     let material =
         plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
     let model = plan.model.load(&assets, watch)?;
-    Ok(Begun { assets, jailbreaks, asked, material, model })
+    // What the user names beside the run's own models counts as on the same one.
+    let base = Subject { name: "base".to_owned(), model: &model, adapter: None }.fingerprint()?.model;
+    let text = served::text_of(&model);
+    let served = served::connect(&plan.eval.served, (Some(&text), &base), &served::needs(&asked), dir, watch)?;
+    Ok(Begun { assets, jailbreaks, asked, material, model, served })
 }
 
 /// A key of the run file's evaluation, for errors.
@@ -152,6 +157,7 @@ struct Run<'a> {
     dir: &'a Path,
     assets: Assets,
     model: Model,
+    served: Vec<ServedSubject>,
     manifest: Manifest,
     verb: &'static str,
 }
@@ -229,9 +235,12 @@ impl Run<'_> {
         likelihood::plan_own(asked, self.dir, &[], &in_file, watch)?;
         let (asked, options) = (&*asked, asked.options());
         let directories = self.adapters();
-        let inputs = evaluate::inputs(&self.model, &self.plan.model, options, &directories)?;
+        let begun = Inputs::of_model(&self.model, self.plan.model.base_dtype)?;
+        let mut inputs = evaluate::inputs(begun, options, &directories)?;
+        inputs.served(&self.served);
         let file = self.dir.join(summary::FILE);
-        let names: Vec<&str> = ["base"].into_iter().chain(directories.iter().map(|(name, _)| name.as_str())).collect();
+        let names = ["base"].into_iter().chain(directories.iter().map(|(name, _)| name.as_str()));
+        let names: Vec<&str> = names.chain(self.served.iter().map(|served| served.name.as_str())).collect();
         let answers = evaluate::files(&names, asked);
         let mut notes = summary::clear(&mut self.manifest, (summary::FILE, "eval"), &inputs)?;
         notes.extend(self.manifest.discard_changed(summary::FILE, &answers)?);
@@ -255,7 +264,7 @@ impl Run<'_> {
         let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
         let mut measured = vec![subject("base", None)];
         measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
-        let admitted = summary::admit(self.dir, &measured, false, watch)?;
+        let admitted = summary::admit(self.dir, (&measured, &self.served), false, watch)?;
         self.manifest.seal(&summary::FIGURES)?;
         let mut leakage = training_sets::check(options, &directories)?;
         leakage.extend_from_slice(asked.notes());
@@ -280,7 +289,7 @@ impl Run<'_> {
             |_| Ok(Outputs::default()),
         )?;
         evaluate::attribute(&mut self.manifest, self.dir, &all, &names, asked)?;
-        watch.note(&format!("eval: {} in {:.1} s", counted(measured.len(), "subject"), start.elapsed().as_secs_f64()));
+        watch.note(&format!("eval: {} in {:.1} s", counted(names.len(), "subject"), start.elapsed().as_secs_f64()));
         Ok(true)
     }
 

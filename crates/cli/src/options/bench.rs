@@ -1,13 +1,13 @@
 //! `eraser bench`: benchmarks by log-likelihood.
 
 use super::eval::SubjectArgs;
-use super::model::ModelArgs;
+use super::model::MeasuredModelArgs;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueHint};
 use eraser_eval::BenchOptions;
 use eraser_eval::bench::Bos;
 use eraser_run::plan::values::NamedPath;
-use eraser_run::plan::{BenchPlan, BenchRequest, subjects};
+use eraser_run::plan::{BenchPlan, BenchRequest};
 use eraser_run::{Outcome, Problems};
 
 /// Options of `eraser bench`.
@@ -21,7 +21,7 @@ use eraser_run::{Outcome, Problems};
 )]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) model: MeasuredModelArgs,
     #[command(flatten)]
     pub(crate) subjects: SubjectArgs,
     /// Task, and the file of its items if they are not to come from the Hub; repeatable
@@ -61,7 +61,7 @@ impl BenchArgs {
     pub(crate) fn plan(&self) -> Outcome<BenchPlan> {
         let mut problems = Problems::default();
         let model = self.model.plan(&mut problems);
-        let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
+        let subjects = self.subjects.plans(&mut problems);
         let defaults = BenchOptions::default();
         let options = BenchOptions {
             shots: self.shots,

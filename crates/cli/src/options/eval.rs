@@ -1,10 +1,13 @@
 //! `eraser eval`: one flag per field of `EvalOptions`.
 
-use super::model::ModelArgs;
+use super::model::MeasuredModelArgs;
 use clap::{Args, ValueHint};
+use eraser_data::ask::EndpointOptions;
 use eraser_eval::EvalOptions;
 use eraser_run::plan::values::NamedPath;
-use eraser_run::plan::{AnswerFile, EvalPlan, Measures, QuestionFile, check_out, eval_flag, flag, subjects};
+use eraser_run::plan::{
+    AnswerFile, EvalPlan, Measures, QuestionFile, ServedPlan, SubjectPlan, check_out, eval_flag, flag, subjects,
+};
 use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
@@ -16,7 +19,7 @@ use std::path::PathBuf;
 )]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) model: MeasuredModelArgs,
     #[command(flatten)]
     pub(crate) subjects: SubjectArgs,
     #[command(flatten)]
@@ -32,6 +35,12 @@ pub(crate) struct SubjectArgs {
     /// Measure the model with this PEFT adapter too; repeatable [default name: the directory's]
     #[arg(long, value_name = "[NAME=]DIR", value_hint = ValueHint::DirPath)]
     pub(crate) adapter: Vec<NamedPath>,
+    /// Measure a model that an OpenAI-compatible server has, in place of loading one: vLLM, llama.cpp, eraser serve;
+    /// repeatable. MODEL is the name on the server, of an adapter too. Others are compared with the NAME base
+    #[arg(long, value_name = "NAME=URL#MODEL", conflicts_with = "adapter")]
+    pub(crate) subject: Vec<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Do not measure the model without an adapter
     #[arg(long, requires = "adapter")]
     pub(crate) no_base: bool,
@@ -41,6 +50,45 @@ pub(crate) struct SubjectArgs {
     /// Start again: remove the answers that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// How the servers of subjects are asked.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Environment variable that holds the servers' key [default: no key is sent]
+    #[arg(long, value_name = "VARIABLE", requires = "subject")]
+    pub(crate) subject_key_env: Option<String>,
+    /// Requests to a server at a time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) subject_concurrency: usize,
+    /// Seconds after which a request is given up
+    #[arg(long, value_name = "S", default_value_t = 120.0)]
+    pub(crate) subject_timeout: f64,
+    /// Attempts at a request before the work stops
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) subject_attempts: usize,
+    /// Seconds before the second attempt, doubled with every further one
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    pub(crate) subject_backoff: f64,
+}
+
+impl SubjectArgs {
+    /// Who is measured: those that are loaded, or those that are served.
+    pub(crate) fn plans(&self, problems: &mut Problems) -> (Vec<SubjectPlan>, Vec<ServedPlan>) {
+        if self.subject.is_empty() {
+            return (subjects(&self.adapter, self.no_base, problems), Vec::new());
+        }
+        let s = &self.server;
+        let how = EndpointOptions {
+            key_env: s.subject_key_env.clone(),
+            concurrency: s.subject_concurrency,
+            timeout: s.subject_timeout,
+            attempts: s.subject_attempts,
+            backoff: s.subject_backoff,
+            ..EndpointOptions::default()
+        };
+        (Vec::new(), ServedPlan::of_flags(&self.subject, &how, problems))
+    }
 }
 
 /// What is measured.
@@ -152,7 +200,8 @@ impl EvalArgs {
     /// What is to be measured.
     pub(crate) fn plan(&self) -> Outcome<EvalPlan> {
         let mut problems = Problems::default();
-        let model = self.model.plan(&mut problems);
+        let (model, model_given) = self.model.plan(&mut problems);
+        let (subjects, served) = self.subjects.plans(&mut problems);
         let m = &self.measures;
         let column = m.column.as_deref();
         let answers = |file| AnswerFile::named(file, &flag("likelihood_set"), &mut problems);
@@ -167,12 +216,12 @@ impl EvalArgs {
             over_refusal: m.over_refusal.as_ref().map(|file| named(file, None, column, "over_refusal")),
             contrast: m.contrast.as_ref().map(|file| named(file, None, column, "contrast")),
             answers,
+            served,
         };
         let measures = measures.checked(&eval_flag, &mut problems);
-        let subjects = subjects(&self.subjects.adapter, self.subjects.no_base, &mut problems);
         let (dir, force) = (self.subjects.out.clone(), self.subjects.force);
         check_out(&dir, &flag("out"), &mut problems);
-        problems.finish(Some(EvalPlan { model, subjects, measures, dir, force }))
+        problems.finish(Some(EvalPlan { model, model_given, subjects, measures, dir, force }))
     }
 
     /// The options but for the files of questions.

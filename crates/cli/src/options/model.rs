@@ -12,6 +12,25 @@ pub(crate) struct ModelArgs {
     /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`
     #[arg(long, short = 'm', value_name = "MODEL")]
     pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) held: HeldArgs,
+}
+
+/// Options of verbs that can do without, where all subjects are served.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct MeasuredModelArgs {
+    /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`. With --subject only its tokenizer and chat
+    /// template are read: the self-test compares them with the server's, and prefill and benchmarks are asked in tokens
+    #[arg(long, short = 'm', value_name = "MODEL", required_unless_present = "subject")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) held: HeldArgs,
+}
+
+/// Where and how a model is loaded.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HeldArgs {
     /// Where to compute: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
@@ -63,7 +82,21 @@ impl TemplateArgs {
 impl ModelArgs {
     /// The model as it is loaded.
     pub(crate) fn plan(&self, problems: &mut Problems) -> ModelPlan {
+        self.held.plan(&self.model, problems)
+    }
+}
+
+impl MeasuredModelArgs {
+    /// The model, and whether it was named. Of one that was not, it is known only how a judge would be loaded.
+    pub(crate) fn plan(&self, problems: &mut Problems) -> (ModelPlan, bool) {
+        let spec = self.model.as_deref();
+        (self.held.plan(spec.unwrap_or("builtin"), problems), spec.is_some())
+    }
+}
+
+impl HeldArgs {
+    fn plan(&self, spec: &str, problems: &mut Problems) -> ModelPlan {
         let how = [self.device.as_str(), &self.base_dtype, &self.compute];
-        ModelPlan::parse(&self.model, how, self.chat.flags(), &flag, problems)
+        ModelPlan::parse(spec, how, self.chat.flags(), &flag, problems)
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "shared by test crates that use parts of it")]
 
+pub mod model_server;
 pub mod server;
 pub mod tiny;
 

@@ -1,14 +1,21 @@
 //! Asking and storing. In: prompts and what answers them; out: an answer for each, in order. Invariant: every answer is
 //! stored when it comes, under a key of all it depends on, and is never asked for again.
 
+mod client;
 mod endpoint;
 mod local;
 mod reply;
 mod respond;
+mod served;
+mod served_reply;
+mod trouble;
 
-pub use endpoint::{Endpoint, EndpointOptions};
+pub use client::EndpointOptions;
+pub use endpoint::Endpoint;
 pub use local::{Local, Opened};
 pub use respond::{Answer, Respond, Sink, interrupted};
+pub use served::{Scored, Scoring, Served, Turn};
+pub use served_reply::{Said, ServerFacts};
 
 pub use crate::{Progress, Sampling};
 

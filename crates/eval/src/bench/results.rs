@@ -1,6 +1,7 @@
 //! `bench.json` and the files of scores. Invariant: a figure over nothing is null, never 0.
 
 use super::BenchOptions;
+use crate::served::SelfTest;
 use crate::stats::Change;
 use crate::subject::Fingerprint;
 use crate::summary::{SubjectSummary, Summary, UtilitySummary};
@@ -69,6 +70,9 @@ pub struct BenchSubject {
     /// What was scored; None in files of older versions: unknown.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
+    /// Of a model that a server has: which, and what its self-test found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<SelfTest>,
     /// A row per task and metric, as in summary.json.
     pub utility: Vec<UtilitySummary>,
 }
@@ -137,6 +141,7 @@ impl BenchSummary {
         let subject = |s: &BenchSubject| SubjectSummary {
             name: s.name.clone(),
             fingerprint: s.fingerprint.clone(),
+            served: s.served.clone(),
             utility: s.utility.iter().map(|u| row(&s.name, u)).collect(),
             ..SubjectSummary::default()
         };

@@ -7,14 +7,15 @@ use super::plan::{Job, Plan, Work};
 use super::results::{BenchSubject, BenchSummary, Difference, ItemScore};
 use super::{BenchOptions, paired, text};
 use crate::merge::Admitted;
+use crate::served::{ServedSubject, scores as served_scores};
 use crate::stats::{self, Cluster, Paired, mean, standard_error};
 use crate::subject::{Fingerprint, Subject};
-use crate::summary::UtilitySummary;
+use crate::summary::{BASE, UtilitySummary};
 use eraser_data::ask::interrupted;
 use eraser_data::{Journal, Progress};
 use eraser_model::error::PathContext as _;
 use eraser_model::files::hex;
-use eraser_model::{Error, Result, ScoreRequest, score};
+use eraser_model::{Error, Result, ScoreRequest, Tokenizer, score};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -33,6 +34,67 @@ struct Unit {
     right: Vec<bool>,
 }
 
+/// What gives the log-probabilities.
+#[derive(Clone, Copy)]
+enum Scorer<'a> {
+    Loaded(&'a Subject<'a>),
+    Served(&'a ServedSubject),
+}
+
+impl<'a> Scorer<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Loaded(subject) => &subject.name,
+            Self::Served(subject) => &subject.name,
+        }
+    }
+
+    fn model(self) -> String {
+        match self {
+            Self::Loaded(subject) => subject.model.name.clone(),
+            Self::Served(subject) => subject.test.model.clone(),
+        }
+    }
+
+    fn is_base(self) -> bool {
+        match self {
+            Self::Loaded(subject) => subject.adapter.is_none(),
+            Self::Served(subject) => subject.name == BASE,
+        }
+    }
+
+    /// The tokenizer, and the most tokens that are scored at once.
+    fn tokenizer(self) -> Result<(&'a Tokenizer, usize)> {
+        match self {
+            Self::Loaded(subject) => Ok((&subject.model.tokenizer, subject.model.decoder.max_positions())),
+            Self::Served(subject) => {
+                let text = subject.text.as_ref().ok_or_else(|| {
+                    Error::request(format!(
+                        "subject {}: benchmarks need the tokenizer of the served model",
+                        subject.name
+                    ))
+                    .hint("name the model by --model: its directory or .gguf file is enough, weights are not read")
+                })?;
+                // Some servers generate a token behind what they score.
+                let positions = subject.positions.unwrap_or(text.positions).min(text.positions);
+                Ok((&text.tokenizer, positions.saturating_sub(1).max(1)))
+            }
+        }
+    }
+
+    /// The log-probabilities of every request; None when `on_done`, given how many are there, breaks off.
+    fn score(
+        self,
+        requests: &[ScoreRequest],
+        on_done: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<Vec<f32>>>> {
+        match self {
+            Self::Loaded(subject) => score(&subject.model.decoder, subject.adapter, requests, on_done),
+            Self::Served(subject) => served_scores(subject, requests, on_done),
+        }
+    }
+}
+
 /// Scores every task and text under every subject in the directory `dir` that admitted them; writes
 /// `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line) and `dir/bench.json`, and returns the latter. Scores
 /// that the files hold already, of the same model, adapter and tokens, are not computed again.
@@ -40,29 +102,33 @@ struct Unit {
 /// # Errors
 /// An item that cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
 pub fn bench(
-    &Admitted { dir, subjects, ref fingerprints }: &Admitted<'_>,
+    &Admitted { dir, subjects, served, ref fingerprints }: &Admitted<'_>,
     plan: &Plan,
     progress: &mut dyn Progress,
 ) -> Result<BenchSummary> {
     let options = plan.options();
-    let model = subjects.first().map(|s| s.model.name.clone()).unwrap_or_default();
+    let loaded = subjects.iter().map(Scorer::Loaded).zip(fingerprints);
+    let scorers: Vec<(Scorer<'_>, &Fingerprint)> =
+        loaded.chain(served.iter().map(|subject| (Scorer::Served(subject), &subject.fingerprint))).collect();
+    let model = scorers.first().map(|(scorer, _)| scorer.model()).unwrap_or_default();
     let mut summary =
         BenchSummary { schema: BenchSummary::SCHEMA, model, options: options.clone(), ..Default::default() };
     let mut base: Option<Vec<Vec<ItemScore>>> = None;
-    for (subject, fingerprint) in subjects.iter().zip(fingerprints.iter().cloned()) {
-        let home = dir.join("bench").join(&subject.name);
+    for (scorer, fingerprint) in scorers {
+        let name = scorer.name();
+        let home = dir.join("bench").join(name);
         std::fs::create_dir_all(&home).writing(&home)?;
-        let decoder = &subject.model.decoder;
-        let encoder = Encoder::new(&subject.model.tokenizer, options.bos, decoder.max_positions())?;
+        let (tokenizer, longest) = scorer.tokenizer()?;
+        let encoder = Encoder::new(tokenizer, options.bos, longest)?;
         let mut all = Vec::new();
         let mut utility = Vec::new();
         for job in &plan.jobs {
-            let what = format!("{} {}", subject.name, job.name);
+            let what = format!("{name} {}", job.name);
             let units = units(job, &encoder, options).map_err(|e| e.context(&job.name))?;
             let start = Instant::now();
             let path = home.join(format!("{}.jsonl", job.name));
             let mut tick = |done: usize| progress.tick(&what, done, units.len());
-            let (scores, new) = score_job(job, &units, subject, &fingerprint, &path, &mut tick)?;
+            let (scores, new) = score_job(job, &units, scorer, fingerprint, &path, &mut tick)?;
             summary.score_s += start.elapsed().as_secs_f64();
             summary.scored += new;
             utility.extend(metrics(job).iter().map(|metric| figure(&job.name, metric, &scores)));
@@ -70,16 +136,20 @@ pub fn bench(
         }
         if let Some(base) = &base {
             for (job, (before, after)) in plan.jobs.iter().zip(base.iter().zip(&all)) {
-                let rows = metrics(job)
-                    .into_iter()
-                    .map(|m| difference(&subject.name, &job.name, m, before, after, options.seed));
+                let rows =
+                    metrics(job).into_iter().map(|m| difference(name, &job.name, m, before, after, options.seed));
                 summary.differences.extend(rows);
             }
         }
-        if subject.adapter.is_none() && base.is_none() {
+        if scorer.is_base() && base.is_none() {
             base = Some(all);
         }
-        summary.subjects.push(BenchSubject { name: subject.name.clone(), fingerprint: Some(fingerprint), utility });
+        let served = match scorer {
+            Scorer::Served(subject) => Some(subject.test.clone()),
+            Scorer::Loaded(_) => None,
+        };
+        let (name, fingerprint) = (name.to_owned(), Some(fingerprint.clone()));
+        summary.subjects.push(BenchSubject { name, fingerprint, served, utility });
     }
     summary.write(dir)?;
     Ok(summary)
@@ -124,7 +194,7 @@ fn metrics(job: &Job) -> Vec<&'static str> {
 fn score_job(
     job: &Job,
     units: &[Unit],
-    subject: &Subject<'_>,
+    scorer: Scorer<'_>,
     fingerprint: &Fingerprint,
     path: &Path,
     tick: &mut dyn FnMut(usize) -> bool,
@@ -154,7 +224,7 @@ fn score_job(
             let alive = tick(ids.start + (n / per_unit.max(1)).min(part.len()));
             if alive { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let found = score(&subject.model.decoder, subject.adapter, &requests, &mut on_pack)?.ok_or_else(interrupted)?;
+        let found = scorer.score(&requests, &mut on_pack)?.ok_or_else(interrupted)?;
         let mut found = found.into_iter();
         let mut new = Vec::with_capacity(part.len());
         for (id, unit) in ids.zip(part) {

@@ -34,7 +34,7 @@ impl TargetModel for Canned {
     fn encode(&self, user: &str, opening: &str, _: bool) -> Result<Prompt> {
         // What is behind the mark is answered.
         let opening = if opening.is_empty() { String::new() } else { format!("{opening}|") };
-        Ok(Prompt { ids: user.bytes().chain(opening.bytes()).map(u32::from).collect(), open: false })
+        Ok(Prompt { ids: user.bytes().chain(opening.bytes()).map(u32::from).collect(), ..Prompt::default() })
     }
 
     fn search(
@@ -52,12 +52,13 @@ impl TargetModel for Canned {
         prompts: &[Prompt],
         sampling: &Sampling,
         _batch: usize,
-        alive: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<Vec<Response>>> {
+        alive: &mut dyn FnMut(usize, usize) -> bool,
+        take: &mut dyn FnMut(Vec<(usize, Response)>) -> Result<()>,
+    ) -> Result<bool> {
         let mut responses = Vec::new();
-        for prompt in prompts {
-            if !alive(responses.len()) {
-                return Ok(None);
+        for (i, prompt) in prompts.iter().enumerate() {
+            if !alive(responses.len(), 1) {
+                return Ok(false);
             }
             let text: String = prompt.ids.iter().filter_map(|id| char::from_u32(*id)).collect();
             let text = text.split_once('|').map_or(text.clone(), |(_, rest)| rest.to_owned());
@@ -68,10 +69,11 @@ impl TargetModel for Canned {
                 .map_or((String::new(), text.clone()), |(thought, text)| (thought.to_owned(), text.to_owned()));
             let unfinished = thought.ends_with('~');
             let text = if unfinished { String::new() } else { text };
-            responses.push(Response { tokens: text.len(), stopped: !unfinished, thought, unfinished, text });
+            responses.push((i, Response { tokens: text.len(), stopped: !unfinished, thought, unfinished, text }));
         }
         self.generated.set(self.generated.get() + prompts.len());
-        Ok(Some(responses))
+        take(responses)?;
+        Ok(true)
     }
 }
 

@@ -87,10 +87,10 @@ fn a_subject_that_was_trained_again_replaces_the_earlier_one() {
         subject("eraser", Some(first.clone()), vec![row("direct", "leak", 9)]),
     ]);
     old.write(dir.path()).unwrap();
-    assert!(admit(dir.path(), &[("base", &base), ("eraser", &first)], false).unwrap().is_empty());
-    let notes = admit(dir.path(), &[("base", &base), ("eraser", &second)], false).unwrap();
+    assert!(admit(dir.path(), &[("base", &base), ("eraser", &first)], true, false).unwrap().is_empty());
+    let notes = admit(dir.path(), &[("base", &base), ("eraser", &second)], true, false).unwrap();
     assert!(
-        notes.len() == 1 && notes[0].starts_with("eraser: the earlier results are of another adapter"),
+        notes.len() == 1 && notes[0].starts_with("eraser: the earlier results are of another model or adapter"),
         "{notes:?}"
     );
     // Whatever ends the evaluation now, no figure stands without its answers.
@@ -123,10 +123,10 @@ fn two_models_never_share_a_directory() {
     for put in put {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path());
-        admit(dir.path(), &[("base", &one)], false).unwrap();
-        let error = admit(dir.path(), &[("base", &other)], false).unwrap_err();
+        admit(dir.path(), &[("base", &one)], true, false).unwrap();
+        let error = admit(dir.path(), &[("base", &other)], true, false).unwrap_err();
         assert!(error.hints().iter().any(|hint| hint.contains("--force")), "{error}");
-        assert_eq!(admit(dir.path(), &[("base", &other)], true).unwrap().len(), 1);
+        assert_eq!(admit(dir.path(), &[("base", &other)], true, true).unwrap().len(), 1);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
     let new = summary(vec![subject("base", Some(other), Vec::new())]);
@@ -156,6 +156,7 @@ fn benchmarks_join_the_figures_of_the_same_model_and_the_changes_are_of_the_answ
         name: name.into(),
         fingerprint: Some(fingerprint),
         utility: vec![UtilitySummary { task: "arc_easy".into(), metric: "acc".into(), ..UtilitySummary::default() }],
+        ..BenchSubject::default()
     };
     let bench = BenchSummary {
         schema: BenchSummary::SCHEMA,
@@ -181,7 +182,17 @@ fn subjects_whose_names_differ_only_in_case_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (base, adapter) = (fingerprint("m", None), fingerprint("m", Some("a")));
     std::fs::create_dir_all(dir.path().join("eval/Eraser")).unwrap();
-    let error = admit(dir.path(), &[("base", &base), ("eraser", &adapter)], false).unwrap_err().to_string();
+    let error = admit(dir.path(), &[("base", &base), ("eraser", &adapter)], true, false).unwrap_err().to_string();
     assert!(error.contains("`Eraser`") && error.contains("`eraser`"), "{error}");
-    assert!(admit(dir.path(), &[("base", &base), ("Eraser", &adapter)], false).is_ok());
+    assert!(admit(dir.path(), &[("base", &base), ("Eraser", &adapter)], true, false).is_ok());
+}
+
+/// A server that came up with another version, or another model under the name: there is nothing to protect by an error.
+#[test]
+fn a_served_base_that_has_changed_is_measured_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (fingerprint("m", None), Fingerprint { subject: "f".repeat(64), ..fingerprint("m", None) });
+    write_answers(dir.path(), "base", &old, "direct", &[true]);
+    let notes = admit(dir.path(), &[("base", &new)], false, false).unwrap();
+    assert!(notes.len() == 1 && !dir.path().join("eval/base").exists(), "{notes:?}");
 }

@@ -91,7 +91,7 @@ pub fn durability(dir: &Path, args: &DurabilityOptions, watch: &mut dyn Watch) -
         watch.note(&note);
     }
     watch.note(&format!("durability: {source}, under {}", list_judges(asked.options())));
-    let mut inputs = evaluate::inputs(&model, &plan.model, asked.options(), &[])?;
+    let mut inputs = evaluate::inputs(Inputs::of_model(&model, plan.model.base_dtype)?, asked.options(), &[])?;
     let (variants_meant, force) = (Vec::new(), false);
     inputs.settings("durability", &DurabilityOptions { variants: variants_meant, force, ..args.clone() })?;
     let kept = Kept::of(dir, &manifest, &inputs, (&plan, &variants), watch);
@@ -374,7 +374,7 @@ impl Durability<'_> {
     ) -> Outcome<SubjectSummary> {
         let subjects = [Subject { name: condition.to_owned(), model, adapter }];
         let dir = self.work.join(variant);
-        let admitted = summary::admit(&dir, &subjects, false, watch)?;
+        let admitted = summary::admit(&dir, (&subjects, &[]), false, watch)?;
         let judge = evaluate::judge(self.asked.options(), (&self.plan.model, &self.assets), watch)?;
         let summary = evaluate::evaluate(&admitted, &self.asked, judge.as_ref(), watch)?;
         summary.subjects.into_iter().next().ok_or_else(|| Error::failed("nothing was measured").into())

@@ -147,7 +147,8 @@ fn made(plan: &RunPlan, site: &Site, model: Option<&Model>) -> Outcome<Made> {
     let adapters: Vec<(String, PathBuf)> = plan.variants.iter().map(adapter).collect();
     let trained = made.train.iter().all(|t| *t == Todo::Done) && adapters.iter().all(|(_, dir)| dir.is_dir());
     made.eval = Some(if ready && trained {
-        let inputs = evaluate::inputs(model, &plan.model, site.asked.options(), &adapters)?;
+        let inputs =
+            evaluate::inputs(Inputs::of_model(model, plan.model.base_dtype)?, site.asked.options(), &adapters)?;
         state(summary::FILE, &inputs, &[plan.dir.join(summary::FILE)])
     } else {
         Todo::New

@@ -2,13 +2,15 @@
 //! every named file belongs to a task that is measured.
 
 use super::basics::{check_out, exists, flag, wrong};
-use super::eval::SubjectPlan;
+use super::eval::{SubjectPlan, recorded, text};
 use super::model::ModelPlan;
+use super::served::ServedPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
 use eraser_eval::BenchOptions;
 use eraser_eval::bench::{Plan, TaskRows, TextFile, hub_rows, tasks};
+use eraser_eval::served::Text;
 use eraser_model::hub::fetch_rows;
 use eraser_model::{Result, suggest};
 use std::path::PathBuf;
@@ -30,10 +32,14 @@ pub struct BenchRequest {
 
 /// `eraser bench`, resolved.
 pub struct BenchPlan {
-    /// The model of all subjects.
+    /// The model of all subjects that are loaded; of those that are served only the tokenizer is read.
     pub model: ModelPlan,
-    /// Who is measured.
+    /// The user has named that model.
+    pub model_given: bool,
+    /// Who is measured, of those that are loaded.
     pub subjects: Vec<SubjectPlan>,
+    /// Subjects that a server has.
+    pub served: Vec<ServedPlan>,
     /// What is measured, every file read.
     pub asked: Plan,
     /// The run directory.
@@ -43,25 +49,41 @@ pub struct BenchPlan {
 }
 
 impl BenchPlan {
+    /// The model as the manifest records it.
+    pub(crate) fn recorded_model(&self) -> Result<serde_json::Value> {
+        recorded(&self.served, self.model_given, &self.model)
+    }
+
+    /// What is known here of the model that servers have.
+    pub(crate) fn text(&self) -> Result<Option<Text>> {
+        text(&self.served, self.model_given, &self.model)
+    }
+
     /// Checks everything but weights. `problems` are those found so far.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn resolve(
-        model: ModelPlan,
-        subjects: Vec<SubjectPlan>,
+        (model, model_given): (ModelPlan, bool),
+        (subjects, served): (Vec<SubjectPlan>, Vec<ServedPlan>),
         request: BenchRequest,
         (dir, force): (PathBuf, bool),
         mut problems: Problems,
     ) -> Outcome<Self> {
         check_out(&dir, "--out", &mut problems);
+        if !served.is_empty() && !model_given {
+            problems.push(
+                wrong("--model", "benchmarks need the tokenizer of the model that is served")
+                    .hint("name its directory or .gguf file; weights are not read"),
+            );
+        }
         let named = request.tasks.len() + request.texts.len();
         let options = options(request, &mut problems);
         // Where all that was named is wrong, that is what is wrong, not that there is nothing to measure.
         let left = options.tasks.len() + options.texts.len();
         let asked = if named > 0 && left == 0 { None } else { Some(Plan::new(&options, &flag)) };
         let asked = asked.and_then(|asked| asked.map_err(|errors| problems.extend(errors.into())).ok());
-        problems.finish(asked.map(|asked| Self { model, subjects, asked, dir, force }))
+        problems.finish(asked.map(|asked| Self { model, model_given, subjects, served, asked, dir, force }))
     }
 }
 

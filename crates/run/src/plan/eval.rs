@@ -4,10 +4,13 @@
 use super::basics::{self, check_name, eval_flag, exists, wrong};
 use super::measures::Measures;
 use super::model::ModelPlan;
+use super::served::ServedPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
 use eraser_eval::Plan;
+use eraser_eval::served::Text;
+use eraser_model::Result;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -45,12 +48,29 @@ pub fn subjects(adapters: &[NamedPath], no_base: bool, problems: &mut Problems) 
     subjects
 }
 
+/// What is known here of the model that the servers of `served` have, where the user has `given` it.
+pub(super) fn text(served: &[ServedPlan], given: bool, model: &ModelPlan) -> Result<Option<Text>> {
+    (given && !served.is_empty()).then(|| model.text(&Assets::InCache)).transpose()
+}
+
+/// The model as the manifest records it, where the user has `given` one; of subjects that are `served` its weights are
+/// not read.
+pub(super) fn recorded(served: &[ServedPlan], given: bool, model: &ModelPlan) -> Result<serde_json::Value> {
+    match (given, served.is_empty()) {
+        (false, _) => Ok(serde_json::Value::Null),
+        (true, true) => model.to_json(),
+        (true, false) => model.text_to_json(),
+    }
+}
+
 /// `eraser eval`, resolved.
 #[derive(Clone, Debug)]
 pub struct EvalPlan {
-    /// The model of all subjects.
+    /// The model of all subjects that are loaded; of those that are served only tokenizer and chat template are read.
     pub model: ModelPlan,
-    /// Who is measured.
+    /// The user has named that model.
+    pub model_given: bool,
+    /// Who is measured, of those that are loaded.
     pub subjects: Vec<SubjectPlan>,
     /// What is measured.
     pub measures: Measures,
@@ -61,6 +81,16 @@ pub struct EvalPlan {
 }
 
 impl EvalPlan {
+    /// The model as the manifest records it.
+    pub(crate) fn recorded_model(&self) -> Result<serde_json::Value> {
+        recorded(&self.measures.served, self.model_given, &self.model)
+    }
+
+    /// What is known here of the model that servers have; None where all subjects are loaded, and where nothing is.
+    pub(crate) fn text(&self) -> Result<Option<Text>> {
+        text(&self.measures.served, self.model_given, &self.model)
+    }
+
     /// What is asked, every file read and found sound. Selected rows are written to the run directory.
     ///
     /// # Errors

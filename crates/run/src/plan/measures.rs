@@ -6,6 +6,7 @@ use super::answers::{self, AnswerFile};
 use super::basics::{UTILITY, check_name, wrong};
 use super::model::ModelPlan;
 use super::section::Section;
+use super::served::{self, ServedPlan};
 use super::source::{ROW_KEYS, Source, check_path, question_row};
 use super::table::{self, path_value, source_table};
 use super::values::NamedPath;
@@ -72,12 +73,15 @@ pub struct Measures {
     pub contrast: Option<QuestionFile>,
     /// Questions with answers, of which it is measured how likely they are.
     pub answers: Vec<AnswerFile>,
+    /// Subjects that a server has.
+    pub served: Vec<ServedPlan>,
 }
 
 impl Measures {
     /// From the table `[eval]`.
     pub(crate) fn from_section(section: &Section<'_>, problems: &mut Problems) -> Self {
-        let options = section.settings(&EvalOptions::default(), &FILE_KEYS, |_, _| None, problems);
+        let known: Vec<&str> = FILE_KEYS.into_iter().chain([served::KEY]).collect();
+        let options = section.settings(&EvalOptions::default(), &known, |_, _| None, problems);
         let mut measures = Self {
             options,
             questions: Vec::new(),
@@ -85,6 +89,7 @@ impl Measures {
             over_refusal: None,
             contrast: None,
             answers: Vec::new(),
+            served: ServedPlan::from_section(section, problems),
         };
         measures.answers = AnswerFile::from_section(section, problems);
         let templates = std::mem::take(&mut measures.options.templates);
@@ -197,6 +202,7 @@ impl Measures {
                     .hint("name files or directories of them; builtin/templates/seen has some"),
             );
         }
+        served::check_measures(&self.served, o, !self.answers.is_empty(), at, problems);
         if o.max_new_tokens == 0 {
             problems.push(wrong(&at("max_new_tokens"), "must be at least 1"));
         }
@@ -226,6 +232,10 @@ impl Measures {
         table.insert("tasks".into(), list(&self.tasks, "task")?.into());
         let answers = self.answers.iter().map(AnswerFile::to_toml).collect::<Result<Vec<_>>>()?;
         table.insert(answers::KEY.into(), answers.into());
+        if !self.served.is_empty() {
+            let served = self.served.iter().map(ServedPlan::to_toml).collect::<Result<Vec<_>>>()?;
+            table.insert(served::KEY.into(), served.into());
+        }
         if let Some(over_refusal) = &self.over_refusal {
             table.insert("over_refusal".into(), asked(over_refusal, "set")?);
         }
@@ -328,9 +338,12 @@ fn entries(eval: &mut serde_json::Value) -> impl Iterator<Item = &mut serde_json
     found.into_iter().flatten()
 }
 
-/// What [`Measures::recorded`] gave, as the table `[eval]` of a run file.
+/// What [`Measures::recorded`] gave, as the table `[eval]` of a run file, without the subjects that a server had.
 pub(super) fn of_record(recorded: &serde_json::Value) -> serde_json::Value {
     let mut eval = recorded.clone();
+    if let Some(eval) = eval.as_object_mut() {
+        eval.remove(served::KEY);
+    }
     for entry in entries(&mut eval).filter_map(serde_json::Value::as_object_mut) {
         entry.remove(READ);
     }

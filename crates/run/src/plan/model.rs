@@ -9,7 +9,11 @@ use super::variables;
 use crate::builtin::{self, Assets};
 use crate::failure::Problems;
 use crate::watch::Watch;
-use eraser_model::{BaseDtype, Compute, DeviceName, Error, LoadOptions, Model, Result, hub};
+use eraser_eval::served::Text;
+use eraser_model::gguf::GgufFile;
+use eraser_model::{
+    BaseDtype, ChatTemplate, Compute, DeviceName, Error, LoadOptions, Model, ModelConfig, Result, Tokenizer, hub,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -172,6 +176,16 @@ impl ModelPlan {
         table::json(&self.to_toml()?)
     }
 
+    /// As the manifest records one of which only tokenizer and chat template were read: how its weights would be held is
+    /// no part of what was measured.
+    pub(crate) fn text_to_json(&self) -> Result<serde_json::Value> {
+        let mut table = self.to_toml()?;
+        for key in ["device", "base_dtype", "compute"] {
+            table.remove(key);
+        }
+        table::json(&table)
+    }
+
     /// Loads it. `assets` is where the built-in model's files are, or are put.
     ///
     /// # Errors
@@ -183,6 +197,35 @@ impl ModelPlan {
         model
     }
 
+    /// Reads all of it but the weights. `assets` as in [`Self::load`].
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or of a model that is not supported.
+    pub fn text(&self, assets: &Assets) -> Result<Text> {
+        let path = match self.spec.as_str() {
+            builtin::NAME => builtin::model_dir(&assets.dir()?),
+            spec if !Path::new(spec).exists() && hub::is_name(spec) => hub::fetch(spec)?,
+            spec => PathBuf::from(spec),
+        };
+        let own = self.chat_template.is_none();
+        let (tokenizer, template, positions) = if path.is_dir() {
+            let tokenizer = Tokenizer::from_hf_dir(&path)?;
+            let template = if own { ChatTemplate::from_hf_dir(&path, &tokenizer)? } else { None };
+            (tokenizer, template, ModelConfig::from_hf_dir(&path)?.max_positions())
+        } else {
+            let file = GgufFile::open(&path)?;
+            let tokenizer = Tokenizer::from_gguf(&file)?;
+            let template = if own { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
+            (tokenizer, template, ModelConfig::from_gguf(&file)?.max_positions())
+        };
+        let template = match &self.chat_template {
+            Some(spec) => Some(ChatTemplate::named(spec, &path, &tokenizer)?),
+            None => template,
+        };
+        let template = self.chatting(template, &tokenizer);
+        Ok(Text { tokenizer, template, positions })
+    }
+
     fn read(&self, assets: &Assets) -> Result<Model> {
         let options = LoadOptions {
             device: self.device.open()?,
@@ -191,19 +234,24 @@ impl ModelPlan {
             chat_template: self.chat_template.clone(),
         };
         if self.spec != builtin::NAME {
-            return eraser_model::load(&self.spec, &options).map(|model| self.chatting(model));
+            return eraser_model::load(&self.spec, &options).map(|model| self.in_its_template(model));
         }
         let dir = builtin::model_dir(&assets.dir()?);
         let mut model = eraser_model::load(&dir.display().to_string(), &options)?;
         // Not the path it was unpacked to: an adapter says the same wherever it was made.
         builtin::NAME.clone_into(&mut model.name);
-        Ok(self.chatting(model))
+        Ok(self.in_its_template(model))
     }
 
     /// The model with what is said here of its template and its thoughts.
-    fn chatting(&self, mut model: Model) -> Model {
-        let tokenizer = &model.tokenizer;
-        model.template = model.template.take().map(|mut template| {
+    fn in_its_template(&self, mut model: Model) -> Model {
+        model.template = self.chatting(model.template.take(), &model.tokenizer);
+        model
+    }
+
+    /// The template with what is said here of it and of the model's thoughts.
+    fn chatting(&self, template: Option<ChatTemplate>, tokenizer: &Tokenizer) -> Option<ChatTemplate> {
+        template.map(|mut template| {
             if !self.template_vars.is_empty() {
                 template = template.with_variables(self.template_vars.clone());
             }
@@ -222,8 +270,7 @@ impl ModelPlan {
                 Some(most) => template.with_most_thought(most),
                 None => template,
             }
-        });
-        model
+        })
     }
 }
 

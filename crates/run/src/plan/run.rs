@@ -175,6 +175,17 @@ impl RunPlan {
         let first_in_run = matches!(overrides.variants, Variants::AsWritten);
         let variants = variants(&root, has_retain, first_in_run, problems);
         let eval = Measures::from_section(&root.section("eval", problems), problems);
+        for (i, served) in eval.served.iter().enumerate() {
+            let taken = std::iter::once("base").chain(variants.iter().map(|v| v.name.as_str()));
+            if let Some(error) = clash("subjects", &served.name, taken) {
+                let place = root.section("eval", problems).place(&format!("subject[{i}].name"));
+                problems.push(
+                    Error::request(format!("{place}: {error}")).hint(
+                        "the run's own model is `base`, and each variant has its name: give the served one another",
+                    ),
+                );
+            }
+        }
         let wraps = variants.iter().find(|v| v.train.method.reads(SetName::Wrapped));
         if let Some(variant) = wraps.filter(|_| data.jailbreaks.is_empty() && eval.options.templates.is_empty()) {
             let (file, name) = (document.file.display(), &variant.name);

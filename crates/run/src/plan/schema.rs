@@ -6,6 +6,7 @@ use super::measures::{ASKED_FILES, FILE_KEYS};
 use super::model::MODEL_KEYS;
 use super::prepare::SOURCE_KEYS;
 use super::run::{ROOT_KEYS, RUN_KEYS, VARIANT_KEYS, converted};
+use super::served::{KEY as SERVED, SERVED_KEYS};
 use super::sets::SETS;
 use super::source::{ROW_KEYS, SET_KEYS};
 use super::{answers, document::Document, section::Section};
@@ -24,7 +25,7 @@ const ANY: &str = "~";
 const WORDS: [&str; 5] = ["on", "off", "auto", "all-linear", "1-2"];
 
 /// What the keys mean that are no settings: table, key, meaning.
-const MEANINGS: [(&str, &str, &str); 51] = [
+const MEANINGS: [(&str, &str, &str); 60] = [
     ("", "run", "The name of the run, and where it goes"),
     ("", "model", "The model that is hardened"),
     ("", "prepare", "How the sets are made; without this table they are files, named in [data]"),
@@ -57,6 +58,15 @@ const MEANINGS: [(&str, &str, &str); 51] = [
     ("eval", "over_refusal", "Benign questions that must not be refused"),
     ("eval", "contrast", "Questions that look like them and must be refused"),
     ("eval", "likelihood_set", "Questions with answers, of which it is measured how likely they are"),
+    ("eval", "subject", "Subjects that a server has, beside those that are loaded"),
+    ("subject", "name", "Its name in tables; the others are compared with base"),
+    ("subject", "url", "Base URL of an OpenAI-compatible server"),
+    ("subject", "model", "The name of the model or adapter on the server"),
+    ("subject", "key_env", "Environment variable that holds the server's key [default: no key is sent]"),
+    ("subject", "concurrency", "Requests at a time"),
+    ("subject", "timeout", "Seconds after which a request is given up"),
+    ("subject", "attempts", "Attempts at a request before the work stops"),
+    ("subject", "backoff", "Seconds before the second attempt; doubled with every further one"),
     ("eval", "gcg.top_k", "Replacements that are considered at each place"),
     ("eval", "gcg.buffer", "Suffixes that are kept and taken in turn as the start of a step"),
     ("eval", "autodan.elite", "Candidates that are kept unchanged"),
@@ -178,7 +188,25 @@ fn eval(tell: &dyn Fn(&str, &str) -> Option<String>) -> Value {
         let value = if single { one } else { json!({ "type": "array", "items": one }) };
         set(&mut eval, key, described(value, tell("eval", key)));
     }
+    let subjects = json!({ "type": "array", "items": served(tell) });
+    set(&mut eval, SERVED, described(subjects, tell("eval", SERVED)));
     eval
+}
+
+/// A table `subject`.
+fn served(tell: &dyn Fn(&str, &str) -> Option<String>) -> Value {
+    let mut properties = Map::new();
+    for key in SERVED_KEYS {
+        let kind = match key {
+            "concurrency" | "attempts" => json!({ "type": "integer", "minimum": 1 }),
+            "timeout" | "backoff" => json!({ "type": "number", "minimum": 0 }),
+            _ => json!({ "type": "string" }),
+        };
+        properties.insert(key.to_owned(), described(kind, tell("subject", key)));
+    }
+    let mut table = table(properties);
+    table["required"] = json!(["name", "url", "model"]);
+    table
 }
 
 /// The key of the name of a file of questions.

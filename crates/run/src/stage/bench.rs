@@ -7,9 +7,11 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::BenchPlan;
 use crate::stage::evaluate::{load_adapters, loaded};
-use crate::stage::{report, subjects, summary, training_sets};
+use crate::stage::{report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_eval::BenchSummary;
+use eraser_eval::served::Needs;
+use eraser_model::Model;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -24,19 +26,27 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     let (dir, asked) = (plan.dir.as_path(), plan.asked.options());
     let _lock = lock(dir)?;
     let mut manifest = Manifest::read(dir);
-    let model = plan.model.load(&Assets::InCache, watch)?;
-    let adapters = load_adapters(&plan.subjects, &model)?;
-    let measured = loaded(&plan.subjects, &model, &adapters);
+    // Where all subjects are served, no weights are read.
+    let text = plan.text()?;
+    let common = served::common(text.as_ref())?;
+    let model = plan.served.is_empty().then(|| plan.model.load(&Assets::InCache, watch)).transpose()?;
+    let adapters = model.as_ref().map(|model| load_adapters(&plan.subjects, model)).transpose()?.unwrap_or_default();
+    let measured = model.as_ref().map(|model| loaded(&plan.subjects, model, &adapters)).unwrap_or_default();
+    let needs = Needs { scores: true, ..Needs::default() };
+    let served = served::connect(&plan.served, (text.as_ref(), &common), &needs, dir, watch)?;
     let directories = plan.subjects.iter().filter_map(|s| Some((s.name.clone(), s.adapter.clone()?)));
     let directories: Vec<(String, PathBuf)> = directories.collect();
     if !plan.force {
         subjects::check(dir, &directories)?;
     }
-    let leakage = training_sets::other_model(&model.fingerprint, &directories);
+    let other = |model: &Model| training_sets::other_model(&model.fingerprint, &directories);
+    let leakage = model.as_ref().map(other).unwrap_or_default();
     for note in &leakage {
         watch.note(note);
     }
-    let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
+    let start_of = |model: &Model| Inputs::of_model(model, plan.model.base_dtype);
+    let mut inputs = model.as_ref().map(start_of).transpose()?.unwrap_or_else(|| Inputs::of_served(&common));
+    inputs.served(&served);
     for subject in &plan.subjects {
         if let Some(adapter) = &subject.adapter {
             inputs.path(&format!("adapter {}", subject.name), adapter)?;
@@ -64,14 +74,20 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     for note in summary::clear(&mut manifest, (BENCH, "bench"), &inputs)? {
         watch.note(&note);
     }
-    let admitted = summary::admit(dir, &measured, plan.force, watch)?;
+    let admitted = summary::admit(dir, (&measured, &served), plan.force, watch)?;
     manifest.seal(&summary::FIGURES)?;
-    let options =
-        json!({"model": plan.model.to_json()?, "subjects": plan.subjects, "bench": asked, "leakage": leakage});
+    let options = json!({
+        "model": plan.recorded_model()?,
+        "subjects": plan.subjects,
+        "served": plan.served,
+        "bench": asked,
+        "leakage": leakage,
+    });
     let seed = Some(asked.seed);
     let request = Request { artefact: BENCH, verb: "bench", options, inputs: &inputs, seed };
     let names = asked.tasks.iter().map(|task| &task.task).chain(asked.texts.iter().map(|text| &text.name));
-    let files = measured.iter().flat_map(|s| names.clone().map(move |name| format!("bench/{}/{name}.jsonl", s.name)));
+    let subjects_named = measured.iter().map(|s| &s.name).chain(served.iter().map(|s| &s.name));
+    let files = subjects_named.flat_map(|s| names.clone().map(move |name| format!("bench/{s}/{name}.jsonl")));
     let files: Vec<String> = files.collect();
     for note in manifest.discard_changed(BENCH, &files)? {
         watch.note(&note);

@@ -8,7 +8,7 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{EvalPlan, ModelPlan, SubjectPlan, flag};
 use crate::stage::replaced::{Now, replaced};
-use crate::stage::{likelihood, report, subjects, summary, training_sets};
+use crate::stage::{likelihood, report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
 use eraser_eval::{Admitted, EvalOptions, Plan, Subject, Summary};
@@ -42,16 +42,25 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     if !plan.force {
         subjects::check(dir, &directories)?;
     }
-    let model = plan.model.load(&Assets::InCache, watch)?;
-    let others = training_sets::other_model(&model.fingerprint, &directories);
-    for note in &others {
-        watch.note(note);
+    // Where all subjects are served, no weights are read.
+    let (text, plans) = (plan.text()?, plan.measures.served.as_slice());
+    let common = served::common(text.as_ref())?;
+    let model = plans.is_empty().then(|| plan.model.load(&Assets::InCache, watch)).transpose()?;
+    if let Some(model) = &model {
+        let others = training_sets::other_model(&model.fingerprint, &directories);
+        for note in &others {
+            watch.note(note);
+        }
+        leakage.extend(others);
     }
-    leakage.extend(others);
-    let adapters = load_adapters(&plan.subjects, &model)?;
-    let measured = loaded(&plan.subjects, &model, &adapters);
+    let adapters = model.as_ref().map(|model| load_adapters(&plan.subjects, model)).transpose()?.unwrap_or_default();
+    let measured = model.as_ref().map(|model| loaded(&plan.subjects, model, &adapters)).unwrap_or_default();
+    let served = served::connect(plans, (text.as_ref(), &common), &served::needs(&asked), dir, watch)?;
     let judge = judge(options, (&plan.model, &Assets::InCache), watch)?;
-    let inputs = inputs(&model, &plan.model, options, &directories)?;
+    let start_of = |model: &Model| Inputs::of_model(model, plan.model.base_dtype);
+    let begun = model.as_ref().map(start_of).transpose()?.unwrap_or_else(|| Inputs::of_served(&common));
+    let mut inputs = inputs(begun, options, &directories)?;
+    inputs.served(&served);
     if plan.force {
         // Only now: what is refused removes nothing.
         remove(dir, &["eval", summary::FILE])?;
@@ -60,9 +69,10 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     for note in summary::clear(&mut manifest, (summary::FILE, "eval"), &inputs)? {
         watch.note(&note);
     }
-    let admitted = summary::admit(dir, &measured, plan.force, watch)?;
+    let admitted = summary::admit(dir, (&measured, &served), plan.force, watch)?;
     manifest.seal(&summary::FIGURES)?;
-    let names: Vec<&str> = measured.iter().map(|subject| subject.name.as_str()).collect();
+    let names = measured.iter().map(|subject| subject.name.as_str());
+    let names: Vec<&str> = names.chain(served.iter().map(|subject| subject.name.as_str())).collect();
     let measures = plan.measures.recorded(&Assets::InCache)?;
     for note in replaced(&manifest, &names, &asked.asked(), &Now { inputs: inputs.hashes(), eval: &measures }) {
         watch.note(&note);
@@ -71,7 +81,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         watch.note(&note);
     }
     let recorded = json!({
-        "model": plan.model.to_json()?,
+        "model": plan.recorded_model()?,
         "subjects": plan.subjects,
         "eval": measures,
         "leakage": leakage,
@@ -159,15 +169,9 @@ pub(crate) fn evaluate(
     Ok(stoppable(watch, |progress| eraser_eval::evaluate(admitted, plan, judge, progress))?)
 }
 
-/// Everything that an evaluation reads: files by their content, so that a run may move. `adapters` are the subjects
-/// that have one, with its directory.
-pub(crate) fn inputs(
-    model: &Model,
-    plan: &ModelPlan,
-    options: &EvalOptions,
-    adapters: &[(String, PathBuf)],
-) -> Result<Inputs> {
-    let mut inputs = Inputs::of_model(model, plan.base_dtype)?;
+/// Everything that an evaluation reads, behind the model's: files by their content, so that a run may move. `adapters`
+/// are the subjects that have one, with its directory.
+pub(crate) fn inputs(mut inputs: Inputs, options: &EvalOptions, adapters: &[(String, PathBuf)]) -> Result<Inputs> {
     let questions = options.questions.iter().chain(&options.over_refusal).chain(&options.contrast);
     for set in questions {
         inputs.settings(&format!("column {}", set.set), &set.column)?;

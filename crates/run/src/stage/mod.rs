@@ -8,6 +8,7 @@ pub(crate) mod prepare;
 pub(crate) mod replaced;
 pub(crate) mod report;
 pub(crate) mod rounds;
+pub(crate) mod served;
 pub(crate) mod subjects;
 pub(crate) mod summary;
 pub(crate) mod train;

@@ -6,7 +6,7 @@ use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Record, is_adapter};
 use crate::watch::Watch;
 use eraser_eval::summary::{SubjectSummary, UtilitySummary};
-use eraser_eval::{Admitted, Asked, BenchSummary, Subject, Summary};
+use eraser_eval::{Admitted, Asked, BenchSummary, ServedSubject, Subject, Summary};
 use eraser_model::Result;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,11 +37,11 @@ pub(crate) fn clear(
 /// Makes room for results of `subjects` in `dir`, or says that it holds those of another model.
 pub(crate) fn admit<'a>(
     dir: &'a Path,
-    subjects: &'a [Subject<'a>],
+    (subjects, served): (&'a [Subject<'a>], &'a [ServedSubject]),
     force: bool,
     watch: &mut dyn Watch,
 ) -> Result<Admitted<'a>> {
-    let (admitted, notes) = Admitted::new(dir, subjects, force)?;
+    let (admitted, notes) = Admitted::with(dir, subjects, served, force)?;
     for text in notes {
         watch.note(&text);
     }
