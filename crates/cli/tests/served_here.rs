@@ -52,8 +52,8 @@ fn a_model_has_the_same_figures_loaded_and_served() {
     }
     let dir = Dir::with_model();
     dir.done(
-        "train --model builtin --harm harm.jsonl --help-set help.jsonl --align align.jsonl --micro-batch 2 --grad-accum 1 \
-         --max-length 96 --lr 1e-2 --templates model --steps 4 --out run",
+        "train --model builtin --harm harm.jsonl --help-set help.jsonl --align align.jsonl --micro-batch 2 \
+         --grad-accum 1 --max-length 96 --lr 1e-2 --templates model --steps 4 --out run",
     );
     let row = |i: usize| {
         format!("{{\"question\":\"What is kept in box {i}?\",\"choices\":[\"salt\",\"a lamp\"],\"gold\":0}}\n")
@@ -61,8 +61,9 @@ fn a_model_has_the_same_figures_loaded_and_served() {
     dir.write("arc.jsonl", &(0..6).map(row).collect::<String>());
     dir.write("text.txt", &"The lamp in the yard is lit when it rains, and salt is kept in the box. ".repeat(12));
     let asked = "--questions seen=builtin/questions/seen.jsonl --attacks direct,template,prefill --target First \
-                 --templates builtin/templates/seen --judges keyword,leak --utility entities=builtin/tasks/entities.jsonl \
-                 --over-refusal builtin/questions/over-refusal.jsonl --limit 5 --max-new-tokens 48 --json";
+                 --templates builtin/templates/seen --judges keyword,leak \
+                 --utility entities=builtin/tasks/entities.jsonl --limit 5 \
+                 --over-refusal builtin/questions/over-refusal.jsonl --max-new-tokens 48 --json";
     let scored = "--tasks arc_easy=arc.jsonl --text text=text.txt --window 64 --json";
     let local = "--model builtin --adapter hardened=run/adapter --out local";
     let serving = serve(&dir, "serve --model builtin --name plain --adapter hard=run/adapter --port 0");

@@ -5,10 +5,11 @@ use crate::summary::Summary;
 use crate::table::Table;
 
 /// Said above the table.
-pub(crate) const CAPTION: &str = "Subjects that a server had, and what was tested before they were measured. names: two \
-     names on one server are two models. scores: a fixed text scores the same twice. greedy: tokens of greedy answers are \
-     the likeliest. template: prompts have the tokens of the chat template here. prefill: an answer goes on from its \
-     opening. A figure of a subject for which something is not known may be of another model or prompt than its name says.";
+pub(crate) const CAPTION: &str = "Subjects that a server had, and what was tested before they were measured. \
+    names: two names on one server are two models. scores: a fixed text scores the same twice. \
+    greedy: tokens of greedy answers are the likeliest. template: prompts have the tokens of the chat template here. \
+    prefill: an answer goes on from its opening. \
+    Where something is not known, a figure may be of another model or prompt than its name says.";
 
 /// A line for each subject that a server had.
 pub(crate) fn table(summary: &Summary) -> Table {

@@ -20,8 +20,8 @@ pub(crate) struct ModelArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct MeasuredModelArgs {
-    /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`. With --subject only its tokenizer and chat
-    /// template are read: the self-test compares them with the server's, and prefill and benchmarks are asked in tokens
+    /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`. With --subject only its tokenizer and
+    /// chat template are read: a test compares them with the server's, and prefill and benchmarks are asked in tokens
     #[arg(long, short = 'm', value_name = "MODEL", required_unless_present = "subject")]
     pub(crate) model: Option<String>,
     #[command(flatten)]

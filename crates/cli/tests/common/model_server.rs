@@ -176,7 +176,8 @@ fn chat(body: &Value, hard: bool, conduct: &Conduct) -> Value {
         let token = |word: &&str| json!({"token": word, "logprob": -0.5, "top_logprobs": [{"logprob": likeliest}]});
         choice["logprobs"] = json!({"content": words.iter().take(most).map(token).collect::<Vec<_>>()});
     }
-    let usage = json!({"prompt_tokens": rendered(&json!([messages[0]]), conduct).len(), "completion_tokens": words.len().min(most)});
+    let prompt = rendered(&json!([messages[0]]), conduct).len();
+    let usage = json!({"prompt_tokens": prompt, "completion_tokens": words.len().min(most)});
     if conduct.tells_nothing { json!({"choices": [choice]}) } else { json!({"choices": [choice], "usage": usage}) }
 }
 

@@ -1,6 +1,6 @@
 //! A model under test that a server has under a name. In: turns, and tokens to score; out: answers, log-probabilities,
-//! and what the server says of itself. Invariant: what is asked is asked of that name only, by the one client of servers;
-//! a route that a server does not have is no error, but nothing is known then.
+//! and what the server says of itself. Invariant: all is asked of that name, by the one client of servers; a route that
+//! a server does not have is no error, but nothing is known then.
 
 use super::client::{Call, Client, EndpointOptions};
 use super::served_reply::{self as reply, Said, ServerFacts};
@@ -204,8 +204,7 @@ impl Served {
         }))
     }
 
-    /// How the server gives log-probabilities of prompts, with those of `ids` behind the first and, where it echoes, the
-    /// text that it echoes; None where it gives none.
+    /// How the server gives log-probabilities of prompts, and those of `ids`; None where it gives none.
     ///
     /// # Errors
     /// The server cannot be reached.

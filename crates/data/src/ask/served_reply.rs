@@ -1,6 +1,6 @@
 //! What servers reply to requests about a model under test. In: JSON of chat completions, completions and lists of
-//! models; out: what was said, the log-probabilities of tokens, and what the server says of itself. Invariant: a score is
-//! given only for a token that the server names; nothing is filled in.
+//! models; out: what was said, the log-probabilities of tokens, and what the server says of itself. Invariant: only a
+//! token that the server has scored has a score; nothing is filled in.
 
 use super::trouble::Trouble;
 use serde_json::Value;
@@ -234,7 +234,8 @@ mod tests {
         #[test]
         fn nothing_a_server_says_panics(text in "\\PC{0,60}|[\\[\\]{}\":,a-z0-9.-]{0,60}", n in 0_usize..6) {
             let ids: Vec<u32> = (0..4).collect();
-            for text in [text.clone(), format!(r#"{{"choices":[{{"message":{text},"text":{text},"logprobs":{text}}}]}}"#)] {
+            let choice = format!(r#"{{"choices":[{{"message":{text},"text":{text},"logprobs":{text}}}]}}"#);
+            for text in [text, choice] {
                 let _ = (chat(&text), completion(&text), models(&text, "m"), version(&text), tokenized(&text));
                 let _ = (echoed(&text, &ids, n), prompted(&text, &ids, n), positions(&text));
             }

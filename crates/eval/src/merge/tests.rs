@@ -187,7 +187,7 @@ fn subjects_whose_names_differ_only_in_case_are_refused() {
     assert!(admit(dir.path(), &[("base", &base), ("Eraser", &adapter)], true, false).is_ok());
 }
 
-/// A server that came up with another version, or another model under the name: there is nothing to protect by an error.
+/// A server that came up with another version, or another model under the name, is no mistake of the user.
 #[test]
 fn a_served_base_that_has_changed_is_measured_again() {
     let dir = tempfile::tempdir().unwrap();

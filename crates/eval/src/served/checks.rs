@@ -198,7 +198,8 @@ fn greedy(served: &Served, answers: &[Said]) -> Result<Check> {
         )),
         Some((token, own, likeliest)) => {
             let what = format!(
-                "a greedy answer has the token {token:?} at {own:.3} nats, and another one at {likeliest:.3}: it is not greedy"
+                "it is not greedy: an answer has the token {token:?} at {own:.3} nats, and another one was at \
+                 {likeliest:.3}"
             );
             Err(wrong(served, what)
                 .hint("the server changes how it draws: of vLLM start it with --generation-config vllm")

@@ -1,6 +1,6 @@
 //! Whether two names on one server are two models. In: subjects as tested; out: a check of each. Invariant: two names
-//! that answer and score alike are an error: an adapter that a server has dropped silently would be measured as one that
-//! changes nothing.
+//! that answer and score alike are an error: an adapter that a server has dropped silently would be measured as one
+//! that changes nothing.
 
 use super::checks::{Check, MOST, Tested, apart, wrong};
 use eraser_data::Sampling;

@@ -75,7 +75,7 @@ pub fn connect(
     Ok(named.iter().zip(tested).map(subject).collect())
 }
 
-/// The scores that count: those of an earlier test in place of such as differ from them by rounding only, token by token.
+/// The scores that count: those of an earlier test, where every token differs from them by rounding only.
 fn settled<'a>(test: &'a SelfTest, earlier: Option<&'a SelfTest>) -> &'a [f32] {
     let near = |earlier: &&SelfTest| checks::apart(&test.scores, &earlier.scores) <= checks::NOISE;
     earlier.filter(near).map_or(&test.scores, |earlier| &earlier.scores)

@@ -1,6 +1,6 @@
 //! A served subject that answers attacks. In: user turns and openings; out: answers. Invariant: a plain question goes
-//! through the server's own chat template, which is what its users get; an opening goes behind a prompt that is rendered
-//! here where the template is known, and else behind the server's.
+//! through the server's own chat template, which is what its users get; an opening goes behind a prompt that is
+//! rendered here where the template is known, and else behind the server's.
 
 use super::subject::ServedSubject;
 use crate::attack::search::Search;

@@ -176,8 +176,8 @@ impl ModelPlan {
         table::json(&self.to_toml()?)
     }
 
-    /// As the manifest records one of which only tokenizer and chat template were read: how its weights would be held is
-    /// no part of what was measured.
+    /// As the manifest records one of which only tokenizer and chat template were read: how its weights would be held
+    /// is no part of what was measured.
     pub(crate) fn text_to_json(&self) -> Result<serde_json::Value> {
         let mut table = self.to_toml()?;
         for key in ["device", "base_dtype", "compute"] {

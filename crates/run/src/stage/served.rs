@@ -1,6 +1,6 @@
-//! Subjects that a server has, reached and tested. In: plans of them, and what is known here of the model; out: subjects,
-//! and `served.json` with what their self-tests found. Invariant: no figure is measured on a server whose self-test
-//! failed, and what could not be tested is said.
+//! Subjects that a server has, reached and tested. In: plans of them, and what is known here of the model; out:
+//! subjects, and `served.json` with what their self-tests found. Invariant: no figure is measured on a server whose
+//! self-test failed, and what could not be tested is said.
 
 use crate::plan::ServedPlan;
 use crate::watch::Watch;
