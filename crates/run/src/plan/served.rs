@@ -140,8 +140,9 @@ mod tests {
         let mut problems = Problems::default();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let plans = ServedPlan::of_flags(&flags, &EndpointOptions::default(), &mut problems);
-        let said = problems.finish(Some(())).err().map(|e| e.to_string()).unwrap_or_default();
-        (plans, said)
+        let failure = problems.finish(Some(())).err();
+        let errors = failure.iter().flat_map(|failure| failure.errors());
+        (plans, errors.map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
     #[test]
