@@ -26,8 +26,9 @@ fn serve(dir: &Dir, arguments: &str) -> Serving {
     let mut process = dir.start(arguments);
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap_or_else(|| panic!("{line}"));
-    let url = format!("{}/v1", address.trim_end_matches(['/', ',', '.', ';']));
+    let address = line.split_whitespace().find(|word| word.starts_with("http://"));
+    assert!(address.is_some(), "{line}");
+    let url = format!("{}/v1", address.unwrap().trim_end_matches(['/', ',', '.', ';']));
     Serving { process, url }
 }
 

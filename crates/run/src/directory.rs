@@ -18,7 +18,7 @@ const GONE: &str = ".removed";
 pub(crate) const DURABILITY: [&str; 2] = ["durability", "durability.json"];
 
 /// Everything that the verbs write into a run directory.
-pub(crate) const FILES: [&str; 25] = [
+pub(crate) const FILES: [&str; 26] = [
     "adapter",
     "bench",
     "bench.json",
@@ -36,6 +36,7 @@ pub(crate) const FILES: [&str; 25] = [
     "report.csv",
     "report.html",
     "report.md",
+    "served.json",
     // Of versions before manifest.json.
     "stages.json",
     "study.json",

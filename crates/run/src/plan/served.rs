@@ -135,13 +135,14 @@ pub(super) fn check_measures(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
 
     fn plans(flags: &[&str]) -> (Vec<ServedPlan>, String) {
         let mut problems = Problems::default();
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let plans = ServedPlan::of_flags(&flags, &EndpointOptions::default(), &mut problems);
         let failure = problems.finish(Some(())).err();
-        let errors = failure.iter().flat_map(|failure| failure.errors());
+        let errors = failure.iter().flat_map(Failure::errors);
         (plans, errors.map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
