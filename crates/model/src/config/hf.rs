@@ -267,14 +267,14 @@ fn refuse_quantised(keys: Keys<'_>) -> Result<()> {
     let Some(config) = keys.get("quantization_config") else { return Ok(()) };
     let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
     let method = text("quant_method").unwrap_or("without a quant_method");
-    // 8-bit floats are expanded as they are read; what is rounded besides weights is not rounded here.
+    // 8-bit floats and bitsandbytes' 4 bits are expanded as they are read; what is rounded besides weights is not
+    // rounded here.
     let kind = match (method, text("format")) {
         ("fp8", _) | ("compressed-tensors", Some("float-quantized" | "naive-quantized")) => return Ok(()),
         ("bitsandbytes", _) => match config.get("load_in_8bit").and_then(serde_json::Value::as_bool) {
-            Some(true) => "bitsandbytes, 8 bits",
-            _ => "bitsandbytes, 4 bits",
-        }
-        .to_owned(),
+            Some(true) => "bitsandbytes, 8 bits".to_owned(),
+            _ => return Ok(()),
+        },
         (method, Some(format)) => format!("{method}, {format}"),
         (method, None) => method.to_owned(),
     };
@@ -288,7 +288,7 @@ fn refuse_quantised(keys: Keys<'_>) -> Result<()> {
         }
         _ => error,
     };
-    Err(error.hint("use the model's f16, bf16, f32 or FP8 weights, or a GGUF file (Q4_K_M takes as much memory)"))
+    Err(error.hint("use the model's f16, bf16, f32, FP8 or nf4 weights, or a GGUF file (Q4_K_M takes as much memory)"))
 }
 
 /// The rotation; the rotation of layers with a window, where it differs; and the part of a head that is rotated.

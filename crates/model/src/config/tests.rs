@@ -442,7 +442,7 @@ fn quantised_safetensors_are_refused_by_the_name_of_their_method() {
     for (config, name) in [
         (json!({"quant_method": "gptq", "bits": 4}), "quantised by gptq"),
         (json!({"quant_method": "awq", "bits": 4}), "quantised by awq"),
-        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), "bitsandbytes, 4 bits"),
+        (json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), "bitsandbytes, 8 bits"),
         (
             json!({"quant_method": "compressed-tensors", "format": "pack-quantized"}),
             "compressed-tensors, pack-quantized",
@@ -455,4 +455,5 @@ fn quantised_safetensors_are_refused_by_the_name_of_their_method() {
     }
     assert!(told(json!({"quant_method": "fp8", "weight_block_size": [128, 128]})).is_ok());
     assert!(told(json!({"quant_method": "compressed-tensors", "format": "float-quantized"})).is_ok());
+    assert!(told(json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "load_in_8bit": false})).is_ok());
 }

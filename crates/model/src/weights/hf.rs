@@ -1,7 +1,7 @@
 //! The safetensors of a Hugging Face model directory: one file, or shards with an index. Invariant: every tensor that
 //! the index names was found in its shard, inside the directory, when the directory was opened.
 
-use super::{TensorSource, check_shape, decode, fp8, from_f32, missing};
+use super::{TensorSource, bnb, check_shape, decode, fp8, from_f32, missing};
 use crate::{Error, Result, config::read_json, error::PathContext, gguf::TensorType, in_file::InFile};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -140,7 +140,10 @@ impl HfDirectory {
     fn entry(&self, name: &str, shape: &[usize]) -> Result<(&Entry, &Path)> {
         let entry = self.find(name).ok_or_else(|| missing(&self.dir, name))?;
         let path = self.shards.get(entry.shard).map_or(&self.dir, |shard| &shard.path);
-        check_shape(path, name, &entry.shape, shape)?;
+        // The shape of one in 4 bits is that of its bytes; its own is beside it.
+        if self.four_bits(name).is_none() {
+            check_shape(path, name, &entry.shape, shape)?;
+        }
         entry.read.store(true, Ordering::Relaxed);
         Ok((entry, path))
     }
@@ -185,6 +188,39 @@ impl HfDirectory {
         fp8::expand(bytes, [rows, cols], &scales, &entry.shape).map_err(at)
     }
 
+    /// The description of a matrix in 4 bits, if it is one.
+    fn four_bits(&self, name: &str) -> Option<&Entry> {
+        bnb::STATES.iter().find_map(|end| self.find(&format!("{name}{end}")))
+    }
+
+    /// A matrix in 4 bits, with the tensors that bitsandbytes puts beside it.
+    fn expand_four_bits(&self, name: &str, described: &Entry, codes: &[u8], shape: &[usize]) -> Result<Vec<f32>> {
+        let at = |e: Error| e.context(format_args!("{}: tensor `{name}`", self.dir.display()));
+        described.read.store(true, Ordering::Relaxed);
+        let state = bnb::State::read(self.bytes(described)).map_err(at)?;
+        check_shape(&self.dir, name, &state.shape, shape)?;
+        let beside = |end: &str| {
+            let name = format!("{name}.{end}");
+            let entry = self.find(&name).ok_or_else(|| missing(&self.dir, &name))?;
+            entry.read.store(true, Ordering::Relaxed);
+            Ok::<_, Error>((name, entry))
+        };
+        let floats = |end: &str| -> Result<Vec<f32>> {
+            let (name, entry) = beside(end)?;
+            Ok(self.tensor(&name, &entry.shape, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+        };
+        let values = floats("quant_map")?;
+        let (_, absmax) = beside("absmax")?;
+        let scales = if absmax.dtype == Dtype::U8 {
+            let (own, scales) = (floats("nested_quant_map")?, floats("nested_absmax")?);
+            let nested = bnb::Nested { codes: self.bytes(absmax), values: &own, scales: &scales };
+            state.scales(&nested).map_err(at)?
+        } else {
+            floats("absmax")?
+        };
+        state.expand(codes, &values, &scales).map_err(at)
+    }
+
     fn bytes(&self, entry: &Entry) -> &[u8] {
         self.shards.get(entry.shard).and_then(|shard| shard.map.get(entry.range.clone())).unwrap_or_default()
     }
@@ -194,6 +230,11 @@ impl TensorSource for HfDirectory {
     fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let (entry, path) = self.entry(name, shape)?;
         let bytes = self.bytes(entry);
+        if let Some(described) = self.four_bits(name) {
+            let values = self.expand_four_bits(name, described, bytes, shape)?;
+            self.release();
+            return from_f32(values, shape, dtype, device);
+        }
         let values = match (entry.dtype, dtype) {
             // Half types as they are: through f32 would cost memory.
             (Dtype::BF16, DType::BF16) => {
@@ -211,7 +252,7 @@ impl TensorSource for HfDirectory {
                 return Err(Error::request(format!(
                     "{path}: tensor `{name}` has type {other:?}, not F32, F16, BF16 or F8_E4M3"
                 ))
-                .hint("quantised weights are supported as GGUF files only"));
+                .hint("quantised weights are supported as FP8, in bitsandbytes' 4 bits and as GGUF files"));
             }
         };
         self.release();
@@ -220,6 +261,9 @@ impl TensorSource for HfDirectory {
 
     fn stored(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Option<eraser_ops::Stored>> {
         let (entry, _) = self.entry(name, &[rows, cols])?;
+        if self.four_bits(name).is_some() {
+            return Ok(None);
+        }
         let kind = match entry.dtype {
             Dtype::BF16 => TensorType::BF16,
             Dtype::F16 => TensorType::F16,

@@ -1,6 +1,7 @@
 //! Where tensors come from and go to: safetensors and GGUF in, safetensors out, always by Hugging Face names and in
 //! Hugging Face layout. Invariant: a tensor is returned only in the shape that was asked for.
 
+mod bnb;
 mod fp8;
 mod gguf;
 mod hf;
