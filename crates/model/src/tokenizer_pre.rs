@@ -41,6 +41,9 @@ const QWEN2: &[&str] = &[CONTRACTIONS, r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}", REST]
 const TEKKEN: &[&str] = &[BEFORE, CAPITALS_SMALL, "|", BEFORE, CAPITALS, "|", r"\p{N}", REST_WITH_PATHS];
 const GPT4O: &[&str] =
     &[BEFORE, CAPITALS_SMALL, CONTRACTIONS, "?|", BEFORE, CAPITALS, CONTRACTIONS, "?|", r"\p{N}{1,3}", REST_WITH_PATHS];
+/// Seed's, which keeps ends of lines apart from marks before them.
+const SEED: &[&str] =
+    &[CONTRACTIONS, r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"];
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const BEFORE: &str = r"[^\r\n\p{L}\p{N}]?";
 const CAPITALS_SMALL: &str = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+";
@@ -49,8 +52,9 @@ const REST: &str = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const REST_WITH_PATHS: &str = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Every way. The patterns are those of the models' own tokenizer.json.
-const ALL: [PreTokenizer; 7] = [
-    pre(&["gpt-2", "default"], Words::Gpt2, false),
+const ALL: [PreTokenizer; 8] = [
+    // EXAONE 4 has the last name.
+    pre(&["gpt-2", "default", "exaone4"], Words::Gpt2, false),
     // Files of Granite have the second name, and the same words.
     pre(&["smollm", "refact"], Words::Gpt2Digits, false),
     pre(&["llama-bpe", "llama3", "llama-v3"], Words::Pattern(LLAMA3), true),
@@ -61,6 +65,8 @@ const ALL: [PreTokenizer; 7] = [
     pre(&["tekken"], Words::Pattern(TEKKEN), true),
     // Phi-4-mini.
     pre(&["gpt-4o"], Words::Pattern(GPT4O), false),
+    // Seed-OSS.
+    pre(&["seed-coder"], Words::Pattern(SEED), false),
 ];
 
 const fn pre(names: &'static [&'static str], words: Words, whole_words: bool) -> PreTokenizer {
@@ -144,7 +150,9 @@ fn steps(value: &Value) -> Option<Vec<Step<'_>>> {
         }
         "Digits" if value["individual_digits"] == true => vec![Step::Digits],
         "Split" if value["behavior"] == "Isolated" && value["invert"] == false => {
-            vec![Step::Split(value["pattern"]["Regex"].as_str()?.into())]
+            // Some files write these characters themselves, which a pattern takes for the same.
+            let pattern = value["pattern"]["Regex"].as_str()?;
+            vec![Step::Split(pattern.replace('\r', r"\r").replace('\n', r"\n").into())]
         }
         _ => return None,
     })
@@ -169,6 +177,16 @@ mod tests {
                 assert_eq!(PreTokenizer::named(name).unwrap().words, pre.words);
             }
         }
+        let root = serde_json::json!({
+            "normalizer": null,
+            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+                { "type": "Split", "behavior": "Isolated", "invert": false,
+                  "pattern": { "Regex": SEED.concat().replace(r"\r", "\r").replace(r"\n", "\n") } },
+                { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+            ] },
+            "model": { "ignore_merges": false },
+        });
+        assert_eq!(PreTokenizer::name_of(&root), Some("seed-coder"), "ends of lines written as characters");
         assert!(PreTokenizer::named("bloom").unwrap_err().hints()[0].contains("tekken"));
     }
 }
