@@ -374,8 +374,9 @@ fn swapped_sets_are_refused_unless_allowed() {
     hint: to train on them as they are, give --allow-swapped (in a run file allow_swapped = true)
     ");
     dir.done(&go("--out a --allow-swapped"));
-    // GAM does not read the align set; random answers are not those of the harm set.
-    dir.done(&train("--steps 1 --out b --method gam").replace("align.jsonl", "harm.jsonl"));
+    // GAM does not read the align set, nor gamma and noise; random answers are not those of the harm set.
+    let gam = train("--steps 1 --out b --method gam").replace("align.jsonl", "harm.jsonl");
+    dir.done(&gam.replace("--gamma 9", "").replace("--noise-before 4 --noise-after 2", "").replace("  ", " "));
     dir.done(&train("--steps 1 --out c --harm-answers random").replace("--harm harm.jsonl", "--harm align.jsonl"));
 }
 
