@@ -226,7 +226,7 @@ fn chat_and_export_check_their_options() {
     hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
     error: --max-new-tokens: must be at least 1
     error: --top-p: must be above 0 and at most 1
-    error: --adapter: none is not a directory
+    error: --adapter: none is no directory and no GGUF file
     hint: a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter
     "#);
     dir.write("out/x", "");
@@ -234,7 +234,7 @@ fn chat_and_export_check_their_options() {
     exit 2
     error: --model: none.gguf: No such file or directory (os error 2)
     hint: a model is a Hugging Face directory, a .gguf file, a hub name `org/name`, or `builtin`
-    error: --adapter: none is not a directory
+    error: --adapter: none is no directory and no GGUF file
     hint: a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter
     error: --out: out is not an empty directory
     hint: name another one, or write into it by --force

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::Dir;
+use common::{Dir, TRAIN};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::process::Command;
@@ -419,6 +419,42 @@ fn a_hinge_that_is_closed_from_the_first_step_unlearned_nothing() {
     let summary: Value = serde_json::from_str(&dir.text("a/train/summary.json")).unwrap();
     assert_eq!((&summary["nothing_unlearned"], &summary["capped_share"]), (&true.into(), &1.0.into()));
     assert_eq!(summary["steps"], 2, "`--early-stop 1` stops");
+}
+
+/// A GGUF file was no adapter to some verbs, and its figures were of an unknown adapter in the report.
+#[test]
+fn a_gguf_adapter_is_taken_wherever_an_adapter_is() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 2 --out a"));
+    dir.done("export --model model --adapter a/adapter --out run/lora.gguf --format gguf --adapter-only");
+    let eval = |adapter: &str, out: &str| {
+        let asked = "--questions seen=ask.csv --max-new-tokens 2 --no-base";
+        dir.done(&format!("eval --model model --adapter {adapter} {asked} --out {out}"));
+        let rows = dir.text(&format!("{out}/eval/lora/direct.jsonl"));
+        json_lines(&rows).iter().map(|row| row["response"].clone()).collect::<Vec<Value>>()
+    };
+    let answers = eval("run/lora.gguf", "run");
+    assert!(!answers.is_empty());
+    assert_eq!(answers, eval("lora=a/adapter", "peft"));
+    dir.done("report run");
+    let report = dir.text("run/report.md");
+    assert!(!report.contains("Whether the figures are of the adapter in this directory is unknown"), "{report}");
+    // Another file under its name would take its figures.
+    dir.done("export --model model --adapter a/adapter --out other.gguf --format gguf --adapter-only");
+    let mut other = dir.read("other.gguf");
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(dir.path("other.gguf"), other).unwrap();
+    let other = "eval --model model --adapter lora=other.gguf --questions seen=ask.csv --no-base --out run";
+    let refused = dir.refused(other);
+    assert!(refused.contains("in this run `lora` is the adapter run/lora.gguf"), "{refused}");
+
+    dir.done(&format!("{TRAIN} --steps 1 --out more --init-adapter run/lora.gguf"));
+    dir.done("export --model model --adapter run/lora.gguf --out peft-again --adapter-only");
+    assert!(dir.text("peft-again/adapter_config.json").contains("q_proj"));
+    let fits = String::from_utf8(dir.eraser("doctor model --adapter run/lora.gguf").stdout).unwrap();
+    assert!(fits.contains("run/lora.gguf fits: rank "), "{fits}");
+    let refused = dir.refused(&format!("{TRAIN} --steps 1 --out never --init-adapter ask.csv"));
+    assert!(refused.contains("--init-adapter: ask.csv is no directory and no GGUF file"), "{refused}");
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Adapter {
         if path.is_dir() || is_gguf(path) && path.is_file() {
             return Ok(());
         }
-        Err(Error::request(format!("{} is not a directory", path.display()))
+        Err(Error::request(format!("{} is no directory and no GGUF file", path.display()))
             .hint("a PEFT adapter is a directory with adapter_config.json; a run's is RUN/adapter"))
     }
 

@@ -168,7 +168,8 @@ pub(crate) fn state_of(
     if !inside {
         return unknown(format!("its adapter is not in this directory: {home}"));
     }
-    let there = run.join(home).is_dir();
+    // A directory, or a GGUF file.
+    let there = run.join(home).exists();
     let Some(artefact) = manifest.artefacts.get(home) else {
         if !there {
             return unknown(format!("its adapter was removed: {home}"));
@@ -213,11 +214,14 @@ pub(crate) fn state_of(
 /// Whether the files in `home` are those that every one of these records read as the adapter of `name`; None: they do
 /// not say.
 fn as_measured(run: &Path, name: &str, home: &str, records: &[&Record]) -> Result<Option<bool>> {
-    let prefix = format!("adapter {name}/");
+    let of = format!("adapter {name}");
     let mut same = None;
     for (input, recorded) in records.iter().flat_map(|record| &record.inputs) {
-        let Some(file) = input.strip_prefix(&prefix) else { continue };
-        let found = sha256(run, &format!("{home}/{file}"))?;
+        // Nothing follows the name of an adapter that is one file.
+        let Some(file) = input.strip_prefix(&of).filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+            continue;
+        };
+        let found = sha256(run, &format!("{home}{file}"))?;
         same = Some(same.unwrap_or(true) && found.as_ref() == Some(recorded));
     }
     Ok(same)

@@ -16,8 +16,8 @@ pub(crate) struct DoctorArgs {
     /// Hugging Face directory, .gguf file, hub name `org/name`, or `builtin`
     #[arg(value_name = "MODEL")]
     pub(crate) model: String,
-    /// Directory of an adapter that must fit the model
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Adapter that must fit the model: a PEFT directory, or a GGUF file
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) adapter: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]

@@ -32,7 +32,8 @@ pub(crate) struct EvalArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Subjects")]
 pub(crate) struct SubjectArgs {
-    /// Measure the model with this PEFT adapter too; repeatable [default name: the directory's]
+    /// Measure the model with this adapter too, a PEFT directory or a GGUF file; repeatable [default name: that of the
+    /// directory or file]
     #[arg(long, value_name = "[NAME=]DIR", value_hint = ValueHint::DirPath)]
     pub(crate) adapter: Vec<NamedPath>,
     /// Measure a model that an OpenAI-compatible server has, in place of loading one: vLLM, llama.cpp, eraser serve;

@@ -18,7 +18,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Adapter, a PEFT directory or a GGUF file, served beside the base model under NAME [default name: hardened]
-    #[arg(long = "adapter", short = 'a', value_name = "[NAME=]DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long = "adapter", short = 'a', value_name = "[NAME=]PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) adapters: Vec<String>,
     /// Name of the base model [default: the last part of --model]
     #[arg(long, value_name = "NAME")]

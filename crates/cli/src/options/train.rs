@@ -201,8 +201,8 @@ pub(crate) struct AdapterArgs {
     /// Scale by alpha / sqrt(rank) (rsLoRA)
     #[arg(long)]
     pub(crate) rslora: bool,
-    /// Start from this PEFT adapter
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Start from this adapter: a PEFT directory, or a GGUF file
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) init_adapter: Option<PathBuf>,
 }
 

@@ -3,7 +3,7 @@
 use super::basics::{exists, wrong};
 use crate::failure::Problems;
 use eraser_data::WrongValue;
-use eraser_model::Error;
+use eraser_model::{Adapter, Error};
 use eraser_train::{METHODS, Method, Templates, TrainOptions};
 
 /// Notes what is wrong; `at` gives the flag or place of a field, or None for a field that is checked elsewhere.
@@ -17,9 +17,10 @@ pub(crate) fn train_options(o: &TrainOptions, at: &dyn Fn(&str) -> Option<String
     if let Templates::File(file) = &o.templates {
         files.push(("templates", file));
     }
-    files.extend(o.init_adapter.iter().map(|dir| ("init_adapter", dir.as_path())));
+    files.extend(o.init_adapter.iter().map(|path| ("init_adapter", path.as_path())));
     for (field, path) in files {
-        if let (Some(at), Err(e)) = (at(field), exists(path)) {
+        let found = exists(path).and_then(|()| if field == "templates" { Ok(()) } else { Adapter::check_path(path) });
+        if let (Some(at), Err(e)) = (at(field), found) {
             problems.push(e.context(at));
         }
     }

@@ -10,7 +10,7 @@ use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
 use eraser_eval::Plan;
 use eraser_eval::served::Text;
-use eraser_model::Result;
+use eraser_model::{Adapter, Result};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub struct SubjectPlan {
     /// Its name in tables and paths; `base` is the model without an adapter.
     pub name: String,
-    /// The directory of its PEFT adapter.
+    /// Its adapter: a PEFT directory, or a GGUF file.
     pub adapter: Option<PathBuf>,
 }
 
@@ -30,9 +30,11 @@ pub fn subjects(adapters: &[NamedPath], no_base: bool, problems: &mut Problems) 
         subjects.push(SubjectPlan { name: "base".to_owned(), adapter: None });
     }
     for NamedPath { name, path } in adapters {
-        let stem = path.file_name().map(|s| s.to_string_lossy().into_owned());
+        // A GGUF file is named after what is before the dot, a directory after all of its name.
+        let stem = if path.is_file() { path.file_stem() } else { path.file_name() };
+        let stem = stem.map(|s| s.to_string_lossy().into_owned());
         let name = name.clone().or(stem).unwrap_or_else(|| "adapter".to_owned());
-        if let Err(e) = exists(path) {
+        if let Err(e) = exists(path).and_then(|()| Adapter::check_path(path)) {
             let error = e.context("--adapter");
             let named = path.to_string_lossy().contains('=');
             problems.push(if named { error.hint("give it a name as NAME=DIR; a name has no `/`") } else { error });
@@ -98,5 +100,31 @@ impl EvalPlan {
     pub(crate) fn asked(&self) -> Outcome<Plan> {
         let options = self.measures.options(&self.dir, &Assets::InCache)?;
         Ok(Plan::new(&options, &eval_flag)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GGUF file was named with its ending, and one that is no adapter was found out only behind the model.
+    #[test]
+    fn a_file_is_named_after_what_is_before_the_dot_and_must_be_gguf() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |file: &str| {
+            let path = dir.path().join(file);
+            if file.ends_with('/') {
+                std::fs::create_dir(&path).unwrap();
+            } else {
+                std::fs::write(&path, "").unwrap();
+            }
+            let mut problems = Problems::default();
+            let found = subjects(&[NamedPath { name: None, path }], true, &mut problems);
+            (found[0].name.clone(), problems.messages())
+        };
+        assert_eq!(named("v1.5.gguf"), ("v1.5".to_owned(), Vec::new()));
+        assert_eq!(named("run.2/"), ("run.2".to_owned(), Vec::new()));
+        let (_, told) = named("notes.txt");
+        assert!(told.len() == 1 && told[0].contains("is no directory and no GGUF file"), "{told:?}");
     }
 }

@@ -48,8 +48,11 @@ pub(crate) fn check(dir: &Path, adapters: &[(String, PathBuf)]) -> Result<()> {
     for old in listed(dir) {
         let Some((name, now)) = adapters.iter().find(|(name, _)| *name == old.name) else { continue };
         let before = dir.join(&old.adapter);
-        let weights = |home: &Path| hash_file(&home.join("adapter_model.safetensors")).ok();
-        let own = old.adapter.is_relative() && before.is_dir();
+        // A GGUF file holds all of an adapter.
+        let weights = |home: &Path| {
+            hash_file(&if home.is_file() { home.to_owned() } else { home.join("adapter_model.safetensors") }).ok()
+        };
+        let own = old.adapter.is_relative() && before.exists();
         if own && before.canonicalize().ok() != now.canonicalize().ok() && weights(&before) != weights(now) {
             let (now, before) = (now.display(), before.display());
             return Err(Error::request(format!("--adapter: in this run `{name}` is the adapter {before}, not {now}"))

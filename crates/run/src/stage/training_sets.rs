@@ -98,7 +98,7 @@ impl Trained {
         let Some((run, artefact)) = run_of(adapter) else {
             self.notes.push(unknown(&match lost_manifest(adapter) {
                 Some(path) => format!("{} is missing", path.display()),
-                None => "its directory is in no run directory".to_owned(),
+                None => "it is in no run directory".to_owned(),
             }));
             return Ok(None);
         };
