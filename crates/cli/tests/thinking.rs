@@ -97,6 +97,22 @@ fn a_variable_is_a_setting_of_what_is_trained_and_evaluated() {
 }
 
 #[test]
+fn doctor_says_how_thoughts_are_marked() {
+    let dir = thinking(TEMPLATE);
+    let doctor = |more: &str| String::from_utf8(dir.eraser(&format!("doctor model {more}")).stdout).unwrap();
+    let plain = doctor("");
+    for told in ["begin with \"<think>\" and end with \"</think>\"", "at most 512 tokens", "begins a thought by itself"]
+    {
+        assert!(plain.contains(told), "{told}: {plain}");
+    }
+    let without = doctor("--template-var think=false");
+    assert!(without.contains("under these variables the model does not think"), "{without}");
+    let own = doctor("--think-end so: --max-think-tokens 9");
+    assert!(own.contains("end with \"so:\"; what they begin with is not known") && own.contains("9 tokens"), "{own}");
+    assert!(!doctor("--think-end none").contains("thoughts"));
+}
+
+#[test]
 fn a_variable_that_the_template_does_not_read_is_told_with_its_neighbour() {
     let dir = thinking(TEMPLATE);
     let told = dir.notes("chat --model model --prompt Why? --max-new-tokens 1 --template-var thinks=false");
@@ -104,6 +120,23 @@ fn a_variable_that_the_template_does_not_read_is_told_with_its_neighbour() {
         told.contains("it does not read the variable `thinks`, which changes nothing; did you mean `think`?"),
         "{told}"
     );
+    // Of a request's, one that is near to a variable is refused; others are told in the answer, streamed or not.
+    let [near, other, streamed] = served(&dir, "", |url| {
+        let asked = |named: Value, stream: bool| post(url, &json!({"chat_template_kwargs": named, "stream": stream}));
+        [
+            asked(json!({"thinks": false}), false),
+            asked(json!({"xyz": 1, "think": false}), false),
+            asked(json!({"xyz": 1}), true),
+        ]
+    });
+    let near: Value = serde_json::from_str(&near).unwrap();
+    assert_eq!(
+        near["error"]["message"],
+        "chat_template_kwargs: the template does not read \"thinks\"; did you mean \"think\"?"
+    );
+    let other: Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(other["unused_chat_template_kwargs"], json!(["xyz"]), "{other}");
+    assert!(streamed.contains("\"unused_chat_template_kwargs\":[\"xyz\"]"), "{streamed}");
     let refused = dir.refused("chat --model model --prompt Why? --template-var messages=[] --template-var think");
     assert!(refused.contains("--template-var messages=[]: `messages` is no variable that can be given"), "{refused}");
     assert!(refused.contains("--template-var think: no `=`"), "{refused}");

@@ -54,7 +54,7 @@ pub use load::{BaseDtype, Compute, LoadOptions, Model, load};
 pub use sample::GenerateOptions;
 pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use side_by_side::SideBySide;
-pub use template::{ChatTemplate, Conversation, Message};
+pub use template::{ChatTemplate, Conversation, Message, Unread};
 pub use think::{Said, Thinking};
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use words::{counted, nearest, suggest};

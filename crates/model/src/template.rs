@@ -64,6 +64,15 @@ pub struct ChatTemplate {
     given_end: bool,
 }
 
+/// A name that is no variable of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// As it was given.
+    pub name: String,
+    /// The variable that was perhaps meant.
+    pub near: Option<String>,
+}
+
 struct Inner {
     jinja: Jinja,
     /// The template for chats with tools, where the model has one of its own.
@@ -182,23 +191,39 @@ impl ChatTemplate {
     /// The template with variables of its own, such as `enable_thinking`. One that it does not read is told of.
     #[must_use]
     pub fn with_variables(self, variables: Map<String, Value>) -> Self {
-        let inner = &*self.inner;
-        let mut read = inner.jinja.variables();
-        read.extend(inner.with_tools.iter().flat_map(Jinja::variables));
-        let own = |name: &&String| !TAKEN.contains(&name.as_str()) && !inner.tokens.contains_key(*name);
-        let offered: Vec<&str> = read.iter().filter(own).map(String::as_str).collect();
-        for name in variables.keys().filter(|name| !read.contains(name)) {
-            let hint = match nearest(name, offered.iter().copied()) {
+        let offered = self.reads();
+        for Unread { name, near } in self.unread(variables.keys().map(String::as_str)) {
+            let hint = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if offered.is_empty() => "it reads none but the usual ones".to_owned(),
                 None => format!("those that it reads are {}", offered.join(", ")),
             };
-            tracing::warn!(
-                "{}: {WHAT}: it does not read the variable `{name}`, which changes nothing; {hint}",
-                inner.name
-            );
+            let of = &self.inner.name;
+            tracing::warn!("{of}: {WHAT}: it does not read the variable `{name}`, which changes nothing; {hint}");
         }
         Self { variables: Arc::new(variables), ..self }
+    }
+
+    /// The variables that the template reads, but for the usual ones.
+    pub fn reads(&self) -> Vec<String> {
+        let own = |name: &String| !TAKEN.contains(&name.as_str()) && !self.inner.tokens.contains_key(name);
+        self.all_reads().into_iter().filter(own).collect()
+    }
+
+    fn all_reads(&self) -> Vec<String> {
+        let mut read = self.inner.jinja.variables();
+        read.extend(self.inner.with_tools.iter().flat_map(Jinja::variables));
+        read.sort();
+        read.dedup();
+        read
+    }
+
+    /// Those of `names` that are no variables of the template, each with the variable that was perhaps meant.
+    pub fn unread<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<Unread> {
+        let (read, offered) = (self.all_reads(), self.reads());
+        let unread = names.into_iter().filter(|name| !read.iter().any(|own| own == name));
+        let near = |name: &str| nearest(name, offered.iter().map(String::as_str)).map(str::to_owned);
+        unread.map(|name| Unread { name: name.to_owned(), near: near(name) }).collect()
     }
 
     /// The template of a model whose thoughts end with `end`; with `none`, of one that does not think.

@@ -89,6 +89,11 @@ impl Thinking {
         Self { most, ..self }
     }
 
+    /// What a thought begins with; empty where only the end is known.
+    pub fn start(&self) -> &str {
+        &self.start
+    }
+
     /// What a thought ends with.
     pub fn end(&self) -> &str {
         &self.end
@@ -100,7 +105,7 @@ impl Thinking {
     }
 
     /// Whether the chat template writes the marks.
-    pub(crate) fn by_template(&self) -> bool {
+    pub fn by_template(&self) -> bool {
         self.by_template
     }
 
@@ -206,13 +211,14 @@ pub fn answer_of(text: &str) -> &str {
 /// Where in what a model writes the next piece is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Nothing but spaces and perhaps a part of the start mark.
+    /// Nothing but spaces and perhaps a part of the start mark; anything, where no start mark is known.
     Beginning,
     Thought,
     Answer,
 }
 
-/// Takes a text apart as it comes. An end mark ends a thought only where the prompt or the start mark began it.
+/// Takes a text apart as it comes. An end mark ends a thought only where the prompt or the start mark began it; where
+/// no start mark is known, nothing is shown before the end mark, or the end of a text without one.
 #[derive(Clone, Debug)]
 pub struct ThoughtStream {
     start: String,
@@ -246,9 +252,15 @@ impl ThoughtStream {
     pub fn push(&mut self, text: &str) -> Shown {
         let mut shown = Shown::default();
         self.held.push_str(text);
-        if self.place == Place::Beginning {
+        if self.place == Place::Beginning && self.start.is_empty() {
+            // Only the end tells whether this is a thought, so nothing is shown before it.
+            if let Some((thought, answer)) = self.held.split_once(self.end.as_str()) {
+                shown.thought.push_str(thought.trim());
+                (self.held, self.place, self.fresh) = (answer.to_owned(), Place::Answer, true);
+            }
+        } else if self.place == Place::Beginning {
             let begun = self.held.trim_start();
-            if let Some(rest) = begun.strip_prefix(self.start.as_str()).filter(|_| !self.start.is_empty()) {
+            if let Some(rest) = begun.strip_prefix(self.start.as_str()) {
                 (self.held, self.place) = (rest.to_owned(), Place::Thought);
             } else if !self.start.starts_with(begun) {
                 (self.place, self.fresh) = (Place::Answer, false);

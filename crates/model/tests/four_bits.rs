@@ -1,5 +1,5 @@
 //! Checkpoints in 4 bits of bitsandbytes against the weights that bitsandbytes expands them to, and transformers'
-//! logits (recorded by tests/fixtures/four_bits.py).
+//! logits (recorded by `tests/fixtures/four_bits.py`).
 
 #![allow(clippy::unwrap_used)]
 

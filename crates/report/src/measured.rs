@@ -141,6 +141,9 @@ pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, Strin
     let held = ["base_dtype", "compute"].map(|key| model[key].as_str().map(|value| format!(", {key} {value}")));
     let held: String = held.into_iter().flatten().collect();
     fact("model", format!("{}{}{held}", model["path"].as_str().map_or("", name), of("model")));
+    for (title, text) in template(model) {
+        fact(title, text);
+    }
     fact("subjects", subjects.to_owned());
     let eval = &options["eval"];
     let asked = |entry: &Value, key: &str, input: &str| {
@@ -154,7 +157,7 @@ pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, Strin
     let attacked = !entries(&eval["questions"]).is_empty();
     fact("attacks", if attacked { words(&eval["attacks"]) } else { String::new() });
     fact("questions", all(&eval["questions"], "set", "questions"));
-    let template =
+    let of_attack =
         |(input, hash): (&String, &String)| Some(format!("{} ({})", input.strip_prefix("template ")?, short(hash)));
     let known = |(input, hash): (&String, &String)| {
         let set = input.strip_prefix("likelihood ")?;
@@ -164,7 +167,7 @@ pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, Strin
         Some(format!("{set}{file} ({})", short(hash)))
     };
     fact("known answers", inputs.iter().filter_map(known).collect::<Vec<_>>().join(", "));
-    fact("templates", inputs.iter().filter_map(template).collect::<Vec<_>>().join(", "));
+    fact("templates", inputs.iter().filter_map(of_attack).collect::<Vec<_>>().join(", "));
     fact("tasks", all(&eval["tasks"], "task", "task"));
     for (title, key) in [("benign questions", "over_refusal"), ("questions that must be refused", "contrast")] {
         if eval[key].is_object() {
@@ -215,6 +218,23 @@ pub(crate) fn facts(record: &Record, subjects: &str) -> Vec<(&'static str, Strin
     fact("trained on and asked", notes(record).join("; "));
     fact("seed", record.seed.map_or_else(String::new, |seed| seed.to_string()));
     facts
+}
+
+/// How conversations were rendered, and thoughts told from answers, where a user said so.
+fn template(model: &Value) -> Vec<(&'static str, String)> {
+    let variable = |(name, value): (&String, &Value)| format!("{name} = {value}");
+    let variables = model["template_vars"].as_object().into_iter().flatten().map(variable);
+    let end = model["think_end"].as_str().map(|end| match end {
+        "none" => "none: what the model writes is its answer".to_owned(),
+        end => format!("with {end:?}"),
+    });
+    let most = model["max_think_tokens"].as_u64().map(|most| format!("at most {}", counted(most, "token")));
+    vec![
+        ("chat template", model["chat_template"].as_str().map_or_else(String::new, |path| name(path).to_owned())),
+        ("template variables", variables.collect::<Vec<_>>().join(", ")),
+        ("thoughts end", end.unwrap_or_default()),
+        ("thoughts", most.unwrap_or_default()),
+    ]
 }
 
 /// What a request found of what was trained on.
@@ -505,5 +525,27 @@ mod tests {
         let mut found = summary();
         separate(&mut found, &same);
         assert_eq!(found, summary());
+    }
+
+    /// What a figure of a model that thinks depends on was not to be seen in its report.
+    #[test]
+    fn variables_of_the_template_and_limits_of_thoughts_are_told() {
+        let mut manifest = manifest();
+        let record = manifest.requests.get_mut(&1).unwrap();
+        record.options["model"]["template_vars"] = json!({"enable_thinking": false, "mode": "short"});
+        record.options["model"]["think_end"] = "</t>".into();
+        record.options["model"]["max_think_tokens"] = 1.into();
+        record.options["model"]["chat_template"] = "/home/x/own.jinja".into();
+        let told = facts(record, "");
+        for expected in [
+            ("chat template", "own.jinja"),
+            ("template variables", r#"enable_thinking = false, mode = "short""#),
+            ("thoughts end", r#"with "</t>""#),
+            ("thoughts", "at most 1 token"),
+        ] {
+            assert!(told.contains(&(expected.0, expected.1.to_owned())), "{expected:?}: {told:?}");
+        }
+        record.options["model"]["think_end"] = "none".into();
+        assert!(facts(record, "").contains(&("thoughts end", "none: what the model writes is its answer".to_owned())));
     }
 }

@@ -19,6 +19,24 @@ use std::sync::Arc;
 /// Keys of a message that say more than its text, in the interfaces of OpenAI, Ollama, Mistral and `DeepSeek`.
 const MORE: [&str; 7] = ["tool_calls", "function_call", "audio", "images", "refusal", "prefix", "partial"];
 
+/// Fields of a request that are variables of a template.
+const FIELDS: [&str; 2] = ["documents", "reasoning_effort"];
+
+/// The names in `chat_template_kwargs` that the template does not read. One that is near to a variable is an error: it
+/// is misspelt. Others are only told of in the answer, because clients send the same ones to every model.
+fn unused_variables(shared: &Shared, names: &[String]) -> Result<Vec<String>, ApiError> {
+    let unread = shared.model.template.iter().flat_map(|t| t.unread(names.iter().map(String::as_str)));
+    let told = unread.map(|unread| match unread.near {
+        Some(near) => {
+            let name = unread.name;
+            let message = format!("the template does not read {name:?}; did you mean {near:?}?");
+            Err(ApiError::field("chat_template_kwargs", message))
+        }
+        None => Ok(unread.name),
+    });
+    told.collect()
+}
+
 /// A message as the template gets it. Content is a text, or a list of parts of which each is text.
 fn message(turn: Value) -> Result<Value, ApiError> {
     let Value::Object(mut turn) = turn else { return Err(ApiError::field("messages", "each is an object")) };
@@ -68,7 +86,7 @@ fn conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
             return Err(ApiError::field("chat_template_kwargs", format_args!("{taken} is no variable of a template")));
         }
     }
-    for name in ["documents", "reasoning_effort"] {
+    for name in FIELDS {
         if let Some(value) = fields.take(name) {
             variables.insert(name.into(), value);
         }
@@ -98,12 +116,16 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
         (true, n) => Some(n.unwrap_or(0) as usize),
     };
     let conversation = conversation(&mut fields)?;
+    // What other interfaces have fields for is no name that a client may have misspelt.
+    let of_fields = |name: &&String| !FIELDS.contains(&name.as_str());
+    let named: Vec<String> = conversation.variables.keys().filter(of_fields).cloned().collect();
     let special = fields.flag("add_special_tokens")?.unwrap_or(false);
     let (param, most) = match fields.whole("max_completion_tokens", 0..=i64::MAX)? {
         Some(n) => ("max_completion_tokens", Some(n as u64)),
         None => ("max_tokens", fields.whole("max_tokens", 0..=i64::MAX)?.map(|n| n as u64)),
     };
     fields.refuse_rest(&["prompt"])?;
+    let unused = unused_variables(&shared, &named)?;
     let tokenizer = &shared.model.tokenizer;
     let model = Arc::clone(&shared.model);
     // A template is foreign code and may run for long.
@@ -126,6 +148,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
         top,
         said: said(&shared, asked.n),
         thoughts: Thoughts::new(thinking.as_ref(), &text, asked.n),
+        unused,
     };
     if asked.stream {
         return Ok(stream::respond(shared, ask, chat));
@@ -203,17 +226,23 @@ struct Chat {
     top: Option<usize>,
     said: Vec<TokenTexts>,
     thoughts: Thoughts,
+    /// Names in `chat_template_kwargs` that changed nothing.
+    unused: Vec<String>,
 }
 
 impl Chat {
     fn envelope(&self, object: &str, choices: &[Value]) -> Value {
-        json!({
+        let mut envelope = json!({
             "id": self.id,
             "object": object,
             "created": self.created,
             "model": self.asked.model,
             "choices": choices,
-        })
+        });
+        if !self.unused.is_empty() {
+            envelope["unused_chat_template_kwargs"] = json!(self.unused);
+        }
+        envelope
     }
 
     fn chunk(&self, index: usize, delta: &Value, logprobs: Option<&Value>, finish: Option<Finish>) -> Value {

@@ -113,6 +113,22 @@ fn a_mark_that_is_cut_across_tokens_is_not_shown() {
     assert_eq!(streamed(&qwen(), &["<thi"], false), said("", "<thi", false));
 }
 
+/// A thought of which only the end is known was sent as the answer until that came.
+#[test]
+fn a_stream_whose_thoughts_begin_without_a_mark_shows_nothing_before_their_end() {
+    let own = Thinking::ending("so:", None);
+    assert_eq!(
+        streamed(&own, &["Let me ", "see, s", "o:", " Yes", " so: no"], false),
+        said("Let me see,", "Yes so: no", false)
+    );
+    assert_eq!(streamed(&own, &[" No ", "thought."], false), said("", " No thought.", false));
+    let mut stream = own.stream(false);
+    assert_eq!(stream.push("Let me see"), Shown::default());
+    for text in ["a so: b", "so:", "a\nso:\n\nb", "plain", ""] {
+        assert_eq!(streamed(&own, &[text], false), own.split(text, false), "{text:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn pieces_show_what_the_whole_shows(

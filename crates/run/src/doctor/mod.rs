@@ -49,6 +49,7 @@ pub fn doctor(plan: &ModelPlan, adapter: Option<&Path>, watch: &mut dyn Watch) -
     found.heard("weights", said);
     text::tokenizer(&mut found, &model);
     text::template(&mut found, &model);
+    text::thoughts(&mut found, &model);
     let result = forward(&mut found, &model, None);
     found.of("forward pass", result);
     if let Some(dir) = adapter {

@@ -45,6 +45,31 @@ pub(super) fn tokenizer(found: &mut Diagnosis, model: &Model) {
     }
 }
 
+/// Whether the model thinks before it answers, and how its thoughts are told from its answers.
+pub(super) fn thoughts(found: &mut Diagnosis, model: &Model) {
+    let Some(thinking) = model.thinking() else { return };
+    let (start, end) = (thinking.start(), thinking.end());
+    let marks = if start.is_empty() {
+        format!("end with {end:?}; what they begin with is not known, so a stream shows nothing before that")
+    } else {
+        format!("begin with {start:?} and end with {end:?}")
+    };
+    let known =
+        if thinking.by_template() { "the model thinks" } else { "the model may think: its vocabulary has marks" };
+    found.ok("thoughts", format!("{known}; thoughts {marks}, and have at most {}", counted(thinking.most(), "token")));
+    let prompt = model.template.as_ref().map(|template| template.render(&[Message::user(GREETING)], true));
+    if let Some(Ok(prompt)) = prompt {
+        let place = if thinking.opens(&prompt) {
+            "the prompt ends inside a thought"
+        } else if prompt.trim_end().ends_with(end) {
+            "the prompt ends behind a thought without content: under these variables the model does not think"
+        } else {
+            "the model begins a thought by itself"
+        };
+        found.ok("thoughts", place);
+    }
+}
+
 /// Whether the template renders a turn, in tokens that the model knows, and ends it by a stop token.
 pub(super) fn template(found: &mut Diagnosis, model: &Model) {
     match rendered(found, model) {
