@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> ExitCode {
-    let cli = match parse() {
+    let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -54,14 +54,14 @@ fn start() -> ExitCode {
 }
 
 /// The command line; where it is wrong, or only asks for help, what there is to say has been said.
-fn parse() -> Result<options::Cli, ExitCode> {
+fn parse(typed: Vec<std::ffi::OsString>) -> Result<options::Cli, ExitCode> {
     let mut root = options::Cli::command();
     root.build();
     let refuse = |error: eraser_model::Error| {
         errors::print(&error.into(), "help");
         ExitCode::from(2)
     };
-    let arguments = argv::named(std::env::args_os().collect(), &root).map_err(refuse)?;
+    let arguments = argv::named(typed, &root).map_err(refuse)?;
     let parsed = root.try_get_matches_from_mut(&arguments).and_then(|m| options::Cli::from_arg_matches(&m));
     parsed.map_err(|error| {
         if let (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) =

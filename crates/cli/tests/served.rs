@@ -247,7 +247,7 @@ fn benchmarks_are_scored_by_either_way_of_a_server() {
 #[test]
 fn killed_half_way_no_answer_is_asked_for_again() {
     let dir = Dir::with_model();
-    let rows: String = (0..24).map(|i| format!("how {i}?\n")).collect();
+    let rows: String = (0..24).map(|i| format!("how {i}?\n")).collect::<Vec<_>>().concat();
     dir.write("many.txt", &rows);
     let server = ModelServer::with(Conduct::default(), |_, request| match request.route.as_str() {
         "/v1/chat/completions" => Act::Slow(Duration::from_millis(40)),

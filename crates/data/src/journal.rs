@@ -52,23 +52,22 @@ impl<E: Entry> Journal<E> {
             Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
             bytes => bytes.at(path)?,
         };
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let (mut entries, mut index) = (Vec::new(), HashMap::new());
-        for (number, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
-            match serde_json::from_slice::<E>(line) {
-                Ok(entry) => put(&mut entries, &mut index, entry),
-                Err(_) if line.trim_ascii().is_empty() => {}
-                Err(e) => {
-                    tracing::warn!("{}: line {} cannot be read and is left out: {e}", path.display(), number + 1);
-                }
-            }
-        }
+        let (whole, entries, index) = parse(path, &bytes);
         let file = OpenOptions::new().create(true).append(true).open(path).writing(path)?;
         let cut_short = whole < bytes.len();
         if cut_short {
             file.set_len(whole as u64).writing(path)?;
         }
         Ok(Self { path: path.to_owned(), file, entries, index, cut_short, unsynced: 0, synced: Instant::now() })
+    }
+
+    /// The entries of a file that another process may be writing; it is left as it is.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn look(path: &Path) -> Result<Vec<E>> {
+        let bytes = std::fs::read(path).at(path)?;
+        Ok(parse(path, &bytes).1)
     }
 
     /// The entry under `key`.
@@ -169,6 +168,22 @@ impl<E: Entry> Journal<E> {
         Error::failed(format!("{}: {e}", self.path.display()))
             .hint("what the file holds is safe: make room or check the disk, and run the same command again to go on")
     }
+}
+
+/// The length of the lines that are whole, and their entries.
+fn parse<E: Entry>(path: &Path, bytes: &[u8]) -> (usize, Vec<E>, HashMap<E::Key, usize>) {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let (mut entries, mut index) = (Vec::new(), HashMap::new());
+    for (number, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
+        match serde_json::from_slice::<E>(line) {
+            Ok(entry) => put(&mut entries, &mut index, entry),
+            Err(_) if line.trim_ascii().is_empty() => {}
+            Err(e) => {
+                tracing::warn!("{}: line {} cannot be read and is left out: {e}", path.display(), number + 1);
+            }
+        }
+    }
+    (whole, entries, index)
 }
 
 /// Adds an entry, or replaces the one under its key.

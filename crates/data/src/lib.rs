@@ -21,6 +21,7 @@ mod row;
 pub mod rows;
 pub mod sampling;
 pub mod set_name;
+pub mod shard;
 pub mod streams;
 pub mod surroundings;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use row::Row;
 pub use rows::{check_quotes, read_rows, read_text};
 pub use sampling::Sampling;
 pub use set_name::SetName;
+pub use shard::{Dealt, Shard, Share};
 pub use streams::stream;
 pub use surroundings::{Benign, NoiseKind, Surrounded, Surroundings};
 pub use texts::read_texts;

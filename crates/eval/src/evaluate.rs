@@ -7,6 +7,7 @@ use crate::judge::{Judge, refuses};
 use crate::merge::Admitted;
 use crate::options::EvalOptions;
 use crate::plan::{Item, Job, Plan};
+use crate::rounds::Rounds;
 use crate::subject::Fingerprint;
 use crate::summary::{SubjectSummary, Summary};
 use crate::target::{self, LoadedSubject, Prompt, Response, TargetModel, key};
@@ -34,7 +35,8 @@ const BATCHES: usize = 2;
 /// `task-<name>`, `over-refusal`, `contrast`; below `search/` what attacks tried, below `judge/` what the model `judge`
 /// replied. An answer counts as already there when model, adapter, generation options and prompt are the same; others
 /// are dropped. Judgements are made anew from the stored answers and replies. `judge` is what [`EvalOptions::judge`]
-/// names, and not asked unless a judge needs it.
+/// names, and not asked unless a judge needs it. Of a plan that is one share of several, only its answers are made, and
+/// the summary is empty; a local judge judges when the shares have been joined.
 ///
 /// # Errors
 /// A file that cannot be read or written; a failure of generation; `Interrupted` when `progress` says to stop.
@@ -56,18 +58,22 @@ pub fn evaluate(
     }
     for (subject, loaded) in subjects.iter().zip(&loaded) {
         if let Some(answers) = &plan.known_answers {
-            likelihood::run(subject, loaded.fingerprint(), answers, dir, progress)?;
+            likelihood::run(subject, loaded.fingerprint(), (answers, plan.share), dir, progress)?;
         }
         evaluate_one(&subject.name, loaded, plan, judge, dir, progress)?;
-        summary.subjects.push(found(dir, &subject.name, loaded.fingerprint())?);
+        if !plan.share.is_part() {
+            summary.subjects.push(found(dir, &subject.name, loaded.fingerprint())?);
+        }
     }
     for subject in served {
         evaluate_one(&subject.name, subject, plan, judge, dir, progress)?;
         let found = found(dir, &subject.name, &subject.fingerprint)?;
         summary.subjects.push(SubjectSummary { served: Some(subject.test.clone()), ..found });
     }
-    changes::fill(dir, &mut summary)?;
-    likelihood::fill(dir, &mut summary)?;
+    if !plan.share.is_part() {
+        changes::fill(dir, &mut summary)?;
+        likelihood::fill(dir, &mut summary)?;
+    }
     Ok(summary)
 }
 
@@ -95,17 +101,21 @@ fn evaluate_one(
         let what = format!("{subject} {}", job.file);
         let unfinished = path.with_extension(marks::UNFINISHED);
         fs::write(&unfinished, "").writing(&unfinished)?;
-        let searched = match job.attack.as_ref().and_then(|attack| attack.search()) {
-            Some(search) => Some(searched(job, search, target, &dir, &mut |done, total| {
-                progress.tick(&format!("{what}, search"), done, total)
-            })?),
-            None => None,
-        };
-        let items = searched.as_ref().unwrap_or(&job.items);
-        let mut answers = answer(job, items, target, options, &path, &mut Named { what: &what, progress })?;
+        let size = if target.together() { options.batch.max(1).saturating_mul(BATCHES) } else { 1 };
+        let mut rounds = Rounds::new(&job.items, target, size, plan.share)?;
+        if let Some(search) = job.attack.as_ref().and_then(|attack| attack.search()) {
+            let mut tick = |done, total| progress.tick(&format!("{what}, search"), done, total);
+            rounds.items = searched(job, &rounds.items, search, target, &dir, &mut tick)?.into();
+        }
+        let items = &rounds.items;
+        let mut answers = answer(job, &rounds, target, options, &path, &mut Named { what: &what, progress })?;
         // Behind them are the answers to sets that are not asked now.
         let (asked, _) = answers.split_at_mut(items.len());
         for grader in &job.graders {
+            if plan.share.is_part() && judge.is_none_or(|judge| judge.together() > 1) {
+                // What is judged beside an answer changes the rounding of its verdict, and some of it is elsewhere.
+                continue;
+            }
             let judge = judge.ok_or_else(|| Error::failed("no model was given to the judges"))?;
             let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.name));
             grader.grade(asked, judge, &options.judge, &replies, &mut Named { what: &what, progress })?;
@@ -145,17 +155,18 @@ impl Progress for Named<'_> {
 /// The items of a job with the prompts that its attack finds on the subject.
 fn searched(
     job: &Job,
+    items: &[Item],
     search: &dyn Search,
     target: &dyn TargetModel,
     dir: &Path,
     tick: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Vec<Item>> {
-    let questions: Vec<&Question> = job.items.iter().map(|item| &item.question).collect();
+    let questions: Vec<&Question> = items.iter().map(|item| &item.question).collect();
     let path = subdirectory(dir, "search")?.join(format!("{}.jsonl", job.file));
     let found = target.search(search, &questions, &path, &mut |done| tick(done, questions.len()))?;
     let found = found.ok_or_else(interrupted)?;
     tick(questions.len(), questions.len());
-    Ok(job.items.iter().zip(found).map(|(item, user)| Item { user, ..item.clone() }).collect())
+    Ok(items.iter().zip(found).map(|(item, user)| Item { user, ..item.clone() }).collect())
 }
 
 /// The directory for results that are not answers, beside the files of answers.
@@ -175,7 +186,7 @@ struct Request<'a> {
 /// Answers the items of a job, takes from the file what it holds already, and leaves it complete and in order.
 fn answer(
     job: &Job,
-    items: &[Item],
+    all: &Rounds<'_>,
     target: &dyn TargetModel,
     options: &EvalOptions,
     path: &Path,
@@ -187,21 +198,22 @@ fn answer(
 
     let thinking = target.thinking();
     let thinking = thinking.as_deref();
-    let mut keys = Vec::with_capacity(items.len());
-    let mut requests: HashMap<String, Request<'_>> = HashMap::new();
+    let items: &[Item] = &all.items;
+    let mut requests: Vec<Request<'_>> = Vec::with_capacity(items.len());
     for item in items {
         let prompt = target
             .encode(&item.user, &item.opening, item.in_thought)
             .map_err(|e| e.context(format!("question {}", item.question.id)))?;
         let key = key(&target.fingerprint().subject, &sampling, thinking, &prompt);
-        keys.push(key.clone());
-        requests.entry(key.clone()).or_insert(Request { key, prompt, item });
+        requests.push(Request { key, prompt, item });
     }
-    let mut requests: Vec<Request<'_>> = requests.into_values().collect();
-    // Neighbours share their beginning (system prompt, template), which generation computes once.
-    requests.sort_by(|a, b| a.prompt.cmp(&b.prompt));
-    let size = if target.together() { options.batch.max(1).saturating_mul(BATCHES) } else { 1 };
-    let rounds: Vec<&[Request<'_>]> = requests.chunks(size).collect();
+    let keys: Vec<String> = requests.iter().map(|request| request.key.clone()).collect();
+    let mut once: HashSet<&str> = HashSet::new();
+    let mut rounds: Vec<Vec<&Request<'_>>> = Vec::with_capacity(all.together.len());
+    for round in &all.together {
+        let requests = round.iter().filter_map(|&i| requests.get(i));
+        rounds.push(requests.filter(|request| once.insert(request.key.as_str())).collect());
+    }
 
     let subject = target.fingerprint().short();
     let search = job.attack.as_ref().and_then(|attack| attack.search());
@@ -215,11 +227,11 @@ fn answer(
             judgements.get(&(item.set.clone(), item.question.id.clone(), item.attack.clone(), key.to_owned()));
         judged(item, &job.judges, response, key, &origin, earlier)
     };
-    let total = requests.len();
+    let total = rounds.iter().map(Vec::len).sum();
     // What is not made together is asked for all at once, and each answer stored as it comes.
-    let asked: Vec<&[Request<'_>]> = if target.together() { rounds } else { vec![&requests] };
-    for round in asked {
-        let missing: Vec<&Request<'_>> = round.iter().filter(|r| !done.contains_key(&r.key)).collect();
+    let asked = if target.together() { rounds } else { vec![rounds.concat()] };
+    for (n, round) in asked.iter().enumerate() {
+        let missing: Vec<&Request<'_>> = round.iter().copied().filter(|r| !done.contains_key(&r.key)).collect();
         let before = done.len();
         if !progress.answers(before, total) {
             return Err(interrupted());
@@ -227,6 +239,7 @@ fn answer(
         if missing.is_empty() {
             continue;
         }
+        all.check(n, progress.what)?;
         let prompts: Vec<Prompt> = missing.iter().map(|r| r.prompt.clone()).collect();
         let mut alive = |ended: usize, tokens: usize| {
             progress.tokens(tokens);
@@ -251,10 +264,10 @@ fn answer(
         let Answer { response: text, thought, unfinished, tokens, stopped, .. } = answer.clone();
         Ok(line(item, Response { text, thought, unfinished, tokens, stopped }, &key))
     };
-    let mut all: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
-    all.extend(others);
-    journal.finish(&all)?;
-    Ok(all)
+    let mut answers: Vec<Answer> = items.iter().zip(keys).map(stored).collect::<Result<_>>()?;
+    answers.extend(others);
+    journal.finish(&answers)?;
+    Ok(answers)
 }
 
 /// What a file of answers holds already.
@@ -273,7 +286,7 @@ impl Stored {
         path: &Path,
         subject: &str,
         sets: &HashSet<&str>,
-        rounds: &[&[Request<'_>]],
+        rounds: &[Vec<&Request<'_>>],
     ) -> Result<(Journal<Answer>, Self)> {
         let mut journal: Journal<Answer> = Journal::open(path)?;
         let before = journal.len();

@@ -16,6 +16,7 @@ pub mod merge;
 mod name;
 pub mod options;
 pub mod plan;
+mod rounds;
 pub mod served;
 pub mod stats;
 pub mod subject;

@@ -10,7 +10,7 @@ use crate::options::{EvalOptions, QuestionSet, TaskFile};
 use crate::{leakage, likelihood, marks, name, task};
 use eraser_data::ask::Endpoint;
 use eraser_data::prepare::normal;
-use eraser_data::{Question, read_questions};
+use eraser_data::{Question, Share, read_questions};
 use eraser_model::{Error, Result, counted};
 use std::collections::{BTreeSet, HashSet};
 
@@ -51,6 +51,8 @@ pub struct Plan {
     /// Known answers whose likelihood is measured.
     pub(crate) known_answers: Option<likelihood::Plan>,
     notes: Vec<String>,
+    /// How much of it this process does.
+    pub(crate) share: Share,
 }
 
 /// What an evaluation asks: a file of answers, a set of questions in it, and who judges. For what is no attack, the
@@ -166,7 +168,16 @@ impl Plan {
                 attack: None,
             });
         }
-        if errors.is_empty() { Ok(Self { options: options.clone(), jobs, known_answers, notes }) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(Self { options: options.clone(), jobs, known_answers, notes, share: Share::Whole })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// Does only this share of it.
+    pub fn take_share(&mut self, share: Share) {
+        self.share = share;
     }
 
     /// Takes these files of known answers in place of those of the options.
@@ -238,7 +249,6 @@ fn plain(set: &str, questions: Vec<Question>) -> Vec<Item> {
     questions.into_iter().map(item).collect()
 }
 
-/// The first `limit` questions; a set without any is an error.
 /// The questions without those that repeat an earlier one with the same facts and opening: they would count as
 /// independent, and are answered alike.
 fn once(questions: Vec<Question>) -> Vec<Question> {
@@ -247,6 +257,7 @@ fn once(questions: Vec<Question>) -> Vec<Question> {
     questions.into_iter().filter(new).collect()
 }
 
+/// The first `limit` questions; a set without any is an error.
 fn limited(questions: Result<Vec<Question>>, path: &std::path::Path, limit: Option<usize>) -> Result<Vec<Question>> {
     let mut questions = questions?;
     questions.truncate(limit.unwrap_or(usize::MAX));

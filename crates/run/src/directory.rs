@@ -18,7 +18,7 @@ const GONE: &str = ".removed";
 pub(crate) const DURABILITY: [&str; 2] = ["durability", "durability.json"];
 
 /// Everything that the verbs write into a run directory.
-pub(crate) const FILES: [&str; 26] = [
+pub(crate) const FILES: [&str; 27] = [
     "adapter",
     "bench",
     "bench.json",
@@ -37,6 +37,7 @@ pub(crate) const FILES: [&str; 26] = [
     "report.html",
     "report.md",
     "served.json",
+    "shards",
     // Of versions before manifest.json.
     "stages.json",
     "study.json",

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod manifest;
 mod pipeline;
 pub mod plan;
+pub mod shards;
 mod stage;
 pub mod study;
 pub mod tune;

@@ -7,6 +7,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{Jailbreaks, RunPlan, Variant};
+use crate::shards::Part;
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
 use crate::stage::{evaluate, likelihood, prepare, report, served, subjects, summary, train, training_sets};
@@ -174,7 +175,8 @@ impl Run<'_> {
         }
         self.tell_changes(prepare::ARTEFACT, &inputs, watch);
         let start = Instant::now();
-        let with = Preparing { model: &self.model, plan: &self.plan.model, assets: &self.assets, dir: self.dir };
+        let (model, part) = (&self.model, &Part::Whole);
+        let with = Preparing { model, plan: &self.plan.model, assets: &self.assets, dir: self.dir, part };
         material.prepare(&with, self.verb, &inputs, &mut self.manifest, watch)?;
         watch.note(&format!("prepare: the sets in {:.1} s", start.elapsed().as_secs_f64()));
         Ok(true)

@@ -82,7 +82,7 @@ impl BenchArgs {
             preambles: self.preamble.clone(),
             options,
         };
-        let out = (self.subjects.out.clone(), self.subjects.force);
+        let out = self.subjects.out("bench")?;
         BenchPlan::resolve(model, subjects, request, out, problems)
     }
 }

@@ -2,12 +2,14 @@
 
 use super::model::MeasuredModelArgs;
 use clap::{Args, ValueHint};
+use eraser_data::Shard;
 use eraser_data::ask::EndpointOptions;
 use eraser_eval::EvalOptions;
 use eraser_run::plan::values::NamedPath;
 use eraser_run::plan::{
     AnswerFile, EvalPlan, Measures, QuestionFile, ServedPlan, SubjectPlan, check_out, eval_flag, flag, subjects,
 };
+use eraser_run::shards::Part;
 use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
@@ -51,10 +53,15 @@ pub(crate) struct SubjectArgs {
     /// Start again: remove the answers that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do one part of the work, of N that processes do at the same time: 1/N to N/N. It is done in DIR/shards, and
+    /// `eraser merge` joins all
+    #[arg(long, value_name = "I/N", conflicts_with = "subject")]
+    pub(crate) shard: Option<Shard>,
 }
 
 /// How the servers of subjects are asked.
 #[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_field_names, reason = "the flags have these names")]
 pub(crate) struct ServerArgs {
     /// Environment variable that holds the servers' key [default: no key is sent]
     #[arg(long, value_name = "VARIABLE", requires = "subject")]
@@ -74,6 +81,12 @@ pub(crate) struct ServerArgs {
 }
 
 impl SubjectArgs {
+    /// Where it is done, whether from the start, and how much of it.
+    pub(crate) fn out(&self, verb: &str) -> Outcome<(PathBuf, bool, Part)> {
+        let part = Part::asked(self.shard)?;
+        Ok((part.directory(&self.out, verb), self.force, part))
+    }
+
     /// Who is measured: those that are loaded, or those that are served.
     pub(crate) fn plans(&self, problems: &mut Problems) -> (Vec<SubjectPlan>, Vec<ServedPlan>) {
         if self.subject.is_empty() {
@@ -220,9 +233,9 @@ impl EvalArgs {
             served,
         };
         let measures = measures.checked(&eval_flag, &mut problems);
-        let (dir, force) = (self.subjects.out.clone(), self.subjects.force);
+        let (dir, force, part) = self.subjects.out("eval")?;
         check_out(&dir, &flag("out"), &mut problems);
-        problems.finish(Some(EvalPlan { model, model_given, subjects, measures, dir, force }))
+        problems.finish(Some(EvalPlan { model, model_given, subjects, measures, dir, force, part }))
     }
 
     /// The options but for the files of questions.

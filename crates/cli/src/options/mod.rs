@@ -11,6 +11,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 mod given;
 pub(crate) mod harden;
+pub(crate) mod merge;
 pub(crate) mod methods;
 pub(crate) mod model;
 pub(crate) mod prepare;
@@ -91,6 +92,8 @@ pub(crate) enum Verb {
     Eval(Box<eval::EvalArgs>),
     /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
     Bench(Box<bench::BenchArgs>),
+    /// Join what several processes have made with --shard: the results of the command without it
+    Merge(merge::MergeArgs),
     /// Measure a run's hardened models again after merging, quantising, fine-tuning and relearning
     Durability(durability::DurabilityArgs),
     /// Fail when a figure of a run is not as good as it must be: a gate for CI
@@ -132,6 +135,7 @@ impl Verb {
             Self::Align(_) => "align",
             Self::Eval(_) => "eval",
             Self::Bench(_) => "bench",
+            Self::Merge(_) => "merge",
             Self::Durability(_) => "durability",
             Self::Check(_) => "check",
             Self::Report(_) => "report",

@@ -3,11 +3,13 @@
 use super::model::ModelArgs;
 use super::train::named;
 use clap::{Args, ValueHint};
+use eraser_data::Shard;
 use eraser_data::prepare::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use eraser_data::refusal::RefusalList;
 use eraser_model::Error;
 use eraser_run::plan::values::{NamedPath, RowRange};
 use eraser_run::plan::{Preparation, PreparePlan, QuestionFile, Source, flag};
+use eraser_run::shards::Part;
 use eraser_run::{Outcome, Problems};
 use std::path::PathBuf;
 
@@ -63,6 +65,10 @@ pub(crate) struct QuestionArgs {
     /// Start again: remove the answers that DIR holds
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do one part of the work, of N that processes do at the same time: 1/N to N/N. It is done in DIR/shards, and
+    /// `eraser merge` joins all
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<Shard>,
 }
 
 /// Where the harmful answers come from.
@@ -261,7 +267,9 @@ impl PrepareArgs {
         let preparation = preparation.checked(&flag, &mut problems);
         let mut named = |file| QuestionFile::named(file, Some("unseen"), None, "--eval-questions", &mut problems);
         let evaluation = q.eval_questions.iter().map(&mut named).collect();
-        let plan = PreparePlan { model, preparation, evaluation, dir: q.out.clone(), force: q.force };
+        let part = Part::asked(q.shard)?;
+        let (dir, force) = (part.directory(&q.out, "prepare"), q.force);
+        let plan = PreparePlan { model, preparation, evaluation, dir, force, part };
         plan.check(&mut problems);
         problems.finish(Some(plan))
     }

@@ -4,16 +4,25 @@ use crate::errors::again;
 use crate::options::bench::BenchArgs;
 use crate::output;
 use crate::progress::Terminal;
+use crate::verbs::sharded;
 use eraser_eval::BenchSummary;
 use eraser_run::Outcome;
+use eraser_run::plan::BenchPlan;
 use std::fmt::Write as _;
 
 /// Scores, and prints the figures.
 pub(crate) fn bench(args: &BenchArgs, json: bool) -> Outcome {
-    let plan = args.plan()?;
+    scored(&args.plan()?, json)
+}
+
+/// Scores as planned.
+pub(super) fn scored(plan: &BenchPlan, json: bool) -> Outcome {
     let mut watch = Terminal::default();
-    let result = eraser_run::bench(&plan, &mut watch);
+    let result = eraser_run::bench(plan, &mut watch);
     let found = watch.finish(result).map_err(|f| f.on_interrupt(again(plan.force)))?;
+    if let Some(shard) = plan.part.shard() {
+        return sharded(shard, &plan.dir, json);
+    }
     if json {
         output::json(&found)?;
     } else {

@@ -5,14 +5,23 @@ use crate::next::{Command, suggest};
 use crate::options::eval::EvalArgs;
 use crate::output;
 use crate::progress::Terminal;
+use crate::verbs::sharded;
+use eraser_run::plan::EvalPlan;
 use eraser_run::{Outcome, table};
 
 /// Evaluates, and prints the table.
 pub(crate) fn eval(args: &EvalArgs, json: bool) -> Outcome {
-    let plan = args.plan()?;
+    evaluated(&args.plan()?, json)
+}
+
+/// Evaluates as planned.
+pub(super) fn evaluated(plan: &EvalPlan, json: bool) -> Outcome {
     let mut watch = Terminal::default();
-    let result = eraser_run::eval(&plan, &mut watch);
+    let result = eraser_run::eval(plan, &mut watch);
     let summary = watch.finish(result).map_err(|f| f.on_interrupt(again(plan.force)))?;
+    if let Some(shard) = plan.part.shard() {
+        return sharded(shard, &plan.dir, json);
+    }
     if json {
         output::json(&summary)?;
     } else {

@@ -8,6 +8,7 @@ mod durability;
 mod eval;
 mod export;
 mod harden;
+mod merge;
 mod methods;
 mod plan;
 mod prepare;
@@ -18,8 +19,12 @@ pub(crate) mod serve;
 mod shell;
 mod train;
 
+use crate::next::{Command, suggest};
 use crate::options::{Cli, Verb};
+use crate::output;
+use eraser_data::Shard;
 use eraser_run::Outcome;
+use std::path::Path;
 
 /// Runs the verb of a command line.
 pub(crate) fn run(cli: &Cli) -> Outcome {
@@ -46,6 +51,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Align(args) => train::train(&args.plan()?, json),
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Bench(args) => bench::bench(args, json),
+        Verb::Merge(args) => merge::merge(args, json),
         Verb::Durability(args) => durability::durability(args, json),
         Verb::Check(args) => check::check(args, json),
         Verb::Report(args) => report::report(args, json),
@@ -58,4 +64,16 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Completions(args) => shell::completions(args),
         Verb::Man(args) => shell::man(args, json),
     }
+}
+
+/// Says that a shard has ended.
+fn sharded(shard: Shard, dir: &Path, json: bool) -> Outcome {
+    if json {
+        output::json(&serde_json::json!({"shard": shard.to_string(), "dir": dir}))?;
+        return Ok(());
+    }
+    output::text(&format!("shard {shard}: {}\n", dir.display()))?;
+    let run = dir.ancestors().nth(2).unwrap_or(dir);
+    suggest(json, [Command::new("merge").argument(run)]);
+    Ok(())
 }

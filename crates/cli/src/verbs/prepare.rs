@@ -5,22 +5,30 @@ use crate::next::{Command, suggest};
 use crate::options::prepare::PrepareArgs;
 use crate::output;
 use crate::progress::{Terminal, note};
+use crate::verbs::sharded;
 use eraser_run::plan::PreparePlan;
 use eraser_run::{Outcome, data_table};
 
 /// Makes the sets and prints what is in them.
 pub(crate) fn prepare(args: &PrepareArgs, json: bool) -> Outcome {
-    let plan = args.plan()?;
+    prepared(&args.plan()?, json)
+}
+
+/// Makes them as planned.
+pub(super) fn prepared(plan: &PreparePlan, json: bool) -> Outcome {
     let mut watch = Terminal::default();
-    let result = eraser_run::prepare(&plan, &mut watch);
-    let report = watch.finish(result).map_err(|f| f.on_interrupt(again(args.questions.force)))?;
+    let result = eraser_run::prepare(plan, &mut watch);
+    let report = watch.finish(result).map_err(|f| f.on_interrupt(again(plan.force)))?;
+    if let Some(shard) = plan.part.shard() {
+        return sharded(shard, &plan.dir, json);
+    }
     if json {
         output::json(&report)?;
     } else {
         output::text(&data_table(&plan.dir)?)?;
         note(&format!("sets: {}", plan.dir.join("data").display()));
     }
-    suggest(json, [training(&plan)]);
+    suggest(json, [training(plan)]);
     Ok(())
 }
 

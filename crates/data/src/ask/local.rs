@@ -59,6 +59,10 @@ impl Respond for Local<'_> {
         self.model.answering()
     }
 
+    fn together(&self) -> usize {
+        self.batch.saturating_mul(BATCHES)
+    }
+
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
         // All of them before the first answer.
         let turns = prompts.iter().map(|prompt| self.turn(prompt)).collect::<Result<Vec<_>>>()?;
@@ -84,6 +88,10 @@ impl Opened<'_> {
 impl Respond for Opened<'_> {
     fn fingerprint(&self) -> String {
         format!("{} with openings", self.0.fingerprint())
+    }
+
+    fn together(&self) -> usize {
+        self.0.together()
     }
 
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
@@ -113,7 +121,7 @@ impl Local<'_> {
     /// Answers `turns`, in rounds; an answer begins with its opening.
     fn generate(&self, turns: &[Turn], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
         let tokenizer = &self.model.tokenizer;
-        let round = self.batch.saturating_mul(BATCHES);
+        let round = self.together();
         for (n, turns) in turns.chunks(round).enumerate() {
             let first = n * round;
             let wanted = &wanted[first..first + turns.len()];

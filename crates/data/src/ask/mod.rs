@@ -21,11 +21,12 @@ pub use crate::{Progress, Sampling};
 
 use crate::files::hex;
 use crate::journal::{Entry, Journal};
+use crate::shard::Share;
 use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A line of the file of answers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +55,32 @@ pub fn ask(
     ask_about(path, what, "", respond, prompts, sampling, progress)
 }
 
+/// How much of the prompts this process answers.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// Its share.
+    pub share: Share,
+    /// The files in which other processes put theirs.
+    pub others: Vec<PathBuf>,
+}
+
+/// As [`ask`], of the prompts that this process has to answer. Those of others are taken from their files; None where
+/// they are not there yet.
+///
+/// # Errors
+/// As [`ask`]; where all have been joined, an answer that is not there.
+pub fn ask_shared(
+    path: &Path,
+    what: &str,
+    shared: &Shared,
+    respond: &dyn Respond,
+    prompts: &[String],
+    sampling: &Sampling,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Option<Answer>>> {
+    asked(&Task { path, what, about: "", shared }, respond, prompts, sampling, progress)
+}
+
 /// As [`ask`], about something whose fingerprint is `about`: it is part of the keys, unless it is empty.
 pub fn ask_about(
     path: &Path,
@@ -64,6 +91,29 @@ pub fn ask_about(
     sampling: &Sampling,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Answer>> {
+    let task = Task { path, what, about, shared: &Shared::default() };
+    let answers = asked(&task, respond, prompts, sampling, progress)?;
+    let answer = |answer: Option<Answer>| {
+        answer.ok_or_else(|| Error::failed(format!("{what}: a question was left without an answer")))
+    };
+    answers.into_iter().map(answer).collect()
+}
+
+/// What is asked, and where answers are kept.
+struct Task<'a> {
+    path: &'a Path,
+    what: &'a str,
+    about: &'a str,
+    shared: &'a Shared,
+}
+
+fn asked(
+    &Task { path, what, about, shared }: &Task<'_>,
+    respond: &dyn Respond,
+    prompts: &[String],
+    sampling: &Sampling,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Option<Answer>>> {
     let settings = serde_json::to_string(sampling).map_err(|e| Error::failed(format!("{what}: {e}")))?;
     let fingerprint = respond.fingerprint();
     let of = |prompt: &String| {
@@ -80,12 +130,20 @@ pub fn ask_about(
         });
     }
     let mut journal: Journal<Line> = Journal::open(path)?;
-    let wanted: Vec<bool> = unique.iter().map(|(key, _)| journal.get(*key).is_none()).collect();
-    let missing = wanted.iter().filter(|wanted| **wanted).count();
     let texts: Vec<&str> = unique.iter().map(|(_, prompt)| *prompt).collect();
     let unique_keys: Vec<&str> = unique.iter().map(|(key, _)| *key).collect();
-    let done = unique.len() - missing;
-    let mut store = Store { journal: &mut journal, keys: &unique_keys, what, done, progress };
+    let size = respond.together().max(1);
+    let dealt = shared.share.deal(&unique_keys.chunks(size).map(<[_]>::concat).collect::<Vec<_>>());
+    let own = |i: usize| dealt.takes(i / size);
+    let wanted: Vec<bool> = (0..).zip(&unique_keys).map(|(i, key)| own(i) && journal.get(*key).is_none()).collect();
+    let first = wanted.iter().position(|wanted| *wanted);
+    if let Some(error) = first.and_then(|i| dealt.lacking(i / size, what)) {
+        return Err(error);
+    }
+    let missing = wanted.iter().filter(|wanted| **wanted).count();
+    let total = (0..unique.len()).filter(|i| own(*i)).count();
+    let done = total - missing;
+    let mut store = Store { journal: &mut journal, keys: &unique_keys, what, done, total, progress };
     if !store.alive() {
         return Err(interrupted());
     }
@@ -95,12 +153,12 @@ pub fn ask_about(
         journal.sync()?;
         result?;
     }
-    let answer = |key: &String| {
-        let line =
-            journal.get(key).ok_or_else(|| Error::failed(format!("{what}: a question was left without an answer")));
-        line.map(|line| line.answer.clone())
-    };
-    keys.iter().map(answer).collect()
+    let mut others = HashMap::new();
+    for file in &shared.others {
+        others.extend(Journal::<Line>::look(file)?.into_iter().map(|line| (line.key, line.answer)));
+    }
+    let answer = |key: &String| journal.get(key).map(|line| &line.answer).or_else(|| others.get(key)).cloned();
+    Ok(keys.iter().map(answer).collect())
 }
 
 fn key(parts: &[&str]) -> String {
@@ -117,6 +175,7 @@ struct Store<'a> {
     keys: &'a [&'a str],
     what: &'a str,
     done: usize,
+    total: usize,
     progress: &'a mut dyn Progress,
 }
 
@@ -124,7 +183,7 @@ impl Sink for Store<'_> {
     fn take(&mut self, i: usize, answer: Answer) -> Result<()> {
         self.journal.push(Line { key: self.keys[i].to_owned(), answer })?;
         self.done += 1;
-        self.progress.tick(self.what, self.done, self.keys.len());
+        self.progress.tick(self.what, self.done, self.total);
         Ok(())
     }
 
@@ -133,7 +192,7 @@ impl Sink for Store<'_> {
     }
 
     fn alive(&mut self) -> bool {
-        self.progress.tick(self.what, self.done, self.keys.len())
+        self.progress.tick(self.what, self.done, self.total)
     }
 }
 
@@ -171,6 +230,32 @@ mod tests {
         assert_eq!(texts, ["A", "B", "A", "C"]);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
         assert!(go(0).is_ok());
+    }
+
+    #[test]
+    fn shards_answer_once_and_take_what_others_have_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let prompts: Vec<String> = (0..9).map(|i| format!("p{i}")).collect();
+        let path = |i: usize| dir.path().join(format!("{i}.jsonl"));
+        let go = |i: usize, share: Share, others: &[usize], limit: usize| {
+            let shared = Shared { share, others: others.iter().map(|i| path(*i)).collect() };
+            let mut progress = |_: &str, done: usize, total: usize| done <= total;
+            ask_shared(&path(i), "x", &shared, &Echo(limit), &prompts, &Sampling::greedy(1), &mut progress)
+        };
+        let part = |text: &str| Share::Part(text.parse().unwrap());
+        let first = go(1, part("1/2"), &[], 9).unwrap();
+        let had = first.iter().flatten().count();
+        assert!(had > 0 && had < 9, "{had}");
+        let second = go(2, part("2/2"), &[1], 9).unwrap();
+        assert!(second.iter().all(Option::is_some), "the others are in the file of the first");
+        assert_eq!(std::fs::read_to_string(path(2)).unwrap().lines().count(), 9 - had);
+        // Joined: what is there is not asked again, and what is not there is no work to do.
+        std::fs::copy(path(1), path(3)).unwrap();
+        let error = go(3, Share::Joined(2), &[], 0).unwrap_err();
+        assert_eq!(error.to_string(), "shard 2/2 lacks results of x");
+        let text = std::fs::read_to_string(path(1)).unwrap() + &std::fs::read_to_string(path(2)).unwrap();
+        std::fs::write(path(3), text).unwrap();
+        assert_eq!(go(3, Share::Joined(2), &[], 0).unwrap(), second);
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub trait Sink {
 pub trait Respond {
     /// Identifies whatever answers depend on besides prompt and sampling.
     fn fingerprint(&self) -> String;
+    /// Prompts that are answered together: beside others, an answer can differ by rounding.
+    fn together(&self) -> usize {
+        1
+    }
     /// Gives `sink` an answer for every prompt that is `wanted`. The other prompts may still be answered, where they
     /// change the rounding of the wanted answers.
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()>;

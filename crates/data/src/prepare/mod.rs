@@ -15,5 +15,5 @@ pub use crate::ask::Endpoint;
 pub use duplicates::{Count, Sketches, normal};
 pub use options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 pub use report::{DataReport, Evaluation, Lengths, Near, Overlap, SetReport};
-pub use stages::{Inputs, prepare};
+pub use stages::{Inputs, prepare, prepare_part};
 pub use tally::Tally;

@@ -5,15 +5,15 @@ use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
 use super::tally::Tally;
 use super::{entities, forms};
-use crate::ask::{Answer, Endpoint, Local, Opened, Respond, ask};
+use crate::ask::{Answer, Endpoint, Local, Opened, Respond, Shared, ask_shared};
 use crate::files::write_atomic;
-use crate::{Noise, Progress, Question, Record, Sampling, SetName, columns, stream, write_set};
+use crate::{Noise, Progress, Question, Record, Sampling, SetName, Share, columns, stream, write_set};
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Model, Result};
 use rand::seq::SliceRandom as _;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Most tokens before and after an empty text: how long random answers are.
 const RANDOM: Noise = Noise { before: 48, after: 16 };
@@ -36,6 +36,10 @@ pub struct Inputs<'a> {
     pub texts: &'a [String],
     /// What the model will be evaluated with.
     pub evaluation: &'a [Evaluation],
+    /// How much of the answers this process makes.
+    pub share: Share,
+    /// Where other processes put answers of the file at this path below the directory.
+    pub others: &'a dyn Fn(&Path) -> Vec<PathBuf>,
 }
 
 /// Makes the sets in `dir/data`, going on with what `dir/prepare` holds, and writes `dir/data_report.json`.
@@ -45,19 +49,7 @@ pub fn prepare(
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<DataReport> {
-    let texts = inputs.questions.iter().map(|q| q.text.as_str());
-    report::leakage(texts, inputs.evaluation, &options.allow_leakage)?;
-    // The last stage asks the model every question: a question that is too long for it is found now.
-    let local = Local::new(inputs.model, options.batch);
-    report::leakage(inputs.retain.iter().map(|q| q.text.as_str()), inputs.evaluation, &options.allow_leakage)?;
-    for question in inputs.questions.iter().chain(inputs.retain) {
-        local.check(&question.text).map_err(|e| e.context(format_args!("question {}", question.id)))?;
-    }
-    for name in ["prepare", "data"] {
-        std::fs::create_dir_all(dir.join(name)).writing(&dir.join(name))?;
-    }
-    let tally = Tally { questions: inputs.questions.len(), ..Tally::default() };
-    let mut stages = Stages { inputs, options, dir, progress, tally };
+    let mut stages = Stages::begin(inputs, options, dir, progress)?;
     // First, as it takes least: a model that refuses nothing is found out before anything else is asked.
     let align = stages.align()?;
     stages.write(SetName::Align, &align)?;
@@ -81,15 +73,72 @@ pub fn prepare(
     Ok(report)
 }
 
+/// Makes the answers of one shard in `dir/prepare`, as far as they can be made: help answers are asked about what the
+/// harmful answers of all shards name. False when those are not all there yet.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_part(
+    inputs: &Inputs<'_>,
+    options: &PrepareOptions,
+    dir: &Path,
+    progress: &mut dyn Progress,
+) -> Result<bool> {
+    let mut stages = Stages::begin(inputs, options, dir, progress)?;
+    let align = stages.align();
+    stages.so_far(align)?;
+    let retain = stages.retain();
+    stages.so_far(retain)?;
+    let harm = stages.harm();
+    let Some(harm) = stages.so_far(harm)? else { return Ok(false) };
+    let entities = stages.entities(&harm);
+    let Some(entities) = stages.so_far(entities)? else { return Ok(false) };
+    let help = stages.help(&entities);
+    stages.so_far(help)?;
+    Ok(true)
+}
+
 struct Stages<'a> {
     inputs: &'a Inputs<'a>,
     options: &'a PrepareOptions,
     dir: &'a Path,
     progress: &'a mut dyn Progress,
     tally: Tally,
+    /// The last stage lacks answers that other shards make.
+    waits: bool,
 }
 
 impl<'a> Stages<'a> {
+    /// Checks what can be checked before the first answer, and makes the directories.
+    fn begin(
+        inputs: &'a Inputs<'a>,
+        options: &'a PrepareOptions,
+        dir: &'a Path,
+        progress: &'a mut dyn Progress,
+    ) -> Result<Self> {
+        let texts = inputs.questions.iter().map(|q| q.text.as_str());
+        report::leakage(texts, inputs.evaluation, &options.allow_leakage)?;
+        // The last stage asks the model every question: a question that is too long for it is found now.
+        let local = Local::new(inputs.model, options.batch);
+        report::leakage(inputs.retain.iter().map(|q| q.text.as_str()), inputs.evaluation, &options.allow_leakage)?;
+        for question in inputs.questions.iter().chain(inputs.retain) {
+            local.check(&question.text).map_err(|e| e.context(format_args!("question {}", question.id)))?;
+        }
+        for name in ["prepare", "data"] {
+            std::fs::create_dir_all(dir.join(name)).writing(&dir.join(name))?;
+        }
+        let tally = Tally { questions: inputs.questions.len(), ..Tally::default() };
+        Ok(Self { inputs, options, dir, progress, tally, waits: false })
+    }
+
+    /// The result of a stage; None where it lacks answers that other shards make.
+    fn so_far<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(_) if std::mem::take(&mut self.waits) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// The questions with harmful answers.
     fn harm(&mut self) -> Result<Vec<Record>> {
         let mut records: Vec<Record> = Vec::new();
@@ -152,11 +201,17 @@ impl<'a> Stages<'a> {
     fn each(&mut self, respond: &dyn Respond, prompts: &[String]) -> Result<Vec<Answer>> {
         let sampling = self.sampling("harm");
         let mut answers = Vec::with_capacity(prompts.len() * self.options.answers_each);
+        let mut late = None;
         for n in 0..self.options.answers_each {
             let sampling = Sampling { seed: sampling.seed.wrapping_add(n as u64), ..sampling.clone() };
-            answers.extend(self.ask("harm", respond, prompts, &sampling)?);
+            match self.ask("harm", respond, prompts, &sampling) {
+                Ok(more) => answers.extend(more),
+                // What this shard has to answer is asked for all the same.
+                Err(e) if self.waits => late = Some(e),
+                Err(e) => return Err(e),
+            }
         }
-        Ok(answers)
+        late.map_or(Ok(answers), Err)
     }
 
     /// The answers of the file. Of several rows with one question the first one counts.
@@ -345,8 +400,15 @@ impl<'a> Stages<'a> {
         prompts: &[String],
         sampling: &Sampling,
     ) -> Result<Vec<Answer>> {
-        let path = self.dir.join("prepare").join(format!("{stage}.jsonl"));
-        ask(&path, &format!("prepare {stage}"), respond, prompts, sampling, self.progress)
+        let file = Path::new("prepare").join(format!("{stage}.jsonl"));
+        let shared = Shared { share: self.inputs.share, others: (self.inputs.others)(&file) };
+        let (path, what) = (self.dir.join(file), format!("prepare {stage}"));
+        let answers = ask_shared(&path, &what, &shared, respond, prompts, sampling, self.progress)?;
+        let whole: Option<Vec<Answer>> = answers.into_iter().collect();
+        whole.ok_or_else(|| {
+            self.waits = self.inputs.share.is_part();
+            Error::failed(format!("{what}: a question was left without an answer"))
+        })
     }
 
     fn endpoint(&self) -> Result<&'a Endpoint> {

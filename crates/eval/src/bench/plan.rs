@@ -6,7 +6,7 @@ use super::options::{BenchOptions, TaskRows};
 use super::shots::Shots;
 use super::{Fields, Task, find};
 use crate::name::{self, At, Checked};
-use eraser_data::{read_rows, read_text};
+use eraser_data::{Share, read_rows, read_text};
 use eraser_model::{Error, Result, counted};
 use serde_json::Value;
 use std::path::Path;
@@ -15,6 +15,8 @@ use std::path::Path;
 pub struct Plan {
     options: BenchOptions,
     pub(crate) jobs: Vec<Job>,
+    /// How much of it this process does.
+    pub(crate) share: Share,
 }
 
 /// One task or text.
@@ -40,6 +42,11 @@ pub(crate) struct PromptedItem {
 }
 
 impl Plan {
+    /// Does only this share of it.
+    pub fn take_share(&mut self, share: Share) {
+        self.share = share;
+    }
+
     /// Reads every file and looks up every name; `at` says what an option is called.
     ///
     /// # Errors
@@ -88,7 +95,7 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self { options: options.clone(), jobs }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { options: options.clone(), jobs, share: Share::Whole }) } else { Err(errors) }
     }
 
     /// The options that it was made of.

@@ -12,7 +12,7 @@ use crate::stats::{self, Cluster, Paired, mean, standard_error};
 use crate::subject::{Fingerprint, Subject};
 use crate::summary::{BASE, UtilitySummary};
 use eraser_data::ask::interrupted;
-use eraser_data::{Journal, Progress};
+use eraser_data::{Journal, Progress, Share};
 use eraser_model::error::PathContext as _;
 use eraser_model::files::hex;
 use eraser_model::{Error, Result, ScoreRequest, Tokenizer, score};
@@ -97,7 +97,8 @@ impl<'a> Scorer<'a> {
 
 /// Scores every task and text under every subject in the directory `dir` that admitted them; writes
 /// `dir/bench/<subject>/<task>.jsonl` (one [`ItemScore`] a line) and `dir/bench.json`, and returns the latter. Scores
-/// that the files hold already, of the same model, adapter and tokens, are not computed again.
+/// that the files hold already, of the same model, adapter and tokens, are not computed again. Of a plan that is one
+/// share of several, only its scores are made, and what is returned is empty.
 ///
 /// # Errors
 /// An item that cannot be encoded; a file that cannot be read or written; `Interrupted` when `progress` says to stop.
@@ -128,11 +129,17 @@ pub fn bench(
             let start = Instant::now();
             let path = home.join(format!("{}.jsonl", job.name));
             let mut tick = |done: usize| progress.tick(&what, done, units.len());
-            let (scores, new) = score_job(job, &units, scorer, fingerprint, &path, &mut tick)?;
+            let (scores, new) = score_job((job, plan.share), &units, scorer, fingerprint, &path, &mut tick)?;
             summary.score_s += start.elapsed().as_secs_f64();
             summary.scored += new;
+            if plan.share.is_part() {
+                continue;
+            }
             utility.extend(metrics(job).iter().map(|metric| figure(&job.name, metric, &scores)));
             all.push(scores);
+        }
+        if plan.share.is_part() {
+            continue;
         }
         if let Some(base) = &base {
             for (job, (before, after)) in plan.jobs.iter().zip(base.iter().zip(&all)) {
@@ -151,7 +158,9 @@ pub fn bench(
         let (name, fingerprint) = (name.to_owned(), Some(fingerprint.clone()));
         summary.subjects.push(BenchSubject { name, fingerprint, served, utility });
     }
-    summary.write(dir)?;
+    if !plan.share.is_part() {
+        summary.write(dir)?;
+    }
     Ok(summary)
 }
 
@@ -189,10 +198,10 @@ fn metrics(job: &Job) -> Vec<&'static str> {
     }
 }
 
-/// Scores a job's units, from the file where it can, and leaves the file complete and in order. The second value is the
-/// number of units that were computed.
+/// Scores a job's units, those of a share of it, from the file where it can, and leaves the file complete and in order.
+/// The second value is the number of units that were computed.
 fn score_job(
-    job: &Job,
+    (job, share): (&Job, Share),
     units: &[Unit],
     scorer: Scorer<'_>,
     fingerprint: &Fingerprint,
@@ -203,7 +212,8 @@ fn score_job(
     let mut journal: Journal<ItemScore> = Journal::open(path)?;
     let mut scores = Vec::with_capacity(units.len());
     let mut computed = 0;
-    for (round, part) in units.chunks(ROUND).enumerate() {
+    let dealt = share.deal(&keys.chunks(ROUND).map(<[_]>::concat).collect::<Vec<_>>());
+    for (round, part) in units.chunks(ROUND).enumerate().filter(|(round, _)| dealt.takes(*round)) {
         let ids = round * ROUND..round * ROUND + part.len();
         if !tick(ids.start) {
             return Err(interrupted());
@@ -217,6 +227,9 @@ fn score_job(
         if stored.len() == part.len() {
             scores.extend(stored);
             continue;
+        }
+        if let Some(error) = dealt.lacking(round, &format!("{} {}", scorer.name(), job.name)) {
+            return Err(error);
         }
         let requests: Vec<ScoreRequest> = part.iter().flat_map(|unit| unit.requests.iter().cloned()).collect();
         let per_unit = requests.len() / part.len().max(1);

@@ -4,6 +4,7 @@ use super::*;
 use crate::answers;
 use crate::attack::search::Search;
 use crate::options::{QuestionSet, TaskFile};
+use eraser_data::Share;
 use eraser_model::ErrorKind;
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -178,6 +179,35 @@ fn figures_and_files() {
     assert_eq!(answers[2].judgements["leak"].success, Some(false));
     // The task is greedy whatever the temperature.
     assert_eq!(answers::read::<Answer>(&fixture.file("out", "task-sky.jsonl")).unwrap()[0].response, "blue sky");
+}
+
+#[test]
+fn shares_that_are_joined_are_the_whole() {
+    let fixture = Fixture::new();
+    fixture.run("whole", &Canned::new("m"), NEVER).unwrap();
+    let shared = |out: &str, share: Share| {
+        let mut plan = Plan::new(&fixture.options, &crate::name::key).map_err(|_| ()).unwrap();
+        plan.take_share(share);
+        let target = Canned::new("m");
+        evaluate_one("base", &target, &plan, None, &fixture.dir.path().join(out), &mut StopAt(NEVER))
+            .map(|()| target.generated.get())
+    };
+    let part = |i: usize| shared(&format!("part-{i}"), Share::Part(format!("{i}/3").parse().unwrap())).unwrap();
+    let made: Vec<usize> = (1..=3).map(part).collect();
+    assert_eq!(made.iter().sum::<usize>(), 15, "each prompt once: {made:?}");
+    assert!(made.iter().all(|n| *n < 15), "{made:?}");
+    fs::create_dir_all(fixture.file("joined", "")).unwrap();
+    let files = ["direct", "template", "task-sky", "over-refusal"].map(|name| format!("{name}.jsonl"));
+    for file in &files {
+        let part = |i: usize| fs::read_to_string(fixture.file(&format!("part-{i}"), file)).unwrap();
+        fs::write(fixture.file("joined", file), (1..=3).map(part).collect::<String>()).unwrap();
+    }
+    assert_eq!(shared("joined", Share::Joined(3)).unwrap(), 0);
+    assert_eq!(fixture.bytes("joined"), fixture.bytes("whole"));
+    // Nothing is answered in place of a shard.
+    fs::write(fixture.file("joined", "template.jsonl"), "").unwrap();
+    let error = shared("joined", Share::Joined(3)).unwrap_err().to_string();
+    assert!(error.ends_with("/3 lacks results of base template"), "{error}");
 }
 
 /// 82 of 330 answers to an attack, left by an evaluation that was interrupted, became a figure and a verdict.

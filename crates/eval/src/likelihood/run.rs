@@ -9,7 +9,7 @@ use super::plan::{Plan, ROUND, Set};
 use crate::marks::{LIKELIHOOD, UNFINISHED};
 use crate::subject::{Fingerprint, Subject};
 use eraser_data::ask::interrupted;
-use eraser_data::{Journal, Progress, Record};
+use eraser_data::{Journal, Progress, Record, Share};
 use eraser_model::Result;
 use eraser_model::error::PathContext as _;
 use eraser_model::files::hex;
@@ -29,7 +29,7 @@ const SHORT: usize = 16;
 pub(crate) fn run(
     subject: &Subject<'_>,
     fingerprint: &Fingerprint,
-    plan: &Plan,
+    (plan, share): (&Plan, Share),
     dir: &Path,
     progress: &mut dyn Progress,
 ) -> Result<()> {
@@ -39,17 +39,21 @@ pub(crate) fn run(
     let unfinished = path.with_extension(UNFINISHED);
     fs::write(&unfinished, "").writing(&unfinished)?;
     let what = format!("{} {LIKELIHOOD}", subject.name);
-    let total = plan.contexts.len() * plan.sets.iter().map(|set| set.rows.len()).sum::<usize>();
-    let mut work = Work { subject, fingerprint, encoder: Encoder::new(subject.model)?, journal: Journal::open(&path)? };
-    let mut lines: Vec<Line> = Vec::with_capacity(total);
+    let mut rounds: Vec<Round<'_>> = Vec::new();
     for set in &plan.sets {
         for context in &plan.contexts {
-            for rows in set.rows.chunks(ROUND) {
-                let done = lines.len();
-                let mut alive = |more: usize| progress.tick(&what, done + more, total);
-                lines.extend(work.round(set, context, rows, &plan.cuts, &mut alive)?);
-            }
+            rounds.extend(set.rows.chunks(ROUND).map(|rows| Round { set, context, rows }));
         }
+    }
+    let dealt = share.deal(&rounds.iter().map(Round::name).collect::<Vec<_>>());
+    let total = (0..).zip(&rounds).filter(|(n, _)| dealt.takes(*n)).map(|(_, round)| round.rows.len()).sum();
+    let mut work = Work { subject, fingerprint, encoder: Encoder::new(subject.model)?, journal: Journal::open(&path)? };
+    let mut lines: Vec<Line> = Vec::with_capacity(total);
+    for (n, round) in rounds.iter().enumerate().filter(|(n, _)| dealt.takes(*n)) {
+        let done = lines.len();
+        let mut alive = |more: usize| progress.tick(&what, done + more, total);
+        let computed = || dealt.lacking(n, &what).map_or(Ok(()), Err);
+        lines.extend(work.round(round, &plan.cuts, &computed, &mut alive)?);
     }
     progress.tick(&what, total, total);
     let asked = |line: &Line| plan.sets.iter().any(|set| set.name == line.set);
@@ -57,6 +61,21 @@ pub(crate) fn run(
     lines.extend(others.cloned());
     work.journal.finish(&lines)?;
     fs::remove_file(&unfinished).writing(&unfinished)
+}
+
+/// Rows that are scored together.
+struct Round<'a> {
+    set: &'a Set,
+    context: &'a Context,
+    rows: &'a [Record],
+}
+
+impl Round<'_> {
+    /// What is in it.
+    fn name(&self) -> String {
+        let rows: Vec<[&str; 2]> = self.rows.iter().map(|row| [row.input.as_str(), row.output.as_str()]).collect();
+        format!("{:?}", (&self.set.name, self.context.name(), rows))
+    }
 }
 
 struct Work<'a> {
@@ -68,13 +87,12 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// The lines of some rows in one context, from the file where it has them all: in other company an answer's figure
-    /// can differ by rounding.
+    /// can differ by rounding. `computed` is an error where they are not to be computed.
     fn round(
         &mut self,
-        set: &Set,
-        context: &Context,
-        rows: &[Record],
+        &Round { set, context, rows }: &Round<'_>,
         cuts: &[usize],
+        computed: &dyn Fn() -> Result<()>,
         alive: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Vec<Line>> {
         let encode = |row: &Record| {
@@ -92,6 +110,7 @@ impl Work<'_> {
         if stored.len() == rows.len() && stored.iter().zip(rows).all(fits) {
             return Ok(stored);
         }
+        computed()?;
         let Subject { model, adapter, .. } = self.subject;
         let found = scored(model, *adapter, &samples, alive)?.ok_or_else(interrupted)?;
         let line = |((row, found), fingerprint): ((&Record, Likelihood), String)| Line {

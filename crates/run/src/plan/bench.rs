@@ -8,6 +8,7 @@ use super::served::ServedPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
+use crate::shards::Part;
 use eraser_eval::BenchOptions;
 use eraser_eval::bench::{Plan, TaskRows, TextFile, hub_rows, tasks};
 use eraser_eval::served::Text;
@@ -46,9 +47,17 @@ pub struct BenchPlan {
     pub dir: PathBuf,
     /// Removes the scores that the directory holds.
     pub force: bool,
+    /// How much of it is done.
+    pub part: Part,
 }
 
 impl BenchPlan {
+    /// Does this part of it only.
+    pub fn take(&mut self, part: Part) {
+        self.asked.take_share(part.share());
+        self.part = part;
+    }
+
     /// The model as the manifest records it.
     pub(crate) fn recorded_model(&self) -> Result<serde_json::Value> {
         recorded(&self.served, self.model_given, &self.model)
@@ -67,7 +76,7 @@ impl BenchPlan {
         (model, model_given): (ModelPlan, bool),
         (subjects, served): (Vec<SubjectPlan>, Vec<ServedPlan>),
         request: BenchRequest,
-        (dir, force): (PathBuf, bool),
+        (dir, force, part): (PathBuf, bool, Part),
         mut problems: Problems,
     ) -> Outcome<Self> {
         check_out(&dir, "--out", &mut problems);
@@ -83,7 +92,11 @@ impl BenchPlan {
         let left = options.tasks.len() + options.texts.len();
         let asked = if named > 0 && left == 0 { None } else { Some(Plan::new(&options, &flag)) };
         let asked = asked.and_then(|asked| asked.map_err(|errors| problems.extend(errors.into())).ok());
-        problems.finish(asked.map(|asked| Self { model, model_given, subjects, served, asked, dir, force }))
+        let asked = asked.map(|mut asked| {
+            asked.take_share(part.share());
+            asked
+        });
+        problems.finish(asked.map(|asked| Self { model, model_given, subjects, served, asked, dir, force, part }))
     }
 }
 

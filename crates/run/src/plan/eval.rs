@@ -8,6 +8,7 @@ use super::served::ServedPlan;
 use super::values::NamedPath;
 use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
+use crate::shards::Part;
 use eraser_eval::Plan;
 use eraser_eval::served::Text;
 use eraser_model::{Adapter, Result};
@@ -80,6 +81,8 @@ pub struct EvalPlan {
     pub dir: PathBuf,
     /// Removes the answers that the directory holds.
     pub force: bool,
+    /// How much of it is done.
+    pub part: Part,
 }
 
 impl EvalPlan {
@@ -99,7 +102,9 @@ impl EvalPlan {
     /// Everything that is wrong with options and files.
     pub(crate) fn asked(&self) -> Outcome<Plan> {
         let options = self.measures.options(&self.dir, &Assets::InCache)?;
-        Ok(Plan::new(&options, &eval_flag)?)
+        let mut asked = Plan::new(&options, &eval_flag)?;
+        asked.take_share(self.part.share());
+        Ok(asked)
     }
 }
 

@@ -8,6 +8,7 @@ use super::section::Section;
 use super::source::{ROW_KEYS, Source, check_path};
 use super::table::{self, path_value, source_table};
 use crate::failure::Problems;
+use crate::shards::Part;
 use eraser_data::WrongValue;
 use eraser_data::prepare::{Answers, PrepareOptions};
 use eraser_model::Result;
@@ -138,6 +139,8 @@ pub struct PreparePlan {
     pub dir: PathBuf,
     /// Removes what an earlier preparation left.
     pub force: bool,
+    /// How much of it is done.
+    pub part: Part,
 }
 
 impl PreparePlan {

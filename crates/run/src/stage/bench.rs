@@ -6,19 +6,20 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::BenchPlan;
+use crate::shards::{self, Part};
 use crate::stage::evaluate::{load_adapters, loaded};
 use crate::stage::{report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_eval::BenchSummary;
 use eraser_eval::served::Needs;
-use eraser_model::Model;
+use eraser_model::{Error, Model};
 use serde_json::json;
 use std::path::PathBuf;
 
 /// The file of the figures, and the name of its record.
 const BENCH: &str = "bench.json";
 
-/// `eraser bench`: scores, joins the figures to the summary, and gives them.
+/// `eraser bench`: scores, joins the figures to the summary, and gives them; of a shard, none.
 ///
 /// # Errors
 /// A directory that another process holds; whatever scoring ends with.
@@ -69,7 +70,16 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     if plan.force {
         // Only now: what is refused removes nothing.
         remove(dir, &["bench", BENCH])?;
-        manifest.forget(|name| name == BENCH || name.starts_with("bench/"))?;
+        manifest.forget(|name| name == BENCH || name == shards::ARTEFACT || name.starts_with("bench/"))?;
+    }
+    if let Part::Shard(shard) = &plan.part {
+        shards::check(dir, &manifest, &inputs)?;
+        let admitted = summary::admit(dir, (&measured, &served), plan.force, watch)?;
+        let options = shards::options(shard, &serde_json::to_value(asked).map_err(Error::failed)?);
+        let request =
+            Request { artefact: shards::ARTEFACT, verb: "bench", options, inputs: &inputs, seed: Some(asked.seed) };
+        let work = || stoppable(watch, |progress| eraser_eval::bench(&admitted, &plan.asked, progress));
+        return Ok(manifest.record(&request, work, |_| Ok(Outputs::default()))?);
     }
     for note in summary::clear(&mut manifest, (BENCH, "bench"), &inputs)? {
         watch.note(&note);
@@ -92,6 +102,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     for note in manifest.discard_changed(BENCH, &files)? {
         watch.note(&note);
     }
+    plan.part.join(dir, "bench", &inputs)?;
     let found = manifest.record(
         &request,
         || stoppable(watch, |progress| eraser_eval::bench(&admitted, &plan.asked, progress)),

@@ -7,6 +7,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
 use crate::plan::{EvalPlan, ModelPlan, SubjectPlan, flag};
+use crate::shards::{self, Part};
 use crate::stage::replaced::{Now, replaced};
 use crate::stage::{likelihood, report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// `eraser eval`: measures, and gives every figure.
+/// `eraser eval`: measures, and gives every figure; of a shard, none.
 ///
 /// # Errors
 /// Everything that is wrong with options and files; a directory that another process holds; whatever evaluation ends
@@ -56,7 +57,11 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let adapters = model.as_ref().map(|model| load_adapters(&plan.subjects, model)).transpose()?.unwrap_or_default();
     let measured = model.as_ref().map(|model| loaded(&plan.subjects, model, &adapters)).unwrap_or_default();
     let served = served::connect(plans, (text.as_ref(), &common), &served::needs(&asked), dir, watch)?;
-    let judge = judge(options, (&plan.model, &Assets::InCache), watch)?;
+    let judge = match plan.part {
+        // It judges when the shards are joined.
+        Part::Shard(_) => None,
+        _ => judge(options, (&plan.model, &Assets::InCache), watch)?,
+    };
     let start_of = |model: &Model| Inputs::of_model(model, plan.model.base_dtype);
     let begun = model.as_ref().map(start_of).transpose()?.unwrap_or_else(|| Inputs::of_served(&common));
     let mut inputs = inputs(begun, options, &directories)?;
@@ -64,7 +69,16 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     if plan.force {
         // Only now: what is refused removes nothing.
         remove(dir, &["eval", summary::FILE])?;
-        manifest.forget(|name| name == summary::FILE || name.starts_with("eval/"))?;
+        manifest.forget(|name| name == summary::FILE || name == shards::ARTEFACT || name.starts_with("eval/"))?;
+    }
+    let measures = plan.measures.recorded(&Assets::InCache)?;
+    if let Part::Shard(shard) = &plan.part {
+        shards::check(dir, &manifest, &inputs)?;
+        let admitted = summary::admit(dir, (&measured, &served), plan.force, watch)?;
+        let (seed, options) = (Some(options.seed), shards::options(shard, &measures));
+        let request = Request { artefact: shards::ARTEFACT, verb: "eval", options, inputs: &inputs, seed };
+        let work = || evaluate(&admitted, &asked, judge.as_ref(), watch);
+        return manifest.record(&request, work, |_| Ok(Outputs::default()));
     }
     for note in summary::clear(&mut manifest, (summary::FILE, "eval"), &inputs)? {
         watch.note(&note);
@@ -73,13 +87,13 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     manifest.seal(&summary::FIGURES)?;
     let names = measured.iter().map(|subject| subject.name.as_str());
     let names: Vec<&str> = names.chain(served.iter().map(|subject| subject.name.as_str())).collect();
-    let measures = plan.measures.recorded(&Assets::InCache)?;
     for note in replaced(&manifest, &names, &asked.asked(), &Now { inputs: inputs.hashes(), eval: &measures }) {
         watch.note(&note);
     }
     for note in manifest.discard_changed(summary::FILE, &files(&names, &asked))? {
         watch.note(&note);
     }
+    let before = plan.part.join(dir, "eval", &inputs)?;
     let recorded = json!({
         "model": plan.recorded_model()?,
         "subjects": plan.subjects,
@@ -90,7 +104,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };
     let mut found =
         manifest.record(&request, || evaluate(&admitted, &asked, judge.as_ref(), watch), |_| Ok(Outputs::default()))?;
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = before + start.elapsed().as_secs_f64();
     found.timing.eval_s = Some(seconds);
     found.timing.total_s = Some(seconds);
     found.timing.peak_rss_mb = eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64);

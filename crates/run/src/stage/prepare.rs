@@ -8,6 +8,7 @@ use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
 use crate::plan::{AnswerFile, ModelPlan, Preparation, PreparePlan, QuestionFile};
+use crate::shards::{self, Part, ShardRequest};
 use crate::watch::{Watch, stoppable};
 use eraser_data::prepare::{DataReport, Endpoint, Evaluation, Inputs as PrepareInputs};
 use eraser_data::{Question, Record};
@@ -22,11 +23,11 @@ pub(crate) const ARTEFACT: &str = "data";
 const FILES: [&str; 6] =
     ["prepare", "data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data/retain.jsonl", "data_report.json"];
 
-/// `eraser prepare`: makes the sets and says what is in them.
+/// `eraser prepare`: makes the sets and says what is in them; of a shard, which makes answers only, None.
 ///
 /// # Errors
 /// A directory that another process holds, or whose sets an adapter was trained on; whatever preparation ends with.
-pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<DataReport> {
+pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<Option<DataReport>> {
     let _lock = lock(&plan.dir)?;
     let mut manifest = Manifest::read(&plan.dir);
     let material = Material::read(&plan.preparation, plan.evaluation.iter(), &[], &Assets::InCache)?;
@@ -35,12 +36,18 @@ pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<DataReport>
     material.add_to(&mut inputs)?;
     if plan.force {
         remove(&plan.dir, &FILES)?;
-        manifest.forget(|name| name == ARTEFACT)?;
+        manifest.forget(|name| name == ARTEFACT || name == shards::ARTEFACT)?;
     } else {
         keep_trained_sets(&manifest, &inputs, &plan.dir, &plan.preparation)?;
     }
-    let preparing = Preparing { model: &model, plan: &plan.model, assets: &Assets::InCache, dir: &plan.dir };
-    material.prepare(&preparing, "prepare", &inputs, &mut manifest, watch)
+    let (assets, dir, part) = (&Assets::InCache, plan.dir.as_path(), &plan.part);
+    let preparing = Preparing { model: &model, plan: &plan.model, assets, dir, part };
+    if let Part::Shard(shard) = part {
+        material.prepare_part(&preparing, shard, &inputs, &mut manifest, watch)?;
+        return Ok(None);
+    }
+    plan.part.join(dir, "prepare", &inputs)?;
+    material.prepare(&preparing, "prepare", &inputs, &mut manifest, watch).map(Some)
 }
 
 /// An error if an adapter was trained on the sets that are there and others would replace them.
@@ -73,6 +80,7 @@ pub(crate) struct Preparing<'a> {
     pub(crate) plan: &'a ModelPlan,
     pub(crate) assets: &'a Assets,
     pub(crate) dir: &'a Path,
+    pub(crate) part: &'a Part,
 }
 
 /// What a preparation reads, read.
@@ -146,6 +154,56 @@ impl<'a> Material<'a> {
         Ok(())
     }
 
+    /// What a preparation is given.
+    fn sources<T>(&self, with: &Preparing<'_>, work: impl FnOnce(&PrepareInputs<'_>) -> T) -> T {
+        work(&PrepareInputs {
+            model: with.model,
+            // The progress bars of their work show the judge and the answering model.
+            answers_model: &|spec| with.plan.beside(spec).load(with.assets, &mut crate::watch::Silent),
+            endpoint: self.endpoint.as_ref(),
+            questions: &self.questions,
+            answers: self.answers.as_deref(),
+            retain: &self.retain,
+            texts: &self.texts,
+            evaluation: &self.evaluation,
+            share: with.part.share(),
+            others: &|file: &Path| match with.part {
+                Part::Shard(_) => shards::beside(with.dir, file),
+                Part::Whole | Part::Joined(_) => Vec::new(),
+            },
+        })
+    }
+
+    /// Makes the answers of a shard; a watch that stops it ends in an interruption.
+    fn prepare_part(
+        &self,
+        with: &Preparing<'_>,
+        shard: &ShardRequest,
+        inputs: &Inputs,
+        manifest: &mut Manifest,
+        watch: &mut dyn Watch,
+    ) -> Outcome {
+        shards::check(with.dir, manifest, inputs)?;
+        let options = shards::options(shard, &self.plan.to_json()?);
+        let seed = Some(self.plan.options.seed);
+        let request = Request { artefact: shards::ARTEFACT, verb: "prepare", options, inputs, seed };
+        let work = || {
+            stoppable(watch, |progress| {
+                self.sources(with, |sources| {
+                    eraser_data::prepare::prepare_part(sources, &self.plan.options, with.dir, progress)
+                })
+            })
+        };
+        if !manifest.record(&request, work, |_| Ok(Outputs::default()))? {
+            watch.note(&format!(
+                "shard {}: help answers are asked about what the harmful answers of all shards name, and those are not \
+                 all there: run every shard again when all have ended",
+                shard.shard
+            ));
+        }
+        Ok(())
+    }
+
     /// Makes the sets; a watch that stops it ends in an interruption.
     pub(crate) fn prepare(
         &self,
@@ -162,19 +220,10 @@ impl<'a> Material<'a> {
         let report = manifest.record(
             &request,
             || {
-                let sources = PrepareInputs {
-                    model: with.model,
-                    // The progress bars of their work show the judge and the answering model.
-                    answers_model: &|spec| with.plan.beside(spec).load(with.assets, &mut crate::watch::Silent),
-                    endpoint: self.endpoint.as_ref(),
-                    questions: &self.questions,
-                    answers: self.answers.as_deref(),
-                    retain: &self.retain,
-                    texts: &self.texts,
-                    evaluation: &self.evaluation,
-                };
                 stoppable(watch, |progress| {
-                    eraser_data::prepare::prepare(&sources, &self.plan.options, with.dir, progress)
+                    self.sources(with, |sources| {
+                        eraser_data::prepare::prepare(sources, &self.plan.options, with.dir, progress)
+                    })
                 })
             },
             |_| Ok(Outputs { files, fingerprint: None }),

@@ -1,0 +1,65 @@
+//! `eraser merge`: the command of shards, repeated with what they have left.
+
+use super::{bench, eval, prepare};
+use crate::options::Verb;
+use crate::options::merge::MergeArgs;
+use eraser_model::error::PathContext as _;
+use eraser_model::{Error, Result};
+use eraser_run::Outcome;
+use eraser_run::shards::{Joined, Part};
+use std::path::{Path, PathBuf};
+
+/// Merges the shards of each verb, and prints what the verb prints.
+pub(crate) fn merge(args: &MergeArgs, json: bool) -> Outcome {
+    let runs = args.runs.iter().map(|run| absolute(run)).collect::<Result<Vec<_>>>()?;
+    let out = match (&args.out, runs.as_slice()) {
+        (Some(out), _) => absolute(out)?,
+        (None, [run]) if run.join("shards").is_dir() => run.clone(),
+        (None, _) => {
+            return Err(Error::request("--out: where the results of the shards go is not known")
+                .hint("name a directory with --out")
+                .into());
+        }
+    };
+    for joined in Joined::find(&runs)? {
+        // Paths of the command are relative to where it was given.
+        if joined.directory.is_dir() {
+            std::env::set_current_dir(&joined.directory).at(&joined.directory)?;
+        }
+        again(joined, &out, json)?;
+    }
+    Ok(())
+}
+
+/// The command of some shards, with what they have left.
+fn again(joined: Joined, out: &Path, json: bool) -> Outcome {
+    let cli = crate::parse(joined.arguments.iter().map(Into::into).collect());
+    let part = Part::Joined(joined);
+    let dir = out.to_owned();
+    match cli.map(|cli| cli.verb) {
+        Ok(Verb::Prepare(args)) => {
+            let mut plan = args.plan()?;
+            (plan.dir, plan.force, plan.part) = (dir, false, part);
+            prepare::prepared(&plan, json)
+        }
+        Ok(Verb::Eval(args)) => {
+            let mut plan = args.plan()?;
+            (plan.dir, plan.force, plan.part) = (dir, false, part);
+            eval::evaluated(&plan, json)
+        }
+        Ok(Verb::Bench(args)) => {
+            let mut plan = args.plan()?;
+            (plan.dir, plan.force) = (dir, false);
+            plan.take(part);
+            bench::scored(&plan, json)
+        }
+        // The parser has said what is wrong.
+        _ => Err(Error::request("the command of the shards cannot be repeated by this version")
+            .hint("merge them with the version that made them")
+            .into()),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).at(path)
+}
