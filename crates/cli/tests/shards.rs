@@ -208,6 +208,15 @@ fn a_shard_that_does_not_fit_is_named() {
     let said = dir.refused("merge a");
     assert!(said.contains("shard 1/2 lacks results of base direct"), "{said}");
 
+    // A file that was changed since: nothing is replaced or removed.
+    dir.done(&format!("{} --shard 1/2 --force", command("a", 2)));
+    dir.done("merge a");
+    let summary = dir.text("a/summary.json");
+    dir.write("ask.csv", "goal,kind\nhow 0?,a\n");
+    let said = dir.refused("merge a");
+    assert!(said.contains("eval: changed since the shards were made: questions seen"), "{said}");
+    assert_eq!(dir.text("a/summary.json"), summary);
+
     let said = dir.refused("merge nowhere --out b");
     assert!(said.contains("there is no such directory"), "{said}");
     let said = dir.refused(&format!("{} --shard 3/2", command("a", 2)));

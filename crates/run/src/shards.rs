@@ -105,14 +105,29 @@ impl Part {
         }
     }
 
+    /// That the work which joins shards has their inputs. To be called before anything is removed or replaced.
+    ///
+    /// # Errors
+    /// It has others.
+    pub(crate) fn check(&self, inputs: &Inputs) -> Result<()> {
+        let Self::Joined(joined) = self else { return Ok(()) };
+        let first = joined.parts.first();
+        let differ = first.map(|(_, record)| differing(&record.inputs, inputs.hashes())).unwrap_or_default();
+        if differ.is_empty() {
+            return Ok(());
+        }
+        let (verb, differ) = (&joined.verb, differ.join(", "));
+        Err(Error::request(format!("{verb}: changed since the shards were made: {differ}"))
+            .hint("bring back what they read, or run every shard again with --force"))
+    }
+
     /// Joins the results below `top` in the directories of the shards into `dir`, if this joins any. Gives the seconds
     /// that they took.
     ///
     /// # Errors
-    /// `inputs` are others than the shards had; a file that cannot be read or written.
-    pub(crate) fn join(&self, dir: &Path, top: &str, inputs: &Inputs) -> Result<f64> {
+    /// A file that cannot be read or written.
+    pub(crate) fn join(&self, dir: &Path, top: &str) -> Result<f64> {
         let Self::Joined(joined) = self else { return Ok(0.0) };
-        joined.check(inputs)?;
         let mut files: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
         for (part, _) in &joined.parts {
             for file in results(&part.join(top))? {
@@ -259,17 +274,6 @@ impl Joined {
         let directory = PathBuf::from(options["directory"].as_str().unwrap_or_default());
         let parts = parts.into_iter().map(|found| (found.dir, found.record)).collect();
         Some(Self { verb, arguments, directory, of, parts })
-    }
-
-    /// That the work which joins the shards has their inputs.
-    fn check(&self, inputs: &Inputs) -> Result<()> {
-        let differ =
-            self.parts.first().map(|(_, record)| differing(&record.inputs, inputs.hashes())).unwrap_or_default();
-        if differ.is_empty() {
-            return Ok(());
-        }
-        Err(Error::request(format!("{}: changed since the shards were made: {}", self.verb, differ.join(", ")))
-            .hint("bring back what they read, or run every shard again with --force"))
     }
 }
 

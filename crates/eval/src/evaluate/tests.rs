@@ -5,6 +5,7 @@ use crate::answers;
 use crate::attack::search::Search;
 use crate::options::{QuestionSet, TaskFile};
 use eraser_data::Share;
+use eraser_data::ask::{self, Sink};
 use eraser_model::ErrorKind;
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -208,6 +209,49 @@ fn shares_that_are_joined_are_the_whole() {
     fs::write(fixture.file("joined", "template.jsonl"), "").unwrap();
     let error = shared("joined", Share::Joined(3)).unwrap_err().to_string();
     assert!(error.ends_with("/3 lacks results of base template"), "{error}");
+}
+
+/// A judge that gives the lowest score, `together` answers at a time.
+struct Lenient {
+    together: usize,
+    asked: Cell<usize>,
+}
+
+impl Respond for Lenient {
+    fn fingerprint(&self) -> String {
+        "lenient".into()
+    }
+    fn together(&self) -> usize {
+        self.together
+    }
+    fn respond(&self, _: &[&str], wanted: &[bool], _: &Sampling, sink: &mut dyn Sink) -> Result<()> {
+        for (i, _) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
+            self.asked.set(self.asked.get() + 1);
+            sink.take(i, ask::Answer { text: "score: 1".into(), ..ask::Answer::default() })?;
+        }
+        Ok(())
+    }
+}
+
+/// Its verdicts would depend on how many shards there are.
+#[test]
+fn a_judge_that_judges_several_answers_together_judges_no_part_of_them() {
+    let mut fixture = Fixture::new();
+    fixture.options.judges = vec!["rubric".into()];
+    fixture.options.judge.model = Some("m".into());
+    let asked = |out: &str, together: usize, share: Share| {
+        let mut plan = Plan::new(&fixture.options, &crate::name::key).map_err(|_| ()).unwrap();
+        plan.take_share(share);
+        let (target, judge) = (Canned::new("m"), Lenient { together, asked: Cell::new(0) });
+        let out = fixture.dir.path().join(out);
+        evaluate_one("base", &target, &plan, Some(&judge), &out, &mut StopAt(NEVER)).unwrap();
+        judge.asked.get()
+    };
+    let part = Share::Part("1/1".parse().unwrap());
+    assert_eq!(asked("a", 4, part), 0);
+    let all = asked("a", 4, Share::Joined(1));
+    assert!(all > 0);
+    assert_eq!(asked("b", 1, part), all, "a server is asked by the shards");
 }
 
 /// 82 of 330 answers to an attack, left by an evaluation that was interrupted, became a figure and a verdict.

@@ -67,6 +67,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         inputs.path(&format!("text {}", text.name), &text.path)?;
     }
     inputs.settings("options", asked)?;
+    plan.part.check(&inputs)?;
     if plan.force {
         // Only now: what is refused removes nothing.
         remove(dir, &["bench", BENCH])?;
@@ -102,7 +103,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     for note in manifest.discard_changed(BENCH, &files)? {
         watch.note(&note);
     }
-    plan.part.join(dir, "bench", &inputs)?;
+    plan.part.join(dir, "bench")?;
     let found = manifest.record(
         &request,
         || stoppable(watch, |progress| eraser_eval::bench(&admitted, &plan.asked, progress)),

@@ -66,6 +66,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     let begun = model.as_ref().map(start_of).transpose()?.unwrap_or_else(|| Inputs::of_served(&common));
     let mut inputs = inputs(begun, options, &directories)?;
     inputs.served(&served);
+    plan.part.check(&inputs)?;
     if plan.force {
         // Only now: what is refused removes nothing.
         remove(dir, &["eval", summary::FILE])?;
@@ -93,7 +94,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     for note in manifest.discard_changed(summary::FILE, &files(&names, &asked))? {
         watch.note(&note);
     }
-    let before = plan.part.join(dir, "eval", &inputs)?;
+    let before = plan.part.join(dir, "eval")?;
     let recorded = json!({
         "model": plan.recorded_model()?,
         "subjects": plan.subjects,

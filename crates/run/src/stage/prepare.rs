@@ -34,6 +34,7 @@ pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<Option<Data
     let model = plan.model.load(&Assets::InCache, watch)?;
     let mut inputs = Inputs::of_model(&model, plan.model.base_dtype)?;
     material.add_to(&mut inputs)?;
+    plan.part.check(&inputs)?;
     if plan.force {
         remove(&plan.dir, &FILES)?;
         manifest.forget(|name| name == ARTEFACT || name == shards::ARTEFACT)?;
@@ -46,7 +47,7 @@ pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<Option<Data
         material.prepare_part(&preparing, shard, &inputs, &mut manifest, watch)?;
         return Ok(None);
     }
-    plan.part.join(dir, "prepare", &inputs)?;
+    plan.part.join(dir, "prepare")?;
     material.prepare(&preparing, "prepare", &inputs, &mut manifest, watch).map(Some)
 }
 
