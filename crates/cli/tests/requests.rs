@@ -198,12 +198,12 @@ fn all_of_an_eval_request_is_checked_at_once() {
         dir.refused("eval --model builtin --adapter none --out out --attacks template --questions none.txt --batch 0"),
         @r#"
     exit 2
+    error: --adapter: none: No such file or directory (os error 2)
     error: --questions: none.txt: No such file or directory (os error 2)
+    hint: check the path; it is taken relative to the current directory
     error: --templates: the attack `template` needs template files
     hint: name files or directories of them; builtin/templates/seen has some
     error: --batch: must be at least 1
-    error: --adapter: none: No such file or directory (os error 2)
-    hint: check the path; it is taken relative to the current directory
     "#
     );
     assert_snapshot!(dir.refused("eval --model builtin --out out --attacks direct,indirect --judges keywords --questions q.txt"), @r#"
