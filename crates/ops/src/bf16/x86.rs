@@ -289,19 +289,17 @@ impl<const R: usize, const V: usize> Sums<R, V> {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn dots(w: &[&[bf16]], x: &[&[u32]]) -> [[f32; 4]; 4] {
-    match (w, x) {
-        (&[a, b, c, d], &[e, f, g, h]) => dots_of([a, b, c, d], [e, f, g, h]),
-        (&[a, b, c, d], &[e]) => dots_of([a, b, c, d], [e]),
-        _ => {
-            let mut all = [[0.0; 4]; 4];
-            for (all, w) in all.iter_mut().zip(w) {
-                for (sum, x) in all.iter_mut().zip(x) {
-                    *sum = dots_of([w], [x])[0][0];
-                }
-            }
-            all
+    if let (&[a, b, c, d], &[e, f, g, h]) = (w, x) {
+        return dots_of([a, b, c, d], [e, f, g, h]);
+    }
+    // Fewer tokens wait for the weight: rows are read one after the other, as they lie in memory.
+    let mut all = [[0.0; 4]; 4];
+    for (all, w) in all.iter_mut().zip(w) {
+        for (sum, x) in all.iter_mut().zip(x) {
+            *sum = dots_of([w], [x])[0][0];
         }
     }
+    all
 }
 
 /// The products of `R` rows of a weight and `T` rounded rows that are padded with zeros to whole vectors.
