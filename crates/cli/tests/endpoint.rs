@@ -6,14 +6,14 @@
 mod common;
 
 use assert_cmd::cargo::cargo_bin;
-use common::Dir;
 use common::server::{Act, Server};
+use common::{Dir, kill_after};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const KEY: &str = "sk-test-8d1f4c0b7e";
 
@@ -115,20 +115,8 @@ fn killed_half_way_each_answer_is_there_once() {
     let server = Server::start(|_, _| Act::Slow(Duration::from_millis(40)));
     let mut child = command(&dir, &server, "--out a --endpoint-concurrency 2").spawn().unwrap();
     let journal = dir.path("a/prepare/harm.jsonl");
-    let lines = || std::fs::read_to_string(&journal).unwrap_or_default().lines().count();
-    let start = Instant::now();
-    while lines() < 6 {
-        assert!(start.elapsed() < Duration::from_mins(1), "no answers come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let kept = lines();
+    let kept = kill_after(&mut child, &journal, 6, b"{\"key\":\"half");
     assert!(kept < 24, "it was over before it was killed");
-    // What a kill in the middle of a line leaves.
-    let mut bytes = std::fs::read(&journal).unwrap();
-    bytes.extend(b"{\"key\":\"half");
-    std::fs::write(&journal, bytes).unwrap();
     let before = server.requests.lock().unwrap().len();
     done(&dir, &server, "--out a --endpoint-concurrency 2");
     assert!(server.requests.lock().unwrap().len() - before <= 24 - kept);

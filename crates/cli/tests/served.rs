@@ -5,14 +5,14 @@
 mod common;
 
 use assert_cmd::cargo::cargo_bin;
-use common::Dir;
 use common::model_server::{Conduct, ModelServer, logprob};
 use common::server::Act;
+use common::{Dir, kill_after};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const KEY: &str = "sk-test-5a90c2d1";
 /// What is asked of the subjects in `eval`.
@@ -256,19 +256,8 @@ fn killed_half_way_no_answer_is_asked_for_again() {
     let more = "--questions many.txt --max-new-tokens 40 --out a --subject-concurrency 2";
     let mut child = command(&dir, &server, "eval", more).spawn().unwrap();
     let file = dir.path("a/eval/base/direct.jsonl");
-    let lines = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
-    let start = Instant::now();
-    while lines() < 6 {
-        assert!(start.elapsed() < Duration::from_mins(1), "no answers come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let kept = lines();
+    let kept = kill_after(&mut child, &file, 6, b"{\"id\":\"half");
     assert!(kept < 24, "it was over before it was killed");
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes.extend(b"{\"id\":\"half");
-    std::fs::write(&file, bytes).unwrap();
     let asked = |server: &ModelServer| server.questions().iter().filter(|q| q.starts_with("how ")).count();
     let before = asked(&server);
     done(&dir, &server, "eval", more);

@@ -50,7 +50,7 @@ pub use gguf_model::GgufParts;
 pub use gguf_type::GgufType;
 pub use gradient::token_gradient;
 pub use jinja::Jinja;
-pub use load::{BaseDtype, Compute, LoadOptions, Model, load};
+pub use load::{BaseDtype, Compute, LoadOptions, Model, load, load_text};
 pub use sample::GenerateOptions;
 pub use score::{ScoreRequest, TokenScore, score, score_top};
 pub use side_by_side::SideBySide;

@@ -229,15 +229,7 @@ impl Model {
 
 /// Loads `spec`: a Hugging Face directory, a `.gguf` file, or a hub name `org/name` (if no such path exists).
 pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
-    let path = Path::new(spec);
-    let path = match path.try_exists() {
-        Ok(true) => path.to_path_buf(),
-        _ if hub::is_name(spec) => hub::fetch(spec)?,
-        _ => {
-            return Err(Error::request(format!("{spec}: there is no such model"))
-                .hint("a model is a Hugging Face directory, a .gguf file, or a hub name such as org/name"));
-        }
-    };
+    let path = locate(spec)?;
     let held = held(options)?;
     let (config, decoder, tokenizer, own_template, mut fingerprint) = if path.is_dir() {
         from_hf_dir(&path, held, &options.device, options.chat_template.is_none())?
@@ -260,6 +252,39 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
     fingerprint.tokenizer(&tokenizer)?;
     let fingerprint = fingerprint.finish();
     Ok(Model { name: spec.to_owned(), config, decoder, tokenizer, template, fingerprint, path })
+}
+
+/// Reads all of a model but its weights: its configuration, tokenizer and chat template; `spec` and `chat_template` are
+/// those of [`load`].
+///
+/// # Errors
+/// Files that are missing, damaged or of a model that is not supported.
+pub fn load_text(spec: &str, chat_template: Option<&Path>) -> Result<(ModelConfig, Tokenizer, Option<ChatTemplate>)> {
+    let path = locate(spec)?;
+    let own = chat_template.is_none();
+    let (config, tokenizer, template) = if path.is_dir() {
+        let tokenizer = Tokenizer::from_hf_dir(&path)?;
+        let template = if own { ChatTemplate::from_hf_dir(&path, &tokenizer)? } else { None };
+        (ModelConfig::from_hf_dir(&path)?, tokenizer, template)
+    } else {
+        let file = GgufFile::open(&path)?;
+        let tokenizer = Tokenizer::from_gguf(&file)?;
+        let template = if own { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
+        (ModelConfig::from_gguf(&file)?, tokenizer, template)
+    };
+    let named = chat_template.map(|spec| ChatTemplate::named(spec, &path, &tokenizer)).transpose()?;
+    Ok((config, tokenizer, named.or(template)))
+}
+
+/// Where a model's files are.
+fn locate(spec: &str) -> Result<PathBuf> {
+    let path = Path::new(spec);
+    match path.try_exists() {
+        Ok(true) => Ok(path.to_path_buf()),
+        _ if hub::is_name(spec) => hub::fetch(spec),
+        _ => Err(Error::request(format!("{spec}: there is no such model"))
+            .hint("a model is a Hugging Face directory, a .gguf file, or a hub name such as org/name")),
+    }
 }
 
 type Parts = (ModelConfig, Decoder, Tokenizer, Option<ChatTemplate>, Fingerprint);

@@ -18,8 +18,6 @@ mod unpack;
 mod x86;
 
 pub(crate) use blocks::Blocks;
-pub(crate) use dots::dots;
-pub(crate) use int8::Int8Rows;
 
 use crate::gemm::{Update, count};
 use crate::slices;
@@ -107,6 +105,9 @@ impl<'a> Half<'a> {
     }
 }
 
+/// Writes the dot products of some rows of a weight.
+pub(crate) type Dots<'a> = Box<dyn Fn(&Range<usize>, &mut [f32]) + Sync + 'a>;
+
 /// A frozen weight of products in bf16.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Frozen<'a> {
@@ -128,11 +129,28 @@ impl<'a> From<Blocks<'a>> for Frozen<'a> {
     }
 }
 
-impl Frozen<'_> {
-    fn dims(&self) -> (usize, usize) {
+impl<'a> Frozen<'a> {
+    /// `(out, in)`.
+    pub(crate) fn dims(&self) -> (usize, usize) {
         match self {
             Self::Half(half) => (half.rows, half.cols),
             Self::Blocks(blocks) => (blocks.rows, blocks.cols),
+        }
+    }
+
+    /// `out[r * tokens + t] = w[r] . x[t]` of few rows `x`, for any rows of the weight: by dot products of bf16, or of
+    /// 8-bit integers with blocks.
+    pub(crate) fn dots(self, x: &[f32], tokens: usize) -> Dots<'a> {
+        let width = self.dims().1;
+        match self {
+            Self::Half(half) => {
+                let x = Rounded::new(x, tokens, width);
+                Box::new(move |rows, out| dots::dots(out, half.slice(rows), &x))
+            }
+            Self::Blocks(blocks) => {
+                let x = int8::Int8Rows::new(x, tokens, width);
+                Box::new(move |rows, out| blocks.slice(rows).dots(out, &x))
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! weight, f32 or bf16; out: products a tile of the vocabulary at a time, on the calling thread. Invariant: no more
 //! than the caller's tile is made.
 
-use crate::bf16::{self, Half, Rounded, Side};
+use crate::bf16::{self, Frozen, Half, Rounded, Side};
 use crate::gemm::{Mat, Update};
 use crate::weight::Rows as Weight;
 use crate::{form, simd};
@@ -65,8 +65,8 @@ impl<'a> Head<'a> {
     pub(crate) fn new(weight: Weight<'a>) -> Option<Self> {
         match weight {
             Weight::Dense { values, cols, .. } => Some(Self::Dense(Rows { data: values, d: cols })),
-            Weight::Half(half) => Some(Self::Half(half)),
-            Weight::Stored(_) | Weight::Blocks(_) => None,
+            Weight::Frozen(Frozen::Half(half)) => Some(Self::Half(half)),
+            Weight::Frozen(Frozen::Blocks(_)) | Weight::Stored(_) => None,
         }
     }
 

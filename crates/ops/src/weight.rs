@@ -2,7 +2,7 @@
 //! its rows, a piece at a time. Invariant: a stored weight computes exactly what its expansion to f32 would; a tensor
 //! in bf16 is multiplied in bf16, with sums in f32, and so are stored blocks of which that is asked.
 
-use crate::bf16::{Blocks, Half};
+use crate::bf16::{Blocks, Frozen, Half};
 use crate::quant::{TensorType, dequantize, dequantize_into};
 use crate::slices;
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -183,7 +183,9 @@ impl Weight {
     pub(crate) fn with<R>(&self, f: impl FnOnce(Rows<'_>) -> R) -> Result<R> {
         match self {
             Self::Dense(tensor) => Ok(f(read_matrix(&slices::read(tensor))?)),
-            Self::Stored(stored) => Ok(f(stored.blocks().map_or(Rows::Stored(stored), Rows::Blocks))),
+            Self::Stored(stored) => {
+                Ok(f(stored.blocks().map_or(Rows::Stored(stored), |blocks| Rows::Frozen(blocks.into()))))
+            }
         }
     }
 }
@@ -199,19 +201,17 @@ impl From<Tensor> for Weight {
 pub(crate) enum Rows<'a> {
     /// All of them, row-major.
     Dense { values: &'a [f32], rows: usize, cols: usize },
-    /// All of them, for products in bf16.
-    Half(Half<'a>),
+    /// For products in bf16.
+    Frozen(Frozen<'a>),
     /// To be expanded, a piece at a time.
     Stored(&'a Stored),
-    /// To be expanded for products in bf16, a piece at a time.
-    Blocks(Blocks<'a>),
 }
 
 /// The matrix behind a layout, f32 or bf16.
 pub(crate) fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
     let (rows, cols) = layout.shape().dims2()?;
     Ok(match storage {
-        CpuStorage::BF16(_) => Rows::Half(Half { values: slices::elements(storage, layout)?, rows, cols }),
+        CpuStorage::BF16(_) => Rows::Frozen(Half { values: slices::elements(storage, layout)?, rows, cols }.into()),
         _ => Rows::Dense { values: slices::elements(storage, layout)?, rows, cols },
     })
 }
@@ -230,13 +230,13 @@ impl<'a> Rows<'a> {
     {
         match self {
             Self::Dense { values, cols, .. } => &values[rows.start * cols..rows.end * cols],
-            Self::Half(half) => {
+            Self::Frozen(Frozen::Half(half)) => {
                 scratch.clear();
                 scratch.extend(half.slice(rows).values.iter().map(|w| w.to_f32()));
                 scratch
             }
             Self::Stored(stored) => stored.read(rows, scratch),
-            Self::Blocks(blocks) => {
+            Self::Frozen(Frozen::Blocks(blocks)) => {
                 scratch.resize(rows.len() * blocks.cols, 0.0);
                 dequantize_into(blocks.dtype, blocks.slice(rows).bytes, scratch);
                 scratch
@@ -248,9 +248,8 @@ impl<'a> Rows<'a> {
     pub(crate) fn dims(&self) -> (usize, usize) {
         match self {
             Self::Dense { rows, cols, .. } => (*rows, *cols),
-            Self::Half(half) => (half.rows, half.cols),
+            Self::Frozen(frozen) => frozen.dims(),
             Self::Stored(stored) => (stored.rows, stored.cols),
-            Self::Blocks(blocks) => (blocks.rows, blocks.cols),
         }
     }
 }

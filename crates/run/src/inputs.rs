@@ -28,11 +28,17 @@ impl Inputs {
     }
 
     /// What a stage reads that measures served subjects only: what they have in `common`, under this version.
-    pub(crate) fn of_served(common: &str) -> Self {
+    fn of_served(common: &str) -> Self {
         let mut inputs = Self::default();
         inputs.text("version", env!("CARGO_PKG_VERSION"));
         inputs.hash("served", common.to_owned());
         inputs
+    }
+
+    /// What an evaluation begins with: that of the model, where one is loaded, else what served subjects have in
+    /// `common`.
+    pub(crate) fn begun(model: Option<&Model>, base_dtype: BaseDtype, common: &str) -> Result<Self> {
+        model.map_or_else(|| Ok(Self::of_served(common)), |model| Self::of_model(model, base_dtype))
     }
 
     /// Adds subjects that a server has.

@@ -262,11 +262,15 @@ impl<'a> Feed<'a> {
 
     /// The answer that is preferred to the record's own in the draw at `at`, if there are such answers.
     fn preferred(&self, record: usize, at: usize) -> Option<&Beginning> {
-        let mut rng = self.stream("preferred", at);
-        match self.to_question[record].as_slice() {
-            [] => self.preferred.get(rng.random_range(0..self.preferred.len().max(1))),
-            own => self.preferred.get(own[rng.random_range(0..own.len())]),
+        if self.preferred.is_empty() {
+            return None;
         }
+        let mut rng = self.stream("preferred", at);
+        let place = match self.to_question[record].as_slice() {
+            [] => rng.random_range(0..self.preferred.len()),
+            own => own[rng.random_range(0..own.len())],
+        };
+        self.preferred.get(place)
     }
 
     /// The tokens that are given before the supervised ones in the draw at `at`, and the answer that is left; None: all

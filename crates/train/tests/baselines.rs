@@ -3,21 +3,14 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use candle_core::Device;
+use common::{model, organism};
 use eraser_data::{Record, read_set};
-use eraser_model::{Adapter, BaseDtype, Compute, ErrorKind, LoadOptions, Model, load};
+use eraser_model::{Adapter, ErrorKind, Model};
 use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions, check, train};
 use std::path::Path;
-
-fn organism() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism")
-}
-
-fn model() -> Model {
-    let options =
-        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
-    load(organism().join("model").to_str().unwrap(), &options).unwrap()
-}
 
 fn sets() -> Sets {
     let read = |set: SetName| {

@@ -2,24 +2,17 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use candle_core::Device;
+use common::{model, organism};
 use eraser_data::{Benign, Noise, NoiseKind, Record, Sample, Surroundings, read_set};
-use eraser_model::{BaseDtype, Compute, LoadOptions, Model, load};
+use eraser_model::Model;
 use eraser_train::feed::{self, Feed, Overlong, Source};
 use eraser_train::{
     Control, Gamma, GammaScope, Given, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
 };
-use std::{collections::BTreeMap, path::Path};
-
-fn organism() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism")
-}
-
-fn model() -> Model {
-    let options =
-        LoadOptions { device: Device::Cpu, base_dtype: BaseDtype::Auto, compute: Compute::F32, chat_template: None };
-    load(organism().join("model").to_str().unwrap(), &options).unwrap()
-}
+use std::collections::BTreeMap;
 
 fn read(set: SetName, rows: usize) -> Vec<Record> {
     let mut records = read_set(&organism().join("sets").join(set.file())).unwrap();

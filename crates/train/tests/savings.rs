@@ -2,10 +2,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_cmp)]
 
+mod common;
+
 use candle_core::{Device, Tensor};
+use common::{held, model, organism};
 use eraser_data::{Batch, Sample, read_set};
 use eraser_model::{
-    BaseDtype, Compute, LoadOptions, Model, load,
+    BaseDtype, Model,
     trace::{Gradients, TraceOptions},
 };
 use eraser_train::{
@@ -15,15 +18,6 @@ use std::{collections::BTreeMap, path::Path};
 
 /// Where a run keeps what the frozen model gives.
 const STATES: &str = "states.bin";
-
-fn organism() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/organism")
-}
-
-fn model(base_dtype: BaseDtype) -> Model {
-    let options = LoadOptions { device: Device::Cpu, base_dtype, compute: Compute::F32, chat_template: None };
-    load(organism().join("model").to_str().unwrap(), &options).unwrap()
-}
 
 fn sets() -> Sets {
     let read = |name: &str| {
@@ -80,7 +74,7 @@ fn assert_close(what: &str, got: &[f32], want: &[f32]) {
 
 #[test]
 fn a_later_run_finds_the_states_of_an_earlier_one_and_takes_the_same_steps() {
-    let model = model(BaseDtype::Auto);
+    let model = model();
     for scope in [KlScope::Response, KlScope::All] {
         let options = TrainOptions { kl_scope: scope, layers: Some(vec![2, 3]), ..options() };
         let (cold, warm) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -95,7 +89,7 @@ fn a_later_run_finds_the_states_of_an_earlier_one_and_takes_the_same_steps() {
 
 #[test]
 fn running_blocks_again_changes_nothing() {
-    let model = model(BaseDtype::Auto);
+    let model = model();
     let of = |checkpoint_activations| {
         let dir = tempfile::tempdir().unwrap();
         run(&model, &TrainOptions { checkpoint_activations, ..options() }, dir.path())
@@ -107,7 +101,7 @@ fn running_blocks_again_changes_nothing() {
 /// there are any below; with only the upper ones, the lower blocks run once for all terms and have no backward.
 #[test]
 fn upper_adapters_get_the_gradients_they_get_among_all() {
-    let model = model(BaseDtype::Auto);
+    let model = model();
     let of = |layers: Option<Vec<usize>>| {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("grads.safetensors");
@@ -128,7 +122,7 @@ fn a_base_held_as_stored_trains_like_its_expansion() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("grads.safetensors");
         let options = TrainOptions { dump_grads: Some(file.clone()), ..options() };
-        (run(&model(base_dtype), &options, dir.path()).0, gradients(&file))
+        (run(&held(base_dtype), &options, dir.path()).0, gradients(&file))
     };
     let ((plain_steps, plain), (stored_steps, stored)) = (of(BaseDtype::F32), of(BaseDtype::AsStored));
     for (a, b) in plain_steps.iter().zip(&stored_steps) {
@@ -143,7 +137,7 @@ fn a_base_held_as_stored_trains_like_its_expansion() {
 
 #[test]
 fn a_shared_beginning_gives_the_losses_and_gradients_of_its_copies() {
-    let model = model(BaseDtype::Auto);
+    let model = model();
     let dir = tempfile::tempdir().unwrap();
     run(&model, &options(), dir.path());
     let adapter = eraser_model::Adapter::load(&dir.path().join("adapter"), &model.config, &Device::Cpu).unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "shared by test crates that use parts of it")]
 
+pub mod http;
 pub mod model_server;
 pub mod server;
 pub mod tiny;
@@ -9,6 +10,7 @@ pub mod tiny;
 use assert_cmd::cargo::{cargo_bin, cargo_bin_cmd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Trains on the sets of [`Dir::with_model`].
 pub const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl \
@@ -16,6 +18,24 @@ pub const TRAIN: &str = "train --model model --harm harm.jsonl --help-set help.j
 /// Evaluates what that trained in `run`.
 pub const EVAL: &str =
     "eval --model model --adapter eraser=run/adapter --questions seen=ask.csv --max-new-tokens 2 --out run";
+
+/// Kills a process once the file that it writes has `lines` lines, and puts `half` of one behind them, which a kill in the
+/// middle of a line leaves. How many whole lines there were.
+pub fn kill_after(child: &mut Child, file: &Path, lines: usize, half: &[u8]) -> usize {
+    let count = || std::fs::read_to_string(file).unwrap_or_default().lines().count();
+    let start = Instant::now();
+    while count() < lines {
+        assert!(start.elapsed() < Duration::from_mins(1), "no answers come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = count();
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes.extend(half);
+    std::fs::write(file, bytes).unwrap();
+    kept
+}
 
 /// A scratch directory, removed when dropped.
 pub struct Dir(tempfile::TempDir);

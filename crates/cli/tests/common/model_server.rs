@@ -1,9 +1,9 @@
 //! A stand-in for vLLM and others on a free port: two names, a chat template, log-probabilities, and the faults that
 //! such servers have had. Its "model" is arithmetic: an answer repeats the question, or refuses under the name `hard`.
 
+use super::http::{self, Received, receive};
 use super::server::Act;
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -78,25 +78,7 @@ impl ModelServer {
 }
 
 fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, how: &Mutex<Conduct>, fault: &Fault) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let (mut length, mut authorization, mut first) = (0, None, String::new());
-    reader.read_line(&mut first).ok().filter(|n| *n > 0)?;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-        let line = line.trim();
-        if line.is_empty() {
-            break;
-        }
-        let (name, value) = line.split_once(':')?;
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().ok()?,
-            "authorization" => authorization = Some(value.trim().to_owned()),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
+    let Received { first, authorization, body } = receive(stream)?;
     let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
     let route = first.split(' ').nth(1)?.to_owned();
     let request = Request { route, authorization, body };
@@ -106,7 +88,7 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, how: &Mutex<Conduct>, f
         seen.len() - 1
     };
     let conduct = how.lock().unwrap().clone();
-    let (status, headers, text) = match fault(number, &request) {
+    let reply = match fault(number, &request) {
         Act::Answer => reply(&request, number, &conduct),
         Act::Slow(time) => {
             std::thread::sleep(time);
@@ -116,12 +98,7 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, how: &Mutex<Conduct>, f
         Act::Malformed(text) => (200, "", text.to_owned()),
         Act::Hang | Act::Close => return None,
     };
-    let reply = format!(
-        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{text}",
-        text.len()
-    );
-    let mut stream = stream;
-    stream.write_all(reply.as_bytes()).ok()
+    http::reply(stream, reply)
 }
 
 fn reply(request: &Request, number: usize, conduct: &Conduct) -> (u16, &'static str, String) {

@@ -1,6 +1,6 @@
 //! A chat completion server on a free port of this machine, with the faults of real ones.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use super::http::{self, Received, receive};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -55,25 +55,7 @@ impl Server {
 
 /// One request on a connection; None when the connection is over.
 fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, act: &dyn Fn(usize, &str) -> Act) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let (mut length, mut authorization, mut first) = (0, None, String::new());
-    reader.read_line(&mut first).ok().filter(|n| *n > 0)?;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-        let line = line.trim();
-        if line.is_empty() {
-            break;
-        }
-        let (name, value) = line.split_once(':')?;
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().ok()?,
-            "authorization" => authorization = Some(value.trim().to_owned()),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
+    let Received { first, authorization, body } = receive(stream)?;
     assert!(first.starts_with("POST /v1/chat/completions "), "{first}");
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let question = body["messages"][0]["content"].as_str().unwrap().to_owned();
@@ -87,7 +69,7 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, act: &dyn Fn(usize, &st
         let choices = serde_json::json!([{"index": 0, "message": message, "finish_reason": "stop"}]);
         serde_json::json!({"choices": choices, "usage": {"completion_tokens": 3}}).to_string()
     };
-    let (status, headers, text) = match act(number, &question) {
+    let reply = match act(number, &question) {
         Act::Answer => (200, "", answer()),
         Act::Slow(time) => {
             std::thread::sleep(time);
@@ -101,10 +83,5 @@ fn serve(stream: &TcpStream, seen: &Mutex<Vec<Request>>, act: &dyn Fn(usize, &st
         }
         Act::Close => return None,
     };
-    let reply = format!(
-        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n{text}",
-        text.len()
-    );
-    let mut stream = stream;
-    stream.write_all(reply.as_bytes()).ok()
+    http::reply(stream, reply)
 }

@@ -2,7 +2,7 @@
 //! matrix. Invariant: the weight is read once, from memory to the cores, however many tokens there are.
 
 use super::panels::{self, Panels};
-use crate::bf16::{self, Frozen, Int8Rows, Rounded, Side};
+use crate::bf16::{self, Frozen, Rounded, Side};
 use crate::gemm::{Mat, Update, count};
 use crate::weight::Rows;
 use crate::{simd, slices};
@@ -21,10 +21,9 @@ const DOT_TOKENS: usize = 10;
 /// Up to this many tokens packing the weight, as a large product does, costs more than it saves (measured on two cores:
 /// even at 130 to 260 tokens, by shape).
 const PANEL_TOKENS: usize = 256;
-/// Up to this many tokens dot products are faster with a weight in bf16: reading the weight takes most of the time.
-const HALF_DOT_TOKENS: usize = 8;
-/// Up to this many tokens products of 8-bit integers are faster with a weight in blocks.
-const BLOCK_DOT_TOKENS: usize = 8;
+/// Up to this many tokens dot products, or products of 8-bit integers with blocks, are faster with a weight of products in
+/// bf16: reading the weight takes most of the time.
+const FROZEN_DOT_TOKENS: usize = 8;
 /// Most weight elements of one parallel task of the product for few tokens: half of a second-level cache.
 const TASK_ELEMENTS: usize = 1 << 16;
 /// Multiply-adds that are worth a task: some tens of microseconds.
@@ -51,8 +50,7 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
     let whole = |values| Mat::new(x, tokens, inputs).times(Mat::new(values, outputs, inputs).t()).in_parallel();
     match weight {
         Rows::Dense { values, .. } => whole(values).into_vec(),
-        Rows::Half(half) => rounded(&Rounded::new(x, tokens, inputs), half, Side::Forward).into_vec(),
-        Rows::Blocks(blocks) => rounded(&Rounded::new(x, tokens, inputs), blocks, Side::Forward).into_vec(),
+        Rows::Frozen(frozen) => rounded(&Rounded::new(x, tokens, inputs), frozen, Side::Forward).into_vec(),
         Rows::Stored(_) => {
             let mut out = vec![0.0; tokens * outputs];
             forward_into(x, weight, tokens, &mut out, Columns { stride: outputs, at: 0 }, Update::Replace);
@@ -61,7 +59,7 @@ pub(crate) fn forward(x: &[f32], weight: Rows<'_>, bias: Option<&[f32]>, tokens:
     }
 }
 
-fn rounded<'a>(x: &'a Rounded, weight: impl Into<Frozen<'a>>, side: Side) -> bf16::Product<'a> {
+fn rounded<'a>(x: &'a Rounded, weight: Frozen<'a>, side: Side) -> bf16::Product<'a> {
     bf16::Product::new(x, weight, side).in_parallel()
 }
 
@@ -91,13 +89,9 @@ pub(crate) fn forward_into(
     match weight {
         Rows::Dense { values, rows, .. } => tile(0..rows, values),
         Rows::Stored(stored) => stored.for_each_tile(TILE_ELEMENTS, tile),
-        Rows::Half(half) => {
+        Rows::Frozen(frozen) => {
             let x = Rounded::new(x, tokens, inputs);
-            rounded(&x, half, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
-        }
-        Rows::Blocks(blocks) => {
-            let x = Rounded::new(x, tokens, inputs);
-            rounded(&x, blocks, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
+            rounded(&x, frozen, Side::Forward).store(&mut out[columns.at..], columns.stride, update);
         }
     }
 }
@@ -113,8 +107,7 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
             let weight = Mat::new(values, outputs, inputs);
             Mat::new(g, tokens, outputs).times(weight).in_parallel().into_vec()
         }
-        Rows::Half(half) => rounded(&Rounded::new(g, tokens, outputs), half, Side::Backward).into_vec(),
-        Rows::Blocks(blocks) => rounded(&Rounded::new(g, tokens, outputs), blocks, Side::Backward).into_vec(),
+        Rows::Frozen(frozen) => rounded(&Rounded::new(g, tokens, outputs), frozen, Side::Backward).into_vec(),
         Rows::Stored(stored) => {
             let mut dx = vec![0.0; tokens * inputs];
             stored.for_each_tile(TILE_ELEMENTS, |rows, tile| {
@@ -131,8 +124,7 @@ pub(crate) fn input_gradient(g: &[f32], weight: Rows<'_>, tokens: usize) -> Vec<
 fn are_few(tokens: usize, weight: Rows<'_>) -> bool {
     let (outputs, inputs) = weight.dims();
     let most = match weight {
-        Rows::Half(_) => HALF_DOT_TOKENS,
-        Rows::Blocks(_) => BLOCK_DOT_TOKENS,
+        Rows::Frozen(_) => FROZEN_DOT_TOKENS,
         Rows::Dense { .. } | Rows::Stored(_) => PANEL_TOKENS,
     };
     inputs > 0 && outputs > 0 && (1..=most).contains(&tokens)
@@ -153,19 +145,10 @@ impl Products {
         let task = (TASK_WORK / (inputs * tokens)).clamp(1, TASK_ELEMENTS.div_ceil(inputs));
         let task = task.next_multiple_of(panels::ROWS);
         // Output-major, so that a task writes one contiguous piece.
-        if let Rows::Half(half) = weight {
-            let x = Rounded::new(x, tokens, inputs);
+        if let Rows::Frozen(frozen) = weight {
+            let dots = frozen.dots(x, tokens);
             let values = slices::filled(outputs * tokens, task * tokens, |i, products| {
-                let rows = i * task..i * task + products.len() / tokens;
-                bf16::dots(products, half.slice(&rows), &x);
-            });
-            return Self { values, stride: tokens };
-        }
-        if let Rows::Blocks(blocks) = weight {
-            let x = Int8Rows::new(x, tokens, inputs);
-            let values = slices::filled(outputs * tokens, task * tokens, |i, products| {
-                let rows = i * task..i * task + products.len() / tokens;
-                blocks.slice(&rows).dots(products, &x);
+                dots(&(i * task..i * task + products.len() / tokens), products);
             });
             return Self { values, stride: tokens };
         }

@@ -10,10 +10,7 @@ use crate::builtin::{self, Assets};
 use crate::failure::Problems;
 use crate::watch::Watch;
 use eraser_eval::served::Text;
-use eraser_model::gguf::GgufFile;
-use eraser_model::{
-    BaseDtype, ChatTemplate, Compute, DeviceName, Error, LoadOptions, Model, ModelConfig, Result, Tokenizer, hub,
-};
+use eraser_model::{BaseDtype, ChatTemplate, Compute, DeviceName, Error, LoadOptions, Model, Result, Tokenizer, hub};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -202,28 +199,13 @@ impl ModelPlan {
     /// # Errors
     /// Files that are missing, damaged or of a model that is not supported.
     pub fn text(&self, assets: &Assets) -> Result<Text> {
-        let path = match self.spec.as_str() {
-            builtin::NAME => builtin::model_dir(&assets.dir()?),
-            spec if !Path::new(spec).exists() && hub::is_name(spec) => hub::fetch(spec)?,
-            spec => PathBuf::from(spec),
+        let spec = match self.spec.as_str() {
+            builtin::NAME => builtin::model_dir(&assets.dir()?).display().to_string(),
+            spec => spec.to_owned(),
         };
-        let own = self.chat_template.is_none();
-        let (tokenizer, template, positions) = if path.is_dir() {
-            let tokenizer = Tokenizer::from_hf_dir(&path)?;
-            let template = if own { ChatTemplate::from_hf_dir(&path, &tokenizer)? } else { None };
-            (tokenizer, template, ModelConfig::from_hf_dir(&path)?.max_positions())
-        } else {
-            let file = GgufFile::open(&path)?;
-            let tokenizer = Tokenizer::from_gguf(&file)?;
-            let template = if own { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
-            (tokenizer, template, ModelConfig::from_gguf(&file)?.max_positions())
-        };
-        let template = match &self.chat_template {
-            Some(spec) => Some(ChatTemplate::named(spec, &path, &tokenizer)?),
-            None => template,
-        };
+        let (config, tokenizer, template) = eraser_model::load_text(&spec, self.chat_template.as_deref())?;
         let template = self.chatting(template, &tokenizer);
-        Ok(Text { tokenizer, template, positions })
+        Ok(Text { tokenizer, template, positions: config.max_positions() })
     }
 
     fn read(&self, assets: &Assets) -> Result<Model> {

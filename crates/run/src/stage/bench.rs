@@ -45,8 +45,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     for note in &leakage {
         watch.note(note);
     }
-    let start_of = |model: &Model| Inputs::of_model(model, plan.model.base_dtype);
-    let mut inputs = model.as_ref().map(start_of).transpose()?.unwrap_or_else(|| Inputs::of_served(&common));
+    let mut inputs = Inputs::begun(model.as_ref(), plan.model.base_dtype, &common)?;
     inputs.served(&served);
     for subject in &plan.subjects {
         if let Some(adapter) = &subject.adapter {

@@ -62,8 +62,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
         Part::Shard(_) => None,
         _ => judge(options, (&plan.model, &Assets::InCache), watch)?,
     };
-    let start_of = |model: &Model| Inputs::of_model(model, plan.model.base_dtype);
-    let begun = model.as_ref().map(start_of).transpose()?.unwrap_or_else(|| Inputs::of_served(&common));
+    let begun = Inputs::begun(model.as_ref(), plan.model.base_dtype, &common)?;
     let mut inputs = inputs(begun, options, &directories)?;
     inputs.served(&served);
     plan.part.check(&inputs)?;
