@@ -70,16 +70,101 @@ fn each_fault_is_named_with_what_to_do() {
     let (code, text) = with(&|dir| replace(dir, "model/chat_template.jinja", "<|end|>", ""));
     assert!(code == 0 && text.contains("an answer ends without a special token"), "{text}");
     let (code, text) = with(&|dir| std::fs::remove_file(dir.path("model/model.safetensors")).unwrap());
-    assert!(code == 1 && text.contains("error    files") && text.contains("no file of weights"), "{text}");
+    assert!(code == 1 && text.contains("error    files") && text.contains("there is no model.safetensors"), "{text}");
     let dir = Dir::with_model();
     let (code, text) = doctor(&dir, "model --adapter model");
     assert!(code == 1 && text.contains("error    adapter"), "{text}");
     assert!(dir.refused("doctor none").starts_with("exit 2"));
 }
 
-/// NaN in a weight made every figure of it NaN, and no message.
+/// Exit code and lines for a model whose files were changed.
+fn changed(change: &dyn Fn(&Dir), arguments: &str) -> (i32, String) {
+    let dir = Dir::with_model();
+    change(&dir);
+    doctor(&dir, arguments)
+}
+
+/// A file of the model with `from` replaced.
+fn replaced(file: &str, from: &str, to: &str) -> impl Fn(&Dir) {
+    move |dir| {
+        let text = dir.text(file);
+        assert!(text.contains(from), "{file} has no {from}");
+        dir.write(file, &text.replace(from, to));
+    }
+}
+
+/// They were told under `weights`, and hid what was wrong with the weights.
 #[test]
-fn weights_that_are_not_finite_are_an_error() {
+fn faults_of_tokenizer_and_template_are_told_as_theirs() {
+    let text = |file: &str, text: &str| {
+        let (file, text) = (file.to_owned(), text.to_owned());
+        move |dir: &Dir| drop(dir.write(&file, &text))
+    };
+    let (code, told) = changed(&text("model/tokenizer.json", "{"), "model");
+    assert!(code == 1 && told.contains("error    tokenizer  "), "{told}");
+    assert!(told.contains("ok       weights    held as f32") && !told.contains("error    weights"), "{told}");
+    let (code, told) = changed(&text("model/chat_template.jinja", "{% if %}"), "model");
+    assert!(code == 1 && told.contains("error    chat template  "), "{told}");
+    assert!(told.contains("ok       weights") && !told.contains("error    weights"), "{told}");
+    let both = |dir: &Dir| {
+        dir.write("model/tokenizer.json", "{");
+        replaced("model/config.json", "\"num_hidden_layers\":2", "\"num_hidden_layers\":3")(dir);
+    };
+    let (_, told) = changed(&both, "model");
+    assert!(told.contains("error    tokenizer  ") && told.contains("error    weights    "), "{told}");
+    let ends = replaced("model/config.json", "\"eos_token_id\":256", "\"eos_token_id\":999");
+    let (code, told) = changed(&ends, "model");
+    assert!(code == 0 && told.contains("warning  tokenizer      config.json: `eos_token_id` 999 is no id"), "{told}");
+}
+
+/// A file of the configuration that says something else than the weights, or too little, was taken without a word.
+#[test]
+fn what_the_configuration_says_besides_the_weights_is_told() {
+    let config = "model/config.json";
+    let (code, told) = changed(&replaced(config, "\"model_type\":\"llama\",", ""), "model");
+    assert!(code == 0 && told.contains("warning  config         config.json has no `model_type`"), "{told}");
+    let says = "{\"quantization_config\":{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true},";
+    let (code, told) = changed(&replaced(config, "{", says), "model");
+    assert!(
+        code == 0 && told.contains("warning  weights        model: `quantization_config` says bitsandbytes"),
+        "{told}"
+    );
+    let (code, told) = changed(&replaced(config, "LlamaForCausalLM", "LlamaForSequenceClassification"), "model");
+    assert!(code == 1 && told.contains("this class has no head that writes text"), "{told}");
+    let (code, told) = changed(&|_| (), "model --think-end </thought>");
+    assert!(code == 0 && told.contains("warning  chat template  "), "{told}");
+    assert!(told.contains("the end of thoughts \"</thought>\" is neither in it nor in the vocabulary"), "{told}");
+}
+
+/// An adapter of alpha 0 was exported for llama.cpp, which applies it in full.
+#[test]
+fn an_adapter_without_effect_is_told_and_not_written_for_llama_cpp() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --steps 1 --out run"));
+    let config = dir.text("run/adapter/adapter_config.json");
+    assert!(config.contains("\"lora_alpha\": 16"), "{config}");
+    for (alpha, told) in
+        [("0", "`lora_alpha` is 0: the adapter changes nothing"), ("-8", "is subtracted from the base")]
+    {
+        dir.write(
+            "run/adapter/adapter_config.json",
+            &config.replace("\"lora_alpha\": 16", &format!("\"lora_alpha\": {alpha}")),
+        );
+        let (code, text) = doctor(&dir, "model --adapter run/adapter");
+        assert!(code == 0 && text.contains("warning  adapter") && text.contains(told), "{text}");
+        let refused = dir.refused("export -m model -a run/adapter -o new/a.gguf --format gguf --adapter-only");
+        assert!(
+            refused.starts_with("exit 2") && refused.contains(&format!("`lora_alpha` {alpha} cannot be written")),
+            "{refused}"
+        );
+        assert!(!dir.path("new").exists(), "an empty directory is left");
+        dir.done("export -m model -a run/adapter -o peft --adapter-only --force");
+    }
+}
+
+/// NaN in a weight made every figure of it NaN, and no message; then the message named a type as the reason.
+#[test]
+fn weights_that_are_not_finite_are_an_error_that_names_the_tensor() {
     let dir = Dir::with_model();
     let path = dir.path("model/model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -88,5 +173,7 @@ fn weights_that_are_not_finite_are_an_error() {
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     let (code, text) = doctor(&dir, "model");
-    assert!(code == 1 && text.contains("error"), "{text}");
+    assert!(code == 1 && text.contains("error    forward pass"), "{text}");
+    assert!(text.contains("tensor `model.norm.weight` holds values that are not finite"), "{text}");
+    assert!(!text.contains("--compute"), "{text}");
 }

@@ -480,7 +480,11 @@ fn a_gguf_export_answers_as_the_adapter_does() {
     dir.done("export --model model --adapter a/adapter --out new/small.gguf --format gguf --dtype q4_k_m");
     assert!(dir.read("new/small.gguf").len() < dir.read("new/hardened.gguf").len() / 2);
     let bytes = dir.read("new/small.gguf");
-    dir.done("export --model model --adapter a/adapter --out new/small.gguf --format gguf --dtype q4_k_m --force");
+    let small = "export --model model --adapter a/adapter --out new/small.gguf --format gguf --dtype q4_k_m --force";
+    // Rows of 32 and 48 numbers: which types they got was not said.
+    insta::assert_snapshot!(dir.done(small), @"");
+    let told: Value = serde_json::from_str(&dir.done(&format!("{small} --json"))).unwrap();
+    assert_eq!(told["types"][0]["in_place_of"]["block"], 256, "{told}");
     assert!(bytes == dir.read("new/small.gguf"), "other bytes the second time");
     let export = "export --model model --adapter a/adapter";
     insta::assert_snapshot!(dir.refused(&format!("{export} --out new/small.gguf --format gguf")), @r"
@@ -488,6 +492,12 @@ fn a_gguf_export_answers_as_the_adapter_does() {
     error: --out: new/small.gguf is there already
     hint: name another one, or write over it by --force
     ");
+    // A directory that was made for an export that failed looked like one.
+    let refused = dir.refused("export --model model --adapter ask.csv --out deep/new");
+    assert!(refused.starts_with("exit 2") && !dir.path("deep").exists(), "{refused}");
+    dir.write("model/tokenizer.json", &tokenizer);
+    let refused = dir.refused(&format!("{export} --out deep/new/a.gguf --format gguf"));
+    assert!(refused.contains("has no name in llama.cpp") && !dir.path("deep").exists(), "{refused}");
     // A device was replaced by a file.
     let refused = dir.refused(&format!("{export} --out /dev/null --format gguf --force"));
     assert!(refused.contains("/dev/null is no regular file"), "{refused}");

@@ -131,14 +131,20 @@ impl Adapter {
             ));
         }
         let bytes = std::fs::read(&path).at(&path)?;
+        crate::files::no_pointer(&bytes, &path)?;
         let layers = read_safetensors(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
         Self { config, layers, path: model.path() }.told(dir)
     }
 
-    /// Tells of an adapter that changes nothing.
+    /// Tells of an adapter that changes nothing, or that is taken away from the base.
     fn told(self, path: &Path) -> Result<Self> {
-        if self.is_noop()? {
-            tracing::warn!("{}: every lora_B is zero: the adapter changes nothing", path.display());
+        let (at, alpha) = (path.display(), self.config.alpha);
+        if alpha < 0.0 {
+            tracing::warn!("{at}: `lora_alpha` is {alpha}: the adapter is subtracted from the base; was that meant?");
+        } else if self.config.scale() == 0.0 {
+            tracing::warn!("{at}: `lora_alpha` is {alpha}: the adapter changes nothing");
+        } else if self.is_noop()? {
+            tracing::warn!("{at}: every lora_B is zero: the adapter changes nothing");
         }
         Ok(self)
     }
@@ -146,7 +152,7 @@ impl Adapter {
     /// Writes a GGUF file for llama.cpp, which loads it beside a base model in GGUF. `name` is its `general.name`.
     ///
     /// # Errors
-    /// A module that GGUF has no name for; a file that cannot be written.
+    /// An alpha that is not positive; a module that GGUF has no name for; a file that cannot be written.
     pub fn save_gguf(&self, path: &Path, model: &ModelConfig, name: &str) -> Result<()> {
         let mut pairs = Vec::new();
         for (layer, adapted) in self.layers.iter().enumerate() {
@@ -415,6 +421,22 @@ mod tests {
         made.save(dir.path(), "base").unwrap();
         let error = Adapter::load(dir.path(), &model(), &Device::Cpu).unwrap_err().to_string();
         assert!(error.contains(&format!("tensor '{name}' holds values that are not finite")), "{error}");
+    }
+
+    /// Of an alpha of 0 llama.cpp makes a scale of 1.
+    #[test]
+    fn an_alpha_that_is_not_positive_has_no_place_in_a_gguf_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("adapter.gguf");
+        // The last one is 0 in the file's 32 bits.
+        for alpha in [0.0, -4.0, 1e-60] {
+            let made = Adapter::new(LoraConfig { alpha, ..config(None) }, &model(), 7, &Device::Cpu).unwrap();
+            let error = made.save_gguf(&path, &model(), "adapter").unwrap_err();
+            assert!(error.to_string().contains("`lora_alpha`") && !path.exists(), "{alpha}: {error}");
+            assert!(error.hints()[0].contains("a scale of 1"), "{error:?}");
+        }
+        let made = Adapter::new(config(None), &model(), 7, &Device::Cpu).unwrap();
+        made.save_gguf(&path, &model(), "adapter").unwrap();
     }
 
     #[test]

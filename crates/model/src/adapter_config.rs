@@ -122,7 +122,9 @@ pub(crate) fn read(text: &str) -> Result<LoraConfig> {
         () if !(1..=65_536).contains(&config.r) => {
             Err(Error::request(format!("key 'r' is {}: it must be 1 to 65536", short(&map["r"]))))
         }
-        () if !config.alpha.is_finite() => Err(Error::request("key 'lora_alpha' is not a finite number")),
+        () if !config.scale().is_finite() => {
+            Err(Error::request(format!("key 'lora_alpha' is {}, which gives no finite scale", config.alpha)))
+        }
         () if !(0.0..1.0).contains(&config.dropout) => Err(Error::request("key 'lora_dropout' is not in 0..1")),
         () => Ok(config),
     }
@@ -218,6 +220,7 @@ mod tests {
             ("r", json!(-1)),
             ("r", json!(null)),
             ("lora_alpha", json!("a")),
+            ("lora_alpha", json!(1e300)),
             ("lora_dropout", json!(1)),
             ("use_rslora", json!(1)),
             ("use_rslora", json!("true")),

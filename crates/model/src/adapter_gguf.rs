@@ -24,7 +24,16 @@ pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], config: &LoraConfig
     fields.insert("general.architecture".to_owned(), Field::String(architecture.to_owned()));
     fields.insert("adapter.type".to_owned(), Field::String("lora".to_owned()));
     // llama.cpp scales by alpha / r, whatever the adapter was trained with.
-    fields.insert(ALPHA.to_owned(), Field::F32(config.scale() * config.r as f32));
+    let alpha = config.scale() * config.r as f32;
+    if !(alpha.is_finite() && alpha > 0.0) {
+        return Err(Error::request(format!(
+            "`lora_alpha` {} cannot be written to a GGUF file: {ALPHA} would be {alpha}",
+            config.alpha
+        ))
+        .hint("llama.cpp takes an alpha of 0 for a scale of 1, so such an adapter would be applied in full")
+        .hint("merge it into the model: without --adapter-only; or write a PEFT directory: without --format gguf"));
+    }
+    fields.insert(ALPHA.to_owned(), Field::F32(alpha));
     let mut planned = Vec::new();
     let mut values = Vec::new();
     for (module, a, b) in pairs {

@@ -200,6 +200,34 @@ impl Decoder {
         Ok(all)
     }
 
+    /// The first tensor that holds a value which is not finite: it makes every answer one of nothing.
+    ///
+    /// # Errors
+    /// Memory, for one block's weights in full.
+    pub fn first_not_finite(&self) -> Result<Option<String>> {
+        let broken = |all: Vec<(String, Tensor)>| -> Result<Option<String>> {
+            for (name, tensor) in all {
+                if !tensor.detach().to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                    return Ok(Some(name));
+                }
+            }
+            Ok(None)
+        };
+        let name = |name: &str| name.to_owned();
+        if let Some(found) = broken(vec![(name("model.embed_tokens.weight"), self.embedding.clone())])? {
+            return Ok(Some(found));
+        }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            if let Some(found) = broken(block.named(layer, &self.config, self.dtype(), self.device())?)? {
+                return Ok(Some(found));
+            }
+        }
+        broken(vec![
+            (name("model.norm.weight"), self.norm.stored().clone()),
+            (name("lm_head.weight"), self.head.clone()),
+        ])
+    }
+
     /// Trained tensors outside the blocks: embedding, last norm, head.
     pub fn outer_variables(&self) -> Vec<Tensor> {
         let mut all: Vec<Tensor> = Vec::new();
@@ -293,8 +321,15 @@ impl Decoder {
     pub(crate) fn check_length(&self, length: usize) -> Result<()> {
         let most = self.max_positions();
         if length > most {
-            return Err(Error::request(format!("a sequence of {length} tokens is longer than the model's {most}"))
-                .hint("shorten the prompt, or lower the maximum length or the number of new tokens"));
+            let error = Error::request(format!("a sequence of {length} tokens is longer than the model's {most}"))
+                .hint("shorten the prompt, or lower the maximum length or the number of new tokens");
+            return Err(match self.config.beyond_original() {
+                Some(all) => error.hint(format!(
+                    "of its {all} positions only those of the original length are supported: LongRoPE has other \
+                     frequencies in longer sequences"
+                )),
+                None => error,
+            });
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Files that appear whole or not at all. Invariant: a reader never sees a half-written file under its final name.
 
-use crate::{Result, error::PathContext};
+use crate::{Error, Result, error::PathContext};
 use std::{fmt::Write as _, io::Write, path::Path};
 use tempfile::NamedTempFile;
 
@@ -37,6 +37,19 @@ fn dir_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// What a file begins with that Git LFS left in place of another one.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// An error if the content of the file at `path` is only a pointer of Git LFS: the repository was cloned without it.
+pub(crate) fn no_pointer(bytes: &[u8], path: &Path) -> Result<()> {
+    if !bytes.starts_with(POINTER) {
+        return Ok(());
+    }
+    Err(Error::request(format!("{}: it is a pointer of Git LFS, not the file itself", path.display()))
+        .hint("fetch the files of the repository: git lfs install, then git lfs pull in its directory")
+        .hint("or download the model with `hf download`"))
+}
+
 /// Lower-case hex digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
@@ -54,6 +67,14 @@ fn sync_dir(dir: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_told_as_that() {
+        let text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        let error = no_pointer(text, Path::new("a/model.safetensors")).unwrap_err();
+        assert!(error.to_string().starts_with("a/model.safetensors: it is a pointer") && error.hints().len() == 2);
+        assert!(no_pointer(b"version of something else", Path::new("a")).is_ok());
+    }
 
     #[test]
     fn an_old_file_is_replaced_and_no_temporary_is_left() {

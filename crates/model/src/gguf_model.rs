@@ -7,6 +7,7 @@ use crate::decoder::Decoder;
 use crate::error::PathContext;
 use crate::gguf::{Field, GgufFile, GgufWriter, Planned, TensorType};
 use crate::gguf_type::{GgufType, encode, floats, general};
+use crate::gguf_written::{Written, WrittenAs, grouped};
 use crate::load::Model;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{gguf_name, to_gguf};
@@ -32,6 +33,13 @@ pub struct GgufParts<'a> {
 /// A weight under its name in the checkpoint, and the type in which it is written.
 type Weight = (String, Tensor, TensorType);
 
+/// A file with everything but its weights.
+struct Begun {
+    writer: GgufWriter,
+    tensors: Vec<Weight>,
+    written: Vec<Written>,
+}
+
 impl<'a> GgufParts<'a> {
     /// Those of a model, under the last part of its name.
     pub fn of(model: &'a Model) -> Self {
@@ -46,22 +54,27 @@ impl<'a> GgufParts<'a> {
         }
     }
 
-    /// An error if a GGUF file cannot say what this model is. A small file without weights is written to `dir` and read
-    /// back.
+    /// An error if a GGUF file cannot say what this model is, or if llama.cpp computes something else of it; what it
+    /// computes otherwise for some texts only is told. A small file without weights is written to `dir` and read back.
     ///
     /// # Errors
     /// The key of the configuration, or the part of the tokenizer, that has no place in a file of the family.
     pub fn check(&self, dir: &Path) -> Result<()> {
         let staging = tempfile::Builder::new().prefix(".checking-").tempdir_in(dir).at(dir)?;
-        self.begin(&staging.path().join("model.gguf"), GgufType::F32).map(|_| ())
+        self.begin(&staging.path().join("model.gguf"), GgufType::F32)?;
+        for told in self.config.in_llama_cpp()? {
+            tracing::warn!("{told}");
+        }
+        Ok(())
     }
 
-    /// Writes the file. Tensors are converted one after the other, as they are written.
+    /// Writes the file. Tensors are converted one after the other, as they are written. Gives the types of all.
     ///
     /// # Errors
-    /// What [`Self::check`] finds; a weight that the type cannot hold; a file that cannot be written.
-    pub fn save(&self, path: &Path, kind: GgufType) -> Result<()> {
-        let (mut writer, tensors) = self.begin(path, kind)?;
+    /// What the file cannot say, as [`Self::check`] finds; a weight that the type cannot hold; a file that cannot be
+    /// written.
+    pub fn save(&self, path: &Path, kind: GgufType) -> Result<Vec<WrittenAs>> {
+        let Begun { mut writer, tensors, written } = self.begin(path, kind)?;
         for (name, tensor, dtype) in tensors {
             let at = |e: Error| e.context(format_args!("{}: tensor `{name}`", path.display()));
             let cols = *tensor.dims().last().unwrap_or(&1);
@@ -71,11 +84,12 @@ impl<'a> GgufParts<'a> {
             let (_, values) = to_gguf(&name, values, row, self.config).ok_or_else(|| at(unnamed()))?;
             writer.tensor(&encode(&values, cols, dtype).map_err(at)?)?;
         }
-        writer.finish()
+        writer.finish()?;
+        Ok(grouped(&written))
     }
 
     /// The file with everything but its weights, and the weights under their names in the checkpoint.
-    fn begin(&self, path: &Path, kind: GgufType) -> Result<(GgufWriter, Vec<Weight>)> {
+    fn begin(&self, path: &Path, kind: GgufType) -> Result<Begun> {
         let factors = self.config.gguf_factors();
         let mut planned: Vec<Planned> = factors
             .iter()
@@ -85,12 +99,19 @@ impl<'a> GgufParts<'a> {
                 dtype: TensorType::F32,
             })
             .collect();
+        let whole = |planned: &Planned| {
+            let cols = planned.shape.last().copied().unwrap_or(1);
+            Written { name: planned.name.clone(), cols, dtype: planned.dtype, in_place_of: None }
+        };
+        let mut written: Vec<Written> = planned.iter().map(whole).collect();
         let mut tensors = Vec::new();
         for (name, tensor) in self.decoder.named_tensors()? {
             let own =
                 gguf_name(&name, self.config).ok_or_else(|| unnamed().context(format_args!("tensor `{name}`")))?;
-            let dtype = kind.of(&own, tensor.dims(), self.config);
-            planned.push(Planned { name: own, shape: tensor.dims().to_vec(), dtype });
+            let (dtype, in_place_of) = kind.of(&own, tensor.dims(), self.config);
+            let own = Planned { name: own, shape: tensor.dims().to_vec(), dtype };
+            written.push(Written { in_place_of, ..whole(&own) });
+            planned.push(own);
             tensors.push((name, tensor, dtype));
         }
         let mut fields = self.config.to_gguf();
@@ -108,19 +129,25 @@ impl<'a> GgufParts<'a> {
             writer.tensor(&encode(values, 1, TensorType::F32)?)?;
         }
         self.read_back(&mut writer)?;
-        Ok((writer, tensors))
+        Ok(Begun { writer, tensors, written })
     }
 
     fn read_back(&self, writer: &mut GgufWriter) -> Result<()> {
         let file = GgufFile::open(writer.flushed()?)?;
-        let family = self.config.family;
-        let lost = |key: &str| {
-            Error::request(format!("`{key}` of this model has no place in a GGUF file of the family {family:?}"))
+        let architecture = file.string("general.architecture")?.unwrap_or_default();
+        let lost = |what: &str| {
+            let place = format!("has no place in a GGUF file of the architecture {architecture}");
+            Error::request(format!("{what} of this model {place}"))
                 .hint("write a Hugging Face directory instead: without --format gguf")
         };
         match ModelConfig::from_gguf(&file) {
-            Ok(read) => self.config.lost(&read).map_or(Ok(()), |key| Err(lost(&key))),
-            Err(e) => Err(lost("config.json").hint(e)),
+            Ok(read) => self.config.lost(&read).map_or(Ok(()), |what| Err(lost(&what))),
+            Err(e) => {
+                // The path is that of a temporary file.
+                let told = e.to_string();
+                let told = told.split_once(": ").map_or(&*told, |(_, told)| told);
+                Err(lost("the configuration").hint(format!("a written file would be refused: {told}")))
+            }
         }
     }
 }

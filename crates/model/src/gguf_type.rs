@@ -60,19 +60,19 @@ impl GgufType {
         }
     }
 
-    /// The type of the tensor that the file has under `name`.
-    pub(crate) fn of(self, name: &str, shape: &[usize], config: &ModelConfig) -> TensorType {
+    /// The type of the tensor that the file has under `name`; and the one that it would have if its rows were whole
+    /// blocks of that, where they are not.
+    pub(crate) fn of(self, name: &str, shape: &[usize], config: &ModelConfig) -> (TensorType, Option<TensorType>) {
         let usual = self.usual();
-        let &[_, cols] = shape else { return TensorType::F32 };
+        let &[_, cols] = shape else { return (TensorType::F32, None) };
         if usual.block() == 1 {
-            return usual;
+            return (usual, None);
         }
         // A tied embedding is the head.
         let head = if config.tie_word_embeddings { "token_embd.weight" } else { "output.weight" };
         let wanted = if name == head {
             match usual {
                 TensorType::Q8_0 => usual,
-                _ if !cols.is_multiple_of(usual.block()) => TensorType::Q8_0,
                 _ => TensorType::Q6_K,
             }
         } else if self == Self::Q4_K_M {
@@ -87,7 +87,8 @@ impl GgufType {
             TensorType::Q6_K => TensorType::Q8_0,
             other => other,
         };
-        [wanted, smaller].into_iter().find(|dtype| fits(*dtype)).unwrap_or(TensorType::F16)
+        let found = [wanted, smaller].into_iter().find(|dtype| fits(*dtype)).unwrap_or(TensorType::F16);
+        (found, (found != wanted).then_some(wanted))
     }
 }
 
@@ -213,26 +214,26 @@ mod tests {
     fn the_mixture_has_six_bits_where_llama_quantize_has_them() {
         let (config, kind) = (model(30, 512, true), GgufType::Q4_K_M);
         let six: Vec<usize> = (0..30)
-            .filter(|i| kind.of(&format!("blk.{i}.attn_v.weight"), &[128, 512], &config) == TensorType::Q6_K)
+            .filter(|i| kind.of(&format!("blk.{i}.attn_v.weight"), &[128, 512], &config).0 == TensorType::Q6_K)
             .collect();
         assert_eq!(six, [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]);
         for i in 0..30 {
-            let of = |module: &str| kind.of(&format!("blk.{i}.{module}.weight"), &[512, 512], &config);
+            let of = |module: &str| kind.of(&format!("blk.{i}.{module}.weight"), &[512, 512], &config).0;
             assert_eq!(of("ffn_down"), of("attn_v"));
             assert_eq!(of("attn_q"), TensorType::Q4_K);
         }
-        assert_eq!(kind.of("token_embd.weight", &[11, 512], &config), TensorType::Q6_K);
+        assert_eq!(kind.of("token_embd.weight", &[11, 512], &config).0, TensorType::Q6_K);
         let untied = model(30, 512, false);
-        assert_eq!(kind.of("token_embd.weight", &[11, 512], &untied), TensorType::Q4_K);
-        assert_eq!(kind.of("output.weight", &[11, 512], &untied), TensorType::Q6_K);
+        assert_eq!(kind.of("token_embd.weight", &[11, 512], &untied).0, TensorType::Q4_K);
+        assert_eq!(kind.of("output.weight", &[11, 512], &untied).0, TensorType::Q6_K);
         let large = model(80, 512, false);
-        assert_eq!(kind.of("blk.11.attn_v.weight", &[128, 512], &large), TensorType::Q5_K);
+        assert_eq!(kind.of("blk.11.attn_v.weight", &[128, 512], &large).0, TensorType::Q5_K);
     }
 
     #[test]
     fn a_row_that_is_not_whole_blocks_gets_a_type_of_smaller_blocks() {
         let config = model(30, 576, true);
-        let of = |kind: GgufType, name: &str, cols: usize| kind.of(name, &[4, cols], &config);
+        let of = |kind: GgufType, name: &str, cols: usize| kind.of(name, &[4, cols], &config).0;
         assert_eq!(of(GgufType::Q4_K_M, "blk.3.attn_q.weight", 576), TensorType::Q5_0);
         assert_eq!(of(GgufType::Q4_K_M, "blk.0.attn_v.weight", 576), TensorType::Q8_0);
         assert_eq!(of(GgufType::Q4_K_M, "token_embd.weight", 576), TensorType::Q8_0);
@@ -240,8 +241,8 @@ mod tests {
         assert_eq!(of(GgufType::Q4_0, "token_embd.weight", 512), TensorType::Q6_K);
         assert_eq!(of(GgufType::Q4_K_M, "blk.3.attn_q.weight", 40), TensorType::F16);
         assert_eq!(of(GgufType::Q8_0, "blk.3.attn_q.weight", 40), TensorType::F16);
-        assert_eq!(GgufType::Q8_0.of("blk.0.attn_norm.weight", &[64], &config), TensorType::F32);
-        assert_eq!(GgufType::F16.of("blk.0.attn_q.bias", &[64], &config), TensorType::F32);
+        assert_eq!(GgufType::Q8_0.of("blk.0.attn_norm.weight", &[64], &config).0, TensorType::F32);
+        assert_eq!(GgufType::F16.of("blk.0.attn_q.bias", &[64], &config).0, TensorType::F32);
     }
 
     #[test]

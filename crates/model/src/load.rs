@@ -2,12 +2,8 @@
 //! fingerprint. Invariant: the parts fit each other, or there is an error.
 
 use crate::{
-    Budget, ChatTemplate, Decoder, Error, ModelConfig, Result, Said, Thinking, Tokenizer, counted,
-    decoder::WeightStorage,
-    fingerprint::{Fingerprint, identity},
-    gguf::{GgufFile, TensorType},
-    hub,
-    weights::{GgufWeights, HfDirectory, TensorSource},
+    Budget, ChatTemplate, Decoder, Error, ModelConfig, Result, Said, Thinking, Tokenizer, decoder::WeightStorage,
+    fingerprint::identity, gguf::TensorType, hub, model_files::ModelFiles,
 };
 use candle_core::{DType, Device};
 use eraser_ops::bf16;
@@ -231,27 +227,31 @@ impl Model {
 pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
     let path = locate(spec)?;
     let held = held(options)?;
-    let (config, decoder, tokenizer, own_template, mut fingerprint) = if path.is_dir() {
-        from_hf_dir(&path, held, &options.device, options.chat_template.is_none())?
-    } else if path.extension().is_some_and(|ext| ext == "safetensors") {
-        return Err(Error::request(format!("{spec}: a safetensors file alone is not a model"))
-            .hint("pass the directory that holds it, with config.json and tokenizer.json"));
-    } else {
-        from_gguf(&path, held, &options.device, options.chat_template.is_none())?
-    };
+    let files = ModelFiles::open(&path)?;
+    let mut config = files.config()?;
+    let tokenizer = files.tokenizer()?;
+    let template = files.template(options.chat_template.as_deref(), &tokenizer)?;
+    let (decoder, mut fingerprint) = files.decoder(&mut config, held, &options.device)?;
     let tokenizer = tokenizer.within(config.vocab_size);
     if tokenizer.plain_ids().is_empty() {
         return Err(Error::request(format!("{spec}: the tokenizer has no id that the embedding has a row for"))
             .hint("the tokenizer files are of another model"));
     }
-    let template = match &options.chat_template {
-        Some(spec) => Some(ChatTemplate::named(spec, &path, &tokenizer)?),
-        None => own_template,
-    };
     fingerprint.config(&config)?;
     fingerprint.tokenizer(&tokenizer)?;
     let fingerprint = fingerprint.finish();
     Ok(Model { name: spec.to_owned(), config, decoder, tokenizer, template, fingerprint, path })
+}
+
+/// Loads what [`load`] does but tokenizer and chat template.
+///
+/// # Errors
+/// Files that are missing, damaged or of a model that is not supported.
+pub fn load_network(spec: &str, options: &LoadOptions) -> Result<(ModelConfig, Decoder)> {
+    let files = ModelFiles::open(&locate(spec)?)?;
+    let mut config = files.config()?;
+    let (decoder, _) = files.decoder(&mut config, held(options)?, &options.device)?;
+    Ok((config, decoder))
 }
 
 /// Reads all of a model but its weights: its configuration, tokenizer and chat template; `spec` and `chat_template` are
@@ -260,20 +260,10 @@ pub fn load(spec: &str, options: &LoadOptions) -> Result<Model> {
 /// # Errors
 /// Files that are missing, damaged or of a model that is not supported.
 pub fn load_text(spec: &str, chat_template: Option<&Path>) -> Result<(ModelConfig, Tokenizer, Option<ChatTemplate>)> {
-    let path = locate(spec)?;
-    let own = chat_template.is_none();
-    let (config, tokenizer, template) = if path.is_dir() {
-        let tokenizer = Tokenizer::from_hf_dir(&path)?;
-        let template = if own { ChatTemplate::from_hf_dir(&path, &tokenizer)? } else { None };
-        (ModelConfig::from_hf_dir(&path)?, tokenizer, template)
-    } else {
-        let file = GgufFile::open(&path)?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
-        let template = if own { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
-        (ModelConfig::from_gguf(&file)?, tokenizer, template)
-    };
-    let named = chat_template.map(|spec| ChatTemplate::named(spec, &path, &tokenizer)).transpose()?;
-    Ok((config, tokenizer, named.or(template)))
+    let files = ModelFiles::open(&locate(spec)?)?;
+    let tokenizer = files.tokenizer()?;
+    let template = files.template(chat_template, &tokenizer)?;
+    Ok((files.config()?, tokenizer, template))
 }
 
 /// Where a model's files are.
@@ -284,67 +274,6 @@ fn locate(spec: &str) -> Result<PathBuf> {
         _ if hub::is_name(spec) => hub::fetch(spec),
         _ => Err(Error::request(format!("{spec}: there is no such model"))
             .hint("a model is a Hugging Face directory, a .gguf file, or a hub name such as org/name")),
-    }
-}
-
-type Parts = (ModelConfig, Decoder, Tokenizer, Option<ChatTemplate>, Fingerprint);
-
-fn from_hf_dir(dir: &Path, held: WeightStorage, device: &Device, own_template: bool) -> Result<Parts> {
-    if !dir.join("config.json").exists() {
-        let error = Error::request(format!("{}: there is no config.json in it", dir.display()));
-        let gguf = std::fs::read_dir(dir).ok().and_then(|mut entries| {
-            entries
-                .find_map(|entry| Some(entry.ok()?.path()).filter(|p| p.extension().is_some_and(|ext| ext == "gguf")))
-        });
-        return Err(match gguf {
-            Some(file) => error.hint(format!("pass the GGUF file itself: {}", file.display())),
-            None if dir.join("adapter_config.json").exists() => {
-                error.hint("this is an adapter: pass its base model as the model, and this directory as the adapter")
-            }
-            None => error.hint("a model directory holds config.json, tokenizer.json and model.safetensors"),
-        });
-    }
-    let mut config = ModelConfig::from_hf_dir(dir)?;
-    let source = HfDirectory::open(dir)?;
-    if config.tie_word_embeddings && source.differ("model.embed_tokens.weight", "lm_head.weight") {
-        // As transformers 5: what the file holds counts.
-        let dir = dir.display();
-        tracing::warn!(
-            "{dir}: `tie_word_embeddings` is true, but lm_head.weight is not the embedding: it is used as it is"
-        );
-        config.tie_word_embeddings = false;
-    }
-    let tokenizer = Tokenizer::from_hf_dir(dir)?;
-    let template = if own_template { ChatTemplate::from_hf_dir(dir, &tokenizer)? } else { None };
-    let fingerprint = Fingerprint::of_tensors(&source.fingerprinted());
-    source.release();
-    let decoder = Decoder::load(&config, &source as &dyn TensorSource, held, device)?;
-    warn_of_unread(dir, source.unread());
-    Ok((config, decoder, tokenizer, template, fingerprint))
-}
-
-fn from_gguf(path: &Path, held: WeightStorage, device: &Device, own_template: bool) -> Result<Parts> {
-    let file = GgufFile::open(path)?;
-    let config = ModelConfig::from_gguf(&file)?;
-    let tokenizer = Tokenizer::from_gguf(&file)?;
-    let template = if own_template { ChatTemplate::from_gguf(&file, &tokenizer)? } else { None };
-    let fingerprint = Fingerprint::of_tensors(&file.fingerprinted());
-    file.release();
-    let weights = GgufWeights::new(&file, &config);
-    let decoder = Decoder::load(&config, &weights, held, device)?;
-    warn_of_unread(path, weights.unread());
-    Ok((config, decoder, tokenizer, template, fingerprint))
-}
-
-/// Tells of tensors of decoder layers that the network has no place for: a bias, a norm, more layers.
-fn warn_of_unread<'a>(path: &Path, mut unread: impl Iterator<Item = &'a str>) {
-    if let Some(first) = unread.next() {
-        let all = counted(1 + unread.count(), "tensor");
-        tracing::warn!(
-            "{}: not used: {all}, the first is `{first}`; if the model computes with it, the results are not those of the \
-             model",
-            path.display()
-        );
     }
 }
 

@@ -229,6 +229,18 @@ impl ChatTemplate {
     /// The template of a model whose thoughts end with `end`; with `none`, of one that does not think.
     #[must_use]
     pub fn with_think_end(self, end: &str, tokenizer: &Tokenizer) -> Self {
+        let known = self.inner.source.contains(end) || tokenizer.token_id(end).is_some();
+        if end != "none" && !known {
+            let hint = match self.thinking() {
+                Some(own) => format!("its own mark is {:?}", own.end()),
+                None => "check the spelling".to_owned(),
+            };
+            tracing::warn!(
+                "{}: {WHAT}: the end of thoughts {end:?} is neither in it nor in the vocabulary; a thought that ends \
+                 otherwise is taken for the answer: {hint}",
+                self.inner.name
+            );
+        }
         let thinking = (end != "none").then(|| Arc::new(Thinking::ending(end, Some(tokenizer))));
         Self { thinking, given_end: true, ..self }
     }

@@ -3,7 +3,7 @@
 //! the same files, and every id a [`Tokenizer`] returns is below its [`Tokenizer::vocab_size`].
 
 use crate::error::PathContext;
-use crate::files::write_atomic;
+use crate::files::{no_pointer, write_atomic};
 use crate::tokenizer_check::{MAX_ID, as_id, check};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -66,6 +66,7 @@ impl Tokenizer {
             ));
         }
         let bytes = std::fs::read(&path).at(&path)?;
+        no_pointer(&bytes, &path)?;
         let side = SideFiles {
             config: read_object(&dir.join("tokenizer_config.json"))?,
             special: read_object(&dir.join("special_tokens_map.json"))?,
@@ -89,7 +90,7 @@ impl Tokenizer {
         }
         add_declared(&mut library, side)?;
         let id = |key: &str| side.token(key).and_then(|t| library.token_to_id(&t));
-        let ends = side.end_ids();
+        let ends = side.end_ids(&library)?;
         let mut roles = Roles {
             bos: id("bos_token"),
             eos: id("eos_token").or(ends.first().copied()),
@@ -141,7 +142,8 @@ impl Tokenizer {
 
     /// The tokenizer for an embedding of `rows` rows. Ids beyond it are never drawn or waited for, and a text that
     /// needs one is refused.
-    pub(crate) fn within(self, rows: usize) -> Self {
+    #[must_use]
+    pub fn within(self, rows: usize) -> Self {
         if self.inner.size <= rows {
             return self;
         }
@@ -151,6 +153,10 @@ impl Tokenizer {
             inner.size
         );
         let kept = |ids: &[u32]| ids.iter().copied().filter(|&id| (id as usize) < rows).collect::<Vec<u32>>();
+        if let Some(id) = inner.stops.iter().find(|id| **id as usize >= rows) {
+            let text = self.token_text(*id).unwrap_or_default();
+            tracing::warn!("the stop token {text}, id {id}, has no row in the embedding: no answer ends with it");
+        }
         let inner = Inner {
             library: inner.library.clone(),
             roles: inner.roles.clone(),
@@ -413,14 +419,28 @@ impl SideFiles {
         named
     }
 
-    /// `eos_token_id` of `generation_config.json`, else of `config.json`: a number or a list.
-    fn end_ids(&self) -> Vec<u32> {
-        let value = [&self.generation, &self.model].into_iter().find_map(|m| m.get("eos_token_id"));
-        match value {
-            Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
-            Some(one) => as_id(one).into_iter().collect(),
-            None => Vec::new(),
+    /// `eos_token_id` of `generation_config.json`, else of `config.json`: a number or a list. One that the tokenizer
+    /// does not have ends nothing: it is told, and refused where nothing else says what ends an answer.
+    fn end_ids(&self, library: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
+        let key = "eos_token_id";
+        let files = [("generation_config.json", &self.generation), ("config.json", &self.model)];
+        let found = files.into_iter().find_map(|(file, map)| Some((file, map.get(key)?)));
+        let Some((file, value)) = found else { return Ok(Vec::new()) };
+        let all = match value {
+            Value::Null => &[],
+            Value::Array(list) => list.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let known = |value: &&Value| as_id(value).is_some_and(|id| library.id_to_token(id).is_some());
+        let (ids, unknown): (Vec<&Value>, Vec<&Value>) = all.iter().partition(known);
+        if let Some(first) = unknown.first() {
+            let what = format!("{file}: `{key}` {first} is no id of the tokenizer");
+            if ids.is_empty() && self.token("eos_token").is_none() {
+                return Err(Error::request(what).hint("take the tokenizer files and the configuration of one model"));
+            }
+            tracing::warn!("{what}, so no answer ends with it: are the files those of one model?");
         }
+        Ok(ids.into_iter().filter_map(as_id).collect())
     }
 }
 
@@ -434,7 +454,11 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
         return Ok(Map::new());
     }
     let bytes = std::fs::read(path).at(path)?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::request(format!("{}: {e}", path.display())))
+    no_pointer(&bytes, path)?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::request(format!("{}: not a JSON object: {e}", path.display()))
+            .hint("take the file that was published with the model")
+    })
 }
 
 /// Adds what the side files call special but tokenizer.json does not list, as transformers does on loading.

@@ -121,9 +121,9 @@ fn a_written_checkpoint_computes_what_it_computed() {
         }
     }
     // What no file of these families can say.
-    let scale = ["gemma2", "gemma3", "gemma3-nested"].map(|name| format!("{name}: layer.attention_scale"));
+    let scale = ["gemma2", "gemma3", "gemma3-nested"].map(|name| format!("{name}: query_pre_attn_scalar"));
     assert_eq!(refused[..3], scale);
-    assert_eq!(refused[3..], ["qwen3-windows: layer.windowed", "smollm3: layer.rotated"]);
+    assert_eq!(refused[3..], ["qwen3-windows: layer_types", "smollm3: no_rope_layers"]);
     assert!(seen >= 15, "{seen}");
 }
 
@@ -181,6 +181,20 @@ fn a_written_adapter_is_what_merging_adds_to_the_written_base() {
         }
     }
     assert!(seen >= 15, "{seen}");
+}
+
+/// They were written without a word, and llama.cpp computed something else of them.
+#[test]
+fn a_rhythm_of_windows_that_llama_cpp_does_not_have_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["olmo3", "exaone4"] {
+        let source = fixtures("layers").join(name);
+        let config = ModelConfig::from_hf_dir(&source).unwrap();
+        let own = decoder(&config, &HfDirectory::open(&source).unwrap());
+        let error = parts(name, &config, &own).check(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("`layer_types`: the model has the sliding window on "), "{name}: {error}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]

@@ -190,6 +190,28 @@ fn special_tokens_come_from_the_side_files() {
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.stops()), (None, Some(6), &[6][..]));
 }
 
+/// An id that the tokenizer does not have was taken for no id, and answers never ended.
+#[test]
+fn an_end_that_the_tokenizer_does_not_have_is_an_error_where_nothing_else_ends_an_answer() {
+    let json = small_json();
+    let with = |file: &str, ids: Value, config: Value| {
+        load(&[("tokenizer.json", &json), (file, &json!({"eos_token_id": ids})), ("tokenizer_config.json", &config)])
+    };
+    for (file, ids) in
+        [("config.json", json!(99)), ("generation_config.json", json!([-1])), ("config.json", json!("6"))]
+    {
+        let error = with(file, ids.clone(), json!({})).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{file}: `eos_token_id` ")) && error.contains("no id of the tokenizer"),
+            "{error}"
+        );
+        let named = with(file, ids, json!({"eos_token": "</s>"})).unwrap();
+        assert_eq!((named.eos(), named.stops()), (Some(6), &[6][..]));
+    }
+    assert_eq!(with("config.json", json!([99, 5]), json!({})).unwrap().stops(), [5]);
+    assert!(with("config.json", json!(null), json!({})).unwrap().stops().is_empty());
+}
+
 #[test]
 fn errors_say_what_is_wrong() {
     let change = |pointer: &str, value: Value| {

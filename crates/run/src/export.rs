@@ -11,7 +11,7 @@ use candle_core::DType;
 use eraser_data::files::write_atomic;
 use eraser_model::error::PathContext as _;
 use eraser_model::weights::save_safetensors;
-use eraser_model::{Adapter, Error, GgufParts, GgufType, Model, Result};
+use eraser_model::{Adapter, Error, GgufParts, GgufType, Model, Result, WrittenAs};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -76,12 +76,12 @@ pub struct ExportPlan {
     pub force: bool,
 }
 
-/// Writes the export. `problems` are those found so far.
+/// Writes the export, and gives the types of a GGUF file's tensors. `problems` are those found so far.
 ///
 /// # Errors
 /// An adapter that is not there; an output that is there already; a model that the format has no place for; files that
-/// cannot be written.
-pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) -> Outcome {
+/// cannot be written. Directories that were made for it are removed again.
+pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) -> Outcome<Vec<WrittenAs>> {
     match &plan.adapter {
         Some(path) => {
             if let Err(e) = Adapter::check_path(path) {
@@ -101,27 +101,37 @@ pub fn export(plan: &ExportPlan, mut problems: Problems, watch: &mut dyn Watch) 
     let adapter = adapter.transpose()?;
     let dir = if plan.kind.is_file() { plan.out.parent().unwrap_or(Path::new("")) } else { &plan.out };
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let made: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     std::fs::create_dir_all(dir).at(dir)?;
-    if let ExportKind::Gguf(_) = plan.kind {
-        GgufParts::of(&model).check(dir)?;
+    let written = write(plan, &mut model, adapter.as_ref(), dir);
+    if written.is_err() {
+        // An empty directory would look like an export. One that is not empty is left.
+        made.iter().all(|dir| std::fs::remove_dir(dir).is_ok());
     }
-    match (plan.kind, &adapter) {
+    Ok(written?)
+}
+
+fn write(plan: &ExportPlan, model: &mut Model, adapter: Option<&Adapter>, dir: &Path) -> Result<Vec<WrittenAs>> {
+    if let ExportKind::Gguf(_) = plan.kind {
+        GgufParts::of(model).check(dir)?;
+    }
+    match (plan.kind, adapter) {
         (ExportKind::Adapter, Some(adapter)) => adapter.save(&plan.out, &model.name)?,
         (ExportKind::GgufAdapter, Some(adapter)) => {
-            adapter.save_gguf(&plan.out, &model.config, GgufParts::of(&model).name)?;
+            adapter.save_gguf(&plan.out, &model.config, GgufParts::of(model).name)?;
         }
         (ExportKind::Merged(dtype), adapter) => {
-            adapter.iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
-            write_merged(&model, &plan.out, dtype, plan.model.chat_template.is_some())?;
+            adapter.into_iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
+            write_merged(model, &plan.out, dtype, plan.model.chat_template.is_some())?;
         }
         (ExportKind::Gguf(kind), adapter) => {
-            adapter.iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
-            GgufParts::of(&model).save(&plan.out, kind)?;
+            adapter.into_iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
+            return GgufParts::of(model).save(&plan.out, kind);
         }
         // It was refused above.
         (ExportKind::Adapter | ExportKind::GgufAdapter, None) => {}
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// An error if what is to be written is there, or is no file where a file is written.
@@ -150,7 +160,8 @@ fn check_out(plan: &ExportPlan) -> Result<()> {
     Ok(())
 }
 
-/// A directory that transformers, vLLM and llama.cpp's converter load.
+/// A directory that transformers, vLLM and llama.cpp's converter load. The weights come first, because they are what can
+/// fail: without them there is nothing that looks like a model.
 fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> Result<()> {
     let source = model.path.join("config.json");
     // The text part of a larger model is written as a model of its own.
@@ -159,6 +170,7 @@ fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> 
     } else {
         model.config.to_hf_json(dtype, model.tokenizer.bos(), model.tokenizer.eos())?
     };
+    save_safetensors(&out.join("model.safetensors"), &model.decoder.named_tensors()?, dtype)?;
     write_atomic(&out.join("config.json"), format!("{config:#}\n").as_bytes())?;
     if source.is_file() {
         for name in SIDE_FILES {
@@ -174,7 +186,7 @@ fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> 
     if let Some(template) = model.template.as_ref().filter(|_| own_template || !source.is_file()) {
         write_atomic(&out.join("chat_template.jinja"), template.source().as_bytes())?;
     }
-    save_safetensors(&out.join("model.safetensors"), &model.decoder.named_tensors()?, dtype)
+    Ok(())
 }
 
 /// The source's config.json, with the type of the weights that are written.

@@ -3,6 +3,7 @@
 use crate::options::export::ExportArgs;
 use crate::output;
 use crate::progress::Terminal;
+use eraser_model::Error;
 use eraser_run::{Outcome, Problems};
 use serde_json::json;
 
@@ -10,11 +11,16 @@ use serde_json::json;
 pub(crate) fn export(args: &ExportArgs, json: bool) -> Outcome {
     let mut problems = Problems::default();
     let plan = args.plan(&mut problems);
-    eraser_run::export(&plan, problems, &mut Terminal::default())?;
+    let types = eraser_run::export(&plan, problems, &mut Terminal::default())?;
     if json {
-        output::json(&json!({"out": plan.out, "kind": plan.kind.name()}))?;
+        let mut told = json!({"out": plan.out, "kind": plan.kind.name()});
+        if !types.is_empty() {
+            told["types"] = serde_json::to_value(&types).map_err(Error::failed)?;
+        }
+        output::json(&told)?;
     } else {
         output::line(&plan.out.display().to_string())?;
+        types.iter().try_for_each(|group| output::line(&format!("  {group}")))?;
     }
     Ok(())
 }

@@ -266,7 +266,7 @@ fn scored(id: usize, job: &Job, unit: &Unit, tokens: &[Vec<f32>], key: &str) -> 
     let loglikelihoods: Vec<f64> = tokens.iter().map(sum).collect();
     if loglikelihoods.iter().any(|l| !l.is_finite()) {
         return Err(Error::failed(format!("{}: row {}: a log-likelihood is not a number", job.name, id + 1))
-            .hint("the weights are damaged, or the adapter's scale is far too large"));
+            .hint("the weights are damaged, or the adapter's scale is far too large: `eraser doctor` says which"));
     }
     let counts: Vec<usize> = tokens.iter().map(Vec::len).collect();
     let metrics = match &job.work {

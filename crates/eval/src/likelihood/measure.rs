@@ -116,7 +116,7 @@ pub(super) fn scored(
         let logprobs = request.as_ref().and_then(|_| found.next()).unwrap_or_default();
         if logprobs.iter().any(|logprob| !logprob.is_finite()) {
             return Err(Error::failed("likelihood: the log-likelihood of an answer's token is not a number")
-                .hint("the weights are damaged, or the adapter's scale is far too large"));
+                .hint("the weights are damaged, or the adapter's scale is far too large: `eraser doctor` says which"));
         }
         let nll: Vec<f32> = logprobs.into_iter().map(|logprob| -logprob).collect();
         let own = nll.len().saturating_sub(usize::from(!encoded.cut_off));

@@ -1,10 +1,11 @@
 //! The shape of a decoder from GGUF metadata. Invariant: as for config.json, a key that changes the computation is
 //! either honoured or refused.
 
-use super::family::{Spec, unsupported};
+use super::family::Spec;
 use super::fields::{FACTORS, LONG_FACTORS, SHORT_FACTORS, key_of};
 use super::known;
 use super::metadata::Metadata;
+use super::unsupported::Unsupported;
 use super::{Family, Layer, ModelConfig, RopeScaling};
 use crate::{Error, Result, gguf::GgufFile};
 
@@ -18,8 +19,8 @@ impl ModelConfig {
             return Err(at(Error::request(format!("general.type is `{kind}`: the file is not a model"))
                 .hint("a LoRA adapter goes to --adapter, beside the model that it was made for")));
         }
-        let mut spec =
-            Spec::by_architecture(architecture).ok_or_else(|| at(unsupported("general.architecture", architecture)))?;
+        let unsupported = || at(Unsupported::Architecture.error("general.architecture", architecture));
+        let mut spec = Spec::by_architecture(architecture).ok_or_else(unsupported)?;
         // Files of Mistral have the architecture llama too; only the sliding window tells them apart.
         if spec.family == Family::Llama && found.window()?.is_some() {
             spec = Spec::of(Family::Mistral);
@@ -90,12 +91,23 @@ fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
     })
 }
 
-/// What a key of config.json is called in the file.
-fn name(found: &Metadata<'_>, hf: &str) -> String {
-    match hf {
+/// What a key of [`ModelConfig::check`] is called in the file.
+fn name(found: &Metadata<'_>, key: &str) -> String {
+    let has = |own: &str| found.file.metadata(&found.key(own)).is_some();
+    match key {
         "vocab_size" => "token_embd.weight".to_owned(),
         "rope_scaling.short_factor" => SHORT_FACTORS.to_owned(),
         "rope_scaling.long_factor" => LONG_FACTORS.to_owned(),
+        "head_dim" if !has("attention.key_length") => {
+            format!("{} / {}", found.key("embedding_length"), found.key("attention.head_count"))
+        }
+        "rope_scaling.factor" if !has("rope.scaling.factor") => found.key("rope.scale_linear"),
+        "rope_scaling.attention_factor" if has("rope.scaling.yarn_attn_factor") => {
+            found.key("rope.scaling.yarn_attn_factor")
+        }
+        "rope_scaling.original_max_position_embeddings" if !has("rope.scaling.original_context_length") => {
+            found.key("context_length")
+        }
         other => key_of(other).map_or_else(|| other.to_owned(), |own| found.key(own)),
     }
 }
@@ -149,14 +161,14 @@ fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
             return Err(at(Error::request(format!(
                 "`{key}` {value} is not supported: it changes what the model computes"
             ))
-            .hint(format!("the family {} has no such key: does the file belong to another one?", spec.model_type))));
+            .hint(format!("the architecture {} has no such key: is it the file's own?", found.architecture))));
         }
     }
     // Qwen2 always has biases on q, k and v.
     let own = |tensor: &str| spec.family == Family::Qwen2 && tensor == "blk.0.attn_q.bias";
     match BIASES.iter().find(|(tensor, key)| found.has(tensor) && !spec.reads(key) && !own(tensor)) {
         Some((tensor, _)) => Err(at(Error::request(format!("tensor `{tensor}`: this bias is not supported"))
-            .hint(format!("the family {} has no such bias: does the file belong to another one?", spec.model_type)))),
+            .hint(format!("the architecture {} has no such bias: is it the file's own?", found.architecture)))),
         None => Ok(()),
     }
 }

@@ -1,18 +1,21 @@
 //! config.json of a Hugging Face model directory, read and written. Invariant: a key that changes the computation is
 //! either honoured or refused, never ignored.
 
-use super::family::{Spec, unsupported};
+use super::family::Spec;
 use super::keys::Keys;
 use super::known;
-use super::rope::{Rope, RopeScaling, plain};
+use super::quantised;
+use super::rope::{RopeScaling, plain};
+use super::rotation::Rotations;
+use super::unsupported::{Unsupported, contradictory};
 use super::{Layer, ModelConfig};
-use crate::{Error, Result, error::PathContext};
+use crate::{Error, Result, error::PathContext, files};
 use candle_core::DType;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// The largest config.json that is read, bytes: far more than any has.
-const MAX_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
 impl ModelConfig {
     /// Reads `dir/config.json`.
@@ -30,11 +33,11 @@ impl ModelConfig {
         let outer = Keys { map, prefix: "" };
         let (spec, keys) = family(outer)?;
         for keys in [outer, keys] {
-            refuse_quantised(keys)?;
+            quantised::refuse(keys)?;
         }
         refuse(keys, spec)?;
         known::warn(&unknown(keys, spec));
-        let (rope, window_rope, partial) = rope(keys, spec)?;
+        let rotations = Rotations::read(keys, spec)?;
         let size = |key: &str| {
             let default = spec.defaults.sizes.iter().find(|(name, _)| *name == key).map(|(_, size)| *size);
             keys.optional_size(key)?.or(default).ok_or_else(|| keys.missing(key))
@@ -45,7 +48,9 @@ impl ModelConfig {
             None if num_heads > 0 && hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             None => {
                 return Err(Error::request(format!(
-                    "`hidden_size` ({hidden_size}) is not a multiple of `num_attention_heads` ({num_heads})"
+                    "`{}` ({hidden_size}) is not a multiple of `{}` ({num_heads})",
+                    keys.named("hidden_size"),
+                    keys.named("num_attention_heads")
                 )));
             }
         };
@@ -67,21 +72,24 @@ impl ModelConfig {
             head_dim,
             vocab_size: size("vocab_size")?,
             rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(spec.defaults.eps),
-            rope_theta: rope.theta,
-            rope_scaling: rope.scaling,
+            rope_theta: rotations.rope.theta,
+            rope_scaling: rotations.rope.scaling.clone(),
             tie_word_embeddings: tied(keys)?.or(tied(outer)?).unwrap_or(spec.defaults.tied),
             qkv_bias: false,
             sliding_window: None,
             max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(spec.defaults.positions),
             layer: Layer {
                 nested,
-                window_rope,
-                rotary_dim: partial.map(|factor| (head_dim as f64 * factor) as usize).filter(|n| *n != head_dim),
+                window_rope: rotations.window.clone(),
+                rotary_dim: rotations
+                    .partial
+                    .map(|factor| (head_dim as f64 * factor) as usize)
+                    .filter(|n| *n != head_dim),
                 ..Layer::default()
             },
         };
         (spec.read)(&mut config, keys)?;
-        config.validate()?;
+        config.check(&|key| rotations.name(key).unwrap_or_else(|| name(keys, spec, key)))?;
         Ok(config)
     }
 
@@ -132,6 +140,18 @@ impl ModelConfig {
     }
 }
 
+/// What the file calls a key of [`ModelConfig::check`].
+fn name(keys: Keys<'_>, spec: &Spec, key: &str) -> String {
+    match key {
+        "head_dim" if keys.get(key).is_none() && spec.defaults.head_dim.is_none() => {
+            format!("{} / {}", keys.named("hidden_size"), keys.named("num_attention_heads"))
+        }
+        "attention_scale" if spec.reads("attention_multiplier") => keys.named("attention_multiplier"),
+        "attention_scale" => keys.named("query_pre_attn_scalar"),
+        other => keys.named(other),
+    }
+}
+
 /// Reads a JSON file of at most `limit` bytes.
 pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Value> {
     let size = std::fs::metadata(path).at(path)?.len();
@@ -139,6 +159,7 @@ pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Value> {
         return Err(Error::request(format!("{}: {size} bytes, more than the {limit} it may have", path.display())));
     }
     let text = std::fs::read(path).at(path)?;
+    files::no_pointer(&text, path)?;
     serde_json::from_slice(&text).map_err(|e| {
         Error::request(format!("{}: not valid JSON: {e}", path.display()))
             .hint("the file is damaged or incomplete: download it again")
@@ -147,31 +168,42 @@ pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Value> {
 
 /// The family, and the keys that describe its decoder: those in `text_config` for a larger model, else all of them.
 fn family(keys: Keys<'_>) -> Result<(&'static Spec, Keys<'_>)> {
-    let classes = match keys.get("architectures") {
-        None => Vec::new(),
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
-        Some(other) => return Err(keys.wrong("architectures", "a list of names", other)),
-    };
+    let classes = keys.names("architectures")?.unwrap_or_default();
     let by_class = classes.iter().find_map(|class| Spec::by_class(class));
-    if !classes.is_empty() && by_class.is_none() {
-        return Err(unsupported("architectures", &classes.join(", ")));
-    }
     let inner = keys.object("text_config", "text_config.")?;
-    let Some(name) = keys.string("model_type")? else {
+    let model_type = keys.string("model_type")?;
+    // What is told of a family that is not supported is told of its type.
+    let known = model_type.is_none_or(|name| Spec::by_model_type(name).is_some() || Spec::inside(name).is_some());
+    if known && !classes.is_empty() && by_class.is_none() {
+        return Err(Unsupported::Class.error("architectures", &classes.join(", ")));
+    }
+    let Some(name) = model_type else {
         let spec = by_class.ok_or_else(|| {
             Error::request("neither `model_type` nor `architectures` is there")
                 .hint("pass the directory of a whole model: an adapter directory has no model in it")
         })?;
+        let own = spec.model_type;
+        tracing::warn!(
+            "config.json has no `model_type`: it is taken for {own}, as `architectures` says; transformers refuses \
+             such a file, so add the key"
+        );
         return Ok((spec, keys));
     };
     match (Spec::by_model_type(name), Spec::inside(name), inner) {
-        (Some(spec), _, _) => Ok((spec, keys)),
+        (Some(spec), _, _) => match by_class {
+            Some(class) if class.family != spec.family => {
+                Err(contradictory(&format!("`model_type` {name}"), &format!("`architectures` {}", classes.join(", "))))
+            }
+            _ => Ok((spec, keys)),
+        },
         (None, Some(usual), Some(inner)) => {
             let own = inner.string("model_type")?;
             let spec = own.map_or(Some(usual), Spec::by_model_type);
-            Ok((spec.ok_or_else(|| unsupported("text_config.model_type", own.unwrap_or_default()))?, inner))
+            let refused = || Unsupported::ModelType.error("text_config.model_type", own.unwrap_or_default());
+            Ok((spec.ok_or_else(refused)?, inner))
         }
-        _ => Err(unsupported("model_type", name)),
+        (None, Some(_), None) => Err(keys.missing("text_config")),
+        _ => Err(Unsupported::ModelType.error("model_type", name)),
     }
 }
 
@@ -261,84 +293,6 @@ fn refuse(keys: Keys<'_>, spec: &Spec) -> Result<()> {
         keys.windowed(kinds.len())?;
     }
     Ok(())
-}
-
-fn refuse_quantised(keys: Keys<'_>) -> Result<()> {
-    let Some(config) = keys.get("quantization_config") else { return Ok(()) };
-    let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
-    let method = text("quant_method").unwrap_or("without a quant_method");
-    // 8-bit floats and bitsandbytes' 4 bits are expanded as they are read; what is rounded besides weights is not
-    // rounded here.
-    let kind = match (method, text("format")) {
-        ("fp8", _) | ("compressed-tensors", Some("float-quantized" | "naive-quantized")) => return Ok(()),
-        ("bitsandbytes", _) => match config.get("load_in_8bit").and_then(serde_json::Value::as_bool) {
-            Some(true) => "bitsandbytes, 8 bits".to_owned(),
-            _ => return Ok(()),
-        },
-        (method, Some(format)) => format!("{method}, {format}"),
-        (method, None) => method.to_owned(),
-    };
-    let error = Error::request(format!("`quantization_config`: safetensors quantised by {kind} are not supported"));
-    let error = match method {
-        "gptq" | "awq" | "compressed-tensors" | "auto-round" => error.hint(
-            "the repository without the suffix (-GPTQ, -AWQ, -Int4, -w4a16) has the weights that it was made from",
-        ),
-        "bitsandbytes" => {
-            error.hint("load the repository that `base_model` names; --base-dtype as-stored holds few bits")
-        }
-        _ => error,
-    };
-    Err(error.hint("use the model's f16, bf16, f32, FP8 or nf4 weights, or a GGUF file (Q4_K_M takes as much memory)"))
-}
-
-/// The rotation; the rotation of layers with a window, where it differs; and the part of a head that is rotated.
-fn rope(keys: Keys<'_>, spec: &Spec) -> Result<(Rope, Option<Rope>, Option<f64>)> {
-    let lengths = (
-        keys.optional_size("max_position_embeddings")?.unwrap_or(spec.defaults.positions),
-        keys.optional_size("original_max_position_embeddings")?,
-    );
-    // transformers 5 writes everything into `rope_parameters`; version 4 wrote `rope_theta` and `rope_scaling`. Where a
-    // file has both, transformers takes the latter.
-    let parameters = keys.object("rope_parameters", "rope_parameters.")?;
-    let scaling = match keys.object("rope_scaling", "rope_scaling.")? {
-        Some(found) => Some(found),
-        None => parameters,
-    };
-    let by_layer = |kind: &str, prefix: &'static str| parameters.map_or(Ok(None), |keys| keys.object(kind, prefix));
-    let full = by_layer("full_attention", "rope_parameters.full_attention.")?;
-    let windowed = by_layer("sliding_attention", "rope_parameters.sliding_attention.")?;
-    let scaling = match (full, keys.get("rope_scaling")) {
-        // One rotation for each kind of layer.
-        (Some(full), None) => Some(full),
-        _ => scaling,
-    };
-    let mut partial = None;
-    for keys in [Some(keys), scaling].into_iter().flatten() {
-        partial = partial.or(keys.number("partial_rotary_factor")?);
-        if !spec.reads("partial_rotary_factor") && partial.is_some_and(|factor| (factor - 1.0).abs() > f64::EPSILON) {
-            return Err(Error::request(format!("`{}partial_rotary_factor` is not supported", keys.prefix)));
-        }
-    }
-    let read = |scaling: Option<Keys<'_>>, theta: Option<f64>, default: f32| {
-        let Some(own) = scaling else {
-            return Ok::<_, Error>(Rope { theta: theta.map_or(default, |theta| theta as f32), scaling: None });
-        };
-        let theta = own.number("rope_theta")?.or(theta).map_or(default, |theta| theta as f32);
-        let kind = match own.string("rope_type")? {
-            Some(kind) => kind,
-            None => own.string("type")?.unwrap_or("default"),
-        };
-        // The first files of Phi-3 call it `su` or `yarn`.
-        let kind = if own.get("short_factor").is_some() && matches!(kind, "su" | "yarn") { "longrope" } else { kind };
-        Ok(Rope { theta, scaling: RopeScaling::read(own, kind, lengths)? })
-    };
-    let rope = read(scaling, keys.number("rope_theta")?, spec.defaults.theta)?;
-    let Some(default) = spec.defaults.window_theta else { return Ok((rope, None, partial)) };
-    let local = keys.number("rope_local_base_freq")?;
-    // OLMo 3 has one base for both kinds of layers, unless a file says otherwise.
-    let shared = if spec.reads("rope_local_base_freq") { None } else { Some(f64::from(rope.theta)) };
-    let windowed = read(windowed, local.or(shared), default)?;
-    Ok((rope, Some(windowed), partial))
 }
 
 #[cfg(test)]

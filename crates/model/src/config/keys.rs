@@ -17,6 +17,11 @@ impl<'a> Keys<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// The whole name of a key.
+    pub(super) fn named(self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
     fn typed<T>(self, key: &str, want: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         self.get(key).map(|value| read(value).ok_or_else(|| self.wrong(key, want, value))).transpose()
     }

@@ -8,13 +8,18 @@ mod hf;
 mod keys;
 mod known;
 mod layer;
+mod llamacpp;
 mod metadata;
+mod quantised;
 mod rope;
+mod rotation;
 mod to_gguf;
+mod unsupported;
 
 pub(crate) use family::Spec;
-pub(crate) use hf::read_json;
+pub(crate) use hf::{MAX_BYTES, read_json};
 pub use layer::{Biases, Fused, Layer, Mlp, NormPlacement, QkNorm, QueryScale};
+pub(crate) use quantised::claimed as quantisation_claimed;
 pub use rope::{Rope, RopeScaling};
 
 use crate::{Error, Result};
@@ -140,7 +145,11 @@ impl ModelConfig {
         self.layer.check(self.num_layers, self.head_dim, name)?;
         let rotated = self.layer.rotary_dim.unwrap_or(self.head_dim);
         self.rope().check(rotated, name)?;
-        self.layer.window_rope.as_ref().map_or(Ok(()), |rope| rope.check(rotated, name))
+        let of_window = |key: &str| match key.strip_prefix("rope_scaling.") {
+            Some(key) => name(&format!("window_rope.{key}")),
+            None => name("rope_local_base_freq"),
+        };
+        self.layer.window_rope.as_ref().map_or(Ok(()), |rope| rope.check(rotated, &of_window))
     }
 
     /// The rotation of every layer that does not have its own.
@@ -170,6 +179,11 @@ impl ModelConfig {
     pub fn max_positions(&self) -> usize {
         let limit = self.rope().limit().unwrap_or(usize::MAX);
         self.max_position_embeddings.min(limit)
+    }
+
+    /// All positions of a model of which only those of the original length are supported (`LongRoPE`).
+    pub fn beyond_original(&self) -> Option<usize> {
+        Some(self.max_position_embeddings).filter(|most| *most > self.max_positions())
     }
 
     /// The path of the decoder in the checkpoint's class. The names of an adapter's tensors contain it.

@@ -14,6 +14,10 @@ fn base() -> Value {
 
 fn read(mut changes: Value) -> Result<ModelConfig> {
     let mut config = base();
+    if changes.get("model_type").is_some() {
+        // It is that of another family.
+        config["architectures"] = Value::Null;
+    }
     config.as_object_mut().unwrap().append(changes.as_object_mut().unwrap());
     ModelConfig::from_hf_json(&config)
 }
@@ -48,7 +52,8 @@ fn rope_is_read_as_version_4_and_version_5_write_it() {
     assert_eq!((new.rope_theta, new.rope_scaling), (500_000.0, Some(LLAMA3)));
     let old = read(json!({"rope_scaling": {"type": "linear", "factor": 2}})).unwrap();
     assert_eq!(old.rope_scaling, Some(RopeScaling::Linear { factor: 2.0 }));
-    let default = read(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}})).unwrap();
+    let default =
+        read(json!({"rope_theta": 7.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}})).unwrap();
     assert_eq!((default.rope_theta, default.rope_scaling), (7.0, None));
 }
 
@@ -131,6 +136,12 @@ fn every_error_names_the_key() {
             "final_logit_softcapping",
         ),
         (json!({"architectures": ["LlamaForSequenceClassification"]}), "architectures"),
+        (
+            json!({"architectures": ["Qwen2ForCausalLM"]}),
+            "`model_type` llama contradicts `architectures` Qwen2ForCausalLM",
+        ),
+        (json!({"architectures": [1]}), "architectures"),
+        (json!({"model_type": "gemma3", "architectures": null}), "`text_config` is missing"),
         (json!({"model_type": null, "architectures": null}), "model_type"),
         (json!({"embedding_multiplier": 12.0}), "embedding_multiplier"),
         (json!({"logits_scaling": 8}), "logits_scaling"),
@@ -238,6 +249,7 @@ fn an_unsupported_family_is_told_the_nearest_one_and_where_to_add_it() {
         ("qwen3_moe", "is qwen3;"),
         ("olmo_hybrid", "is olmo"),
         ("granitemoehybrid", "is granite;"),
+        ("mixtral", "is mistral;"),
         ("phi", "is phi3;"),
         ("mamba", "supported are"),
     ] {
@@ -395,6 +407,21 @@ fn lists_in_metadata_are_read_where_layers_are_alike() {
 #[test]
 fn gguf_errors_name_file_and_key() {
     for (builder, key) in [
+        (gguf("llama").f32("llama.rope.scale_linear", -2.0), "`llama.rope.scale_linear`"),
+        (
+            gguf("gemma3").u32("gemma3.attention.sliding_window", 8).f32("gemma3.rope.freq_base_swa", -1.0),
+            "`gemma3.rope.freq_base_swa`",
+        ),
+        (gguf("mistral3").f32("mistral3.attention.temperature_scale", -1.0), "`mistral3.attention.temperature_scale`"),
+        (gguf("granite").f32("granite.attention.scale", -1.0), "`granite.attention.scale`"),
+        (
+            gguf("llama")
+                .string("llama.rope.scaling.type", "yarn")
+                .f32("llama.rope.scaling.factor", 2.0)
+                .f32("llama.rope.scaling.yarn_attn_factor", -1.0),
+            "`llama.rope.scaling.yarn_attn_factor`",
+        ),
+        (gguf("gemma2").u32("gemma2.final_logit_softcapping", 0), "gemma2.final_logit_softcapping"),
         (Builder::new(), "general.architecture"),
         (Builder::new().string("general.architecture", "gemma4"), "gemma4"),
         (Builder::new().string("general.architecture", "llama"), "llama.embedding_length"),
@@ -448,7 +475,7 @@ fn quantised_safetensors_are_refused_by_the_name_of_their_method() {
             "compressed-tensors, pack-quantized",
         ),
         (json!({"quant_method": "mxfp4"}), "quantised by mxfp4"),
-        (json!({"bits": 4}), "without a quant_method"),
+        (json!({"bits": 4}), "no `quant_method`"),
     ] {
         let (error, hints) = told(config).unwrap_err();
         assert!(error.contains(name) && hints > 0, "{error}");

@@ -91,8 +91,12 @@ impl ModelConfig {
     }
 
     /// The first difference between what this configuration computes and what the other one does, which was read from a
-    /// file; None where there is none.
+    /// file: the key of config.json, and what it says. None where there is no difference.
     pub(crate) fn lost(&self, read: &Self) -> Option<String> {
+        self.first_lost(read).map(|field| said(&field, Spec::of(self.family)))
+    }
+
+    fn first_lost(&self, read: &Self) -> Option<String> {
         let plain = |config: &Self| {
             let mut config = config.clone();
             // Names only, and rotations, which are compared below.
@@ -121,6 +125,29 @@ impl ModelConfig {
         });
         (!same).then(|| "rope_scaling".to_owned())
     }
+}
+
+/// What a field of the configuration is in the words of config.json.
+fn said(field: &str, spec: &Spec) -> String {
+    let (key, what) = match field {
+        "layer.attention_scale" if spec.reads("attention_multiplier") => {
+            ("attention_multiplier", "the scale of scores")
+        }
+        "layer.attention_scale" => ("query_pre_attn_scalar", "the scale of scores"),
+        "layer.attention_cap" => ("attn_logit_softcapping", "the cap of scores"),
+        "layer.logit_cap" => ("final_logit_softcapping", "the cap of logits"),
+        "layer.windowed" => ("layer_types", "which layers have the sliding window"),
+        "sliding_window" => ("sliding_window", "the sliding window"),
+        "layer.rotated" if spec.reads("no_rope_layers") => ("no_rope_layers", "which layers are rotated"),
+        "layer.rotated" => ("layer_types", "which layers are rotated"),
+        "rope_scaling" => ("rope_scaling", "the rotation"),
+        "rope_theta" => ("rope_theta", "the base of the rotation"),
+        "qkv_bias" | "layer.biases.output" => ("attention_bias", "biases of attention"),
+        "layer.biases.mlp" => ("mlp_bias", "biases of the MLP"),
+        "rms_norm_eps" | "tie_word_embeddings" | "max_position_embeddings" | "head_dim" => return format!("`{field}`"),
+        other => (other.rsplit('.').next().unwrap_or(other), "a setting of the layers"),
+    };
+    format!("`{key}` ({what})")
 }
 
 /// The path of the first value that differs.

@@ -44,6 +44,11 @@ impl From<DType> for WeightStorage {
 }
 
 impl WeightStorage {
+    /// Whether every weight is held and multiplied in f32.
+    pub fn is_f32(self) -> bool {
+        self == Self::Dense(DType::F32)
+    }
+
     /// Type of what is held as tensors.
     pub(super) fn dtype(self) -> DType {
         match self {

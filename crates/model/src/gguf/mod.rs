@@ -10,7 +10,7 @@ mod write;
 pub use eraser_ops::quant::{TensorType, dequantize};
 pub use write::{Field, Fields, GgufWriter, Planned};
 
-use crate::{Error, Result, error::PathContext, in_file::InFile};
+use crate::{Error, Result, error::PathContext, files, in_file::InFile};
 use memmap2::Mmap;
 use parse::Header;
 use std::{
@@ -110,6 +110,7 @@ impl GgufFile {
     /// that names the key or tensor.
     pub fn open(path: &Path) -> Result<Self> {
         let map = eraser_ops::mmap::map(path).at(path)?;
+        files::no_pointer(&map, path)?;
         let header = Header::parse(&map).map_err(|e| e.context(path.display()))?;
         Ok(Self { path: path.to_path_buf(), map, header })
     }

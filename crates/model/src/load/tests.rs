@@ -1,5 +1,5 @@
 use super::*;
-use crate::weights::save_safetensors;
+use crate::weights::{HfDirectory, TensorSource, save_safetensors};
 use candle_core::Tensor;
 use eraser_ops::Segments;
 use serde_json::json;

@@ -2,7 +2,7 @@
 //! the index names was found in its shard, inside the directory, when the directory was opened.
 
 use super::{TensorSource, bnb, check_shape, decode, fp8, from_f32, missing};
-use crate::{Error, Result, config::read_json, error::PathContext, gguf::TensorType, in_file::InFile};
+use crate::{Error, Result, config::read_json, counted, error::PathContext, files, gguf::TensorType, in_file::InFile};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -18,6 +18,8 @@ use std::{
 const SINGLE: &str = "model.safetensors";
 /// Name of the list of shards.
 const INDEX: &str = "model.safetensors.index.json";
+/// Missing files that a message names.
+const SHOWN: usize = 4;
 /// Far more than the index of any published model.
 const MAX_INDEX: u64 = 64 << 20;
 
@@ -53,20 +55,34 @@ impl HfDirectory {
     /// Maps `dir/model.safetensors`, or the shards that `dir/model.safetensors.index.json` lists.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut this = Self { dir: dir.to_path_buf(), shards: Vec::new(), tensors: BTreeMap::new() };
-        let single = dir.join(SINGLE);
-        let index = dir.join(INDEX);
-        if single.exists() {
-            this.tensors = this.add_shard(single)?.into_iter().collect();
-        } else if index.exists() {
-            this.add_index(&index)?;
-        } else {
-            return Err(no_weights(dir));
+        match weight_files(dir)? {
+            Files::One(path) => this.tensors = this.add_shard(path)?.into_iter().collect(),
+            Files::Shards(shards) => this.add_shards(shards)?,
         }
         Ok(this)
     }
 
+    /// The files that hold the weights.
+    ///
+    /// # Errors
+    /// There are none, or some are missing.
+    pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+        Ok(match weight_files(dir)? {
+            Files::One(path) => vec![path],
+            Files::Shards(shards) => shards.into_keys().collect(),
+        })
+    }
+
+    /// Whether a tensor is in a form that is expanded as it is read.
+    pub(crate) fn is_quantised(&self) -> bool {
+        self.tensors
+            .iter()
+            .any(|(name, entry)| entry.dtype == Dtype::F8_E4M3 || bnb::STATES.iter().any(|end| name.ends_with(end)))
+    }
+
     fn add_shard(&mut self, path: PathBuf) -> Result<Vec<(String, Entry)>> {
         let map = eraser_ops::mmap::map(&path).at(&path)?;
+        files::no_pointer(&map, &path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::request(format!("{}: not a valid safetensors file: {e}", path.display()))
                 .hint("the file is damaged or incomplete: download it again")
@@ -86,33 +102,12 @@ impl HfDirectory {
         Ok(tensors)
     }
 
-    fn add_index(&mut self, path: &Path) -> Result<()> {
-        let at = |message: String| Error::request(format!("{}: {message}", path.display()));
-        let index = read_json(path, MAX_INDEX)?;
-        let files = index
-            .get("weight_map")
-            .and_then(|m| m.as_object())
-            .ok_or_else(|| at("`weight_map` must be an object of tensor names and file names".to_owned()))?;
-        let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (tensor, file) in files {
-            let file = file.as_str().ok_or_else(|| at(format!("`weight_map.{tensor}` must be a file name")))?;
-            let mut components = Path::new(file).components();
-            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
-                return Err(at(format!("`weight_map.{tensor}`: {file:?} is not the name of a file in the directory"))
-                    .hint("an index may only name files beside it"));
-            }
-            by_file.entry(file).or_default().push(tensor);
-        }
-        for (file, wanted) in by_file {
-            let path = self.dir.join(file);
-            let mut found: BTreeMap<String, Entry> = self
-                .add_shard(path.clone())
-                .map_err(|e| e.hint(format_args!("{INDEX} lists this file: the model is incomplete without it")))?
-                .into_iter()
-                .collect();
+    fn add_shards(&mut self, shards: Shards) -> Result<()> {
+        for (path, wanted) in shards {
+            let mut found: BTreeMap<String, Entry> = self.add_shard(path.clone())?.into_iter().collect();
             for tensor in wanted {
-                let entry = found.remove(tensor).ok_or_else(|| missing(&path, tensor))?;
-                self.tensors.insert(tensor.to_owned(), entry);
+                let entry = found.remove(&tensor).ok_or_else(|| missing(&path, &tensor))?;
+                self.tensors.insert(tensor, entry);
             }
         }
         Ok(())
@@ -280,18 +275,106 @@ impl TensorSource for HfDirectory {
     }
 }
 
-fn no_weights(dir: &Path) -> Error {
-    if let Err(e) = std::fs::read_dir(dir).at(dir) {
-        return e;
-    }
-    let error = Error::request(format!("{}: there is no {SINGLE} and no {INDEX}", dir.display()));
-    if dir.join("adapter_model.safetensors").exists() {
-        error.hint("this is an adapter: pass the base model's directory as the model and this one as the adapter")
-    } else if dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists() {
-        error.hint(
-            "convert pytorch_model.bin: load it in transformers, then save_pretrained(DIR, safe_serialization=True)",
-        )
+/// Where the weights of a directory are.
+enum Files {
+    One(PathBuf),
+    Shards(Shards),
+}
+
+/// Files, and the tensors that each of them should have.
+type Shards = BTreeMap<PathBuf, Vec<String>>;
+
+fn weight_files(dir: &Path) -> Result<Files> {
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    if single.exists() {
+        Ok(Files::One(single))
+    } else if index.exists() {
+        listed(dir, &index).map(Files::Shards)
     } else {
-        error.hint("download the whole model directory, weights included")
+        Err(no_weights(dir))
     }
+}
+
+/// The shards that an index lists.
+fn listed(dir: &Path, index: &Path) -> Result<Shards> {
+    let at = |message: String| Error::request(format!("{}: {message}", index.display()));
+    let content = read_json(index, MAX_INDEX)?;
+    let tensors = content
+        .get("weight_map")
+        .and_then(|m| m.as_object())
+        .ok_or_else(|| at("`weight_map` must be an object of tensor names and file names".to_owned()))?;
+    let mut shards = Shards::new();
+    for (tensor, file) in tensors {
+        let file = file.as_str().ok_or_else(|| at(format!("`weight_map.{tensor}` must be a file name")))?;
+        let mut components = Path::new(file).components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(at(format!("`weight_map.{tensor}`: {file:?} is not the name of a file in the directory"))
+                .hint("an index may only name files beside it"));
+        }
+        shards.entry(dir.join(file)).or_default().push(tensor.clone());
+    }
+    let missing: Vec<&Path> = shards.keys().map(PathBuf::as_path).filter(|path| !path.exists()).collect();
+    if missing.is_empty() {
+        return Ok(shards);
+    }
+    let name = |path: &&Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names: Vec<String> = missing.iter().take(SHOWN).map(name).collect();
+    if missing.len() > SHOWN {
+        names.push("..".to_owned());
+    }
+    let (n, all) = (missing.len(), counted(shards.len(), "file"));
+    let verb = if n == 1 { "is" } else { "are" };
+    Err(at(format!("{n} of the {all} that it lists {verb} missing: {}", names.join(", ")))
+        .hint("the model is incomplete without them: download it again"))
+}
+
+fn no_weights(dir: &Path) -> Error {
+    let entries = match std::fs::read_dir(dir).at(dir) {
+        Ok(entries) => entries,
+        Err(e) => return e,
+    };
+    for name in [SINGLE, INDEX] {
+        let path = dir.join(name);
+        if let Ok(target) = std::fs::read_link(&path) {
+            let (link, target) = (path.display(), target.display());
+            return Error::request(format!("{link}: it is a link to {target}, which is not there"))
+                .hint("the file was moved, or removed from a cache: download the model again");
+        }
+    }
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let found = |ends: &[&str]| names.iter().find(|name| ends.iter().any(|end| name.ends_with(end)));
+    let error = Error::request(format!("{}: there is no {SINGLE} and no {INDEX}", dir.display()));
+    if names.iter().any(|name| name == "adapter_model.safetensors") {
+        return error
+            .hint("this is an adapter: pass the base model's directory as the model and this one as the adapter");
+    }
+    if let Some(name) = names.iter().find(|name| name.starts_with("consolidated") && name.ends_with(".safetensors")) {
+        return error.hint(format!(
+            "{name} has the weights under the publisher's own names: take the files of the form of transformers, \
+             {SINGLE} or its parts with their index"
+        ));
+    }
+    if let Some(name) = found(&[".safetensors"]) {
+        return error.hint(format!("{name} is not read: its name must be {SINGLE}, or {INDEX} must list it"));
+    }
+    // Not those of an optimiser or of a trainer's options.
+    let pickled = |name: &&String| {
+        ["pytorch_model", "model", "consolidated"].iter().any(|start| name.starts_with(start))
+            && [".bin", ".bin.index.json", ".pt", ".pth"].iter().any(|end| name.ends_with(end))
+    };
+    if let Some(name) = names.iter().find(pickled) {
+        return error.hint(format!(
+            "convert {name}, which is not read because such files can run code: load the model in transformers, then \
+             save_pretrained(DIR, safe_serialization=True)"
+        ));
+    }
+    if let Some(name) = found(&[".gguf"]) {
+        return error.hint(format!("pass the GGUF file itself: {}", dir.join(name).display()));
+    }
+    if let Some(name) = found(&[".h5", ".msgpack", ".onnx"]) {
+        return error.hint(format!("{name} is of another program: take the model's safetensors"));
+    }
+    error.hint("download the whole model directory, weights included")
 }

@@ -141,12 +141,70 @@ fn shards_are_found_and_their_faults_named() {
     }
 }
 
+/// The first missing shard was told as a file that is not there; how many were missing was told one by one.
+#[test]
+fn missing_shards_are_counted_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = |i: usize| format!("model-0000{i}-of-00007.safetensors");
+    let map: serde_json::Map<_, _> = (1..8).map(|i| (format!("t{i}"), json!(name(i)))).collect();
+    std::fs::write(dir.path().join("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+    let told = |present: &[usize]| {
+        for i in present {
+            let tensors = [(format!("t{i}"), tensor(&[1.0], &[1]))];
+            save_safetensors(&dir.path().join(name(*i)), &tensors, DType::F32).unwrap();
+        }
+        HfDirectory::open(dir.path()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let error = told(&[1]).unwrap_err();
+    assert!(error.contains("6 of the 7 files that it lists are missing: ") && error.contains(&name(2)), "{error}");
+    assert!(error.ends_with(".."), "{error}");
+    let error = told(&[2, 4, 5, 6, 7]).unwrap_err();
+    assert!(error.ends_with(&format!("1 of the 7 files that it lists is missing: {}", name(3))), "{error}");
+    told(&[3]).unwrap();
+    assert_eq!(HfDirectory::files(dir.path()).unwrap().len(), 7);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_weights_that_are_gone_is_told_as_that() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("../../blobs/0123", dir.path().join("model.safetensors")).unwrap();
+    let error = HfDirectory::open(dir.path()).unwrap_err().to_string();
+    assert!(error.ends_with("model.safetensors: it is a link to ../../blobs/0123, which is not there"), "{error}");
+}
+
+/// A clone without Git LFS was told as a damaged file.
+#[test]
+fn a_pointer_of_git_lfs_in_place_of_weights_is_told_as_that() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 269060552\n";
+    let error = open_bytes(pointer).unwrap_err();
+    assert!(error.to_string().contains("model.safetensors: it is a pointer of Git LFS"), "{error}");
+    assert!(error.hints()[0].contains("git lfs pull"), "{error:?}");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["m.gguf", "config.json"] {
+        std::fs::write(dir.path().join(name), pointer).unwrap();
+    }
+    let error = crate::gguf::GgufFile::open(&dir.path().join("m.gguf")).unwrap_err();
+    assert!(error.to_string().contains("m.gguf: it is a pointer"), "{error}");
+    let error = ModelConfig::from_hf_dir(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("config.json: it is a pointer"), "{error}");
+}
+
 #[test]
 fn directories_without_weights_say_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
-    for (file, hint) in
-        [("config.json", "download"), ("adapter_model.safetensors", "adapter"), ("pytorch_model.bin", "convert")]
-    {
+    for (file, hint) in [
+        ("config.json", "download"),
+        ("training_args.bin", "download"),
+        ("adapter_model.safetensors", "adapter"),
+        ("pytorch_model.bin", "convert"),
+        ("pytorch_model-00001-of-00002.bin", "convert"),
+        ("consolidated.00.pth", "convert"),
+        ("consolidated.safetensors", "publisher's own names"),
+        ("model-00001-of-00002.safetensors", "must list it"),
+        ("m-Q8_0.gguf", "m-Q8_0.gguf"),
+        ("tf_model.h5", "of another program"),
+    ] {
         std::fs::write(dir.path().join(file), "").unwrap();
         let error = HfDirectory::open(dir.path()).unwrap_err();
         assert!(error.hints()[0].contains(hint), "{error:?}");

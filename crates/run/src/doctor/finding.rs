@@ -1,7 +1,8 @@
 //! Lines of a diagnosis. In: what was found of one thing; out: `ok`, `warning` or `error`, with what to do. Invariant: a
 //! model is healthy if no line is an error.
 
-use eraser_model::Error;
+use super::heard::heard;
+use eraser_model::{Error, Result};
 use serde::Serialize;
 
 /// How grave a finding is.
@@ -52,11 +53,16 @@ impl Diagnosis {
         self.add(Level::Warning, what, found.into(), hints);
     }
 
-    /// Warnings that were logged.
-    pub(super) fn heard(&mut self, what: &'static str, said: Vec<String>) {
+    /// The value of work; an error is noted, and so are warnings that it logged, unless they were noted before.
+    pub(super) fn part<T>(&mut self, what: &'static str, work: impl FnOnce() -> Result<T>) -> Option<T> {
+        let (result, said) = heard(work);
+        let value = self.of(what, result);
         for said in said {
-            self.add(Level::Warning, what, said, Vec::new());
+            if self.findings.iter().all(|finding| finding.found != said) {
+                self.add(Level::Warning, what, said, Vec::new());
+            }
         }
+        value
     }
 
     pub(super) fn error(&mut self, what: &'static str, error: &Error) {
@@ -68,7 +74,7 @@ impl Diagnosis {
     }
 
     /// The value of a result; an error is noted.
-    pub(super) fn of<T>(&mut self, what: &'static str, result: eraser_model::Result<T>) -> Option<T> {
+    pub(super) fn of<T>(&mut self, what: &'static str, result: Result<T>) -> Option<T> {
         result.map_err(|e| self.error(what, &e)).ok()
     }
 }

@@ -12,10 +12,9 @@ use crate::builtin::{self, Assets};
 use crate::machine;
 use crate::plan::ModelPlan;
 use crate::watch::Watch;
-use eraser_model::gguf::GgufFile;
 use eraser_model::score::{ScoreRequest, score};
-use eraser_model::{Adapter, Error, GenerateOptions, Model, ModelConfig, Result, generate, hub};
-use heard::heard;
+use eraser_model::weights::HfDirectory;
+use eraser_model::{Adapter, Error, GenerateOptions, Model, ModelConfig, ModelFiles, Result, generate, hub};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -31,38 +30,47 @@ pub fn doctor(plan: &ModelPlan, adapter: Option<&Path>, watch: &mut dyn Watch) -
     let mut found = Diagnosis::default();
     this_machine(&mut found);
     let Some(path) = found.of("files", files(plan)) else { return found };
-    let Some(files) = found.of("files", listed(&path)) else { return found };
-    found.ok("files", files);
-    let (config, said) = heard(|| config(&path));
-    let Some(config) = found.of("config", config) else { return found };
-    found.ok("config", described(&config));
-    found.heard("config", said);
+    let listed = found.of("files", listed(&path));
+    let whole = listed.is_some();
+    if let Some(files) = listed {
+        found.ok("files", files);
+    }
+    let Some(files) = found.of("files", ModelFiles::open(&path)) else { return found };
+    let config = found.part("config", || files.config());
+    if let Some(config) = &config {
+        found.ok("config", described(config));
+    }
+    let rows = config.as_ref().map_or(usize::MAX, |config| config.vocab_size);
+    let tokenizer = found.part("tokenizer", || files.tokenizer().map(|tokenizer| tokenizer.within(rows)));
+    let template = tokenizer.map(|tokenizer| found.part("chat template", || plan.template_of(&files, &tokenizer)));
+    let readable = template.flatten().is_some();
+    drop(files);
+    let Some(config) = config.filter(|_| whole) else { return found };
     if !memory(&mut found, plan, &config, &path) {
         return found;
     }
-    // The configuration's warnings were told above.
-    let (model, said) = heard(|| plan.load(&Assets::InCache, watch));
-    let known: Vec<String> = found.findings.iter().map(|f| f.found.clone()).collect();
-    let said = said.into_iter().filter(|s| !known.contains(s)).collect();
-    let Some(model) = found.of("weights", model) else { return found };
+    if !readable {
+        // What is wrong with it was told; the weights are looked at all the same.
+        if let Some(decoder) = found.part("weights", || plan.load_network(&Assets::InCache)) {
+            found.ok("weights", format!("held as {}, on {}", decoder.held(), plan.device));
+        }
+        return found;
+    }
+    let Some(model) = found.part("weights", || plan.load(&Assets::InCache, watch)) else { return found };
     found.ok("weights", format!("held as {}, on {}", model.decoder.held(), plan.device));
-    found.heard("weights", said);
     text::tokenizer(&mut found, &model);
     text::template(&mut found, &model);
     text::thoughts(&mut found, &model);
     let result = forward(&mut found, &model, None);
     found.of("forward pass", result);
-    if let Some(dir) = adapter {
-        let (loaded, said) = heard(|| Adapter::load(dir, &model.config, model.decoder.device()));
-        if let Some(adapter) = found.of("adapter", loaded) {
-            let lora = &adapter.config;
-            let pairs = adapter.parameters().len() / 2;
-            let pairs = eraser_model::counted(pairs, "pair");
-            found.ok("adapter", format!("{} fits: rank {}, {pairs} of matrices", dir.display(), lora.r));
-            found.heard("adapter", said);
-            let result = forward(&mut found, &model, Some(&adapter));
-            found.of("adapter", result);
-        }
+    if let Some(dir) = adapter
+        && let Some(adapter) = found.part("adapter", || Adapter::load(dir, &model.config, model.decoder.device()))
+    {
+        let lora = &adapter.config;
+        let pairs = eraser_model::counted(adapter.parameters().len() / 2, "pair");
+        found.ok("adapter", format!("{} fits: rank {}, {pairs} of matrices", dir.display(), lora.r));
+        let result = forward(&mut found, &model, Some(&adapter));
+        found.of("adapter", result);
     }
     found
 }
@@ -95,29 +103,23 @@ fn listed(path: &Path) -> Result<String> {
     if !path.is_dir() {
         return Ok(format!("{}, {}", path.display(), machine::memory(size(path))));
     }
+    let weights = HfDirectory::files(path)?;
     let mut names: Vec<PathBuf> = std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
     names.sort();
-    let ending = |p: &PathBuf, ending: &str| p.extension().is_some_and(|e| e == ending);
-    let weights: Vec<&PathBuf> = names.iter().filter(|p| ending(p, "safetensors")).collect();
-    let others = names.iter().filter(|p| ending(p, "json") || ending(p, "jinja"));
+    let ending = |p: &&PathBuf| p.extension().is_some_and(|e| e == "json" || e == "jinja");
     let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let others: Vec<String> = others.map(name).collect();
-    if weights.is_empty() {
-        return Err(Error::request(format!("{}: no file of weights (.safetensors)", path.display()))
-            .hint("name the directory that holds config.json and the weights, or a .gguf file"));
-    }
+    let others: Vec<String> = names.iter().filter(ending).map(name).collect();
     let total: f64 = weights.iter().map(|p| size(p)).sum();
     let count = eraser_model::counted(weights.len(), "file");
     Ok(format!("{}: {count} of weights, {}; {}", path.display(), machine::memory(total), others.join(", ")))
 }
 
-fn config(path: &Path) -> Result<ModelConfig> {
-    if path.is_dir() { ModelConfig::from_hf_dir(path) } else { ModelConfig::from_gguf(&GgufFile::open(path)?) }
-}
-
 fn described(config: &ModelConfig) -> String {
+    let of_all = config
+        .beyond_original()
+        .map_or_else(String::new, |all| format!(" of {all} (LongRoPE is supported up to its original length)"));
     format!(
-        "family {:?}, {} parameters, {}, {} wide, {} tokens in the vocabulary, at most {} positions",
+        "family {:?}, {} parameters, {}, {} wide, {} tokens in the vocabulary, at most {} positions{of_all}",
         config.family,
         machine::number(machine::parameters(config) as f64),
         eraser_model::counted(config.num_layers, "layer"),
@@ -164,11 +166,7 @@ fn forward(found: &mut Diagnosis, model: &Model, adapter: Option<&Adapter>) -> R
     let scores = scores.unwrap_or_default().pop().unwrap_or_default();
     let nll = -scores.iter().map(|s| f64::from(*s)).sum::<f64>() / scored as f64;
     if !nll.is_finite() {
-        let error = Error::request("a plain sentence has no finite likelihood: the network computes nothing");
-        found.error(
-            what,
-            &error.hint("the weights are damaged, or their type has too narrow a range: try --compute f32"),
-        );
+        found.error(what, &not_finite(model, adapter)?);
         return Ok(());
     }
     let guessing = (model.config.vocab_size as f64).ln();
@@ -194,4 +192,28 @@ fn forward(found: &mut Diagnosis, model: &Model, adapter: Option<&Adapter>) -> R
         found.ok(what, format!("it answers {:?} by {shown:?}", text::GREETING));
     }
     Ok(())
+}
+
+/// Why a sentence has no finite likelihood.
+fn not_finite(model: &Model, adapter: Option<&Adapter>) -> Result<Error> {
+    if let Some(name) = model.decoder.first_not_finite()? {
+        return Ok(Error::request(format!("tensor `{name}` holds values that are not finite")).hint(
+            "the file is damaged, or the training that made it has diverged: take the model from its source again",
+        ));
+    }
+    let error = Error::request("a plain sentence has no finite likelihood, though every weight is finite");
+    Ok(match adapter {
+        Some(adapter) => {
+            let scale = adapter.config.scale();
+            error.hint(format!(
+                "the adapter's scale, {scale}, is far too large: see `lora_alpha` in adapter_config.json"
+            ))
+        }
+        None if model.decoder.held().is_f32() => {
+            error.hint("the weights are too large to be multiplied: the files are damaged, or not those of one model")
+        }
+        None => {
+            error.hint("they may be too large for the type that they are held in: try --base-dtype f32 --compute f32")
+        }
+    })
 }

@@ -38,7 +38,11 @@ pub(super) fn tokenizer(found: &mut Diagnosis, model: &Model) {
     let named = |id: &u32| tokenizer.token_text(*id).unwrap_or_else(|| format!("id {id}"));
     let stops: Vec<String> = tokenizer.stops().iter().map(named).collect();
     if stops.is_empty() {
-        let hint = "name it as `eos_token` in tokenizer_config.json, or as `eos_token_id` in generation_config.json";
+        let hint = if model.path.is_dir() {
+            "name it as `eos_token` in tokenizer_config.json, or as `eos_token_id` in generation_config.json"
+        } else {
+            "name it as `tokenizer.ggml.eos_token_id` when the file is converted"
+        };
         found.warning("stop tokens", "none: answers never end by themselves", hint);
     } else {
         found.ok("stop tokens", stops.join(", "));
@@ -102,7 +106,12 @@ fn rendered(found: &mut Diagnosis, model: &Model) -> Result<()> {
         Some(end) if !tokenizer.stops().contains(&end) => {
             let text = tokenizer.token_text(end).unwrap_or_default();
             let what = format!("an answer ends with {text}, which is no stop token: answers run on behind it");
-            found.warning("chat template", what, "add its id to `eos_token_id` in generation_config.json");
+            let hint = if model.path.is_dir() {
+                "add its id to `eos_token_id` in generation_config.json"
+            } else {
+                "name its id as `tokenizer.ggml.eot_token_id` when the file is converted"
+            };
+            found.warning("chat template", what, hint);
         }
         Some(_) => found.ok("chat template", "an answer ends with a stop token"),
         None => {

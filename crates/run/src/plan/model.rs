@@ -10,7 +10,10 @@ use crate::builtin::{self, Assets};
 use crate::failure::Problems;
 use crate::watch::Watch;
 use eraser_eval::served::Text;
-use eraser_model::{BaseDtype, ChatTemplate, Compute, DeviceName, Error, LoadOptions, Model, Result, Tokenizer, hub};
+use eraser_model::{
+    BaseDtype, ChatTemplate, Compute, Decoder, DeviceName, Error, LoadOptions, Model, ModelFiles, Result, Tokenizer,
+    hub,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -208,13 +211,32 @@ impl ModelPlan {
         Ok(Text { tokenizer, template, positions: config.max_positions() })
     }
 
-    fn read(&self, assets: &Assets) -> Result<Model> {
-        let options = LoadOptions {
+    /// Loads it without its tokenizer and chat template, to see what is wrong with the weights alone.
+    pub(crate) fn load_network(&self, assets: &Assets) -> Result<Decoder> {
+        let spec = match self.spec.as_str() {
+            builtin::NAME => builtin::model_dir(&assets.dir()?).display().to_string(),
+            spec => spec.to_owned(),
+        };
+        eraser_model::load_network(&spec, &self.options()?).map(|(_, decoder)| decoder)
+    }
+
+    /// The chat template among `files`, with what is said here of it.
+    pub(crate) fn template_of(&self, files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let template = files.template(self.chat_template.as_deref(), tokenizer)?;
+        Ok(self.chatting(template, tokenizer))
+    }
+
+    fn options(&self) -> Result<LoadOptions> {
+        Ok(LoadOptions {
             device: self.device.open()?,
             base_dtype: self.base_dtype,
             compute: self.compute,
             chat_template: self.chat_template.clone(),
-        };
+        })
+    }
+
+    fn read(&self, assets: &Assets) -> Result<Model> {
+        let options = self.options()?;
         if self.spec != builtin::NAME {
             return eraser_model::load(&self.spec, &options).map(|model| self.in_its_template(model));
         }

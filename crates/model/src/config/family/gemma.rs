@@ -65,7 +65,7 @@ pub(super) const GEMMA2: Spec = Spec {
         config.layer.logit_cap = Some(file.f32("final_logit_softcapping")?.unwrap_or(30.0));
         // The file has no scale. The 27B has another one than the rest; llama.cpp knows it by its number of layers.
         if config.num_layers == 46 {
-            scale(config, (config.hidden_size / config.num_heads) as f32);
+            gguf_scale(config, file)?;
         }
         gguf_windows(config, file, 2)
     },
@@ -114,7 +114,7 @@ pub(super) const GEMMA3: Spec = Spec {
         config.layer.window_rope = Some(Rope { theta, scaling: None });
         // As in Gemma 2, the 27B has another scale; here it has 62 layers.
         if config.num_layers == 62 {
-            scale(config, (config.hidden_size / config.num_heads) as f32);
+            gguf_scale(config, file)?;
         }
         gguf_windows(config, file, 6)
     },
@@ -151,6 +151,18 @@ fn second(config: &mut ModelConfig) {
 #[allow(clippy::float_cmp)] // whole numbers
 fn scale(config: &mut ModelConfig, scalar: f32) {
     config.layer.attention_scale = (scalar != config.head_dim as f32).then(|| 1.0 / scalar.sqrt());
+}
+
+/// The scale of the 27B models: by the width of a head as it would be if all heads together were as wide as the model.
+fn gguf_scale(config: &mut ModelConfig, file: &Metadata<'_>) -> Result<()> {
+    let width = config.hidden_size / config.num_heads;
+    if width == 0 {
+        let [length, heads] = ["embedding_length", "attention.head_count"].map(|key| file.key(key));
+        let (d, n) = (config.hidden_size, config.num_heads);
+        return Err(file.at(Error::request(format!("`{length}` ({d}) is less than `{heads}` ({n})"))));
+    }
+    scale(config, width as f32);
+    Ok(())
 }
 
 /// A cap: none where the key is null, the default of the class where it is absent.

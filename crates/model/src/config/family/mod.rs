@@ -18,7 +18,7 @@ use super::fields::Writer;
 use super::keys::Keys;
 use super::metadata::Metadata;
 use super::{Family, Mlp, ModelConfig};
-use crate::{Error, Result};
+use crate::Result;
 use serde_json::{Map, Value};
 
 /// What is known of a family.
@@ -79,7 +79,7 @@ impl Defaults {
 const SILU: &[&str] = &["silu", "swish"];
 
 /// Every family.
-const ALL: [&Spec; 16] = [
+static ALL: [&Spec; 16] = [
     &llama::SPEC,
     &mistral::SPEC,
     &qwen::QWEN2,
@@ -102,6 +102,11 @@ impl Spec {
     /// The family's.
     pub(crate) fn of(family: Family) -> &'static Self {
         ALL.into_iter().find(|spec| spec.family == family).unwrap_or(&llama::SPEC)
+    }
+
+    /// All of them.
+    pub(super) fn all() -> &'static [&'static Self] {
+        &ALL
     }
 
     pub(super) fn by_model_type(name: &str) -> Option<&'static Self> {
@@ -133,31 +138,6 @@ impl Spec {
     }
 }
 
-/// The error for a name that belongs to no family.
-pub(super) fn unsupported(key: &str, value: &str) -> Error {
-    let mut types: Vec<&str> = ALL.iter().map(|spec| spec.model_type).collect();
-    types.sort_unstable();
-    let plain = |name: &str| -> String {
-        name.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect::<String>().replace("forcausallm", "")
-    };
-    let wanted = plain(value);
-    // Names of one family begin alike: gemma4 and gemma3, qwen3moe and qwen3. Among equally long beginnings the last is
-    // the newest.
-    let shared = |name: &str| plain(name).chars().zip(wanted.chars()).take_while(|(a, b)| a == b).count();
-    let nearest = types.iter().copied().max_by_key(|name| shared(name)).filter(|name| shared(name) >= 3);
-    let error = Error::request(format!("`{key}` {value} is not supported"));
-    let error = match nearest {
-        Some(name) => error.hint(format!(
-            "the nearest family that is supported is {name}; a mixture of experts, a larger model or a hybrid \
-             of it computes something else"
-        )),
-        None => error,
-    };
-    error
-        .hint(format!("supported are causal language models of the types {}", types.join(", ")))
-        .hint("a family is one file: see \"Adding a model family\" in ARCHITECTURE.md")
-}
-
 /// Biases as Llama has them: one flag for q, k, v and the output projection, one for the MLP.
 fn read_biases(config: &mut ModelConfig, keys: Keys<'_>) -> Result<()> {
     config.qkv_bias = keys.flag("attention_bias")?;
@@ -187,7 +167,7 @@ fn write_layer_types(config: &ModelConfig, map: &mut Map<String, Value>) {
 }
 
 /// A sliding window on all layers but every `period`-th.
-fn every(period: usize, layers: usize) -> Vec<bool> {
+pub(super) fn every(period: usize, layers: usize) -> Vec<bool> {
     (1..=layers).map(|i| period != 0 && !i.is_multiple_of(period)).collect()
 }
 
