@@ -106,6 +106,9 @@ fn faults_of_tokenizer_and_template_are_told_as_theirs() {
     let (code, told) = changed(&text("model/chat_template.jinja", "{% if %}"), "model");
     assert!(code == 1 && told.contains("error    chat template  "), "{told}");
     assert!(told.contains("ok       weights") && !told.contains("error    weights"), "{told}");
+    // One fault was told twice.
+    let (code, told) = changed(&text("model/chat_template.jinja", "{{ raise_exception('no') }}"), "model");
+    assert!(code == 1 && told.matches("error  ").count() == 1, "{told}");
     let both = |dir: &Dir| {
         dir.write("model/tokenizer.json", "{");
         replaced("model/config.json", "\"num_hidden_layers\":2", "\"num_hidden_layers\":3")(dir);
@@ -133,6 +136,9 @@ fn what_the_configuration_says_besides_the_weights_is_told() {
     assert!(code == 1 && told.contains("this class has no head that writes text"), "{told}");
     let (code, told) = changed(&|_| (), "model --think-end </thought>");
     assert!(code == 0 && told.contains("warning  chat template  "), "{told}");
+    let named = "{\"eos_token\":\"<|nothing|>\"}";
+    let (_, nothing) = changed(&|dir| drop(dir.write("model/tokenizer_config.json", named)), "model");
+    assert!(nothing.contains("warning  tokenizer      `eos_token` \"<|nothing|>\" is no token"), "{nothing}");
     assert!(told.contains("the end of thoughts \"</thought>\" is neither in it nor in the vocabulary"), "{told}");
 }
 
@@ -176,4 +182,39 @@ fn weights_that_are_not_finite_are_an_error_that_names_the_tensor() {
     assert!(code == 1 && text.contains("error    forward pass"), "{text}");
     assert!(text.contains("tensor `model.norm.weight` holds values that are not finite"), "{text}");
     assert!(!text.contains("--compute"), "{text}");
+    // Chat answered nothing, and an export wrote it or advised another type.
+    let said = dir.notes("chat --model model --prompt hi --max-new-tokens 2");
+    assert!(said.contains("the network computes NaN") && said.contains("eraser doctor"), "{said}");
+    for kind in ["--out new/hf --dtype f16", "--out new/a.gguf --format gguf --dtype f32"] {
+        let refused = dir.refused(&format!("export --model model {kind}"));
+        assert!(refused.contains("it holds the value NaN") && refused.contains("eraser doctor"), "{kind}: {refused}");
+        assert!(!refused.contains("write f32") && !dir.path("new").exists(), "{kind}: {refused}");
+    }
+}
+
+/// Such a weight is infinite in 16 bits, and was written.
+#[test]
+fn a_weight_that_is_too_large_for_sixteen_bits_is_not_written_in_them() {
+    let dir = Dir::with_model();
+    let path = dir.path("model/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&1e5f32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let refused = dir.refused("export --model model --out half --dtype f16");
+    assert!(refused.contains("tensor `model.norm.weight`: the value 100000 is too large for f16"), "{refused}");
+    assert!(!dir.path("half").exists(), "an empty directory is left");
+    dir.done("export --model model --out whole --dtype bf16");
+}
+
+/// The directory above the model was told to be without files.
+#[test]
+fn a_model_in_a_directory_of_the_one_that_was_named_is_pointed_to() {
+    let dir = Dir::with_model();
+    let (code, text) = doctor(&dir, ".");
+    assert!(code == 1 && text.contains("hint: the model is in a directory of it: pass ./model"), "{text}");
+    let marked = [&b"\xef\xbb\xbf"[..], &dir.read("model/config.json")].concat();
+    std::fs::write(dir.path("model/config.json"), marked).unwrap();
+    let (_, text) = doctor(&dir, "model");
+    assert!(text.contains("begins with a byte-order mark"), "{text}");
 }

@@ -482,7 +482,14 @@ fn a_gguf_export_answers_as_the_adapter_does() {
     let bytes = dir.read("new/small.gguf");
     let small = "export --model model --adapter a/adapter --out new/small.gguf --format gguf --dtype q4_k_m --force";
     // Rows of 32 and 48 numbers: which types they got was not said.
-    insta::assert_snapshot!(dir.done(small), @"");
+    insta::assert_snapshot!(dir.done(small), @r"
+    new/small.gguf
+      Q5_0: 11 tensors: attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up; in place of Q4_K, since rows of 32 are no multiple of 256
+      F32: 5 tensors: attn_norm, ffn_norm, output_norm
+      Q8_0: 2 tensors: token_embd, attn_v; in place of Q6_K, since rows of 32 are no multiple of 256
+      F16: 1 tensor: ffn_down; in place of Q4_K, since rows of 48 are no multiple of 256
+      F16: 1 tensor: ffn_down; in place of Q6_K, since rows of 48 are no multiple of 256
+    ");
     let told: Value = serde_json::from_str(&dir.done(&format!("{small} --json"))).unwrap();
     assert_eq!(told["types"][0]["in_place_of"]["block"], 256, "{told}");
     assert!(bytes == dir.read("new/small.gguf"), "other bytes the second time");

@@ -200,15 +200,22 @@ impl Decoder {
         Ok(all)
     }
 
-    /// The first tensor that holds a value which is not finite: it makes every answer one of nothing.
+    /// The first tensor with a value that is not finite or is larger than `most`, and that value. One that is not
+    /// finite makes every answer meaningless.
     ///
     /// # Errors
     /// Memory, for one block's weights in full.
-    pub fn first_not_finite(&self) -> Result<Option<String>> {
-        let broken = |all: Vec<(String, Tensor)>| -> Result<Option<String>> {
+    pub fn first_beyond(&self, most: f32) -> Result<Option<(String, f32)>> {
+        let broken = |all: Vec<(String, Tensor)>| -> Result<Option<(String, f32)>> {
             for (name, tensor) in all {
-                if !tensor.detach().to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-                    return Ok(Some(name));
+                let values = tensor.detach().to_dtype(DType::F32)?.abs()?.flatten_all()?;
+                let sum = values.sum_all()?.to_scalar::<f32>()?;
+                if sum <= most {
+                    continue;
+                }
+                let beyond = |x: &f32| x.is_nan() || *x > most;
+                if let Some(x) = values.to_vec1::<f32>()?.into_iter().find(beyond) {
+                    return Ok(Some((name, x)));
                 }
             }
             Ok(None)

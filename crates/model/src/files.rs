@@ -50,6 +50,17 @@ pub(crate) fn no_pointer(bytes: &[u8], path: &Path) -> Result<()> {
         .hint("or download the model with `hf download`"))
 }
 
+/// What to do about JSON that cannot be read.
+pub(crate) fn json_hint(bytes: &[u8]) -> &'static str {
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        "the file begins with a byte-order mark, which JSON does not have: save it as UTF-8 without one"
+    } else if bytes.iter().all(u8::is_ascii_whitespace) {
+        "the file is empty: download it again"
+    } else {
+        "the file is damaged or incomplete: take the one that was published with the model"
+    }
+}
+
 /// Lower-case hex digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {

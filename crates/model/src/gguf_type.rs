@@ -116,18 +116,23 @@ fn is_70b(config: &ModelConfig) -> bool {
     }
 }
 
+/// The error for a value that is not finite in a type.
+pub fn no_place(x: f32, dtype: &str) -> Error {
+    if x.is_finite() {
+        return Error::request(format!("the value {x} is too large for {dtype}")).hint("write f32 or bf16");
+    }
+    Error::request(format!("it holds the value {x}"))
+        .hint("the model is damaged, or the training that made it has diverged: `eraser doctor` looks at both")
+}
+
 /// `values`, rows of `cols` each, as they are stored in `dtype`.
 ///
 /// # Errors
 /// A value that is not finite in the type.
 pub(crate) fn encode(values: &[f32], cols: usize, dtype: TensorType) -> Result<Vec<u8>> {
-    let not_finite = |x: f32| {
-        Error::request(format!("the value {x} has no place in {dtype:?}"))
-            .hint("write f32 or bf16; if the value is not a number, the training that made it has diverged")
-    };
     let largest = if dtype == TensorType::F16 { f16::MAX.to_f32() } else { f32::MAX };
     if let Some(x) = values.par_iter().copied().find_first(|x| x.is_nan() || x.abs() > largest) {
-        return Err(not_finite(x));
+        return Err(no_place(x, &format!("{dtype:?}")));
     }
     let kind = match dtype {
         TensorType::F32 => return Ok(each(values, f32::to_le_bytes)),

@@ -103,18 +103,18 @@ mod tests {
             written("blk.0.attn_v.weight", 576, TensorType::Q8_0, large),
             written("blk.0.attn_q.weight", 576, TensorType::Q5_0, small),
             written("blk.1.attn_q.weight", 576, TensorType::Q5_0, small),
-            written("blk.1.ffn_down.weight", 1600, TensorType::Q5_0, small),
-            written("blk.1.ffn_up.weight", 512, TensorType::Q4_K, None),
+            written("blk.1.ffn_up.weight", 1600, TensorType::Q5_0, small),
+            written("blk.1.ffn_down.weight", 512, TensorType::Q4_K, None),
             written("output_norm.weight", 576, TensorType::F32, None),
         ]);
         let told: Vec<String> = groups.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
             [
-                "Q5_0: 3 tensors: attn_q, ffn_down; in place of Q4_K, since rows of 576 and 1600 are no multiple of 256",
+                "Q5_0: 3 tensors: attn_q, ffn_up; in place of Q4_K, since rows of 576 and 1600 are no multiple of 256",
                 "Q8_0: 2 tensors: token_embd, attn_v; in place of Q6_K, since rows of 576 are no multiple of 256",
                 "F32: 1 tensor: output_norm",
-                "Q4_K: 1 tensor: ffn_up",
+                "Q4_K: 1 tensor: ffn_down",
             ]
         );
         assert_eq!(groups.iter().map(|group| group.tensors).sum::<usize>(), 7);

@@ -49,7 +49,7 @@ pub use device::DeviceName;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, generate, generate_each};
 pub use gguf_model::GgufParts;
-pub use gguf_type::GgufType;
+pub use gguf_type::{GgufType, no_place};
 pub use gguf_written::{InPlaceOf, WrittenAs};
 pub use gradient::token_gradient;
 pub use jinja::Jinja;

@@ -118,8 +118,18 @@ fn is_model(dir: &Path) -> Result<()> {
         None if dir.join("adapter_config.json").exists() => {
             error.hint("this is an adapter: pass its base model as the model, and this directory as the adapter")
         }
-        None => error.hint("a model directory holds config.json, tokenizer.json and model.safetensors"),
+        None => match inside(dir) {
+            Some(inner) => error.hint(format!("the model is in a directory of it: pass {}", inner.display())),
+            None => error.hint("a model directory holds config.json, tokenizer.json and model.safetensors"),
+        },
     })
+}
+
+/// The directory of `dir` that holds a model, if there is one.
+fn inside(dir: &Path) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    found.into_iter().find(|path| path.join("config.json").is_file())
 }
 
 /// Tells of tensors of decoder layers that the network has no place for: a bias, a norm, more layers.

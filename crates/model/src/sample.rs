@@ -6,6 +6,7 @@ use eraser_ops::simd;
 use rand::RngExt as _;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng as _};
 use sha2::{Digest as _, Sha256};
+use std::sync::Once;
 
 /// The random stream of one sequence.
 pub(crate) fn own_stream(seed: u64, prompt: &[u32]) -> ChaCha8Rng {
@@ -60,6 +61,9 @@ impl GenerateOptions {
     }
 }
 
+/// It is said once that there are no numbers.
+static TOLD: Once = Once::new();
+
 /// The next token: no stop too early, penalty, temperature, min-p, top-k, top-p, then a draw; when greedy the likeliest
 /// (of equals the lowest id).
 pub(crate) fn sample(
@@ -69,6 +73,14 @@ pub(crate) fn sample(
     options: &GenerateOptions,
     rng: &mut ChaCha8Rng,
 ) -> u32 {
+    if logits.first().is_some_and(|z| z.is_nan()) {
+        TOLD.call_once(|| {
+            tracing::warn!(
+                "the network computes NaN in place of numbers, so answers are empty or meaningless: `eraser doctor`, \
+                 with model and adapter, looks for the reason"
+            );
+        });
+    }
     let unstopped;
     let logits = if new.len() < options.min_new_tokens {
         unstopped = without(logits, &options.stops);

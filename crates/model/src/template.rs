@@ -106,6 +106,9 @@ pub const TAKEN: [&str; 7] = [
     "conversation",
 ];
 
+/// Special tokens that templates read.
+const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
+
 /// Stands where a continued message ends.
 const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
@@ -332,11 +335,21 @@ impl ChatTemplate {
         variables.entry("documents").or_insert(Value::Null);
         variables.insert("add_generation_prompt".into(), chat.add_generation_prompt.into());
         let jinja = inner.with_tools.as_ref().filter(|_| chat.tools.is_some()).unwrap_or(&inner.jinja);
-        let text = jinja.render(&Value::Object(variables))?;
+        let text = jinja.render(&Value::Object(variables)).map_err(|e| self.unnamed(e))?;
         match last {
             Some(last) => self.cut(&text, &last),
             None => Ok(text),
         }
+    }
+
+    /// An error of the template, with the special tokens that it reads and the tokenizer does not name.
+    fn unnamed(&self, error: Error) -> Error {
+        let named = |name: &String| self.inner.tokens.contains_key(name);
+        let lacks: Vec<String> = self.all_reads().into_iter().filter(|name| SPECIAL.contains(&name.as_str())).collect();
+        let lacks: Vec<&String> = lacks.iter().filter(|name| !named(name)).collect();
+        lacks.into_iter().fold(error, |error, name| {
+            error.hint(format!("the template reads `{name}`, and the tokenizer's files name no such token"))
+        })
     }
 
     /// The prompt up to the mark. Where the template trimmed the text, so is the prompt.

@@ -3,7 +3,7 @@
 //! the same files, and every id a [`Tokenizer`] returns is below its [`Tokenizer::vocab_size`].
 
 use crate::error::PathContext;
-use crate::files::{no_pointer, write_atomic};
+use crate::files::{json_hint, no_pointer, write_atomic};
 use crate::tokenizer_check::{MAX_ID, as_id, check};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -77,7 +77,8 @@ impl Tokenizer {
     }
 
     fn from_parts(bytes: &[u8], side: &SideFiles) -> Result<Self> {
-        let root: Value = serde_json::from_slice(bytes).map_err(|e| Error::request(format!("not valid JSON: {e}")))?;
+        let root: Value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::request(format!("not valid JSON: {e}")).hint(json_hint(bytes)))?;
         check(&root)?;
         let mut library = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| Error::request(format!("not a tokenizer that can be read: {e}")))?;
@@ -90,6 +91,11 @@ impl Tokenizer {
         }
         add_declared(&mut library, side)?;
         let id = |key: &str| side.token(key).and_then(|t| library.token_to_id(&t));
+        for key in ["bos_token", "eos_token"] {
+            if let Some(text) = side.token(key).filter(|text| library.token_to_id(text).is_none()) {
+                tracing::warn!("`{key}` {text:?} is no token of the tokenizer: are the files those of one model?");
+            }
+        }
         let ends = side.end_ids(&library)?;
         let mut roles = Roles {
             bos: id("bos_token"),
@@ -455,10 +461,8 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
     }
     let bytes = std::fs::read(path).at(path)?;
     no_pointer(&bytes, path)?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        Error::request(format!("{}: not a JSON object: {e}", path.display()))
-            .hint("take the file that was published with the model")
-    })
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::request(format!("{}: not a JSON object: {e}", path.display())).hint(json_hint(&bytes)))
 }
 
 /// Adds what the side files call special but tokenizer.json does not list, as transformers does on loading.

@@ -244,7 +244,8 @@ mod tests {
         let recorded: Value =
             serde_json::from_slice(&std::fs::read(fixtures().join("tokenizer.json")).unwrap()).unwrap();
         let texts: Vec<String> = serde_json::from_value(recorded["texts"].clone()).unwrap();
-        for name in ["default", "smollm", "llama-bpe", "qwen2", "llama", "llama-no-prefix"] {
+        let bytes = ["default", "smollm", "llama-bpe", "qwen2", "dbrx", "tekken", "gpt-4o"];
+        for name in bytes.into_iter().chain(["llama", "llama-no-prefix"]) {
             let theirs = GgufFile::open(&fixtures().join(format!("{name}.gguf"))).unwrap();
             let own = Tokenizer::from_gguf(&theirs).unwrap();
             let (_dir, file) = written(&own, own.vocab_size() + 3);

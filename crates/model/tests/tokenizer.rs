@@ -9,8 +9,20 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-const CASES: [&str; 8] =
-    ["default", "smollm", "llama-bpe", "qwen2", "exaone4", "seed-coder", "llama", "llama-no-prefix"];
+const CASES: [&str; 12] = [
+    "default",
+    "smollm",
+    "llama-bpe",
+    "qwen2",
+    "exaone4",
+    "seed-coder",
+    "dbrx",
+    "refact",
+    "tekken",
+    "gpt-4o",
+    "llama",
+    "llama-no-prefix",
+];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer")

@@ -11,7 +11,7 @@ use candle_core::DType;
 use eraser_data::files::write_atomic;
 use eraser_model::error::PathContext as _;
 use eraser_model::weights::save_safetensors;
-use eraser_model::{Adapter, Error, GgufParts, GgufType, Model, Result, WrittenAs};
+use eraser_model::{Adapter, Error, GgufParts, GgufType, Model, Result, WrittenAs, no_place};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,9 @@ const SIDE_FILES: [&str; 9] = [
     "tokenizer_config.json",
     "vocab.json",
 ];
+
+/// The largest number of 16 bits; beyond it a weight would be infinite.
+const F16_MAX: f32 = 65504.0;
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +125,10 @@ fn write(plan: &ExportPlan, model: &mut Model, adapter: Option<&Adapter>, dir: &
         }
         (ExportKind::Merged(dtype), adapter) => {
             adapter.into_iter().try_for_each(|adapter| model.decoder.merge(adapter))?;
+            let most = if dtype == DType::F16 { F16_MAX } else { f32::MAX };
+            if let Some((name, x)) = model.decoder.first_beyond(most)? {
+                return Err(no_place(x, dtype.as_str()).context(format_args!("tensor `{name}`")));
+            }
             write_merged(model, &plan.out, dtype, plan.model.chat_template.is_some())?;
         }
         (ExportKind::Gguf(kind), adapter) => {

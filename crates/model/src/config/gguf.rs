@@ -16,8 +16,12 @@ impl ModelConfig {
         let found = Metadata { file, architecture };
         let at = |e: Error| found.at(e);
         if let Some(kind) = file.string("general.type")?.filter(|kind| *kind != "model") {
-            return Err(at(Error::request(format!("general.type is `{kind}`: the file is not a model"))
-                .hint("a LoRA adapter goes to --adapter, beside the model that it was made for")));
+            let error = at(Error::request(format!("general.type is `{kind}`: the file is not a model")));
+            return Err(if kind == "mmproj" {
+                error.hint("it has the images' part of a larger model: take the file of its language model")
+            } else {
+                error.hint("a LoRA adapter goes to --adapter, beside the model that it was made for")
+            });
         }
         let unsupported = || at(Unsupported::Architecture.error("general.architecture", architecture));
         let mut spec = Spec::by_architecture(architecture).ok_or_else(unsupported)?;

@@ -160,10 +160,8 @@ pub(crate) fn read_json(path: &Path, limit: u64) -> Result<Value> {
     }
     let text = std::fs::read(path).at(path)?;
     files::no_pointer(&text, path)?;
-    serde_json::from_slice(&text).map_err(|e| {
-        Error::request(format!("{}: not valid JSON: {e}", path.display()))
-            .hint("the file is damaged or incomplete: download it again")
-    })
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::request(format!("{}: not valid JSON: {e}", path.display())).hint(files::json_hint(&text)))
 }
 
 /// The family, and the keys that describe its decoder: those in `text_config` for a larger model, else all of them.

@@ -179,7 +179,8 @@ pub(super) fn of_metadata(found: &Metadata<'_>, spec: &Spec, changes: &dyn Fn(&s
 /// Tells of keys that are not known.
 pub(super) fn warn(unknown: &[String]) {
     if let [first, rest @ ..] = unknown {
-        let (word, them) = if rest.is_empty() { ("key", "it changes") } else { ("keys", "they change") };
+        let (word, them) =
+            if rest.is_empty() { ("a key that is", "it changes") } else { ("keys that are", "they change") };
         let all = rest.iter().fold(first.clone(), |all, key| all + ", " + key);
         tracing::warn!(
             "the model's configuration has {word} not known here: {all}; if {them} what the model computes, \

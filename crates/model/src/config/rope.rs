@@ -236,6 +236,7 @@ impl RopeScaling {
         let required = |key: &str| {
             number(key)?.ok_or_else(|| {
                 Error::request(format!("`{}{key}` is missing, `rope_type` {kind} needs it", keys.prefix))
+                    .hint("take the config.json that was published with the weights")
             })
         };
         let (longest, outside) = lengths;

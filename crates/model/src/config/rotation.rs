@@ -1,6 +1,6 @@
 //! The rotations that config.json describes. In: its keys; out: the rotation of most layers, that of layers with a
-//! window, and what the file calls their values. Invariant: where two keys say the same thing in different ways, none is
-//! passed over: that is an error.
+//! window, and what the file calls their values. Invariant: where two keys say the same thing in different ways, none
+//! is passed over: that is an error.
 
 use super::family::Spec;
 use super::keys::Keys;
@@ -212,7 +212,8 @@ mod tests {
         let both = read(
             "llama",
             json!({"rope_theta": 5e5, "rope_scaling": yarn(4.0),
-            "rope_parameters": {"rope_theta": 5e5, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}),
+            "rope_parameters": {"rope_theta": 5e5, "rope_type": "yarn", "factor": 4.0,
+                "original_max_position_embeddings": 64}}),
         );
         assert!(both.unwrap().rope_scaling.is_some());
         let empty = read("llama", json!({"rope_scaling": {}, "rope_parameters": yarn(4.0)})).unwrap();

@@ -1,6 +1,6 @@
 //! Errors about models of no supported family, and about keys that contradict each other. In: the name of a family, a
-//! class or an architecture; out: an error with the nearest family that is supported. Invariant: names that a hint gives
-//! are of the kind that was named: types of config.json, or architectures of GGUF files.
+//! class or an architecture; out: an error with the nearest family that is supported. Invariant: names that a hint
+//! gives are of the kind that was named: types of config.json, or architectures of GGUF files.
 
 use super::family::Spec;
 use crate::Error;
@@ -21,8 +21,8 @@ const IMAGES: &str = "a model of text and images";
 const HYBRID: &str = "a model with layers of other kinds than attention";
 const LAYER_NORM: &str = "a model with LayerNorm";
 
-/// Families that are known and not supported: how their names begin, what they are, and the nearest supported one. Names
-/// are in lower case, letters and digits only; longer ones come first, and one with a full stop is the whole name.
+/// Families that are known and not supported: how their names begin, what they are, and the nearest supported one.
+/// Names are in lower case, letters and digits only; longer ones come first, and one with a full stop is the whole name.
 const KNOWN: &[(&str, &str, Option<&str>)] = &[
     ("apertus", "a model with the activation xIELU", Some("llama")),
     ("bamba", HYBRID, None),

@@ -35,7 +35,7 @@ pub trait TensorSource {
 
 pub(crate) fn missing(file: &Path, name: &str) -> Error {
     Error::request(format!("{}: tensor `{name}` is missing", file.display()))
-        .hint("the file is incomplete, or the configuration beside it describes another model")
+        .hint("the file is incomplete, or its configuration is that of another model")
 }
 
 pub(crate) fn check_shape(file: &Path, name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {

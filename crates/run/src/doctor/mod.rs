@@ -30,12 +30,12 @@ pub fn doctor(plan: &ModelPlan, adapter: Option<&Path>, watch: &mut dyn Watch) -
     let mut found = Diagnosis::default();
     this_machine(&mut found);
     let Some(path) = found.of("files", files(plan)) else { return found };
+    let Some(files) = found.of("files", ModelFiles::open(&path)) else { return found };
     let listed = found.of("files", listed(&path));
     let whole = listed.is_some();
     if let Some(files) = listed {
         found.ok("files", files);
     }
-    let Some(files) = found.of("files", ModelFiles::open(&path)) else { return found };
     let config = found.part("config", || files.config());
     if let Some(config) = &config {
         found.ok("config", described(config));
@@ -178,9 +178,11 @@ fn forward(found: &mut Diagnosis, model: &Model, adapter: Option<&Adapter>) -> R
         found.ok(what, told);
     }
     let prompt = match &model.template {
-        Some(template) => template.render(&[eraser_model::Message::user(text::GREETING)], true)?,
-        None => text::GREETING.to_owned(),
+        // What is wrong with it was told.
+        Some(template) => template.render(&[eraser_model::Message::user(text::GREETING)], true).ok(),
+        None => None,
     };
+    let prompt = prompt.unwrap_or_else(|| text::GREETING.to_owned());
     let prompt = model.tokenizer.encode(&prompt)?;
     let options = GenerateOptions::greedy(TOKENS, model.tokenizer.stops());
     let said = generate(&model.decoder, adapter, &[prompt], &options, 1, &mut |_, _| ControlFlow::Continue(()))?;
@@ -196,7 +198,7 @@ fn forward(found: &mut Diagnosis, model: &Model, adapter: Option<&Adapter>) -> R
 
 /// Why a sentence has no finite likelihood.
 fn not_finite(model: &Model, adapter: Option<&Adapter>) -> Result<Error> {
-    if let Some(name) = model.decoder.first_not_finite()? {
+    if let Some((name, _)) = model.decoder.first_beyond(f32::MAX)? {
         return Ok(Error::request(format!("tensor `{name}` holds values that are not finite")).hint(
             "the file is damaged, or the training that made it has diverged: take the model from its source again",
         ));
