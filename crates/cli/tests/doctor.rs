@@ -109,6 +109,10 @@ fn faults_of_tokenizer_and_template_are_told_as_theirs() {
     // One fault was told twice.
     let (code, told) = changed(&text("model/chat_template.jinja", "{{ raise_exception('no') }}"), "model");
     assert!(code == 1 && told.matches("error  ").count() == 1, "{told}");
+    // An id that the embedding has no row for was told for every text.
+    let (code, told) = changed(&replaced("model/tokenizer.json", "\"a\":97,", "\"a\":997,"), "model");
+    assert!(code == 1 && told.matches("error    tokenizer").count() == 1, "{told}");
+    assert!(told.contains("a sentence, lines of code: the text holds the token"), "{told}");
     let both = |dir: &Dir| {
         dir.write("model/tokenizer.json", "{");
         replaced("model/config.json", "\"num_hidden_layers\":2", "\"num_hidden_layers\":3")(dir);
@@ -185,6 +189,8 @@ fn weights_that_are_not_finite_are_an_error_that_names_the_tensor() {
     // Chat answered nothing, and an export wrote it or advised another type.
     let said = dir.notes("chat --model model --prompt hi --max-new-tokens 2");
     assert!(said.contains("the network computes NaN") && said.contains("eraser doctor"), "{said}");
+    // Split as GPT-2 does the tokenizer has a name in llama.cpp.
+    replaced("model/tokenizer.json", "\"use_regex\":false", "\"use_regex\":true")(&dir);
     for kind in ["--out new/hf --dtype f16", "--out new/a.gguf --format gguf --dtype f32"] {
         let refused = dir.refused(&format!("export --model model {kind}"));
         assert!(refused.contains("it holds the value NaN") && refused.contains("eraser doctor"), "{kind}: {refused}");

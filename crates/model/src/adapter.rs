@@ -130,7 +130,9 @@ impl Adapter {
                  save_file(torch.load('adapter_model.bin', weights_only=True), 'adapter_model.safetensors')",
             ));
         }
-        let bytes = std::fs::read(&path).at(&path)?;
+        let bytes = std::fs::read(&path).at(&path).map_err(|e| {
+            e.hint("an adapter is a PEFT directory that holds adapter_config.json and adapter_model.safetensors")
+        })?;
         crate::files::no_pointer(&bytes, &path)?;
         let layers = read_safetensors(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
         Self { config, layers, path: model.path() }.told(dir)

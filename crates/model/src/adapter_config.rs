@@ -123,7 +123,8 @@ pub(crate) fn read(text: &str) -> Result<LoraConfig> {
             Err(Error::request(format!("key 'r' is {}: it must be 1 to 65536", short(&map["r"]))))
         }
         () if !config.scale().is_finite() => {
-            Err(Error::request(format!("key 'lora_alpha' is {}, which gives no finite scale", config.alpha)))
+            let alpha = short(&map["lora_alpha"]);
+            Err(Error::request(format!("key 'lora_alpha' is {alpha}, which gives no finite scale")))
         }
         () if !(0.0..1.0).contains(&config.dropout) => Err(Error::request("key 'lora_dropout' is not in 0..1")),
         () => Ok(config),

@@ -27,10 +27,10 @@ pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], config: &LoraConfig
     let alpha = config.scale() * config.r as f32;
     if !(alpha.is_finite() && alpha > 0.0) {
         return Err(Error::request(format!(
-            "`lora_alpha` {} cannot be written to a GGUF file: {ALPHA} would be {alpha}",
+            "`lora_alpha` {} cannot be written to a GGUF file: {ALPHA} would be {alpha}, and must be positive",
             config.alpha
         ))
-        .hint("llama.cpp takes an alpha of 0 for a scale of 1, so such an adapter would be applied in full")
+        .hint("llama.cpp takes 0 for a scale of 1, so an adapter without effect would be applied in full")
         .hint("merge it into the model: without --adapter-only; or write a PEFT directory: without --format gguf"));
     }
     fields.insert(ALPHA.to_owned(), Field::F32(alpha));

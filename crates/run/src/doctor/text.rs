@@ -18,22 +18,26 @@ const TEXTS: [(&str, &str); 4] = [
 /// Whether texts come back, and where answers end.
 pub(super) fn tokenizer(found: &mut Diagnosis, model: &Model) {
     let tokenizer = &model.tokenizer;
-    let mut lost = Vec::new();
+    let (mut lost, mut failed) = (Vec::new(), Vec::new());
     for (name, text) in TEXTS {
         let back = tokenizer.encode(text).and_then(|ids| tokenizer.decode(&ids, false));
         match back {
             // Some tokenizers put a space before a text.
             Ok(back) if back == text || back.strip_prefix(' ') == Some(text) => {}
             Ok(_) => lost.push(name),
-            Err(e) => found.error("tokenizer", &e.context(name)),
+            Err(e) => failed.push((name, e)),
         }
     }
+    let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
+    if let Some((_, first)) = failed.into_iter().next() {
+        found.error("tokenizer", &first.context(names.join(", ")));
+    }
     let size = counted(tokenizer.vocab_size(), "token");
-    if lost.is_empty() {
-        found.ok("tokenizer", format!("{size}; texts come back as they were"));
-    } else {
+    if !lost.is_empty() {
         let what = format!("{size}; these do not come back as they were: {}", lost.join(", "));
         found.warning("tokenizer", what, "questions with such characters reach the model in another form");
+    } else if names.is_empty() {
+        found.ok("tokenizer", format!("{size}; texts come back as they were"));
     }
     let named = |id: &u32| tokenizer.token_text(*id).unwrap_or_else(|| format!("id {id}"));
     let stops: Vec<String> = tokenizer.stops().iter().map(named).collect();
