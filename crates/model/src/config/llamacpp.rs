@@ -55,19 +55,31 @@ impl ModelConfig {
                  have in files of the architecture olmo2",
             )));
         }
-        // That of Ministral 3 has a key of its own.
-        if let Some(RopeScaling::Yarn { factor, attention_factor: own, .. }) = &self.rope_scaling
-            && self.family != Family::Ministral3
-        {
-            let theirs = RopeScaling::yarn_attention(*factor, None);
-            if (own - theirs).abs() > 1e-4 * theirs {
-                told.push(format!(
-                    "llama.cpp computes the attention factor of YaRN, here {theirs}, and does not read the model's \
-                     own, {own}: its answers can differ"
-                ));
-            }
+        if self.family != Family::Ministral3 {
+            told.extend(self.yarn_in_llama_cpp());
         }
         Ok(told)
+    }
+
+    /// What of `YaRN` llama.cpp does not read in files of most families; it does in those of Ministral 3.
+    fn yarn_in_llama_cpp(&self) -> Option<String> {
+        let Some(RopeScaling::Yarn { factor, attention_factor, beta_fast, beta_slow, .. }) = &self.rope_scaling else {
+            return None;
+        };
+        let computed = RopeScaling::yarn_attention(*factor, None);
+        let unread = [
+            ("attention_factor", *attention_factor, computed),
+            ("beta_fast", *beta_fast, 32.0),
+            ("beta_slow", *beta_slow, 1.0),
+        ];
+        let unread = unread.into_iter().filter(|(_, own, theirs)| (own - theirs).abs() > 1e-4 * theirs);
+        let told: Vec<String> = unread.map(|(key, own, theirs)| format!("{theirs} for `{key}` {own}")).collect();
+        (!told.is_empty()).then(|| {
+            format!(
+                "llama.cpp does not read all of YaRN from a file and takes {}: its answers can differ",
+                told.join(", ")
+            )
+        })
     }
 
     /// Which layers have the window in llama.cpp, where it has windows in files of the family.
@@ -180,7 +192,8 @@ mod tests {
         };
         assert!(yarn(json!({})).is_empty());
         assert!(yarn(json!({"attention_factor": 1.207_944_2})).is_empty(), "it is 1 + 0.1 ln 8");
-        assert!(yarn(json!({"attention_factor": 1.0}))[0].contains("does not read the model's own, 1:"));
+        let told = yarn(json!({"attention_factor": 1.0, "beta_fast": 16.0}));
+        assert!(told[0].contains("takes 1.2079442 for `attention_factor` 1, 32 for `beta_fast` 16:"), "{told:?}");
         let olmo = config(
             "olmo3",
             4,
