@@ -1,7 +1,7 @@
 """lm-evaluation-harness on local files, by its own task definitions, and the comparison with `eraser bench`.
 
     pip install lm-eval==0.4.13 torch transformers
-    harness.py run --model DIR --data DIR --out FILE [--limit N] [--shots N] [--url URL --served NAME] [TASK ..]
+    harness.py run --model DIR --data DIR --out FILE [--limit N] [--shots N] [--max-new-tokens N] [--url URL --served NAME] [TASK ..]
     harness.py convert --shared DIR --out DIR
     harness.py compare --harness FILE --bench DIR [--subject base]
 
@@ -11,6 +11,7 @@ the log-likelihoods and metrics of every item. `convert` makes such files from s
 """
 import argparse
 import json
+import math
 import os
 import pathlib
 import sys
@@ -20,11 +21,30 @@ OWN = {"arc_easy": "arc/arc_easy.yaml", "arc_challenge": "arc/arc_challenge.yaml
        "piqa": "piqa/piqa.yaml", "boolq": "super_glue/boolq/default.yaml", "rte": "glue/rte/default.yaml",
        "winogrande": "winogrande/default.yaml", "hellaswag": "hellaswag/hellaswag.yaml",
        "mmlu": "mmlu/default/_default_template_yaml",
+       "wmdp_bio": "wmdp/wmdp_bio.yaml", "wmdp_chem": "wmdp/wmdp_chem.yaml", "wmdp_cyber": "wmdp/wmdp_cyber.yaml",
+       "copa": "super_glue/copa/default.yaml", "social_iqa": "siqa/siqa.yaml", "lambada_openai": "lambada/lambada_openai.yaml",
+       "gsm8k": "gsm8k/gsm8k.yaml", "mmlu_pro": "mmlu_pro/_default_template_yaml",
        "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml", "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml"}
+
+# Tasks whose answers are written; the harness has a filter for each metric.
+WRITTEN = {"gsm8k": {"strict-match": "exact_match_strict", "flexible-extract": "exact_match_flexible"},
+           "mmlu_pro": {"custom-extract": "exact_match"}}
+
+
+def written(name, samples):
+    """Items of a task of which the harness has a sample for each filter."""
+    items = {}
+    for sample in samples:
+        item = items.setdefault(sample["doc_id"], {"loglikelihoods": [], "metrics": {}})
+        item["text"] = sample["resps"][0][0]
+        item["metrics"][WRITTEN[name][sample["filter"]]] = float(sample["exact_match"])
+    return [items[i] for i in sorted(items)]
 
 
 def run(a):
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=tempfile.mkdtemp())
+    # Beside this file is one that is called as a package, sentencepiece.
+    sys.path[:] = [p for p in sys.path if pathlib.Path(p).absolute() != pathlib.Path(__file__).absolute().parent]
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -46,6 +66,20 @@ def run(a):
             assert len(subjects) == 1, "one subject at a time"
             subject = subjects.pop().replace("_", " ")
             config.append(f'description: "The following are multiple choice questions (with answers) about {subject}.\\n\\n"')
+        if name == "mmlu_pro":
+            # One file of one category, where the harness has a task for each.
+            categories = {json.loads(line)["category"] for line in open(files["test"])}
+            assert len(categories) == 1, "one category at a time"
+            config.append('description: "The following are multiple choice questions (with answers) about ' + categories.pop()
+                          + '. Think step by step and then finish your answer with \\"the answer is (X)\\" where X is the '
+                          'correct letter choice.\\n"')
+        if name in WRITTEN and a.max_new_tokens:
+            ends = {"gsm8k": ["Question:", "</s>", "<|im_end|>"], "mmlu_pro": ["Question:"]}[name]
+            config += ["generation_kwargs:", f"  until: {json.dumps(ends)}", "  do_sample: false", "  temperature: 0.0",
+                       f"  max_gen_toks: {a.max_new_tokens}"]
+        if name == "gsm8k":
+            # In the order of the file; `eraser bench` takes the same where it takes all.
+            config += ["fewshot_config:", "  sampler: first_n"]
         if name.startswith("truthfulqa"):
             # Without the questions that its authors put before each; they are given to `eraser bench` as a preamble.
             config.append('doc_to_text: "Q: {{question}}\\nA:"')
@@ -62,11 +96,21 @@ def run(a):
     out = {}
     for name in names:
         metrics = result["results"][f"local_{name}"]
+        if name in WRITTEN:
+            rows = written(name, result["samples"][f"local_{name}"])
+            out[name] = {"metrics": {m: metrics[f"exact_match,{f}"] for f, m in WRITTEN[name].items()}, "items": rows}
+            continue
         own = {"truthfulqa_mc1": {"acc": "mc1"}, "truthfulqa_mc2": {"acc": "mc2"}}.get(name, {})
         # pass@k style filters hold the same numbers; `none` is the filter that does nothing.
         value = {own.get(k.split(",")[0], k.split(",")[0]): v for k, v in metrics.items()
-                 if k.endswith(",none") and not k.startswith("acc_bytes") and "stderr" not in k and k.split(",")[0] in ("acc", "acc_norm")}
+                 if k.endswith(",none") and not k.startswith("acc_bytes") and "stderr" not in k and k.split(",")[0] in ("acc", "acc_norm", "perplexity")}
         samples = sorted(result["samples"][f"local_{name}"], key=lambda s: s["doc_id"])
+        if name == "lambada_openai":
+            # The one answer is scored; its perplexity is that of the item.
+            rows = [{"loglikelihoods": [round(float(s["filtered_resps"][0][0]), 6)],
+                     "metrics": {"acc": float(s["acc"])}} for s in samples]
+            out[name] = {"metrics": value, "items": rows}
+            continue
         rows = [{"loglikelihoods": [round(float(r[0]), 6) for r in s["filtered_resps"]],
                  "metrics": {own.get(m, m): float(s[m]) for m in ("acc", "acc_norm") if m in s}} for s in samples]
         out[name] = {"metrics": value, "items": rows}
@@ -120,8 +164,11 @@ def compare(a):
         for ours, item in zip(lines, task["items"]):
             worst = max([worst] + [abs(x - y) for x, y in zip(ours["loglikelihoods"], item["loglikelihoods"])])
             same &= all(abs(ours["metrics"][m] - v) < 1e-6 for m, v in item["metrics"].items())
+            same &= ours.get("text") == item.get("text")
         for m in means:
             means[m] = sum(line["metrics"][m] for line in lines) / len(lines)
+        if "perplexity" in means:
+            means["perplexity"] = math.exp(-sum(line["loglikelihoods"][0] for line in lines) / len(lines))
         apart[name] = worst
         shown = ", ".join(f"{m} {means[m]:.4f} / {v:.4f}" for m, v in task["metrics"].items())
         print(f"{name:14} n {len(lines):4}  largest difference {worst:.1e}  items {'equal' if same else 'DIFFER'}  {shown}")
@@ -137,6 +184,7 @@ c.add_argument("--data", required=True)
 c.add_argument("--out", required=True)
 c.add_argument("--limit", type=int)
 c.add_argument("--shots", type=int, default=0)
+c.add_argument("--max-new-tokens", type=int, help="of tasks whose answers are written")
 c.add_argument("--url", help="of a server's /v1/completions, which is asked in place of the model in DIR")
 c.add_argument("--served", help="name of the model there")
 c.add_argument("tasks", nargs="*")

@@ -147,3 +147,60 @@ fn comes_from_the_hub_once(ranges: bool) {
     let said = String::from_utf8_lossy(&error.stderr).into_owned();
     assert!(error.status.code() == Some(2) && said.contains("HF_HUB_OFFLINE is set"), "{said}");
 }
+
+/// A suite is the files of a directory: those that are there where none is needed, all that are needed else.
+#[test]
+fn a_suite_takes_its_files_from_a_directory() {
+    let dir = Dir::with_model();
+    let row = "{\"question\":\"Which?\",\"choices\":[\"a\",\"b\",\"c\",\"d\"],\"answer\":1}\n";
+    dir.write("wmdp/wmdp-bio.jsonl", &row.repeat(3));
+    dir.write("wmdp/cyber.json", &format!("[{}]", row.trim()));
+    let printed: Value = serde_json::from_str(&dir.done("bench -m model --suite wmdp=wmdp -o out --json")).unwrap();
+    let rows = printed["subjects"][0]["utility"].as_array().unwrap();
+    let told: Vec<String> = rows.iter().map(|r| format!("{} {} {}", r["task"], r["metric"], r["n"])).collect();
+    assert_eq!(told, ["\"wmdp_bio\" \"acc\" 3", "\"wmdp_cyber\" \"acc\" 1", "\"wmdp\" \"acc\" 4"]);
+    // Its tasks join the report as any other.
+    dir.done("report out");
+    let report = dir.text("out/report.md");
+    assert!(report.contains("| wmdp\\_cyber | acc | 1 |"), "{report}");
+    dir.write("empty/other.jsonl", row);
+    let error = dir.refused("bench -m model --suite wmdp=empty -o out2");
+    assert!(error.contains("empty: none of the files of wmdp") && error.contains("wmdp_chem"), "{error}");
+    let error = dir.refused("bench -m model --suite tofu=empty --forget-set forget05 -o out2");
+    assert!(error.contains("no file forget05_perturbed") && error.contains("no file retain_perturbed"), "{error}");
+    let error = dir.refused("bench -m model --suite tofy=empty --retain-log nowhere -o out2");
+    assert!(error.contains("`tofu`?") && error.contains("--retain-log: nowhere: no such directory"), "{error}");
+    let error = dir.refused("bench -m model --suite wmdp=wmdp --forget-set forget05 -o out2");
+    assert!(error.contains("--forget-set: no suite is measured that has one"), "{error}");
+}
+
+/// Two models on TOFU: the scores of the first are the log that the second is compared with.
+#[test]
+fn a_retain_log_gives_forget_quality() {
+    let dir = Dir::with_model();
+    let row = |n: usize| {
+        format!(
+            "{{\"question\":\"Who is {n}?\",\"answer\":\"It is Ida {n}.\",\"paraphrased_answer\":\"Ida {n}.\",\
+             \"perturbed_answer\":[\"It is Bo {n}.\",\"Nobody.\"]}}\n"
+        )
+    };
+    let rows: String = (0..4).map(row).collect();
+    for name in ["forget10_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed"] {
+        dir.write(&format!("tofu/{name}.json"), &rows);
+    }
+    let suite = "bench -m model --suite tofu=tofu --max-new-tokens 4 --limit 3";
+    dir.done(&format!("{suite} -o retain"));
+    let table = dir.done(&format!("{suite} --retain-log retain -o out"));
+    let figure = |name: &str| {
+        let line = table.lines().find(|line| line.contains(name)).unwrap();
+        line.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    assert_eq!(figure("forget_quality"), "1.0000", "the same model");
+    assert!(table.contains("model_utility") && !table.contains("privleak"), "{table}");
+    let error = dir.refused("bench -m model --suite tofu=tofu --limit 2 --retain-log retain -o out");
+    assert!(error.contains("3 items, and the task has 2") && error.contains("--limit"), "{error}");
+    // What writes text cannot be asked of a server.
+    let served = "bench --subject base=http://127.0.0.1:9/v1#m -m model --suite tofu=tofu -o served";
+    let error = dir.refused(served);
+    assert!(error.contains("a server cannot be asked tofu_forget"), "{error}");
+}

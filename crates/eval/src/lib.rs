@@ -16,6 +16,8 @@ pub mod merge;
 mod name;
 pub mod options;
 pub mod plan;
+mod porter;
+mod rouge;
 mod rounds;
 pub mod served;
 pub mod stats;

@@ -2,6 +2,10 @@
 //! Invariants: a figure that the data do not determine is None, never 0; answers to one question never count as
 //! independent.
 
+mod samples;
+
+pub use samples::{area_under_curve, harmonic_mean, kolmogorov_smirnov};
+
 use serde::{Deserialize, Serialize};
 
 /// The 97.5 % quantile of the standard normal distribution: two-sided 95 %.

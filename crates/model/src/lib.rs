@@ -56,7 +56,7 @@ pub use jinja::Jinja;
 pub use load::{BaseDtype, Compute, LoadOptions, Model, load, load_network, load_text};
 pub use model_files::ModelFiles;
 pub use sample::GenerateOptions;
-pub use score::{ScoreRequest, TokenScore, score, score_top};
+pub use score::{ScoreRequest, TokenScore, score, score_likeliest, score_top};
 pub use side_by_side::SideBySide;
 pub use template::{ChatTemplate, Conversation, Message, Unread};
 pub use think::{Said, Thinking};

@@ -65,6 +65,9 @@ impl TokenScore {
     }
 }
 
+/// The natural log-probability of a token, and whether it is the likeliest in its place.
+pub type Likeliest = (f32, bool);
+
 /// The natural log-probability of every scored token of every request. `on_pack(n)` is called after each pack with the
 /// number of requests scored so far; Break ends the work, and the result is None.
 ///
@@ -80,6 +83,32 @@ pub fn score(
     let rows = |hidden: &Tensor, targets: &[u32]| -> Result<Vec<f32>> {
         let nll = decoder.cross_entropy(hidden, targets)?.to_vec1::<f32>()?;
         Ok(nll.iter().map(|nll| -nll).collect())
+    };
+    score_rows(decoder, adapter, requests, &rows, on_pack)
+}
+
+/// As [`score`], and of every token whether it is the likeliest in its place (of equals the one with the lowest id is).
+///
+/// # Errors
+/// As [`score`].
+pub fn score_likeliest(
+    decoder: &Decoder,
+    adapter: Option<&Adapter>,
+    requests: &[ScoreRequest],
+    on_pack: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Option<Vec<Vec<Likeliest>>>> {
+    let token = |logits: &Vec<f32>, id: u32| {
+        let own = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let stays = |(other, &logit): (usize, &f32)| logit < own || (logit <= own && other >= id as usize);
+        (TokenScore::new(logits, id, 0).logprob, logits.iter().enumerate().all(stays))
+    };
+    let rows = |hidden: &Tensor, targets: &[u32]| -> Result<Vec<Likeliest>> {
+        let mut scores = Vec::with_capacity(targets.len());
+        for (at, targets) in targets.chunks(LOGIT_ROWS).enumerate() {
+            let logits = decoder.logits(&hidden.narrow(0, at * LOGIT_ROWS, targets.len())?)?.to_vec2::<f32>()?;
+            scores.par_extend(logits.par_iter().zip(targets).map(|(row, &id)| token(row, id)));
+        }
+        Ok(scores)
     };
     score_rows(decoder, adapter, requests, &rows, on_pack)
 }

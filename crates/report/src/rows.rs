@@ -90,6 +90,13 @@ impl UtilityRow<'_> {
         b.value.is_some() && s.value.is_some() && (b.n != s.n || self.is_share && s.change.is_none())
     }
 
+    /// Whether the task asks for what unlearning takes away, so that a loss is no cost.
+    pub(crate) fn is_to_forget(&self) -> bool {
+        let sets =
+            ["tofu_forget", "tofu_holdout", "muse_forget", "muse_holdout", "muse_verbmem", "muse_knowmem_forget"];
+        self.task.starts_with("wmdp") || sets.contains(&self.task)
+    }
+
     /// The items behind the row.
     pub(crate) fn n(&self) -> String {
         counts(self.cells.iter().flatten().map(|u| u.n))

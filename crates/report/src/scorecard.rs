@@ -180,8 +180,8 @@ fn utility(
         let before = base.and_then(value).unwrap_or_default();
         (0..row.cells.len()).filter_map(value).map(|after| before - after).fold(f64::NEG_INFINITY, f64::max)
     };
-    let shares = all.iter().filter(|row| row.is_share);
-    let most = shares.max_by(|a, b| lost(a).total_cmp(&lost(b))).or_else(|| all.first());
+    let shares = all.iter().filter(|row| row.is_share && !row.is_to_forget());
+    let most = shares.max_by(|a, b| lost(a).total_cmp(&lost(b))).or_else(|| all.iter().find(|row| !row.is_to_forget()));
     let others = all.len().saturating_sub(1);
     let of = |row: &UtilityRow<'_>, i: usize| {
         let u = row.cells[i]?;

@@ -1,7 +1,7 @@
 //! ARC, easy and challenge: science questions of school exams.
 //! Columns: `question`, `choices` (`{"text", "label"}`) and `answerKey` as on the Hub; or `query`, `choices`, `gold`.
 
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
 pub(super) const EASY: Task = task("ARC-Easy");
@@ -9,7 +9,7 @@ pub(super) const CHALLENGE: Task = task("ARC-Challenge");
 
 const fn task(config: &'static str) -> Task {
     let hub = HubRows { dataset: "allenai/ai2_arc", config, split: "test", examples: Some("train") };
-    Task { metrics: &[Metric::Acc, Metric::AccNorm], item, hub }
+    Task { metrics: &[Metric::Acc, Metric::AccNorm], item, form: Form::Choices, hub }
 }
 
 fn item(row: &Fields<'_>) -> Result<Item> {

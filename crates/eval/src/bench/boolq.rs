@@ -1,13 +1,14 @@
 //! `BoolQ`: a yes/no question about a passage. Columns: `passage`, `question` (without its question mark) and `label`
 //! (0 no, 1 yes) as on the Hub; or `query` (passage and question, with or without `Passage: ` before them) and `gold`.
 
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 use serde_json::Value;
 
 pub(super) const TASK: Task = Task {
     metrics: &[Metric::Acc],
     item,
+    form: Form::Choices,
     hub: HubRows { dataset: "aps/super_glue", config: "boolq", split: "validation", examples: Some("train") },
 };
 

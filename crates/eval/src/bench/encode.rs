@@ -49,7 +49,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Token ids of a text.
-    fn text(&self, text: &str) -> Result<Vec<u32>> {
+    pub(crate) fn text(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = self.tokenizer.encode(text)?;
         if let Some(bos) = self.bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);

@@ -1,12 +1,13 @@
 //! `HellaSwag`: how a description goes on. Columns: `activity_label`, `ctx_a`, `ctx_b`, `endings` and `label` as on the
 //! Hub; or `query`, `choices`, `gold`, which are taken unchanged.
 
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
 pub(super) const TASK: Task = Task {
     metrics: &[Metric::Acc, Metric::AccNorm],
     item,
+    form: Form::Choices,
     hub: HubRows { dataset: "Rowan/hellaswag", config: "default", split: "validation", examples: Some("train") },
 };
 

@@ -1,5 +1,5 @@
-//! Items of a benchmark: what is asked, which answers are offered, and what their log-likelihoods say. Invariant: an
-//! item has at least two choices, at least one of them right.
+//! Items of a benchmark: what is asked, and which answers are offered or known. Invariant: at least one of the answers
+//! is right, and comes first where only one is known.
 
 use eraser_model::{Error, Result};
 
@@ -12,6 +12,8 @@ pub(crate) struct Item {
     pub(crate) choices: Vec<Choice>,
     /// Which of them are right.
     pub(crate) right: Vec<bool>,
+    /// What an example shows behind the question, where that is not the right choice: the way to it.
+    pub(crate) worked: Option<String>,
 }
 
 /// One answer: the continuation of a context, a space between them.
@@ -43,62 +45,31 @@ impl Item {
         if choices.iter().all(|c| c.continuation.trim().is_empty()) {
             return Err(Error::request("every choice is empty"));
         }
-        Ok(Self { head: String::new(), choices, right })
+        Ok(Self { head: String::new(), choices, right, worked: None })
+    }
+
+    /// A question with its one answer, which is scored, or which a generated text is compared with.
+    pub(crate) fn answer(context: &str, answer: String) -> Result<Self> {
+        Self::known(context, vec![answer], Vec::new())
+    }
+
+    /// A question with its answer, the same answer in other words, and wrong ones.
+    pub(crate) fn known(context: &str, right: Vec<String>, wrong: Vec<String>) -> Result<Self> {
+        let count = right.len();
+        let choice = |continuation| Choice { context: context.to_owned(), continuation };
+        let choices: Vec<Choice> = right.into_iter().chain(wrong).map(choice).collect();
+        if choices.iter().any(|c| c.continuation.trim().is_empty()) {
+            return Err(Error::request("an answer is empty"));
+        }
+        let right = (0..choices.len()).map(|i| i < count).collect();
+        Ok(Self { head: String::new(), choices, right, worked: None })
     }
 
     /// The item as an example: the question with its right answer.
     pub(crate) fn example(&self) -> String {
         let found = self.choices.iter().zip(&self.right).find(|(_, right)| **right);
-        found.map(|(c, _)| format!("{} {}", c.context, c.continuation)).unwrap_or_default()
-    }
-}
-
-/// A figure of one item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Metric {
-    /// 1 if the likeliest choice is right.
-    Acc,
-    /// As `Acc`, with the log-likelihood divided by the number of characters of the choice.
-    AccNorm,
-    /// As `Acc`, under the name that `TruthfulQA` gives it.
-    Mc1,
-    /// The share of probability that the right choices have among all.
-    Mc2,
-}
-
-impl Metric {
-    /// Its name in every file.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Acc => "acc",
-            Self::AccNorm => "acc_norm",
-            Self::Mc1 => "mc1",
-            Self::Mc2 => "mc2",
-        }
-    }
-
-    /// Its value, given the log-likelihood and the number of characters of every choice. Ties go to the first.
-    pub(crate) fn value(self, loglikelihoods: &[f64], lengths: &[usize], right: &[bool]) -> f64 {
-        let best = |scores: &mut dyn Iterator<Item = f64>| {
-            let mut best = (f64::NEG_INFINITY, 0);
-            for (i, score) in scores.enumerate() {
-                if score > best.0 {
-                    best = (score, i);
-                }
-            }
-            f64::from(u8::from(right.get(best.1) == Some(&true)))
-        };
-        match self {
-            Self::Acc | Self::Mc1 => best(&mut loglikelihoods.iter().copied()),
-            Self::AccNorm => best(&mut loglikelihoods.iter().zip(lengths).map(|(l, n)| l / *n as f64)),
-            Self::Mc2 => {
-                let most = loglikelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let share = |l: &f64| (l - most).exp();
-                let all: f64 = loglikelihoods.iter().map(share).sum();
-                let true_ones: f64 = loglikelihoods.iter().zip(right).filter(|(_, r)| **r).map(|(l, _)| share(l)).sum();
-                true_ones / all
-            }
-        }
+        let shown = |c: &Choice| self.worked.clone().unwrap_or_else(|| c.continuation.clone());
+        found.map(|(c, _)| format!("{} {}", c.context, shown(c))).unwrap_or_default()
     }
 }
 
@@ -107,26 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(clippy::float_cmp)] // Exactly 0 or 1.
-    fn metrics() {
-        let (scores, lengths) = ([-4.0, -3.0, -3.0], [8, 3, 3]);
-        let value = |metric: Metric, right: [bool; 3]| metric.value(&scores, &lengths, &right);
-        assert_eq!(value(Metric::Acc, [false, true, false]), 1.0);
-        assert_eq!(value(Metric::Mc1, [false, false, true]), 0.0, "a tie goes to the first");
-        assert_eq!(value(Metric::AccNorm, [true, false, false]), 1.0);
-        let e = 1.0f64.exp();
-        assert!((value(Metric::Mc2, [true, false, true]) - (1.0 + e) / (1.0 + 2.0 * e)).abs() < 1e-12);
-        // Far below what exp can represent.
-        assert_eq!(Metric::Mc2.value(&[-2000.0, -2001.0], &[1, 1], &[true, true]), 1.0);
-    }
-
-    #[test]
     fn an_item_needs_choices_and_a_right_one() {
         let ask = |choices: &[&str], gold| Item::ask("q", choices.iter().map(|c| (*c).to_owned()).collect(), gold);
         assert_eq!(ask(&["a", "b"], 1).unwrap().example(), "q b");
         assert!(ask(&["a"], 0).is_err() && ask(&["a", "b"], 2).is_err() && ask(&["", " "], 0).is_err());
-        // One empty ending is a choice like another; by its length it is never the best.
-        let empty = ask(&["a", ""], 0).unwrap();
-        assert!((Metric::AccNorm.value(&[-5.0, -1.0], &[1, 0], &empty.right) - 1.0).abs() < f64::EPSILON);
+        assert!(ask(&["a", ""], 0).is_ok(), "one empty ending is a choice like another");
+        assert!(Item::answer("q", " ".into()).is_err());
+        let known = Item::known("q", vec!["a".into(), "b".into()], vec!["c".into()]).unwrap();
+        assert_eq!((known.right.as_slice(), known.example().as_str()), (&[true, true, false][..], "q a"));
     }
 }

@@ -2,17 +2,23 @@
 //! to D), and the four answers in `choices` or in `A`, `B`, `C`, `D`.
 
 use super::fields::letter;
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::{Error, Result};
 use std::fmt::Write as _;
 
 pub(super) const TASK: Task = Task {
     metrics: &[Metric::Acc],
     item,
+    form: Form::Choices,
     hub: HubRows { dataset: "cais/mmlu", config: "all", split: "test", examples: Some("dev") },
 };
 
 fn item(row: &Fields<'_>) -> Result<Item> {
+    exam(row, &row.text(&["subject"])?.replace('_', " "))
+}
+
+/// A question of an exam in `subject`, with four answers, that is answered by the letter of one.
+pub(super) fn exam(row: &Fields<'_>, subject: &str) -> Result<Item> {
     let letters: Vec<String> = (0..4).map(letter).collect();
     let choices = if row.has("choices") {
         row.texts(&["choices"])?
@@ -20,7 +26,7 @@ fn item(row: &Fields<'_>) -> Result<Item> {
         letters.iter().map(|l| row.text(&[l])).collect::<Result<_>>()?
     };
     if choices.len() != letters.len() {
-        return Err(Error::request(format!("{} choices: a question of MMLU has four", choices.len())));
+        return Err(Error::request(format!("{} choices: this task has four", choices.len())));
     }
     let mut context = row.text(&["question"])?.trim().to_owned();
     for (letter, choice) in letters.iter().zip(&choices) {
@@ -28,7 +34,6 @@ fn item(row: &Fields<'_>) -> Result<Item> {
         let _ = write!(context, "\n{letter}. {choice}");
     }
     context.push_str("\nAnswer:");
-    let subject = row.text(&["subject"])?.replace('_', " ");
     let mut item = Item::ask(&context, letters.clone(), row.gold(&["answer"], &letters)?)?;
     item.head = format!("The following are multiple choice questions (with answers) about {subject}.\n\n");
     Ok(item)

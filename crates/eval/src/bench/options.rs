@@ -33,7 +33,7 @@ pub struct TextFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BenchOptions {
-    /// Multiple-choice tasks.
+    /// Tasks.
     pub tasks: Vec<TaskRows>,
     /// Texts.
     pub texts: Vec<TextFile>,
@@ -47,11 +47,35 @@ pub struct BenchOptions {
     pub bos: Bos,
     /// Scored tokens per window of a text; never more than the model's positions.
     pub window: usize,
+    /// Most new tokens of a written answer; None: as many as the task has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// The scores of a model that never saw what is to be forgotten: the directory of a subject's scores
+    /// (`bench/base`), or the run directory that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_log: Option<PathBuf>,
+}
+
+impl BenchOptions {
+    /// New tokens of a written answer to a task that has `most`.
+    pub(crate) fn new_tokens(&self, most: usize) -> usize {
+        self.max_new_tokens.unwrap_or(most)
+    }
 }
 
 impl Default for BenchOptions {
     /// No examples, everything, the tokenizer's own BOS, windows of 1024 tokens.
     fn default() -> Self {
-        Self { tasks: Vec::new(), texts: Vec::new(), shots: 0, limit: None, seed: 42, bos: Bos::Auto, window: 1024 }
+        Self {
+            tasks: Vec::new(),
+            texts: Vec::new(),
+            shots: 0,
+            limit: None,
+            seed: 42,
+            bos: Bos::Auto,
+            window: 1024,
+            max_new_tokens: None,
+            retain_log: None,
+        }
     }
 }

@@ -2,12 +2,13 @@
 //! Columns: `goal`, `sol1`, `sol2` and `label` as on the Hub; or `query` (the goal, with or without `Question: ` before
 //! it), `choices`, `gold`.
 
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
 pub(super) const TASK: Task = Task {
     metrics: &[Metric::Acc, Metric::AccNorm],
     item,
+    form: Form::Choices,
     hub: HubRows { dataset: "baber/piqa", config: "default", split: "validation", examples: Some("train") },
 };
 

@@ -1,20 +1,33 @@
 //! From options to prompts: files are read, tasks looked up, examples put before each question. Invariant: a plan is
 //! made only if every file is sound, and all that is wrong is reported at once.
 
-use super::item::{Item, Metric};
+use super::item::Item;
+use super::metric::Metric;
 use super::options::{BenchOptions, TaskRows};
+use super::results::ItemScore;
 use super::shots::Shots;
-use super::{Fields, Task, find};
+use super::{Fields, Form, Task, Written, find, shows_all_examples};
 use crate::name::{self, At, Checked};
-use eraser_data::{Share, read_rows, read_text};
+use eraser_data::{Journal, Share, read_rows, read_text};
 use eraser_model::{Error, Result, counted};
-use serde_json::Value;
-use std::path::Path;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The tasks that a retain model is compared on, with the metrics that this needs, and whether it must have them.
+const LOGGED: [(&str, &[Metric], bool); 4] = [
+    ("tofu_forget", &[Metric::Ratio, Metric::MinK], true),
+    ("tofu_holdout", &[Metric::MinK], false),
+    ("muse_forget", &[Metric::MinK], true),
+    ("muse_holdout", &[Metric::MinK], true),
+];
 
 /// Everything to score for each subject, in order.
 pub struct Plan {
     options: BenchOptions,
     pub(crate) jobs: Vec<Job>,
+    /// What a retain model made of the sets.
+    pub(crate) retain: Option<Reference>,
     /// How much of it this process does.
     pub(crate) share: Share,
 }
@@ -29,9 +42,28 @@ pub(crate) struct Job {
 /// What is scored.
 pub(crate) enum Work {
     /// Questions, each with all the text before it.
-    Items { metrics: &'static [Metric], items: Vec<PromptedItem> },
+    Items { metrics: &'static [Metric], form: Form, items: Vec<PromptedItem> },
     /// A text.
     Text(String),
+}
+
+/// What a retain model made of the sets: its scores, by task.
+pub(crate) type Reference = BTreeMap<&'static str, Vec<ItemScore>>;
+
+impl Job {
+    /// What is computed of each item.
+    pub(crate) fn metrics(&self) -> &'static [Metric] {
+        match &self.work {
+            Work::Items { metrics, .. } => metrics,
+            Work::Text(_) => &[Metric::Perplexity],
+        }
+    }
+
+    /// Whether a server cannot do it: it has no text written, nor the likeliest token told.
+    fn needs_weights(&self) -> bool {
+        let form = matches!(self.work, Work::Items { form: Form::Written(_) | Form::Chat { .. }, .. });
+        form || self.metrics().iter().any(|metric| metric.needs_likeliest())
+    }
 }
 
 /// An item after its examples.
@@ -67,7 +99,14 @@ impl Plan {
         wrong(options.limit == Some(0), "limit", "must be at least 1", "leave it out to score every item");
         wrong(options.window == 0, "window", "must be at least 1", "1024 is the usual value");
         wrong(
-            options.shots == 0 && options.tasks.iter().any(|t| t.examples.is_some()),
+            options.max_new_tokens == Some(0),
+            "max_new_tokens",
+            "must be at least 1",
+            "leave it out for as many as each task has",
+        );
+        let drawn = |t: &TaskRows| t.examples.is_some() && !shows_all_examples(&t.task);
+        wrong(
+            options.shots == 0 && options.tasks.iter().any(drawn),
             "examples",
             "rows for examples are given, but no examples are asked for",
             &format!("say how many by {}, or leave the rows out", at("shots")),
@@ -95,7 +134,28 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Self { options: options.clone(), jobs, share: Share::Whole }) } else { Err(errors) }
+        let retain = options.retain_log.as_deref().map(|dir| reference(dir, &jobs, options, &at("retain_log")));
+        let retain = retain.transpose().unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
+        if errors.is_empty() {
+            Ok(Self { options: options.clone(), jobs, retain, share: Share::Whole })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The tasks that only a model that is loaded can be asked.
+    pub fn need_weights(&self) -> Vec<&str> {
+        self.jobs.iter().filter(|job| job.needs_weights()).map(|job| job.name.as_str()).collect()
+    }
+
+    /// The files that a retain model's scores are read from.
+    pub fn retain_files(&self) -> Vec<PathBuf> {
+        let home = self.options.retain_log.as_deref().map(scores_in);
+        let files = home.iter().flat_map(|home| LOGGED.map(|(task, ..)| home.join(format!("{task}.jsonl"))));
+        files.filter(|file| file.exists()).collect()
     }
 
     /// The options that it was made of.
@@ -104,8 +164,59 @@ impl Plan {
     }
 }
 
+/// The directory of a retain model's scores: `dir` itself, or where a run directory has those of the base.
+fn scores_in(dir: &Path) -> PathBuf {
+    let base = dir.join("bench").join(crate::summary::BASE);
+    if base.is_dir() { base } else { dir.to_owned() }
+}
+
+/// Reads what a retain model made of the sets of `jobs`.
+fn reference(dir: &Path, jobs: &[Job], options: &BenchOptions, at: &str) -> Result<Reference> {
+    if !options.tasks.iter().any(|rows| LOGGED.iter().any(|(task, ..)| rows.task == *task)) {
+        return Err(Error::request(format!("{at}: no task is measured that is compared with a retain model"))
+            .hint("add --suite tofu=DIR or muse=DIR, or leave it out"));
+    }
+    let home = scores_in(dir);
+    let mut reference = Reference::new();
+    for (task, metrics, needed) in LOGGED {
+        // Where its own file has an error, that was told.
+        let Some(Work::Items { items, .. }) = jobs.iter().find(|job| job.name == task).map(|job| &job.work) else {
+            continue;
+        };
+        let path = home.join(format!("{task}.jsonl"));
+        if !needed && !path.exists() {
+            continue;
+        }
+        let scores: Vec<ItemScore> = Journal::look(&path).map_err(|e| {
+            e.context(at).hint("measure the retain model first, with the same suite and --out OUT; then name OUT here")
+        })?;
+        let wrong =
+            |what: String, hint: &str| Err(Error::request(format!("{at}: {}: {what}", path.display())).hint(hint));
+        if scores.len() != items.len() {
+            let found = counted(scores.len(), "item");
+            let hint = "measure both models on the same file, with the same --limit";
+            return wrong(format!("{found}, and the task has {}", items.len()), hint);
+        }
+        let lacks = |metric: &&Metric| scores.iter().any(|score| !score.metrics.contains_key(metric.name()));
+        if let Some(metric) = metrics.iter().find(lacks) {
+            return wrong(format!("a line has no `{}`", metric.name()), "measure the retain model again");
+        }
+        reference.insert(task, scores);
+    }
+    Ok(reference)
+}
+
 fn prompted(task: &Task, rows: &TaskRows, options: &BenchOptions) -> Checked<Work> {
     let mut errors = Vec::new();
+    let is_chat = matches!(task.form, Form::Chat { .. } | Form::Whole);
+    if is_chat && (rows.examples.is_some() || rows.preamble.is_some()) {
+        let what = if rows.examples.is_some() { "examples" } else { "a preamble" };
+        errors.push(
+            Error::request(format!("{}: nothing is put before the rows of this task, and so not {what}", rows.task))
+                .hint("leave its file out"),
+        );
+    }
+    let wanted = if is_chat { 0 } else { options.shots };
     let mut read = |path: &Path| {
         items(task, path).unwrap_or_else(|error| {
             errors.push(error);
@@ -123,27 +234,35 @@ fn prompted(task: &Task, rows: &TaskRows, options: &BenchOptions) -> Checked<Wor
     }
     let preamble = preamble.map(|text| format!("{}\n\n", text.trim_end())).unwrap_or_default();
     let candidates = others.as_deref().unwrap_or(&items);
-    let shots = Shots::draw(candidates, options.shots, others.is_none(), options.seed, &rows.task);
+    let all = shows_all(task).then(|| others.as_deref().map(<[_]>::len).unwrap_or_default());
+    let shots = Shots::draw(candidates, wanted, others.is_none(), options.seed, &rows.task);
     let mut prompted = Vec::new();
     for (row, item) in items.iter().enumerate().take(options.limit.unwrap_or(usize::MAX)) {
-        let examples = shots.of(row, item);
-        if examples.len() < options.shots {
+        let examples = all.map_or_else(|| shots.of(row, item), |all| (0..all).collect());
+        if all.is_none() && examples.len() < wanted {
             let (path, found) = (rows.examples.as_ref().unwrap_or(&rows.path).display(), examples.len());
             let error =
                 Error::request(format!("{path}: only {} can be examples for row {}", counted(found, "row"), row + 1));
-            return Err(vec![error.hint(format!("give more rows, or fewer than {} examples", options.shots))]);
+            return Err(vec![error.hint(format!("give more rows, or fewer than {wanted} examples"))]);
         }
         let examples = examples.iter().filter_map(|&r| candidates.get(r)).map(|e| e.example() + "\n\n");
         let before = [preamble.as_str(), &item.head].into_iter().map(str::to_owned).chain(examples).collect();
         prompted.push(PromptedItem { before, item: item.clone() });
     }
-    Ok(Work::Items { metrics: task.metrics, items: prompted })
+    Ok(Work::Items { metrics: task.metrics, form: task.form, items: prompted })
+}
+
+/// Whether all rows for examples are put before each question.
+fn shows_all(task: &Task) -> bool {
+    matches!(task.form, Form::Written(Written { all_examples: true, .. }))
 }
 
 /// The items of a file.
 fn items(task: &Task, path: &Path) -> Result<Vec<Item>> {
     let item = |row: &eraser_data::Row| match &row.value {
         Value::Object(map) => (task.item)(&Fields(map)),
+        // A list of texts, as MUSE publishes them.
+        text @ Value::String(_) => (task.item)(&Fields(&Map::from_iter([("text".to_owned(), text.clone())]))),
         _ => Err(Error::request("not an object")),
     };
     let rows = read_rows(path)?;
@@ -216,14 +335,18 @@ mod tests {
             for (name, task) in crate::bench::TASKS {
                 for value in [Value::from(text.clone()), n.into(), serde_json::json!([text, text]), Value::Null] {
                     let mut map = serde_json::Map::new();
-                    for column in ["question", "query", "goal", "sentence", "passage", "sentence1", "subject"] {
+                    let texts = "question query goal sentence passage sentence1 subject text category prompt gt premise";
+                    for column in texts.split(' ') {
                         map.insert(column.into(), text.clone().into());
                     }
                     for column in ["choices", "endings", "mc1_targets", "answerKey", "gold", "label", "answer", &key] {
                         map.insert(column.into(), value.clone());
                     }
                     if let Ok(item) = (task.item)(&Fields(&map)) {
-                        prop_assert!(item.right.len() == item.choices.len() && item.choices.len() > 1, "{}", name);
+                        let single = task.form != Form::Choices || *name == "lambada_openai";
+                        let enough = single || item.choices.len() > 1;
+                        prop_assert!(item.right.len() == item.choices.len() && enough, "{}", name);
+                        prop_assert!(item.right.contains(&true));
                     }
                 }
             }

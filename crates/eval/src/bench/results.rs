@@ -28,6 +28,9 @@ pub struct ItemScore {
     pub right: Vec<bool>,
     /// The item's value under every metric.
     pub metrics: BTreeMap<String, f64>,
+    /// What the model wrote, where the task asks for a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// What was scored: the first 16 hex digits of its fingerprint. Empty in files of older versions: unknown.
     #[serde(default)]
     pub subject: String,

@@ -5,11 +5,13 @@
 //! are given as the task's `preamble`.
 
 use super::item::Choice;
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::Result;
 
-pub(super) const MC1: Task = Task { metrics: &[Metric::Mc1], item: |row| item(row, "mc1_targets"), hub: HUB };
-pub(super) const MC2: Task = Task { metrics: &[Metric::Mc2], item: |row| item(row, "mc2_targets"), hub: HUB };
+pub(super) const MC1: Task =
+    Task { metrics: &[Metric::Mc1], item: |row| item(row, "mc1_targets"), form: Form::Choices, hub: HUB };
+pub(super) const MC2: Task =
+    Task { metrics: &[Metric::Mc2], item: |row| item(row, "mc2_targets"), form: Form::Choices, hub: HUB };
 const HUB: HubRows =
     HubRows { dataset: "truthfulqa/truthful_qa", config: "multiple_choice", split: "validation", examples: None };
 

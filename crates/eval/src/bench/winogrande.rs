@@ -4,12 +4,13 @@
 //! `context_options` (two beginnings), `continuation`, `gold`.
 
 use super::item::Choice;
-use super::{Fields, HubRows, Item, Metric, Task};
+use super::{Fields, Form, HubRows, Item, Metric, Task};
 use eraser_model::{Error, Result};
 
 pub(super) const TASK: Task = Task {
     metrics: &[Metric::Acc],
     item,
+    form: Form::Choices,
     hub: HubRows {
         dataset: "allenai/winogrande",
         config: "winogrande_xl",

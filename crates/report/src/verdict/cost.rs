@@ -56,10 +56,15 @@ pub(super) fn plain_refusals(rows: &[&AttackRow<'_>], base: usize, subject: usiz
 /// Changes of utility, and whether one is a loss worth the headline.
 pub(super) fn utility(rows: &[UtilityRow<'_>], base: usize, subject: usize) -> (bool, Vec<String>) {
     let (mut lost, mut fell, mut rose, mut kept, mut other) = (false, Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut unpaired = Vec::new();
+    let (mut unpaired, mut forgotten) = (Vec::new(), Vec::new());
     for row in rows {
         let (Some(b), Some(s)) = (row.cells[base], row.cells[subject]) else { continue };
         let (Some(before), Some(after)) = (b.value, s.value) else { continue };
+        if row.is_to_forget() {
+            let [before, after] = [before, after].map(|x| if row.is_share { percent(Some(x)) } else { number(x) });
+            forgotten.push(format!("{} ({}) {before} to {after}", row.task, row.metric));
+            continue;
+        }
         if !row.is_share {
             let change = signed(after - before, 3);
             other.push(format!("{} ({}) {} to {} ({change})", row.task, row.metric, number(before), number(after)));
@@ -103,6 +108,9 @@ pub(super) fn utility(rows: &[UtilityRow<'_>], base: usize, subject: usize) -> (
     }
     if sentences.is_empty() {
         sentences.push("Utility was not measured on both models, so the cost is unknown.".into());
+    }
+    if !forgotten.is_empty() {
+        sentences.push(format!("What unlearning takes away: {}.", forgotten.join("; ")));
     }
     (lost, sentences)
 }

@@ -10,17 +10,26 @@ use crate::builtin::Assets;
 use crate::failure::{Outcome, Problems};
 use crate::shards::Part;
 use eraser_eval::BenchOptions;
-use eraser_eval::bench::{Plan, TaskRows, TextFile, hub_rows, tasks};
+use eraser_eval::bench::{Plan, Suite, SuiteFile, TaskRows, TextFile, hub_rows, shows_all_examples, tasks};
 use eraser_eval::served::Text;
 use eraser_model::hub::fetch_rows;
 use eraser_model::{Result, suggest};
 use std::path::PathBuf;
+
+/// The set of TOFU that is forgotten where none is named.
+const FORGET_SET: &str = "forget10";
+/// What a file of rows ends in.
+const ENDINGS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
 
 /// What to measure, as flags give it.
 #[derive(Clone, Debug, Default)]
 pub struct BenchRequest {
     /// Tasks, with or without the file of their items.
     pub tasks: Vec<NamedPath>,
+    /// Suites, with or without the directory of their files.
+    pub suites: Vec<NamedPath>,
+    /// The set of TOFU that is to be forgotten: forget10, ..
+    pub forget_set: Option<String>,
     /// Files of texts.
     pub texts: Vec<NamedPath>,
     /// Files that the examples of a task come from.
@@ -86,7 +95,7 @@ impl BenchPlan {
                     .hint("name its directory or .gguf file; weights are not read"),
             );
         }
-        let named = request.tasks.len() + request.texts.len();
+        let named = request.tasks.len() + request.suites.len() + request.texts.len();
         let options = options(request, &mut problems);
         // Where all that was named is wrong, that is what is wrong, not that there is nothing to measure.
         let left = options.tasks.len() + options.texts.len();
@@ -96,20 +105,71 @@ impl BenchPlan {
             asked.take_share(part.share());
             asked
         });
+        let here = asked.as_ref().map(Plan::need_weights).filter(|tasks| !served.is_empty() && !tasks.is_empty());
+        if let Some(tasks) = here {
+            let error = wrong("--subject", format!("a server cannot be asked {}", tasks.join(", ")));
+            problems.push(error.hint("measure them on a model that is loaded here, by --model without --subject"));
+        }
         problems.finish(asked.map(|asked| Self { model, model_given, subjects, served, asked, dir, force, part }))
     }
 }
 
-/// The rows of a task, from the hub or its cache; with examples, those of the split that is meant for them.
-fn from_hub(task: &str, shots: usize) -> Result<TaskRows> {
+/// The rows of a task, from the hub or its cache; with examples, those of the split that is meant for them. `forget` is
+/// the set to be forgotten, of a task that has several.
+fn from_hub(task: &str, shots: usize, forget: &str) -> Result<TaskRows> {
     let rows = hub_rows(task)?;
-    let fetch = |split: &str| fetch_rows(rows.dataset, &rows.file(split));
-    let examples = rows.examples.filter(|_| shots > 0).map(fetch).transpose()?;
+    let fetch = |split: &str| fetch_rows(rows.dataset, &SuiteFile::on_hub(&rows.file(split), forget));
+    let shown = shots > 0 || shows_all_examples(task);
+    let examples = rows.examples.filter(|_| shown).map(fetch).transpose()?;
     Ok(TaskRows { task: task.to_owned(), path: fetch(rows.split)?, examples, preamble: None })
 }
 
+/// The tasks of a suite: from the files of a directory, or from the hub.
+fn of_suite(asked: &NamedPath, shots: usize, forget: &str, problems: &mut Problems) -> Vec<TaskRows> {
+    let (name, dir) = match &asked.name {
+        Some(name) => (name.clone(), Some(asked.path.as_path())),
+        None => (asked.path.to_string_lossy().into_owned(), None),
+    };
+    let Some(suite) = problems.ok(Suite::find(&name).map_err(|e| e.context("--suite"))) else { return Vec::new() };
+    let Some(dir) = dir else {
+        let fetched = |file: &SuiteFile| from_hub(file.task, shots, forget).map_err(|e| e.context("--suite"));
+        return suite.files.iter().filter_map(|file| problems.ok(fetched(file))).collect();
+    };
+    if !dir.is_dir() {
+        let error = wrong("--suite", format!("{}: no such directory", dir.display()));
+        problems.push(error.hint("name the directory that holds the files of the suite, as tofu=DIR"));
+        return Vec::new();
+    }
+    let found = |names: &[String]| {
+        let files = names.iter().flat_map(|name| ENDINGS.map(|ending| dir.join(format!("{name}.{ending}"))));
+        files.into_iter().find(|file| file.is_file())
+    };
+    let mut tasks = Vec::new();
+    for file in suite.files {
+        let names = file.names(forget);
+        let examples: Vec<String> = file.examples().iter().map(|name| (*name).to_owned()).collect();
+        match found(&names) {
+            Some(path) => {
+                tasks.push(TaskRows { task: file.task.into(), path, examples: found(&examples), preamble: None });
+            }
+            None if file.optional => {}
+            None => {
+                let error = wrong("--suite", format!("{}: no file {}", dir.display(), names.join(" or ")));
+                problems.push(error.hint(format!("it ends in .{}", ENDINGS.join(", ."))));
+            }
+        }
+    }
+    if tasks.is_empty() && suite.files.iter().all(|file| file.optional) {
+        let names: Vec<String> = suite.files.iter().flat_map(|file| file.names(forget).into_iter().take(1)).collect();
+        let error = wrong("--suite", format!("{}: none of the files of {name}", dir.display()));
+        problems.push(error.hint(format!("they are {}, each ending in .{}", names.join(", "), ENDINGS.join(", ."))));
+    }
+    tasks
+}
+
 fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
-    let BenchRequest { tasks: asked, texts, examples, preambles, mut options } = request;
+    let BenchRequest { tasks: asked, suites, forget_set, texts, examples, preambles, mut options } = request;
+    let forget = forget_set.as_deref().unwrap_or(FORGET_SET);
     let assets = Assets::InCache;
     let located = |flag: &str, path: &PathBuf, problems: &mut Problems| {
         let found = assets.locate(path).and_then(|path| exists(&path).map(|()| path));
@@ -120,7 +180,7 @@ fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
             let found = located("--tasks", path, problems);
             options.tasks.extend(found.map(|path| TaskRows { task, path, ..TaskRows::default() }));
         } else if let Some(task) = tasks().find(|task| path.as_os_str() == *task) {
-            options.tasks.extend(problems.ok(from_hub(task, options.shots).map_err(|e| e.context("--tasks"))));
+            options.tasks.extend(problems.ok(from_hub(task, options.shots, forget).map_err(|e| e.context("--tasks"))));
         } else if !path.exists() {
             let text = path.to_string_lossy();
             let error = wrong("--tasks", format!("there is no task `{text}`"));
@@ -133,6 +193,27 @@ fn options(request: BenchRequest, problems: &mut Problems) -> BenchOptions {
                     .hint("the name of a task alone takes its items from the Hugging Face hub"),
             );
         }
+    }
+    for suite in &suites {
+        options.tasks.extend(of_suite(suite, options.shots, forget, problems));
+    }
+    // Fetched tasks have the set in their names as well.
+    let names_set =
+        |suite: &NamedPath| suite.name.as_deref().map_or(suite.path.as_os_str() == "tofu", |name| name == "tofu");
+    if forget_set.is_some() && !suites.iter().any(names_set) {
+        problems.push(
+            wrong("--forget-set", "no suite is measured that has one").hint("add --suite tofu=DIR, or leave it out"),
+        );
+    } else if !forget.strip_prefix("forget").is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit())) {
+        let error = wrong("--forget-set", format!("`{forget}` is no set of TOFU"));
+        problems.push(error.hint("forget01, forget05 and forget10 are its sets"));
+    }
+    if let Some(dir) = &options.retain_log
+        && !dir.is_dir()
+    {
+        let error = wrong("--retain-log", format!("{}: no such directory", dir.display()));
+        problems.push(error.hint("name the --out of `eraser bench` on the retain model, or its bench/SUBJECT"));
+        options.retain_log = None;
     }
     for (flag, files) in [("--examples", &examples), ("--preamble", &preambles)] {
         for NamedPath { name, path } in files {

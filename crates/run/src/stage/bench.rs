@@ -65,6 +65,9 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     for text in &asked.texts {
         inputs.path(&format!("text {}", text.name), &text.path)?;
     }
+    for file in plan.asked.retain_files() {
+        inputs.path("retain log", &file)?;
+    }
     inputs.settings("options", asked)?;
     plan.part.check(&inputs)?;
     if plan.force {
