@@ -1,5 +1,5 @@
-//! Set files: prompts with their answers. In: JSONL or a JSON list of `{"input","output"}`, `{"messages":[..]}` or, in a
-//! retain set, `{"text"}`; out: records. Invariant: what [`write_set`] writes is read as the same records.
+//! Set files: prompts with their answers. In: JSONL or a JSON list of `{"input","output"}`, `{"question","answer"}`,
+//! `{"messages":[..]}` or, in a retain set, `{"text"}`; out: records. Invariant: what [`write_set`] writes is read as the same records.
 
 use crate::files::write_jsonl;
 use crate::row::Row;
@@ -35,10 +35,10 @@ impl PartialEq for Record {
     }
 }
 
-/// Reads a set file: JSONL, a JSON list or Parquet of `{"input","output"}` or `{"messages":[..]}`. Of messages, the
-/// last must be the assistant's, which is the answer, and the one before the user's, which is the question; a
-/// conversation with more turns, or with a system turn, is an error, since a record has no place for them and the
-/// answer depends on them.
+/// Reads a set file: JSONL, a JSON list or Parquet of `{"input","output"}`, `{"question","answer"}` or
+/// `{"messages":[..]}`. Of messages, the last must be the assistant's, which is the answer, and the one before the
+/// user's, which is the question; a conversation with more turns, or with a system turn, is an error, since a record has
+/// no place for them and the answer depends on them.
 ///
 /// # Errors
 /// A file that cannot be read; a row that is none of these, or a running text: only a retain set holds such.
@@ -103,12 +103,18 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
         };
         return Ok(Record { output, extra: map, ..Record::default() });
     }
-    let mut text = |key: &str| match map.shift_remove(key) {
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(wrong(format!("`{key}` is not a string"))),
-        None => Err(wrong(format!("no `{key}`")).hint("a row has `input` and `output`, or `messages`")),
-    };
-    let (input, output) = (text("input")?, text("output")?);
+    // As TOFU and other sets of questions have them; not where what the question is about would be left out.
+    let is_question = !["input", "output", "context", "instruction"].iter().any(|key| map.contains_key(*key))
+        && ["question", "answer"].iter().all(|key| map.contains_key(*key));
+    let keys = if is_question { ["question", "answer"] } else { ["input", "output"] };
+    let mut text =
+        |key: &str| match map.shift_remove(key) {
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err(wrong(format!("`{key}` is not a string"))),
+            None => Err(wrong(format!("no `{key}`"))
+                .hint("a row has `input` and `output`, `question` and `answer`, or `messages`")),
+        };
+    let (input, output) = (text(keys[0])?, text(keys[1])?);
     if map.contains_key("instruction") {
         // Alpaca rows: `input` is only what the instruction is about, or empty.
         return Err(wrong(
@@ -117,7 +123,7 @@ pub(crate) fn record(Row { place, value }: Row) -> Result<Record> {
         .hint("put the whole question into `input`"));
     }
     if input.trim().is_empty() {
-        return Err(wrong("`input` is empty".into()));
+        return Err(wrong(format!("`{}` is empty", keys[0])));
     }
     Ok(Record { input, output, extra: map, ..Record::default() })
 }
@@ -190,6 +196,20 @@ mod tests {
         assert_eq!(records[0].extra.keys().collect::<Vec<_>>(), ["id", "z"]);
         assert_eq!((records[1].input.as_str(), records[1].output.as_str()), ("q2", "a2"));
         assert_eq!(records[1].extra.keys().collect::<Vec<_>>(), ["k"]);
+    }
+
+    #[test]
+    fn questions_with_answers_are_records_unless_something_would_be_left_out() {
+        let records = read("{\"question\":\"q\",\"answer\":\"a\",\"paraphrased_answer\":\"b\"}\n").unwrap();
+        assert_eq!((records[0].input.as_str(), records[0].output.as_str()), ("q", "a"));
+        assert_eq!(records[0].extra.keys().collect::<Vec<_>>(), ["paraphrased_answer"]);
+        for row in [
+            "{\"question\":\"q\",\"answer\":\"a\",\"context\":\"c\"}",
+            "{\"question\":\"q\"}",
+            "{\"question\":\" \",\"answer\":\"a\"}",
+        ] {
+            assert!(read(row).is_err(), "{row}");
+        }
     }
 
     #[test]

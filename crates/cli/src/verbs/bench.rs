@@ -37,11 +37,12 @@ fn table(bench: &BenchSummary) -> String {
     let rows = bench.subjects.iter().flat_map(|s| s.utility.iter().map(move |u| (s.name.as_str(), u)));
     let width = |of: &dyn Fn(&str, &str) -> usize| rows.clone().map(|(s, u)| of(s, &u.task)).max().unwrap_or(0);
     let (subjects, tasks) = (width(&|s, _| s.len()), width(&|_, t| t.len()));
+    let metrics = rows.clone().map(|(_, u)| u.metric.len()).max().unwrap_or(0);
     for (subject, row) in rows.clone() {
         let figure = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.4}"));
         let (task, metric, value) = (&row.task, &row.metric, figure(row.value));
         // Writing to a string cannot fail.
-        let _ = write!(text, "{subject:subjects$}  {task:tasks$}  {metric:10}  {value:>8}");
+        let _ = write!(text, "{subject:subjects$}  {task:tasks$}  {metric:metrics$}  {value:>8}");
         if let Some(error) = row.stderr {
             let _ = write!(text, " ± {error:.4}");
         }

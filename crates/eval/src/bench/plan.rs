@@ -164,10 +164,16 @@ impl Plan {
     }
 }
 
-/// The directory of a retain model's scores: `dir` itself, or where a run directory has those of the base.
+/// The directory of a retain model's scores: in a run directory those of the only subject, or of the base; else `dir`.
 fn scores_in(dir: &Path) -> PathBuf {
-    let base = dir.join("bench").join(crate::summary::BASE);
-    if base.is_dir() { base } else { dir.to_owned() }
+    let home = dir.join("bench");
+    let subjects = std::fs::read_dir(&home).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let subjects: Vec<PathBuf> = subjects.filter(|path| path.is_dir()).collect();
+    match subjects.as_slice() {
+        [] => dir.to_owned(),
+        [only] => only.clone(),
+        _ => home.join(crate::summary::BASE),
+    }
 }
 
 /// Reads what a retain model made of the sets of `jobs`.
