@@ -1,5 +1,5 @@
-//! Benchmarks of unlearning on the built-in model against what transformers, rouge_score, scipy and scikit-learn gave for
-//! the same rows (recorded by tests/fixtures/unlearning.py).
+//! Benchmarks of unlearning on the built-in model against what transformers, `rouge_score`, scipy and scikit-learn gave
+//! for the same rows (recorded by tests/fixtures/unlearning.py).
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
