@@ -112,11 +112,17 @@ fn muse_is_as_its_authors_compute_it() {
     let Some(model) = model() else { return };
     let expected = expected();
     let dir = tempfile::tempdir().unwrap();
+    // As its authors publish them: a list of texts, not of rows.
+    let lines = std::fs::read_to_string(fixture("muse_other_texts.jsonl")).unwrap();
+    let texts: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].take()).collect();
+    let list = dir.path().join("holdout.json");
+    std::fs::write(&list, serde_json::to_string(&texts).unwrap()).unwrap();
     let tasks = vec![
         rows("muse_verbmem", "muse_verbmem", None),
         rows("muse_knowmem_forget", "muse_knowmem", Some("muse_knowmem_icl")),
         rows("muse_forget", "muse_texts", None),
-        rows("muse_holdout", "muse_other_texts", None),
+        TaskRows { path: list, ..rows("muse_holdout", "muse_other_texts", None) },
     ];
     let found = run(&model, tasks, None, dir.path());
     let names = ["verbmem", "knowmem", "texts", "other_texts"];
@@ -141,6 +147,10 @@ fn a_retain_log_of_other_rows_is_refused() {
     assert!(error.contains("muse_forget.jsonl"), "{error}");
     let error = refused(vec![rows("tofu_retain", "retain", None)], dir.path());
     assert!(error.contains("no task is measured that is compared with a retain model"), "{error}");
+    let options =
+        BenchOptions { tasks: vec![rows("muse_knowmem_retain", "muse_knowmem", None)], ..BenchOptions::default() };
+    let error = Plan::new(&options, &key).err().unwrap()[0].to_string();
+    assert!(error.contains("the rows of its examples are missing"), "{error}");
     let examples = TaskRows { examples: Some(fixture("retain.jsonl")), ..rows("tofu_retain", "retain", None) };
     let options = BenchOptions { tasks: vec![examples], shots: 1, ..BenchOptions::default() };
     let error = Plan::new(&options, &key).err().unwrap()[0].to_string();

@@ -222,6 +222,12 @@ fn prompted(task: &Task, rows: &TaskRows, options: &BenchOptions) -> Checked<Wor
                 .hint("leave its file out"),
         );
     }
+    if shows_all(task) && rows.examples.is_none() {
+        errors.push(
+            Error::request(format!("{}: the rows of its examples are missing", rows.task))
+                .hint(format!("name them by --examples {}=FILE (forget_qa_icl, retain_qa_icl)", rows.task)),
+        );
+    }
     let wanted = if is_chat { 0 } else { options.shots };
     let mut read = |path: &Path| {
         items(task, path).unwrap_or_else(|error| {
