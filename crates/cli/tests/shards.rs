@@ -129,9 +129,9 @@ fn benchmarks_are_shared() {
     dir.write("arc.csv", "query,choices,gold\nWhich?,\"[\"\"a\"\",\"\"b\"\"]\",1\nWhat?,\"[\"\"c\"\",\"\"d\"\"]\",0\n");
     dir.write("text.txt", "A lamp. A hat.");
     // Written answers are made in rounds of 32.
-    let sums: String =
-        (0..40).map(|n| format!("{{\"question\":\"{n} and 1?\",\"answer\":\"#### {}\"}}\n", n + 1)).collect();
-    dir.write("sums.jsonl", &sums);
+    let sum = |n: usize| format!("{{\"question\":\"{n} and 1?\",\"answer\":\"#### {}\"}}\n", n + 1);
+    let sums: Vec<String> = (0..40).map(sum).collect();
+    dir.write("sums.jsonl", &sums.concat());
     let tasks = "arc_easy=arc.csv,gsm8k=sums.jsonl --max-new-tokens 3";
     let command = |out: &str| format!("bench -m model --tasks {tasks} --text text.txt -o {out}");
     dir.done(&command("whole"));
