@@ -9,7 +9,7 @@ use eraser_model::{
     adapter::Module,
     batch::{Batch, Emitted, Sequence},
     cache::KvCache,
-    generate, score, token_gradient,
+    generate, score, score_likeliest, token_gradient,
     trace::{Checkpoint, Gradients, TraceOptions},
     weights::{HfDirectory, TensorSource},
 };
@@ -262,6 +262,28 @@ fn scores_equal_the_log_softmax_of_logits_whatever_else_is_scored() {
         assert_close(&scores(&f, true), &found, &format!("{family}, one by one"));
         assert_close(&with_composed(|| scores(&f, false)), &found, &format!("{family}, composed"));
     }
+}
+
+#[test]
+fn the_likeliest_token_is_the_one_that_greedy_decoding_takes() {
+    let f = fixture("llama");
+    let go_on = |_: usize| ControlFlow::Continue(());
+    let start = vec![1, 2, 3];
+    let options = GenerateOptions::greedy(4, &[]);
+    let prompts = std::slice::from_ref(&start);
+    let greedy = generate(&f.decoder, None, prompts, &options, 1, &mut |_, _| ControlFlow::Continue(()));
+    let mut ids = [start, greedy.unwrap().remove(0).tokens].concat();
+    // One token is another.
+    ids[4] = (ids[4] + 1) % 61;
+    let request = ScoreRequest { ids: ids.clone(), scored: 2 };
+    let changed =
+        [ScoreRequest { ids: ids[..4].to_vec(), scored: 1 }, ScoreRequest { ids: ids[..5].to_vec(), scored: 2 }];
+    let found = score_likeliest(&f.decoder, None, &changed, &mut { go_on }).unwrap().unwrap();
+    let likeliest: Vec<Vec<bool>> = found.iter().map(|all| all.iter().map(|(_, is)| *is).collect()).collect();
+    assert_eq!(likeliest, [vec![true], vec![true, false]]);
+    let all = score_likeliest(&f.decoder, None, std::slice::from_ref(&request), &mut { go_on }).unwrap().unwrap();
+    let logprobs: Vec<Vec<f32>> = all.iter().map(|all| all.iter().map(|(logprob, _)| *logprob).collect()).collect();
+    assert_close(&logprobs, &score(&f.decoder, None, &[request], &mut { go_on }).unwrap().unwrap(), "both scores");
 }
 
 #[test]
