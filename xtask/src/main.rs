@@ -3,6 +3,7 @@
 
 mod aligned;
 mod giant;
+mod gpu;
 mod load;
 mod organism;
 mod peer;
@@ -41,6 +42,12 @@ enum Command {
     Load(load::Options),
     /// Compare benchmark scoring with Hugging Face's, in turn
     PeerScore(peer::score::Options),
+    /// Build for CUDA on a machine without a GPU, with a compiler from the Python package index
+    CudaCheck(gpu::check::Options),
+    /// Make a folder that runs the GPU suite on a machine without Rust
+    GpuPack(gpu::pack::Options),
+    /// Check on a device what the tool does, and measure it beside PyTorch
+    GpuSuite(gpu::suite::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +63,9 @@ fn main() -> ExitCode {
         Command::PeerGenerate(options) => peer::generate::run(&options),
         Command::Load(options) => load::run(&options),
         Command::PeerScore(options) => peer::score::run(&options),
+        Command::CudaCheck(options) => gpu::check::run(&options),
+        Command::GpuPack(options) => gpu::pack::run(&options),
+        Command::GpuSuite(options) => gpu::suite::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -147,7 +147,7 @@ impl<'a> Batch<'a> {
     }
 
     fn of(decoder: &'a Decoder, adapters: Adapters<'a>, count: usize) -> Self {
-        Self { decoder, adapters, shared: vec![None; count], active: Vec::new(), caches: Vec::new() }
+        Self { decoder, adapters, shared: (0..count).map(|_| None).collect(), active: Vec::new(), caches: Vec::new() }
     }
 
     /// Sequences that are running.
@@ -267,7 +267,7 @@ impl<'a> Batch<'a> {
             })
             .collect::<Result<Vec<_>>>()?;
         if renew && let (Some(sequence), Some(cache)) = (self.active.last(), self.caches.last()) {
-            self.shared[sequence.adapter] = Some((sequence.prompt.clone(), cache.clone()));
+            self.shared[sequence.adapter] = Some((sequence.prompt.clone(), cache.prefix(cache.len(), 0)?));
         }
         let drawn: Vec<_> = drawn.into_iter().flatten().collect();
         for (i, (id, row)) in drawn.into_iter().enumerate().rev() {

@@ -6,14 +6,34 @@ use crate::{
     decoder::{Attend, Beside, Pack},
 };
 use candle_core::{D, DType, Device, Tensor};
-use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached, gather_rows};
+use eraser_ops::{
+    AttentionShape, Segments,
+    attention::CachedSequence,
+    attention_cached,
+    device::{Appended, CachedAttention, Reads, Span},
+    gather_rows,
+};
 
 /// Keys and values of one sequence, all layers.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<Layer>,
+    kept: Kept,
     len: usize,
 }
+
+#[derive(Debug)]
+enum Kept {
+    Layers(Vec<Layer>),
+    /// On a device with attention of its own: `[layers, 2, capacity, width]`, with room behind what is there.
+    Together {
+        values: Option<Tensor>,
+        shape: [usize; 2],
+        room: usize,
+    },
+}
+
+/// Rows that memory on a device is asked for at a time.
+const ROOM_STEP: usize = 128;
 
 /// Row-major `[len, kv_heads * head_dim]`, on the host as plain memory so that growing it copies nothing else.
 #[derive(Clone, Debug)]
@@ -25,9 +45,51 @@ enum Layer {
 impl KvCache {
     /// An empty cache for `decoder`.
     pub fn new(decoder: &Decoder) -> Self {
+        if decoder.attends_to_caches() {
+            let shape = [decoder.block_count(), decoder.shapes().first().map_or(0, |s| s.kv_heads * s.head_dim)];
+            return Self { kept: Kept::Together { values: None, shape, room: 0 }, len: 0 };
+        }
         let host = decoder.computes_on_host();
         let layer = || if host { Layer::Host { k: Vec::new(), v: Vec::new() } } else { Layer::Device(None) };
-        Self { layers: (0..decoder.block_count()).map(|_| layer()).collect(), len: 0 }
+        Self { kept: Kept::Layers((0..decoder.block_count()).map(|_| layer()).collect()), len: 0 }
+    }
+
+    /// Sees to room for `more` tokens in the memory of the device, if the cache is there together.
+    fn reserve(&mut self, more: usize, like: &Tensor) -> Result<()> {
+        let Kept::Together { values, shape: [layers, width], room } = &mut self.kept else { return Ok(()) };
+        let wanted = self.len + more;
+        if values.as_ref().is_some_and(|values| values.dims()[2] >= wanted) {
+            return Ok(());
+        }
+        let capacity = wanted.max(self.len + *room).max(2 * self.len).next_multiple_of(ROOM_STEP);
+        let zeros = |rows: usize| Tensor::zeros((*layers, 2, rows, *width), like.dtype(), like.device());
+        *values = Some(match values.take() {
+            Some(old) if self.len > 0 => Tensor::cat(&[&old.narrow(2, 0, self.len)?, &zeros(capacity - self.len)?], 2)?,
+            _ => zeros(capacity)?,
+        });
+        Ok(())
+    }
+
+    /// All layers together, if they are.
+    pub(crate) fn together(&self) -> Option<&Tensor> {
+        match &self.kept {
+            Kept::Together { values, .. } => values.as_ref(),
+            Kept::Layers(_) => None,
+        }
+    }
+
+    fn layers(&self) -> &[Layer] {
+        match &self.kept {
+            Kept::Layers(layers) => layers,
+            Kept::Together { .. } => &[],
+        }
+    }
+
+    fn layer_mut(&mut self, layer: usize) -> Option<&mut Layer> {
+        match &mut self.kept {
+            Kept::Layers(layers) => layers.get_mut(layer),
+            Kept::Together { .. } => None,
+        }
     }
 
     /// Tokens cached.
@@ -44,8 +106,13 @@ impl KvCache {
     /// cache that outgrows its memory is copied.
     pub fn prefix(&self, len: usize, room: usize) -> Result<Self> {
         let len = len.min(self.len);
+        if let Kept::Together { values, shape, .. } = &self.kept {
+            // Two sequences must not write into one memory, so this is a copy.
+            let values = values.as_ref().map(|values| values.narrow(2, 0, len)?.force_contiguous()).transpose()?;
+            return Ok(Self { kept: Kept::Together { values, shape: *shape, room }, len });
+        }
         let layers = self
-            .layers
+            .layers()
             .iter()
             .map(|layer| {
                 Ok(match layer {
@@ -63,19 +130,19 @@ impl KvCache {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { layers, len })
+        Ok(Self { kept: Kept::Layers(layers), len })
     }
 
     /// Keys and values of the first `len` tokens of a layer, where they are kept on the host.
     pub(crate) fn host(&self, layer: usize, len: usize) -> Option<(&[f32], &[f32])> {
-        let Layer::Host { k, v } = self.layers.get(layer)? else { return None };
+        let Layer::Host { k, v } = self.layers().get(layer)? else { return None };
         let end = k.len() / self.len.max(1) * len.min(self.len);
         Some((&k[..end], &v[..end]))
     }
 
     /// As [`Self::host`], as tensors of the device and type of `like`; None when the cache is empty.
     pub(crate) fn tensors(&self, layer: usize, len: usize, like: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
-        Ok(match self.layers.get(layer) {
+        Ok(match self.layers().get(layer) {
             Some(Layer::Device(Some((k, v)))) => Some((k.narrow(0, 0, len)?, v.narrow(0, 0, len)?)),
             Some(Layer::Host { .. }) => match self.host(layer, len) {
                 Some((k, v)) if len > 0 => {
@@ -137,8 +204,13 @@ impl Decoder {
             positions.extend(cache.len as u32..(cache.len + range.len()) as u32);
         }
         let pack = Pack { segments, positions: &positions, adapter, beside };
-        let mut cached = Cached { segments, caches, shapes: self.shapes() };
-        let x = self.carry(self.embed(ids, false)?, 0..self.block_count(), pack, Some(&mut cached))?;
+        let x = self.embed(ids, false)?;
+        for (range, cache) in segments.iter().zip(caches.iter_mut()) {
+            cache.reserve(range.len(), &x)?;
+        }
+        let together = if self.attends_to_caches() { Some(attention_together(segments, caches, &x)?) } else { None };
+        let mut cached = Cached { segments, caches, shapes: self.shapes(), together };
+        let x = self.carry(x, 0..self.block_count(), pack, Some(&mut cached))?;
         for (range, cache) in segments.iter().zip(caches.iter_mut()) {
             cache.len += range.len();
         }
@@ -147,17 +219,31 @@ impl Decoder {
     }
 }
 
+/// Attention of new rows to caches with room for them.
+fn attention_together(segments: &Segments, caches: &[KvCache], x: &Tensor) -> Result<CachedAttention> {
+    let (mut appended, mut reads) = (Vec::with_capacity(caches.len()), Vec::with_capacity(caches.len()));
+    for (range, cache) in segments.iter().zip(caches) {
+        let Some(values) = cache.together() else { return Err(Error::failed("a cache is not on the device")) };
+        let (at, count) = (cache.len, range.len());
+        appended.push(Appended { cache: values, at, count });
+        reads.push(Reads { spans: vec![Span { cache: Some(values), rows: 0..at + count }], rows: count, past: at });
+    }
+    Ok(CachedAttention::new(x.device(), &appended, &reads)?)
+}
+
 /// Attention of the new rows of packed sequences against their caches, which it extends.
 struct Cached<'a> {
     segments: &'a Segments,
     caches: &'a mut [KvCache],
     /// Of each layer.
     shapes: &'a [AttentionShape],
+    /// On a device with attention of its own.
+    together: Option<CachedAttention>,
 }
 
 impl Attend for Cached<'_> {
     fn takes_rows(&self) -> bool {
-        self.caches.iter().flat_map(|c| &c.layers).all(|layer| matches!(layer, Layer::Host { .. }))
+        self.together.is_none() && self.caches.iter().flat_map(KvCache::layers).all(|l| matches!(l, Layer::Host { .. }))
     }
 
     fn rows(&mut self, layer: usize, [q_rows, k_rows, v_rows]: [&[f32]; 3]) -> Vec<f32> {
@@ -169,7 +255,7 @@ impl Attend for Cached<'_> {
         for (range, cache) in self.segments.iter().zip(self.caches.iter_mut()) {
             let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * qw);
             rest = others;
-            if let Layer::Host { k, v } = &mut cache.layers[layer] {
+            if let Some(Layer::Host { k, v }) = cache.layer_mut(layer) {
                 k.extend_from_slice(&k_rows[range.start * kw..range.end * kw]);
                 v.extend_from_slice(&v_rows[range.start * kw..range.end * kw]);
                 sequences.push(CachedSequence { q: &q_rows[range.start * qw..range.end * qw], k, v, out: mine });
@@ -181,6 +267,10 @@ impl Attend for Cached<'_> {
     }
 
     fn tensors(&mut self, layer: usize, [q, k, v]: [&Tensor; 3]) -> Result<Tensor> {
+        if let Some(attention) = &self.together {
+            attention.append(k, v, layer)?;
+            return Ok(attention.attend([q, k, v], layer, self.shapes[layer])?);
+        }
         if self.takes_rows() {
             let flat = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
             let out = self.rows(layer, [&flat(q)?, &flat(k)?, &flat(v)?]);
@@ -190,7 +280,7 @@ impl Attend for Cached<'_> {
         for (range, cache) in self.segments.iter().zip(self.caches.iter_mut()) {
             let rows = |t: &Tensor| t.narrow(0, range.start, range.len());
             let (mut k, mut v) = (rows(k)?, rows(v)?);
-            if let Layer::Device(slot) = &mut cache.layers[layer] {
+            if let Some(Layer::Device(slot)) = cache.layer_mut(layer) {
                 if let Some((before_k, before_v)) = slot.take() {
                     k = Tensor::cat(&[&before_k, &k], 0)?;
                     v = Tensor::cat(&[&before_v, &v], 0)?;

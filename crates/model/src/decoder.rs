@@ -16,7 +16,7 @@ use candle_core::{DType, Device, Tensor};
 use eraser_ops::{
     AttentionShape, Dropout, LoraInput, Segments, Stored, Weight, attention,
     block::{self, BlockLinear},
-    cross_entropy_capped, embedding, form, gather_rows, kl_divergence_capped, linear,
+    cross_entropy_capped, device, embedding, form, gather_rows, kl_divergence_capped, linear,
     quant::TensorType,
 };
 use layer::{Block, Linear, Norm, Rotation};
@@ -144,12 +144,17 @@ impl Decoder {
         const SMALL: usize = 4 << 20;
         let c = &self.config;
         let linears: usize = Module::of(c).into_iter().map(|module| module.shape(c)).map(|(o, i)| o * i).sum();
-        c.num_layers * linears + c.vocab_size * c.hidden_size <= SMALL
+        self.device().is_cpu() && c.num_layers * linears + c.vocab_size * c.hidden_size <= SMALL
     }
 
     /// True when blocks compute on rows in the host's memory (fused operations), not on tensors of a device.
     pub(crate) fn computes_on_host(&self) -> bool {
         self.dtype() == DType::F32 && form::fused(self.norm.stored())
+    }
+
+    /// True when the device has attention to caches of its own.
+    pub(crate) fn attends_to_caches(&self) -> bool {
+        device::has_operations(self.device()) && !form::is_composed() && self.dtype() != DType::F16
     }
 
     /// Where the weights live.
@@ -347,6 +352,13 @@ impl Decoder {
         // What a trained norm multiplies by has to be made anew, where that is not its weight.
         let fresh = track || self.config.layer.unit_norms;
         form::fused(x) && !(fresh && block.variables().next().is_some())
+    }
+
+    /// About how many bytes a block on a tape keeps for each token: what goes into and comes out of each operation.
+    pub(crate) fn tape_bytes_per_token(&self) -> usize {
+        let c = &self.config;
+        let heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim;
+        self.dtype().size_in_bytes() * (8 * c.hidden_size + 3 * heads + 4 * c.intermediate_size)
     }
 
     /// Block `layer` as a fused operation.

@@ -28,10 +28,10 @@ impl DeviceName {
     /// A device that is not there.
     pub fn open(self) -> Result<Device> {
         let device = match self {
-            Self::Auto if candle_core::utils::cuda_is_available() => Device::new_cuda(0),
+            Self::Auto if candle_core::utils::cuda_is_available() => eraser_ops::device::cuda(0),
             Self::Auto if candle_core::utils::metal_is_available() => Device::new_metal(0),
             Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => Device::new_cuda(number),
+            Self::Cuda(number) => eraser_ops::device::cuda(number),
             Self::Metal => Device::new_metal(0),
         };
         device.map_err(|e| Error::from(e).context(format_args!("device {self}")))

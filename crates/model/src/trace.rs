@@ -14,6 +14,7 @@ use candle_core::{Tensor, TensorId, Var, backprop::GradStore};
 use eraser_ops::{
     Dropout, Segments, backward_from,
     block::{self, Saved},
+    device,
 };
 use std::collections::HashMap;
 
@@ -293,9 +294,14 @@ impl Trace<'_> {
         let budget = match self.options.checkpoint {
             Checkpoint::Never => return Ok(usize::MAX),
             Checkpoint::Always => return Ok(0),
-            Checkpoint::Beyond(bytes) => bytes,
+            // A device's memory is its own: nothing else waits for it.
+            Checkpoint::Beyond(bytes) => device::free_memory(self.decoder.device()).map_or(bytes, |free| free / 2),
         };
-        let per_token = self.decoder.fused(0, self.context(0, true)).bytes_kept_per_token()?;
+        let per_token = if self.decoder.is_fused(0, x, true) {
+            self.decoder.fused(0, self.context(0, true)).bytes_kept_per_token()?
+        } else {
+            self.decoder.tape_bytes_per_token()
+        };
         Ok(budget / (x.dims2()?.0 * per_token).max(1))
     }
 

@@ -12,7 +12,12 @@ use crate::{
     decoder::{Attend, Pack},
 };
 use candle_core::Tensor;
-use eraser_ops::{AttentionShape, Segments, attention::CachedSequence, attention_cached};
+use eraser_ops::{
+    AttentionShape, Segments,
+    attention::CachedSequence,
+    attention_cached,
+    device::{CachedAttention, Reads, Span},
+};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -121,8 +126,10 @@ impl Decoder {
         self.check_length(tree.positions.iter().max().map_or(0, |&p| p as usize + 1))?;
         let segments = Segments::from_lengths([tree.tokens()]);
         let pack = Pack { segments: &segments, positions: &tree.positions, adapter, beside: None };
-        let mut ancestors = Ancestors { tree, base, shapes: self.shapes() };
-        self.carry(self.embed(&tree.ids, false)?, 0..self.block_count(), pack, Some(&mut ancestors))
+        let x = self.embed(&tree.ids, false)?;
+        let together = if self.attends_to_caches() { Some(attention_together(tree, base, &x)?) } else { None };
+        let mut ancestors = Ancestors { tree, base, shapes: self.shapes(), together };
+        self.carry(x, 0..self.block_count(), pack, Some(&mut ancestors))
     }
 }
 
@@ -132,6 +139,21 @@ struct Ancestors<'a> {
     base: Option<Base<'a>>,
     /// Of each layer.
     shapes: &'a [AttentionShape],
+    /// On a device with attention of its own.
+    together: Option<CachedAttention>,
+}
+
+/// Attention of a tree's rows to the base's cache and their own ancestors.
+fn attention_together(tree: &Tree, base: Option<Base<'_>>, x: &Tensor) -> Result<CachedAttention> {
+    let before = base.and_then(|base| Some(Span { cache: Some(base.cache.together()?), rows: 0..base.len }));
+    let read = |(node, Node { rows, .. }): (usize, &Node)| {
+        let chain = tree.chain(Some(node)).into_iter().map(|rows| Span { cache: None, rows });
+        let spans: Vec<Span<'_>> = before.clone().into_iter().chain(chain).collect();
+        let keys: usize = spans.iter().map(|span| span.rows.len()).sum();
+        Reads { spans, rows: rows.len(), past: keys - rows.len() }
+    };
+    let reads: Vec<Reads<'_>> = tree.nodes.iter().enumerate().map(read).collect();
+    Ok(CachedAttention::new(x.device(), &[], &reads)?)
 }
 
 impl Attend for Ancestors<'_> {
@@ -140,11 +162,18 @@ impl Attend for Ancestors<'_> {
     }
 
     fn tensors(&mut self, layer: usize, qkv: [&Tensor; 3]) -> Result<Tensor> {
-        attend_on_device(self, layer, qkv)
+        match &self.together {
+            Some(attention) => Ok(attention.attend(qkv, layer, self.shapes[layer])?),
+            None => attend_on_device(self, layer, qkv),
+        }
     }
 }
 
-fn attend_host(&Ancestors { tree, base, shapes }: &Ancestors<'_>, layer: usize, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+fn attend_host(
+    &Ancestors { tree, base, shapes, .. }: &Ancestors<'_>,
+    layer: usize,
+    [q, k, v]: [&[f32]; 3],
+) -> Vec<f32> {
     let shape = shapes[layer];
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let before = base.and_then(|b| b.cache.host(layer, b.len)).unwrap_or_default();
@@ -182,7 +211,7 @@ fn attend_host(&Ancestors { tree, base, shapes }: &Ancestors<'_>, layer: usize, 
 }
 
 fn attend_on_device(
-    &Ancestors { tree, base, shapes }: &Ancestors<'_>,
+    &Ancestors { tree, base, shapes, .. }: &Ancestors<'_>,
     layer: usize,
     [q, k, v]: [&Tensor; 3],
 ) -> Result<Tensor> {

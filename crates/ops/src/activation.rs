@@ -36,6 +36,10 @@ pub fn activate(activation: Activation, gate: Option<&Tensor>, up: &Tensor) -> R
         if activation.is_gated() {
             bail!("activation: {activation:?} needs a gate");
         }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::runs(up) {
+            return crate::cuda::activate(activation, None, up);
+        }
         if !form::fused(up) {
             return up.relu()?.sqr();
         }
@@ -44,6 +48,10 @@ pub fn activate(activation: Activation, gate: Option<&Tensor>, up: &Tensor) -> R
     };
     if !activation.is_gated() || gate.shape() != up.shape() {
         bail!("activation: {activation:?} of a gate {:?} and up {:?}", gate.shape(), up.shape());
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(up) {
+        return crate::cuda::activate(activation, Some(gate), up);
     }
     if !form::fused(gate) {
         return match activation {

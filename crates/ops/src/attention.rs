@@ -68,6 +68,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, shape:
             bail!("attention: {name} is {:?}, not {tokens} rows of {heads} heads of {}", x.dims(), shape.head_dim);
         }
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(q) {
+        return crate::cuda::attention(q, k, v, segments, shape);
+    }
     if !form::fused(q) {
         return composed(q, k, v, segments, shape);
     }

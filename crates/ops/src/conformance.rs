@@ -6,6 +6,7 @@ use crate::form;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::sync::OnceLock;
 
 /// An input of an operation under test.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum Input {
 
 /// Largest difference allowed, relative to the largest element of the tensor compared.
 const TOLERANCE: f64 = 2e-5;
+/// The same in bf16 on a device, where inputs, outputs and what is between are rounded to it.
+const BF16_ON_DEVICE: f64 = 5e-2;
 /// The largest element counts as at least this, so that a gradient that cancels to zero may keep its rounding error.
 const FLOOR: f64 = 0.05;
 /// Elements of one input whose gradient is checked by differences.
@@ -58,33 +61,88 @@ pub(crate) fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Resul
             (Input::Tracked(_), None) => panic!("{what} is missing"),
         }
     }
+    check_on_device(name, inputs, (&exact, &exact_grads), f);
+}
+
+/// Where operations are run a second time: the device that the environment variable `ERASER_TEST_DEVICE` names (`cuda:0`).
+fn device() -> Option<Device> {
+    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+    let open = || {
+        let name = std::env::var("ERASER_TEST_DEVICE").ok()?;
+        let number = name.strip_prefix("cuda:").expect("ERASER_TEST_DEVICE is cuda:N").parse().unwrap();
+        Some(crate::device::cuda(number).unwrap())
+    };
+    DEVICE.get_or_init(open).clone()
+}
+
+/// On a device: the operation in f32 and in bf16, and composed, against the exact output and gradients.
+fn check_on_device(
+    name: &str,
+    inputs: &[Input],
+    (output, grads): (&[f64], &[Option<Vec<f64>>]),
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let empty = |x: &Input| matches!(x, Input::Tracked(x) | Input::Frozen(x) if x.elem_count() == 0);
+    // candle's own operations on a device do not take empty tensors.
+    let (Some(device), false) = (device(), output.is_empty() || inputs.iter().any(empty)) else { return };
+    let compare_all = |form: &str, (got, got_grads): (Vec<f64>, Vec<Option<Vec<f64>>>), tolerance: f64| {
+        compare_within(&format!("{name}, {form}: output"), &got, output, tolerance);
+        for (i, (got, want)) in got_grads.iter().zip(grads).enumerate() {
+            let what = format!("{name}, {form}: gradient {i}");
+            match (got, want) {
+                (Some(got), Some(want)) => compare_within(&what, got, want, tolerance),
+                // The composed form has gradients of frozen inputs too.
+                (Some(_), None) => assert!(form.starts_with("composed"), "{what} of a frozen input"),
+                (None, _) => assert!(matches!(inputs[i], Input::Frozen(_)), "{what} is missing"),
+            }
+        }
+    };
+    compare_all("on the device", run_on(&device, inputs, DType::F32, &f), TOLERANCE);
+    let composed = form::with_composed(|| run_on(&device, inputs, DType::F32, &f));
+    compare_all("composed on the device", composed, TOLERANCE);
+    compare_all("in bf16 on the device", run_on(&device, inputs, DType::BF16, &f), BF16_ON_DEVICE);
 }
 
 /// Output and gradients of `sum(output * weights)`, the weights fixed random numbers.
 fn run(inputs: &[Input], dtype: DType, f: impl Fn(&[Tensor]) -> Result<Tensor>) -> (Vec<f64>, Vec<Option<Vec<f64>>>) {
+    run_on(&Device::Cpu, inputs, dtype, f)
+}
+
+fn run_on(
+    device: &Device,
+    inputs: &[Input],
+    dtype: DType,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> (Vec<f64>, Vec<Option<Vec<f64>>>) {
+    let place = |x: &Tensor| x.to_dtype(dtype).unwrap().to_device(device).unwrap();
     let inputs: Vec<Tensor> = inputs
         .iter()
         .map(|input| match input {
-            Input::Tracked(x) => Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap().into_inner(),
-            Input::Frozen(x) => x.to_dtype(dtype).unwrap(),
+            Input::Tracked(x) => Var::from_tensor(&place(x)).unwrap().into_inner(),
+            Input::Frozen(x) => place(x),
         })
         .collect();
     let output = f(&inputs).unwrap();
-    let weights = random(output.shape(), 99).to_dtype(dtype).unwrap();
+    // Losses are in f32 whatever their inputs are in.
+    let weights = random(output.shape(), 99).to_dtype(output.dtype()).unwrap().to_device(device).unwrap();
     let grads = (&output * weights).unwrap().sum_all().unwrap().backward().unwrap();
     (values(&output), inputs.iter().map(|x| grads.get(x).map(values)).collect())
 }
 
 fn values(x: &Tensor) -> Vec<f64> {
-    x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    x.flatten_all().unwrap().to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
 fn compare(what: &str, got: &[f64], want: &[f64]) {
+    compare_within(what, got, want, TOLERANCE);
+}
+
+fn compare_within(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: sizes differ");
     let largest = want.iter().fold(FLOOR, |m: f64, w| m.max(w.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         // Written so that a NaN fails.
-        assert!((got - want).abs() <= TOLERANCE * largest, "{what}: element {i} is {got}, not {want}");
+        assert!((got - want).abs() <= tolerance * largest, "{what}: element {i} is {got}, not {want}");
     }
 }
 

@@ -43,6 +43,10 @@ pub fn cross_entropy_capped(hidden: &Tensor, head: &Tensor, targets: &[u32], cap
     if let Some(target) = targets.iter().find(|&&t| t as usize >= vocabulary) {
         bail!("cross_entropy: target {target} is outside the vocabulary of {vocabulary}");
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(hidden) && !head.track_op() {
+        return crate::cuda::cross_entropy(hidden, head, targets, cap);
+    }
     if !form::fused(hidden) {
         return composed(hidden, head, targets, cap);
     }

@@ -1,4 +1,5 @@
-//! Which form of an operation runs: fused on the CPU, composed elsewhere or when a test asks for it.
+//! Which form of an operation runs: fused on the CPU, that of `cuda` on a CUDA device, composed elsewhere or when a test
+//! asks for it.
 
 use candle_core::{DType, Result, Tensor};
 use std::cell::Cell;
@@ -18,6 +19,11 @@ pub fn with_composed<R>(f: impl FnOnce() -> R) -> R {
     }
     let _restore = Restore(COMPOSED.with(|c| c.replace(true)));
     f()
+}
+
+/// True when a test asks for the composed form.
+pub fn is_composed() -> bool {
+    COMPOSED.with(Cell::get)
 }
 
 /// True when `x` lives where the fused CPU form can run.

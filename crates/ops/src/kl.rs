@@ -42,6 +42,10 @@ pub fn kl_divergence_capped(hidden: &Tensor, reference: &Tensor, head: &Tensor, 
         bail!("kl_divergence: hidden is {:?}, the reference {:?}", hidden.dims(), reference.dims());
     }
     let reference = reference.detach().to_dtype(hidden.dtype())?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(hidden) && !head.track_op() {
+        return crate::cuda::kl_divergence(hidden, &reference, head, cap);
+    }
     if !form::fused(hidden) {
         return composed(hidden, &reference, head, cap);
     }

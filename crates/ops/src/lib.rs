@@ -7,6 +7,9 @@ pub mod block;
 #[cfg(test)]
 mod conformance;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
+pub mod device;
 pub mod embedding;
 pub mod form;
 pub mod gemm;

@@ -19,6 +19,10 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 /// Errors when the shapes do not fit. Cost: one product; backward, one for each of `x` and `weight` that is tracked.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check_shapes(x, weight, bias)?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(x) {
+        return crate::cuda::linear(x, weight, bias);
+    }
     if !form::fused(x) {
         return composed(x, weight, bias);
     }

@@ -18,6 +18,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if weight.dims() != [d] || d == 0 {
         bail!("rms_norm: rows are {d} wide but the weight is {:?}", weight.shape());
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(x) && !weight.track_op() {
+        return crate::cuda::rms_norm(x, weight, eps);
+    }
     if !form::fused(x) {
         return composed(x, weight, eps);
     }

@@ -81,6 +81,12 @@ impl RopeTable {
     fn half(&self) -> usize {
         self.cos.dims()[1]
     }
+
+    #[cfg(feature = "cuda")]
+    fn rotation(&self) -> crate::cuda::Rotation {
+        let Self { cos, sin, head_dim, interleaved } = self.clone();
+        crate::cuda::Rotation { cos, sin, head_dim, interleaved }
+    }
 }
 
 /// Rotates each head of `x` `[T, h * head_dim]` by its token's position. Backward rotates the other way.
@@ -97,6 +103,10 @@ pub fn rope(x: &Tensor, table: &RopeTable, positions: &[u32]) -> Result<Tensor> 
     }
     if let Some(p) = positions.iter().find(|&&p| p as usize >= table.max_positions()) {
         bail!("rope: position {p} lies beyond the {} positions of the table", table.max_positions());
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(x) {
+        return crate::cuda::rope(x, &table.rotation(), positions);
     }
     if !form::fused(x) {
         return composed(x, table, positions);
@@ -233,22 +243,29 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     fn table(half: usize, positions: usize) -> RopeTable {
+        table_on(&Device::Cpu, half, positions)
+    }
+
+    fn table_on(device: &Device, half: usize, positions: usize) -> RopeTable {
         let inv_freq: Vec<f32> = (0..half).map(|i| 100f32.powf(-(i as f32) / half as f32)).collect();
-        RopeTable::new(&inv_freq, positions, 1.5, &Device::Cpu).unwrap()
+        RopeTable::new(&inv_freq, positions, 1.5, device).unwrap()
     }
 
     #[test]
     fn conforms() {
         for (t, heads, half) in [(0, 1, 2), (1, 1, 1), (5, 3, 7), (90, 3, 32)] {
             let positions: Vec<u32> = (0..t as u32).map(|i| i * 13 % 40).collect();
-            let (x, table) = (random((t, heads * 2 * half), 1), table(half, 40));
-            check(&format!("rope {t}x{heads}x{half}"), &[Input::Tracked(x)], |x| rope(&x[0], &table, &positions));
+            let x = random((t, heads * 2 * half), 1);
+            check(&format!("rope {t}x{heads}x{half}"), &[Input::Tracked(x)], |x| {
+                rope(&x[0], &table_on(x[0].device(), half, 40), &positions)
+            });
         }
         for (head_dim, interleaved) in [(8, true), (12, false), (9, true)] {
             let positions: Vec<u32> = (0..11).map(|i| i * 7 % 40).collect();
-            let table = table(4, 40).with_layout(head_dim, interleaved).unwrap();
             let name = format!("rope of 8 in {head_dim}, interleaved: {interleaved}");
-            check(&name, &[Input::Tracked(random((11, 3 * head_dim), 1))], |x| rope(&x[0], &table, &positions));
+            check(&name, &[Input::Tracked(random((11, 3 * head_dim), 1))], |x| {
+                rope(&x[0], &table_on(x[0].device(), 4, 40).with_layout(head_dim, interleaved)?, &positions)
+            });
         }
         assert!(table(4, 40).with_layout(6, false).is_err());
     }

@@ -1,6 +1,8 @@
 //! Backward from a known gradient. In: an output and the gradient of the loss with respect to it; out: the gradients of
 //! everything tracked below. Invariant: equal to the backward of `sum(output * grad)`, without computing it.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, backprop::GradStore, bail};
 
 /// Gradients of everything tracked below `output`, given the gradient of the loss with respect to `output`.
@@ -19,7 +21,7 @@ pub fn backward_from(output: &Tensor, grad: &Tensor) -> Result<GradStore> {
     if !output.device().same_device(grad.device()) {
         bail!("output and its gradient are on different devices");
     }
-    if output.device().is_cpu() {
+    if output.device().is_cpu() || output.device().is_cuda() {
         output.apply_op1(Seed { grad: grad.detach() })?.backward()
     } else {
         (output * grad.detach())?.sum_all()?.backward()
@@ -38,6 +40,12 @@ impl CustomOp1 for Seed {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32(vec![0.0]), ().into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, output: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let one = output.device.alloc_zeros::<f32>(1)?;
+        Ok((CudaStorage::wrap_cuda_slice(one, output.device.clone()), ().into()))
     }
 
     fn bwd(&self, _arg: &Tensor, _res: &Tensor, _one: &Tensor) -> Result<Option<Tensor>> {

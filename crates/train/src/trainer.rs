@@ -20,7 +20,7 @@ use crate::{
 use candle_core::{Tensor, Var};
 use eraser_data::{PromptTemplate, SetName};
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result, counted, error::PathContext, files::write_atomic};
-use eraser_ops::gemm::operations;
+use eraser_ops::{device, gemm::operations};
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
 /// What the observer decides.
@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
             epsilon: options.adam_epsilon,
             weight_decay: options.weight_decay,
         };
-        let optimiser = AdamW::new(parameters.iter().map(|(_, v)| v.clone()).collect(), config);
+        let optimiser = AdamW::new(parameters.iter().map(|(_, v)| v.clone()).collect(), config)?;
         Ok(Self {
             model,
             options,
@@ -301,9 +301,9 @@ impl<'a> Run<'a> {
     }
 
     fn save(&self, checkpoints: &Path, position: &mut Position) -> Result<()> {
-        let (moments, steps) = self.optimiser.state();
+        let (moments, steps) = self.optimiser.state()?;
         position.optimiser_steps = steps;
-        checkpoint::save(checkpoints, position, &self.parameters, moments)
+        checkpoint::save(checkpoints, position, &self.parameters, &moments)
     }
 
     /// One optimiser step; its metrics, and the result of each term.
@@ -477,6 +477,10 @@ fn nothing_supervised(set: &str, samples: usize, model: &Model, options: &TrainO
 
 /// The Euclidean norm of all gradients together.
 fn norm(grads: &[Option<Tensor>]) -> Result<f64> {
+    let found: Vec<&Tensor> = grads.iter().flatten().collect();
+    if found.first().is_some_and(|grad| device::has_operations(grad.device())) {
+        return Ok(device::norm(&found)?);
+    }
     let mut sum = 0.0;
     for grad in grads.iter().flatten() {
         let values = grad.flatten_all()?.to_vec1::<f32>()?;

@@ -69,7 +69,7 @@ pub(super) fn train(dir: &Path, corpus: &Corpus, steps: usize, seed: u64) -> Res
     let fresh = Fresh { seed, drawn: RefCell::new(Vec::new()) };
     let decoder = Decoder::load(&config, &fresh, DType::F32, &Device::Cpu)?;
     let variables = fresh.drawn.into_inner();
-    let mut optimiser = AdamW::new(variables.clone(), OPTIMISER);
+    let mut optimiser = AdamW::new(variables.clone(), OPTIMISER)?;
     for step in 0..steps {
         let batch = samples.batch(step)?;
         let mut gradients = Gradients::default();

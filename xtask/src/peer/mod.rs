@@ -4,7 +4,7 @@
 
 pub(crate) mod generate;
 pub(crate) mod machine;
-mod process;
+pub(crate) mod process;
 pub(crate) mod scaling;
 pub(crate) mod score;
 pub(crate) mod train;
@@ -99,7 +99,7 @@ impl Sides {
 
 /// Figures of repeated runs.
 #[derive(Clone, Debug, Default)]
-struct Figures(Vec<f64>);
+pub(crate) struct Figures(pub(crate) Vec<f64>);
 
 impl Figures {
     fn sorted(&self) -> Vec<f64> {
@@ -118,7 +118,7 @@ impl Figures {
     }
 
     /// `median (min to max)`.
-    fn show(&self, digits: usize) -> String {
+    pub(crate) fn show(&self, digits: usize) -> String {
         let all = self.sorted();
         match (all.first(), all.last()) {
             (Some(low), Some(high)) if all.len() > 1 => {
@@ -130,7 +130,7 @@ impl Figures {
     }
 
     /// Of each run to the other side's run of the same turn.
-    fn ratios(&self, other: &Self) -> Self {
+    pub(crate) fn ratios(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())
     }
 }

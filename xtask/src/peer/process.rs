@@ -10,29 +10,29 @@ use std::{
 
 /// A command in the making.
 #[derive(Clone, Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     program: OsString,
     args: Vec<OsString>,
 }
 
 impl Program {
-    pub(super) fn new(program: &Path) -> Self {
+    pub(crate) fn new(program: &Path) -> Self {
         Self { program: program.into(), args: Vec::new() }
     }
 
-    pub(super) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().into());
         self
     }
 
     /// Arguments without spaces in them, in one string.
-    pub(super) fn args(mut self, args: &str) -> Self {
+    pub(crate) fn args(mut self, args: &str) -> Self {
         self.args.extend(args.split_whitespace().map(OsString::from));
         self
     }
 
     /// Runs to the end; the JSON objects among the lines of stdout.
-    pub(super) fn run(&self) -> Result<Vec<Value>> {
+    pub(crate) fn run(&self) -> Result<Vec<Value>> {
         let name = self.program.to_string_lossy().into_owned();
         let output = Command::new(&self.program)
             .args(&self.args)
@@ -51,6 +51,6 @@ impl Program {
 }
 
 /// A number of an object.
-pub(super) fn number(object: &Value, key: &str) -> Result<f64> {
+pub(crate) fn number(object: &Value, key: &str) -> Result<f64> {
     object[key].as_f64().ok_or_else(|| Error::failed(format!("`{key}` is no number in {object}")))
 }

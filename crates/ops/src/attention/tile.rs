@@ -172,7 +172,7 @@ impl AttentionShape {
     }
 
     /// Query heads per kv head.
-    pub(super) fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 

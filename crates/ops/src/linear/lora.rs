@@ -95,6 +95,10 @@ pub fn lora_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Lor
         owners.check(x.dims2()?.0, rank)?;
     }
     let lora = LoraInput { dropout, ..lora };
+    #[cfg(feature = "cuda")]
+    if crate::cuda::runs(x) && lora.owners.is_none() && !weight.track_op() && !bias.is_some_and(Tensor::track_op) {
+        return crate::cuda::lora_linear(x, weight, bias, lora);
+    }
     // Rows with owners are generated or scored; the operation of its own is for training.
     if lora.owners.is_some() || !form::fused(x) || weight.track_op() || bias.is_some_and(Tensor::track_op) {
         return composed(x, weight, bias, lora);
@@ -121,22 +125,41 @@ fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: LoraInput<
             x.mul(&Tensor::from_vec(factors, (tokens, inputs), x.device())?.to_dtype(x.dtype())?)?
         }
     };
-    let mut low = dropped.matmul(&lora.a.t()?)?;
+    // Factors are in f32, whatever the rows are in.
+    let mut low = dropped.matmul(&lora.a.to_dtype(x.dtype())?.t()?)?;
     if let Some(owners) = lora.owners {
         let (tokens, rank) = low.dims2()?;
         let mut kept = vec![1.0f32; tokens * rank];
         owners.keep(&mut kept, rank, 0);
         low = low.mul(&Tensor::from_vec(kept, (tokens, rank), x.device())?.to_dtype(low.dtype())?)?;
     }
-    let delta = low.matmul(&lora.b.t()?)?;
+    let delta = low.matmul(&lora.b.to_dtype(x.dtype())?.t()?)?;
     y + (delta * f64::from(lora.scale))?
 }
 
 impl Dropout {
+    /// An element whose 16 bits are below this is dropped.
+    pub(crate) fn threshold(self) -> u32 {
+        (f64::from(self.p) * 65536.0).round() as u32
+    }
+
+    /// What the others are multiplied by.
+    pub(crate) fn keep(self) -> f32 {
+        1.0 / (1.0 - self.p)
+    }
+
+    /// The key of the stream cipher that the bits are taken from.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn key(self) -> [u32; 8] {
+        let seed = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
+        let words = seed.as_chunks::<4>().0;
+        std::array::from_fn(|i| u32::from_le_bytes(words[i]))
+    }
+
     /// Factors of the rows from `first` on, `width` each: 0 for a dropped element, `1 / (1 - p)` for a kept one. One
     /// `ChaCha8` stream per row, 16 bits per element.
     fn fill(self, factors: &mut [f32], first: usize, width: usize) {
-        let (threshold, keep) = ((f64::from(self.p) * 65536.0).round() as u32, 1.0 / (1.0 - self.p));
+        let (threshold, keep) = (self.threshold(), self.keep());
         let base = ChaCha8Rng::seed_from_u64(self.seed);
         for (i, row) in factors.chunks_exact_mut(width).enumerate() {
             let mut rng = base.clone();

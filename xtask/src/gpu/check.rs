@@ -1,0 +1,71 @@
+//! `cargo xtask cuda-check`: builds the tool for CUDA on a machine without a GPU. In: compute capabilities; out: how long
+//! each build took. Invariant: what it needs is fetched into target/, nothing else on the machine is changed.
+
+use super::toolkit;
+use clap::Args;
+use eraser_model::{Error, Result};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+/// Options of `cargo xtask cuda-check`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Compute capabilities to build for: 80 is an A100, 90 an H100 or H200
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "80,90")]
+    capabilities: Vec<u32>,
+    /// Python with pip, which fetches CUDA's compiler
+    #[arg(long, value_name = "FILE", default_value = "python3")]
+    python: PathBuf,
+}
+
+/// Builds for each.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let root = std::env::current_dir().map_err(Error::failed)?.join("target/cuda");
+    let home = toolkit::fetch(&root, &options.python)?;
+    for capability in &options.capabilities {
+        let started = Instant::now();
+        build(&home, *capability, &["build", "--release", "--package", "eraser", "--features", "cuda"])?;
+        println!("compute capability {capability}: built in {:.0} s", started.elapsed().as_secs_f64());
+    }
+    build(
+        &home,
+        *options.capabilities.last().unwrap_or(&90),
+        &[
+            "test",
+            "--release",
+            "--no-run",
+            "--package",
+            "eraser",
+            "--package",
+            "eraser-ops",
+            "--features",
+            "eraser/cuda",
+            "--lib",
+        ],
+    )
+}
+
+/// Runs cargo with the toolkit.
+pub(super) fn build(home: &Path, capability: u32, arguments: &[&str]) -> Result<()> {
+    let mut path = vec![home.join("bin")];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let path = std::env::join_paths(path).map_err(Error::failed)?;
+    let status = Command::new("cargo")
+        .args(arguments)
+        .args(["--target-dir", "target/cuda/build"])
+        .env("PATH", path)
+        .env("CUDA_HOME", home)
+        .env("CUDA_COMPUTE_CAP", capability.to_string())
+        .env("LIBRARY_PATH", std::env::join_paths([home.join("lib/stubs"), home.join("lib")]).map_err(Error::failed)?)
+        .env("LD_LIBRARY_PATH", home.join("lib"))
+        .status()
+        .map_err(Error::failed)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::failed(format!("cargo {} ended with {status}", arguments.join(" "))))
+    }
+}
