@@ -150,6 +150,7 @@ pub(super) fn sets(from: &Path, to: &Path) -> Result<[PathBuf; 3]> {
 #[cfg(test)]
 mod tests {
     use super::Shape;
+    use eraser_model::{BaseDtype, Compute, LoadOptions, load};
 
     #[test]
     fn a_shape_is_written_as_it_is_read() {
@@ -168,8 +169,13 @@ mod tests {
         let shape: Shape = "64x2x4x2x96".parse().unwrap();
         let organism = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/organism/model");
         shape.write(dir.path(), &organism).unwrap();
-        let model =
-            eraser_model::load(&dir.path().display().to_string(), &eraser_model::LoadOptions::default()).unwrap();
+        let options = LoadOptions {
+            device: candle_core::Device::Cpu,
+            base_dtype: BaseDtype::F32,
+            compute: Compute::F32,
+            chat_template: None,
+        };
+        let model = load(&dir.path().display().to_string(), &options).unwrap();
         assert_eq!((model.config.num_layers, model.config.num_kv_heads, model.config.vocab_size), (2, 2, 32_000));
     }
 }

@@ -1,5 +1,5 @@
 //! CUDA's compiler and libraries, from the Python package index. In: nothing; out: a directory that builds can use as
-//! CUDA_HOME. Invariant: one version of all parts, that of drivers from 580 on; nothing is installed outside the
+//! `CUDA_HOME`. Invariant: one version of all parts, that of drivers from 580 on; nothing is installed outside the
 //! directory.
 
 use eraser_model::{Error, Result};
@@ -48,7 +48,7 @@ pub(super) fn fetch(dir: &Path, python: &Path) -> Result<PathBuf> {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let name = format!("{:?}", command.get_program());
+    let name = command.get_program().display().to_string();
     let status = command.status().map_err(|e| Error::failed(format!("{name}: {e}")))?;
     if status.success() { Ok(()) } else { Err(Error::failed(format!("{name} ended with {status}"))) }
 }
@@ -96,7 +96,7 @@ fn driver_stub(dir: &Path) -> Result<()> {
     let metadata: serde_json::Value =
         serde_json::from_slice(&output.map_err(Error::failed)?.stdout).map_err(Error::failed)?;
     let packages = metadata["packages"].as_array().into_iter().flatten();
-    let cudarc = packages.filter(|p| p["name"] == "cudarc").filter_map(|p| p["manifest_path"].as_str()).next();
+    let cudarc = packages.filter(|p| p["name"] == "cudarc").find_map(|p| p["manifest_path"].as_str());
     let cudarc = cudarc.ok_or_else(|| Error::failed("cargo knows no crate cudarc"))?;
     let source = Path::new(cudarc).with_file_name("src/driver/sys/mod.rs");
     let text = fs::read_to_string(&source).map_err(|e| Error::failed(format!("{}: {e}", source.display())))?;
@@ -106,9 +106,9 @@ fn driver_stub(dir: &Path) -> Result<()> {
         .filter_map(|rest| rest.split('(').next())
         .filter(|name| name.starts_with("cu") && name.chars().all(char::is_alphanumeric) || name.ends_with("_v2"))
         .collect();
-    let code: String = names.iter().map(|name| format!("void {}(void) {{}}\n", name.trim())).collect();
+    let code: Vec<String> = names.iter().map(|name| format!("void {name}(void) {{}}\n")).collect();
     let file = dir.join("cuda.c");
-    fs::write(&file, code).map_err(Error::failed)?;
+    fs::write(&file, code.concat()).map_err(Error::failed)?;
     run(Command::new("cc")
         .args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"])
         .arg(dir.join("libcuda.so"))
