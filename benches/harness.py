@@ -43,8 +43,6 @@ def written(name, samples):
 
 def run(a):
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_CACHE=tempfile.mkdtemp())
-    # Beside this file is one that is called as a package, sentencepiece.
-    sys.path[:] = [p for p in sys.path if pathlib.Path(p).absolute() != pathlib.Path(__file__).absolute().parent]
     import lm_eval
     from lm_eval.tasks import TaskManager
 

@@ -28,7 +28,10 @@ impl DeviceName {
     /// A device that is not there.
     pub fn open(self) -> Result<Device> {
         let device = match self {
-            Self::Auto if candle_core::utils::cuda_is_available() => eraser_ops::device::cuda(0),
+            Self::Auto if candle_core::utils::cuda_is_available() => eraser_ops::device::cuda(0).or_else(|error| {
+                tracing::warn!("no CUDA device can be used ({error}); the CPU computes");
+                Ok(Device::Cpu)
+            }),
             Self::Auto if candle_core::utils::metal_is_available() => Device::new_metal(0),
             Self::Auto | Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(number) => eraser_ops::device::cuda(number),

