@@ -8,7 +8,7 @@ use crate::plan::{RunPlan, Variant};
 use eraser_eval::work;
 use eraser_model::score::{ScoreRequest, computed_tokens, score};
 use eraser_model::{Error, ErrorKind, GenerateOptions, Message, Model, Result, generate};
-use eraser_train::{Control, Observer, StepMetrics, TrainOptions};
+use eraser_train::{Control, Loss, Observer, StepMetrics, Term, TrainOptions};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -110,9 +110,10 @@ pub(super) fn measure(plan: &RunPlan, site: &Site, model: &Model, load: f64) -> 
     Ok(rates)
 }
 
-/// Terms of the loss that see a row each.
+/// Rows that a sample of each term is: a term that prefers one answer to another runs both.
 pub(super) fn terms(variant: &Variant) -> usize {
-    variant.train.terms().iter().filter(|term| variant.reads(term.set)).count()
+    let rows = |term: &Term| if matches!(term.loss, Loss::Preference(_)) { 2 } else { 1 };
+    variant.train.terms().iter().filter(|term| variant.reads(term.set)).map(rows).sum()
 }
 
 fn scaled(speed: StepSpeed, factor: f64) -> StepSpeed {
