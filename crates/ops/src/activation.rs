@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// Elements of one parallel task.
 const TASK_ELEMENTS: usize = 1 << 14;
 
-/// What an MLP does between its projections.
+/// What an MLP does between its projections. The order is that of the numbers in `cuda/kernels/rows.cu`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {
     /// `silu(gate) * up` (Shazeer 2020, arXiv 2002.05202).
@@ -38,7 +38,7 @@ pub fn activate(activation: Activation, gate: Option<&Tensor>, up: &Tensor) -> R
         }
         #[cfg(feature = "cuda")]
         if crate::cuda::runs(up) {
-            return crate::cuda::activate(activation, None, up);
+            return crate::cuda::activate(activation as u32, None, up);
         }
         if !form::fused(up) {
             return up.relu()?.sqr();
@@ -51,7 +51,7 @@ pub fn activate(activation: Activation, gate: Option<&Tensor>, up: &Tensor) -> R
     }
     #[cfg(feature = "cuda")]
     if crate::cuda::runs(up) {
-        return crate::cuda::activate(activation, Some(gate), up);
+        return crate::cuda::activate(activation as u32, Some(gate), up);
     }
     if !form::fused(gate) {
         return match activation {

@@ -1,9 +1,12 @@
 //! What a device other than the CPU does by operations of its own. In: tensors that live there; out: the same. Invariant:
 //! on a device without such operations nothing is done, and the caller is told.
 
-use crate::AttentionShape;
+pub(crate) mod kinds;
+
+pub use kinds::{AdamWStep, Appended, Reads, Span};
+
+use crate::attention::shape::AttentionShape;
 use candle_core::{Device, Result, Tensor, bail};
-use std::ops::Range;
 
 /// True when optimiser and gradients need not go through the host's memory.
 pub fn has_operations(device: &Device) -> bool {
@@ -26,25 +29,6 @@ pub fn free_memory(device: &Device) -> Option<usize> {
     return crate::cuda::free_memory(device);
     #[cfg(not(feature = "cuda"))]
     return Some(device).and(None);
-}
-
-/// The numbers of a step of `AdamW`, after what depends on the step alone has been computed.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamWStep {
-    /// `lr / (1 - beta1^t)`.
-    pub size: f32,
-    /// `sqrt(1 - beta2^t)`.
-    pub correction: f32,
-    /// `1 - lr * weight_decay`.
-    pub keep: f32,
-    /// `1 - beta1`.
-    pub less_beta1: f32,
-    /// The decay of the second moment.
-    pub beta2: f32,
-    /// `1 - beta2`.
-    pub less_beta2: f32,
-    /// Added to the denominator.
-    pub epsilon: f32,
 }
 
 /// One step of `AdamW` (Loshchilov and Hutter 2019) on the device: changes `theta`, `first` and `second` in place, whoever
@@ -70,37 +54,6 @@ pub fn norm(gradients: &[&Tensor]) -> Result<f64> {
         return crate::cuda::norm(gradients);
     }
     bail!("{:?} has no norm of its own", first.device())
-}
-
-/// Rows of a pass that are appended to a cache `[layers, 2, capacity, width]`: keys and values of each layer.
-#[derive(Clone, Copy, Debug)]
-pub struct Appended<'a> {
-    /// The cache.
-    pub cache: &'a Tensor,
-    /// The rows that it holds.
-    pub at: usize,
-    /// The rows that come.
-    pub count: usize,
-}
-
-/// Keys and values that follow each other: rows of a cache, or of the pass itself (None).
-#[derive(Clone, Debug)]
-pub struct Span<'a> {
-    /// The cache, `[layers, 2, capacity, width]`.
-    pub cache: Option<&'a Tensor>,
-    /// Its rows.
-    pub rows: Range<usize>,
-}
-
-/// What rows of a pass that follow each other see: the keys of all spans up to their own, which are the last of them.
-#[derive(Clone, Debug)]
-pub struct Reads<'a> {
-    /// In the order of positions.
-    pub spans: Vec<Span<'a>>,
-    /// The number of rows.
-    pub rows: usize,
-    /// The keys before the first of them.
-    pub past: usize,
 }
 
 /// Attention of a pass to keys and values that are kept on the device: made once, used in every layer.

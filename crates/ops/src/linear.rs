@@ -1,12 +1,14 @@
 //! Linear layers, plain and with a low-rank adapter. In: token rows and weights as `[out, in]`; out: one row per token.
 //! Invariant: a product is computed for an input's gradient only when that input is tracked.
 
+pub(crate) mod dropout;
 mod lora;
 mod panels;
 pub(crate) mod product;
 
-pub use lora::{Dropout, LoraInput, Owners, lora_linear};
+pub use dropout::Dropout;
 pub(crate) use lora::{FactorsWanted, Pair};
+pub use lora::{LoraInput, Owners, lora_linear};
 pub(crate) use product::Columns;
 
 use crate::gemm::Mat;

@@ -104,7 +104,7 @@ fn driver_stub(dir: &Path) -> Result<()> {
         .split("fn ")
         .skip(1)
         .filter_map(|rest| rest.split('(').next())
-        .filter(|name| name.starts_with("cu") && name.chars().all(char::is_alphanumeric) || name.ends_with("_v2"))
+        .filter(|name| name.starts_with("cu") && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
         .collect();
     let code: Vec<String> = names.iter().map(|name| format!("void {name}(void) {{}}\n")).collect();
     let file = dir.join("cuda.c");

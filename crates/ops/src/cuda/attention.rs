@@ -7,7 +7,8 @@
 
 use super::device::{Address, Arg, BLOCK, Fresh, address, kernel, launch, of, ready, upload};
 use super::product::{Matrix, multiply};
-use crate::{AttentionShape, Segments};
+use crate::Segments;
+use crate::attention::shape::AttentionShape;
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{DType, Result, Tensor};
 

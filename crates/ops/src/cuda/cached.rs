@@ -2,8 +2,8 @@
 //! sees; out: rows of head outputs. No gradient. Invariant: what a row gets depends on its own spans alone.
 
 use super::device::{Arg, Fresh, address, kernel, launch, launch_each, of, ready, upload};
-use crate::AttentionShape;
-use crate::device::{Appended, Reads, Span};
+use crate::attention::shape::AttentionShape;
+use crate::device::kinds::{Appended, Reads, Span};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::{Result, Tensor, bail};
 

@@ -3,7 +3,7 @@
 
 use super::device::{Arg, Fresh, address, kernel, launch_each, of, ready, upload};
 use super::product::{Matrix, multiply};
-use crate::linear::{Dropout, LoraInput};
+use crate::linear::dropout::Dropout;
 use candle_core::{DType, Result, Tensor};
 
 /// A contiguous tensor as a matrix.
@@ -90,7 +90,9 @@ pub(crate) fn lora_linear(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    LoraInput { a, b, scale, dropout, .. }: LoraInput<'_>,
+    [a, b]: [&Tensor; 2],
+    scale: f32,
+    dropout: Option<Dropout>,
 ) -> Result<Tensor> {
     let (x, device, dtype) = (ready(x)?, of(x)?, x.dtype());
     let weight = weight.to_dtype(dtype)?.contiguous()?;

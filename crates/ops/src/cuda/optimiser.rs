@@ -2,7 +2,7 @@
 //! nothing goes through the host but one norm.
 
 use super::device::{Arg, Fresh, address, launch, launch_each, of, ready};
-use crate::device::AdamWStep;
+use crate::device::kinds::AdamWStep;
 use candle_core::{DType, Result, Tensor, bail};
 
 /// Blocks that a sum of squares is cut into: few enough to be read at once, enough for the device.

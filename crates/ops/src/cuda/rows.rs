@@ -2,7 +2,6 @@
 //! recomputes from the inputs, so nothing is kept but them.
 
 use super::device::{Arg, BLOCK, Fresh, address, kernel, launch, launch_each, of, ready, upload};
-use crate::activation::Activation;
 use candle_core::{DType, Result, Tensor};
 
 /// As [`crate::rms_norm`], of shapes that were checked, with a frozen weight.
@@ -83,26 +82,18 @@ fn packets(n: usize, dtype: DType) -> usize {
     if n.is_multiple_of(packet) { n / packet } else { n }
 }
 
-/// As [`crate::activate`], of shapes that were checked.
-pub(crate) fn activate(activation: Activation, gate: Option<&Tensor>, up: &Tensor) -> Result<Tensor> {
-    let kind = Arg::U32(match activation {
-        Activation::Silu => 0,
-        Activation::GeluTanh => 1,
-        Activation::ReluSquared => 2,
-    });
+/// As [`crate::activate`], of shapes that were checked; `kind` is the number that the kernel knows the activation by.
+pub(crate) fn activate(kind: u32, gate: Option<&Tensor>, up: &Tensor) -> Result<Tensor> {
     let (device, up) = (of(up)?, ready(up)?);
     let (n, shape) = (up.elem_count(), up.shape().clone());
     let count = Arg::U64(n as u64);
+    let is_gated = gate.is_some();
     // Without a gate the kernel does not look at it.
     let gate = ready(gate.unwrap_or(&up))?;
     let y = Fresh::new(&device, up.dtype(), shape.clone())?;
-    let arguments = [kind, Arg::At(address(&gate)?), Arg::At(address(&up)?), Arg::At(y.at()?), count];
+    let arguments = [Arg::U32(kind), Arg::At(address(&gate)?), Arg::At(address(&up)?), Arg::At(y.at()?), count];
     launch_each(&device, kernel!("gated", up.dtype()), packets(n, up.dtype()), &arguments)?;
-    let (inputs, is_gated) = ([&gate, &up], activation.is_gated());
-    let kind = match kind {
-        Arg::U32(kind) => kind,
-        _ => 0,
-    };
+    let inputs = [&gate, &up];
     y.recorded(if is_gated { &inputs } else { &inputs[1..] }, move |inputs, grad| {
         let [.., up] = inputs else { return Ok(Vec::new()) };
         let device = of(up)?;

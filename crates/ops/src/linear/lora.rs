@@ -2,29 +2,19 @@
 //! and two factors; out: the sum of both paths. Invariant: the dropout mask is a function of seed, row and column
 //! alone, so forward, backward and both forms see the same one.
 
+use super::dropout::Dropout;
 use super::product::Columns;
 use super::{check_shapes, composed as composed_linear, product};
 use crate::gemm::Mat;
 use crate::weight::read_matrix;
 use crate::{form, simd, slices};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Token rows of one parallel task.
 const TASK_ROWS: usize = 64;
-
-/// Dropout of the LoRA input. The mask is a pure function of `seed`, so backward regenerates it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
-    /// Probability that an element is zeroed; kept ones are scaled by `1 / (1 - p)`.
-    pub p: f32,
-    /// Seed of the mask.
-    pub seed: u64,
-}
 
 /// The low-rank half of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +87,7 @@ pub fn lora_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Lor
     let lora = LoraInput { dropout, ..lora };
     #[cfg(feature = "cuda")]
     if crate::cuda::runs(x) && lora.owners.is_none() && !weight.track_op() && !bias.is_some_and(Tensor::track_op) {
-        return crate::cuda::lora_linear(x, weight, bias, lora);
+        return crate::cuda::lora_linear(x, weight, bias, [lora.a, lora.b], lora.scale, lora.dropout);
     }
     // Rows with owners are generated or scored; the operation of its own is for training.
     if lora.owners.is_some() || !form::fused(x) || weight.track_op() || bias.is_some_and(Tensor::track_op) {
@@ -135,43 +125,6 @@ fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: LoraInput<
     }
     let delta = low.matmul(&lora.b.to_dtype(x.dtype())?.t()?)?;
     y + (delta * f64::from(lora.scale))?
-}
-
-impl Dropout {
-    /// An element whose 16 bits are below this is dropped.
-    pub(crate) fn threshold(self) -> u32 {
-        (f64::from(self.p) * 65536.0).round() as u32
-    }
-
-    /// What the others are multiplied by.
-    pub(crate) fn keep(self) -> f32 {
-        1.0 / (1.0 - self.p)
-    }
-
-    /// The key of the stream cipher that the bits are taken from.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn key(self) -> [u32; 8] {
-        let seed = ChaCha8Rng::seed_from_u64(self.seed).get_seed();
-        let words = seed.as_chunks::<4>().0;
-        std::array::from_fn(|i| u32::from_le_bytes(words[i]))
-    }
-
-    /// Factors of the rows from `first` on, `width` each: 0 for a dropped element, `1 / (1 - p)` for a kept one. One
-    /// `ChaCha8` stream per row, 16 bits per element.
-    fn fill(self, factors: &mut [f32], first: usize, width: usize) {
-        let (threshold, keep) = (self.threshold(), self.keep());
-        let base = ChaCha8Rng::seed_from_u64(self.seed);
-        for (i, row) in factors.chunks_exact_mut(width).enumerate() {
-            let mut rng = base.clone();
-            rng.set_stream((first + i) as u64);
-            for pair in row.chunks_mut(2) {
-                let bits = rng.next_u32();
-                for (factor, bits) in pair.iter_mut().zip([bits & 0xffff, bits >> 16]) {
-                    *factor = if bits < threshold { 0.0 } else { keep };
-                }
-            }
-        }
-    }
 }
 
 /// `rows` of a matrix `width` wide.
