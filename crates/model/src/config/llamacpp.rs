@@ -55,10 +55,34 @@ impl ModelConfig {
                  have in files of the architecture olmo2",
             )));
         }
+        if let Some(place) = self.bias_unknown_to_llama_cpp() {
+            return Err(instead(Error::request(format!(
+                "the model has biases {place}, which llama.cpp does not load in files of the architecture {architecture}"
+            ))));
+        }
+        if matches!(self.family, Family::Olmo2 | Family::Olmo3) && self.tie_word_embeddings {
+            return Err(instead(Error::request(format!(
+                "`tie_word_embeddings` is true, and llama.cpp loads files of the architecture {architecture} with a head \
+                 of their own only"
+            ))));
+        }
         if self.family != Family::Ministral3 {
             told.extend(self.yarn_in_llama_cpp());
         }
         Ok(told)
+    }
+
+    /// Where the model has biases that the loader of its architecture has no place for: a file with more tensors than it
+    /// loads is refused.
+    fn bias_unknown_to_llama_cpp(&self) -> Option<&'static str> {
+        let places = ["of q, k and v", "of the attention's output", "of the MLP"];
+        let own = [self.qkv_bias, self.layer.biases.output, self.layer.biases.mlp];
+        let theirs = match self.family {
+            Family::Qwen3 | Family::SmolLm3 | Family::Arcee => [false; 3],
+            Family::SeedOss => [true, false, false],
+            _ => [true; 3],
+        };
+        places.into_iter().zip(own).zip(theirs).find_map(|((place, own), theirs)| (own && !theirs).then_some(place))
     }
 
     /// What of `YaRN` llama.cpp does not read in files of most families; it does in those of Ministral 3.
@@ -130,6 +154,30 @@ mod tests {
             "max_position_embeddings": 512});
         config.as_object_mut().unwrap().append(&mut changes.as_object().unwrap().clone());
         ModelConfig::from_hf_json(&config).unwrap()
+    }
+
+    /// Such files were written without a word, and llama.cpp did not load them.
+    #[test]
+    fn what_llama_cpp_does_not_load_is_refused() {
+        for (family, changes, what) in [
+            ("smollm3", json!({"attention_bias": true}), "biases of q, k and v"),
+            ("smollm3", json!({"mlp_bias": true}), "biases of the MLP"),
+            ("qwen3", json!({"attention_bias": true}), "biases of q, k and v"),
+            ("arcee", json!({"mlp_bias": true}), "biases of the MLP"),
+            ("seed_oss", json!({"attention_out_bias": true}), "biases of the attention's output"),
+            ("olmo2", json!({"tie_word_embeddings": true}), "`tie_word_embeddings`"),
+        ] {
+            let error = config(family, 4, changes).in_llama_cpp().unwrap_err().to_string();
+            assert!(error.contains(what), "{family}: {error}");
+        }
+        for (family, changes) in [
+            ("llama", json!({"attention_bias": true, "mlp_bias": true})),
+            ("qwen2", json!({})),
+            ("seed_oss", json!({"attention_bias": true})),
+            ("olmo2", json!({"tie_word_embeddings": false})),
+        ] {
+            assert!(config(family, 4, changes).in_llama_cpp().is_ok(), "{family}");
+        }
     }
 
     /// Such files were written without a word, and llama.cpp computed something else of them.

@@ -29,6 +29,7 @@ const KNOWN: &[(&str, &str, Option<&str>)] = &[
     ("bloom", LAYER_NORM, None),
     ("cohere", "a model with parallel blocks and LayerNorm", None),
     ("commandr", "a model with parallel blocks and LayerNorm", None),
+    ("cwm", "a model of Llama's kind with a window on some layers", Some("llama")),
     ("deepseek", "a mixture of experts with latent attention", None),
     ("exaonemoe", EXPERTS, Some("exaone4")),
     ("exaone", "a model of Llama's kind under other names", Some("llama")),

@@ -79,7 +79,8 @@ pub(super) const GEMMA3: Spec = Spec {
     inside: Some(("gemma3", "Gemma3ForConditionalGeneration")),
     architecture: "gemma3",
     interleaved: false,
-    reads: &["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq"],
+    // transformers has the cap of scores in the class and does not compute with it, so one that is set is refused.
+    reads: &["final_logit_softcapping", "query_pre_attn_scalar", "rope_local_base_freq"],
     known: &["_sliding_window_pattern", "sliding_window", "sliding_window_pattern"],
     activations: GELU,
     defaults: Defaults {
