@@ -112,7 +112,7 @@ fn a_set_that_the_method_does_not_learn_from_is_an_error() {
     insta::assert_snapshot!(dir.refused(&format!("train --model model --out x {sets} --method npo --steps 1")), @r#"
     exit 2
     error: --align: method `npo` does not learn from the align set
-    hint: leave it out, or train with a method that does: eraser, gam, rsft, sft, safe-unlearning, dpo
+    hint: leave it out, or train with a method that does: eraser, rsft, sft, safe-unlearning, dpo
     "#);
 }
 
@@ -318,7 +318,7 @@ fn what_cannot_be_swept_is_said_at_once() {
 #[test]
 fn rsft_needs_jailbreak_templates() {
     let dir = directory();
-    let sets = "--model model --harm harm.jsonl --help-set help.jsonl --align align.jsonl --steps 2 --micro-batch 2 --method rsft";
+    let sets = "--model model --align align.jsonl --steps 2 --micro-batch 2 --method rsft";
     insta::assert_snapshot!(dir.refused(&format!("train {sets} --out o")), @r#"
     exit 2
     error: --jailbreaks: method `rsft` learns from jailbreak templates
