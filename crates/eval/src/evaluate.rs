@@ -117,7 +117,7 @@ fn evaluate_one(
                 continue;
             }
             let judge = judge.ok_or_else(|| Error::failed("no model was given to the judges"))?;
-            let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.name));
+            let replies = subdirectory(&dir, "judge")?.join(format!("{}-{}.jsonl", job.file, grader.file()));
             grader.grade(asked, judge, &options.judge, &replies, &mut Named { what: &what, progress })?;
         }
         if !job.graders.is_empty() {

@@ -9,6 +9,8 @@ pub mod evaluate;
 mod facts;
 pub mod figures;
 pub mod judge;
+mod judges;
+pub mod labels;
 pub mod leakage;
 pub mod likelihood;
 mod marks;

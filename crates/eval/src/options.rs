@@ -45,9 +45,9 @@ pub struct EvalOptions {
     pub gcg: GcgOptions,
     /// Budget of the attack `autodan`.
     pub autodan: AutodanOptions,
-    /// `keyword`, `leak`, `rubric`, `strongreject`; each judges every answer, one row of the summary each.
+    /// Judges, see [`crate::judge::names`]; each judges every answer, one row of the summary each.
     pub judges: Vec<String>,
-    /// The model behind the judges `rubric` and `strongreject`.
+    /// The model behind judges that ask one.
     pub judge: JudgeOptions,
     /// Attack questions.
     pub questions: Vec<QuestionSet>,

@@ -3,12 +3,12 @@
 //! all are reported together, under the name that the user gave the option by.
 
 use crate::attack::{self, Attack};
-use crate::judge::{self, AnyJudge, Grader, Judge, REFUSAL};
+use crate::judge::{Judge, ModelJudge, REFUSAL};
+use crate::judges::Judges;
 use crate::likelihood::AnswerSet;
 use crate::name::{At, Checked};
 use crate::options::{EvalOptions, QuestionSet, TaskFile};
 use crate::{leakage, likelihood, marks, name, task};
-use eraser_data::ask::Endpoint;
 use eraser_data::prepare::normal;
 use eraser_data::{Question, Share, read_questions};
 use eraser_model::{Error, Result, counted};
@@ -37,7 +37,7 @@ pub(crate) struct Job {
     pub(crate) items: Vec<Item>,
     pub(crate) judges: Vec<&'static dyn Judge>,
     /// Judges that ask a model.
-    pub(crate) graders: Vec<&'static Grader>,
+    pub(crate) graders: Vec<ModelJudge>,
     /// Answered greedily, whatever the temperature.
     pub(crate) greedy: bool,
     /// The attack that made the items.
@@ -104,16 +104,7 @@ impl Plan {
             None
         });
         errors.extend(leakage::same(&sets, &options.allow_leakage));
-        let mut judges = Vec::new();
-        let mut graders = Vec::new();
-        for name in &options.judges {
-            match judge::find(name) {
-                Ok(AnyJudge::Rule(judge)) => judges.push(judge),
-                Ok(AnyJudge::Model(grader)) => graders.push(grader),
-                Err(error) => errors.push(error.context(at("judges"))),
-            }
-        }
-        check_judge(options, !graders.is_empty(), at, &mut errors);
+        let Judges { judges, graders } = Judges::new(&options.judges, &options.judge, at, &mut errors);
         let mut jobs = Vec::new();
         for name in &options.attacks {
             let attack = match attack::build(name, options, at) {
@@ -156,7 +147,9 @@ impl Plan {
                 Err(error) => errors.push(error),
             }
         }
-        let refusal = if graders.is_empty() { Vec::new() } else { vec![&REFUSAL] };
+        // A classifier can answer its own question only.
+        let grades = graders.iter().any(|judge| matches!(judge, ModelJudge::Grader(_)));
+        let refusal = if grades { vec![ModelJudge::Grader(&REFUSAL)] } else { Vec::new() };
         for (found, file) in [(benign, marks::OVER_REFUSAL), (contrast, marks::CONTRAST)] {
             let Some((set, questions)) = found else { continue };
             jobs.push(Job {
@@ -215,7 +208,7 @@ impl Plan {
         for job in &self.jobs {
             let rules = job.judges.iter().map(|judge| judge.name());
             let judges: Vec<&str> = match job.attack {
-                Some(_) => rules.chain(job.graders.iter().map(|grader| grader.name)).collect(),
+                Some(_) => rules.chain(job.graders.iter().map(ModelJudge::name)).collect(),
                 None => vec![""],
             };
             for set in job.items.iter().map(|item| &item.set) {
@@ -267,42 +260,6 @@ fn limited(questions: Result<Vec<Question>>, path: &std::path::Path, limit: Opti
     Ok(questions)
 }
 
-/// Whether there is a model for the judges that need one.
-fn check_judge(options: &EvalOptions, needed: bool, at: At<'_>, errors: &mut Vec<Error>) {
-    let judge = &options.judge;
-    let named = judge.model.is_some() || judge.endpoint.is_some();
-    let [judges, model, endpoint] = ["judges", "judge.model", "judge.endpoint"].map(at);
-    if needed && !named {
-        let of = at("judge.endpoint_model");
-        errors.push(
-            Error::request(format!("{judges}: `rubric` and `strongreject` need a model"))
-                .hint(format!("name a local one by {model}, or a server by {endpoint} and {of}")),
-        );
-    }
-    if named && !needed {
-        let given = if judge.model.is_some() { &model } else { &endpoint };
-        errors.push(
-            Error::request(format!("{given}: a model is given for judging, and no judge uses one"))
-                .hint(format!("add `rubric` or `strongreject` to {judges}, or leave the model out")),
-        );
-    }
-    if judge.model.is_some() && judge.endpoint.is_some() {
-        let error =
-            Error::request(format!("{model}, {endpoint}: both a local model and a server are given for judging"));
-        errors.push(error.hint("leave one out"));
-    }
-    for (field, value) in
-        [("max_new_tokens", judge.max_new_tokens), ("batch", judge.batch), ("concurrency", judge.concurrency)]
-    {
-        if value == 0 {
-            errors.push(Error::request(format!("{}: must be at least 1", at(&format!("judge.{field}")))));
-        }
-    }
-    if let Some(options) = judge.endpoint() {
-        errors.extend(Endpoint::new(&options).err().map(|e| e.context(endpoint)));
-    }
-}
-
 /// Values that need no file.
 fn check_values(options: &EvalOptions, at: At<'_>, errors: &mut Vec<Error>) {
     let mut wrong = |bad: bool, field: &str, message: &str, hint: &str| {
@@ -326,7 +283,7 @@ fn check_values(options: &EvalOptions, at: At<'_>, errors: &mut Vec<Error>) {
         attacked && options.judges.is_empty(),
         "judges",
         "there are attack questions but no judge",
-        "name one: keyword, leak, rubric, strongreject",
+        "name one: keyword, leak, or one that asks a model, as rubric",
     );
     wrong(
         !options.templates.is_empty()

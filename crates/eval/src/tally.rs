@@ -134,18 +134,26 @@ pub(crate) fn agreement(marks: &[&Mark]) -> Vec<Agreement> {
         for second in &judges[i + 1..] {
             let verdicts = |m: &&Mark| Some((m.success(first)?, m.success(second)?));
             let both: Vec<(bool, bool)> = marks.iter().filter_map(verdicts).collect();
+            let (agree, kappa) = agreed(&both);
             let n = both.len();
-            let count = |which: fn(&(bool, bool)) -> bool| both.iter().filter(|pair| which(pair)).count();
-            let agree = share(count(|(a, b)| a == b), n);
-            let (p, q) = (share(count(|(a, _)| *a), n), share(count(|(_, b)| *b), n));
-            let kappa = agree.zip(p.zip(q)).and_then(|(agree, (p, q))| {
-                let chance = p * q + (1.0 - p) * (1.0 - q);
-                (chance < 1.0).then(|| (agree - chance) / (1.0 - chance))
-            });
             pairs.push(Agreement { first: (*first).to_owned(), second: (*second).to_owned(), n, agree, kappa });
         }
     }
     pairs
+}
+
+/// The share of pairs that are equal, and Cohen's kappa; None where there is no pair, and where chance alone makes all
+/// of them equal.
+pub(crate) fn agreed(both: &[(bool, bool)]) -> (Option<f64>, Option<f64>) {
+    let n = both.len();
+    let count = |which: fn(&(bool, bool)) -> bool| both.iter().filter(|pair| which(pair)).count();
+    let agree = share(count(|(a, b)| a == b), n);
+    let (p, q) = (share(count(|(a, _)| *a), n), share(count(|(_, b)| *b), n));
+    let kappa = agree.zip(p.zip(q)).and_then(|(agree, (p, q))| {
+        let chance = p * q + (1.0 - p) * (1.0 - q);
+        (chance < 1.0).then(|| (agree - chance) / (1.0 - chance))
+    });
+    (agree, kappa)
 }
 
 /// The answers by question: how many there are of each, and how many count. Those for which `counts` is None are left

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Verdict {
     /// The attack succeeded (of a task: the answer is right); None when it could not be judged.
     pub success: Option<bool>,
-    /// The grade, of judges that give one: `rubric` from 1 to 5, `strongreject` from 0 to 1.
+    /// The grade, of judges that give one: `rubric` from 1 to 5, `pair-own` from 1 to 10, others from 0 to 1, of
+    /// classifiers the probability.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harmfulness: Option<f64>,
     /// What the verdict rests on, in a few words; may be empty.

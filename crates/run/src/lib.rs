@@ -33,6 +33,7 @@ pub use machine::Machine;
 pub use pipeline::{describe, run};
 pub use stage::bench::bench;
 pub use stage::evaluate::eval;
+pub use stage::judge::judge;
 pub use stage::prepare::prepare;
 pub use stage::report::{data_table, durability_table, report, table};
 pub use stage::train::train;

@@ -1,5 +1,6 @@
 //! `eraser eval`: one flag per field of `EvalOptions`.
 
+use super::judge::JudgesArgs;
 use super::model::MeasuredModelArgs;
 use clap::{Args, ValueHint};
 use eraser_data::Shard;
@@ -140,21 +141,8 @@ pub(crate) struct MeasureArgs {
     /// Most seconds of autodan for a question; results then depend on the machine
     #[arg(long, value_name = "S")]
     pub(crate) autodan_seconds: Option<f64>,
-    /// Judges, with commas: keyword, leak; rubric and strongreject ask a model
-    #[arg(long = "judges", value_name = "LIST", value_delimiter = ',', default_value = "keyword")]
-    pub(crate) judges: Vec<String>,
-    /// Model that judges: directory, .gguf file, hub name or `builtin`
-    #[arg(long, value_name = "MODEL", conflicts_with = "judge_endpoint")]
-    pub(crate) judge_model: Option<String>,
-    /// Server that judges: base URL of an OpenAI-compatible interface
-    #[arg(long, value_name = "URL", requires = "judge_endpoint_model")]
-    pub(crate) judge_endpoint: Option<String>,
-    /// Model that the server is asked for
-    #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
-    pub(crate) judge_endpoint_model: Option<String>,
-    /// Environment variable that holds the server's key [default: no key is sent]
-    #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
-    pub(crate) judge_key_env: Option<String>,
+    #[command(flatten)]
+    pub(crate) judges: JudgesArgs,
     /// Questions to attack with, as seen=FILE (questions that were trained on) or unseen=FILE (others); repeatable
     /// [default name: seen]. Rows of every file of questions can be chosen:
     /// FILE?column=prompt&where=label:safe&shuffle=1&take=0-49
@@ -244,7 +232,8 @@ impl EvalArgs {
         let mut options = EvalOptions {
             attacks: m.attacks.clone(),
             templates: m.templates.clone(),
-            judges: m.judges.clone(),
+            judges: m.judges.names.clone(),
+            judge: m.judges.options(),
             likelihood: m.likelihood,
             limit: m.limit,
             ..EvalOptions::default()
@@ -256,11 +245,6 @@ impl EvalArgs {
         if let Some(target) = &m.target {
             options.target.clone_from(target);
         }
-        let judge = &mut options.judge;
-        judge.model.clone_from(&m.judge_model);
-        judge.endpoint.clone_from(&m.judge_endpoint);
-        judge.endpoint_model.clone_from(&m.judge_endpoint_model);
-        judge.endpoint_key_env.clone_from(&m.judge_key_env);
         let gcg = &mut options.gcg;
         gcg.steps = m.gcg_steps.unwrap_or(gcg.steps);
         gcg.candidates = m.gcg_candidates.unwrap_or(gcg.candidates);

@@ -11,6 +11,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 mod given;
 pub(crate) mod harden;
+pub(crate) mod judge;
 pub(crate) mod merge;
 pub(crate) mod methods;
 pub(crate) mod model;
@@ -92,6 +93,8 @@ pub(crate) enum Verb {
     Eval(Box<eval::EvalArgs>),
     /// Score a model on benchmarks by log-likelihood, as lm-evaluation-harness does
     Bench(Box<bench::BenchArgs>),
+    /// Compare judges with labels that people gave: accuracy, Cohen's kappa, confusion
+    Judge(Box<judge::JudgeArgs>),
     /// Join what several processes have made with --shard: the results of the command without it
     Merge(merge::MergeArgs),
     /// Measure a run's hardened models again after merging, quantising, fine-tuning and relearning
@@ -135,6 +138,7 @@ impl Verb {
             Self::Align(_) => "align",
             Self::Eval(_) => "eval",
             Self::Bench(_) => "bench",
+            Self::Judge(_) => "judge",
             Self::Merge(_) => "merge",
             Self::Durability(_) => "durability",
             Self::Check(_) => "check",

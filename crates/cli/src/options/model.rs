@@ -96,7 +96,12 @@ impl MeasuredModelArgs {
 
 impl HeldArgs {
     fn plan(&self, spec: &str, problems: &mut Problems) -> ModelPlan {
+        self.plan_at(spec, &flag, problems)
+    }
+
+    /// As a plan takes them; `at` names the options.
+    pub(super) fn plan_at(&self, spec: &str, at: &dyn Fn(&str) -> String, problems: &mut Problems) -> ModelPlan {
         let how = [self.device.as_str(), &self.base_dtype, &self.compute];
-        ModelPlan::parse(spec, how, self.chat.flags(), &flag, problems)
+        ModelPlan::parse(spec, how, self.chat.flags(), at, problems)
     }
 }

@@ -8,6 +8,7 @@ mod durability;
 mod eval;
 mod export;
 mod harden;
+mod judge;
 mod merge;
 mod methods;
 mod plan;
@@ -51,6 +52,7 @@ fn work(verb: &Verb, json: bool) -> Outcome {
         Verb::Align(args) => train::train(&args.plan()?, json),
         Verb::Eval(args) => eval::eval(args, json),
         Verb::Bench(args) => bench::bench(args, json),
+        Verb::Judge(args) => judge::judge(args, json),
         Verb::Merge(args) => merge::merge(args, json),
         Verb::Durability(args) => durability::durability(args, json),
         Verb::Check(args) => check::check(args, json),

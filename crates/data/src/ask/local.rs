@@ -63,6 +63,10 @@ impl Respond for Local<'_> {
         self.batch.saturating_mul(BATCHES)
     }
 
+    fn model(&self) -> Option<&Model> {
+        Some(self.model)
+    }
+
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {
         // All of them before the first answer.
         let turns = prompts.iter().map(|prompt| self.turn(prompt)).collect::<Result<Vec<_>>>()?;

@@ -2,7 +2,7 @@
 //! Invariant: what answers has a fingerprint that changes whenever the same prompt could get another answer.
 
 use crate::Sampling;
-use eraser_model::{Error, ErrorKind, Result};
+use eraser_model::{Error, ErrorKind, Model, Result};
 use serde::{Deserialize, Serialize};
 
 /// An answer as it was given.
@@ -38,6 +38,10 @@ pub trait Respond {
     /// Prompts that are answered together: beside others, an answer can differ by rounding.
     fn together(&self) -> usize {
         1
+    }
+    /// The model that answers, where it is loaded here.
+    fn model(&self) -> Option<&Model> {
+        None
     }
     /// Gives `sink` an answer for every prompt that is `wanted`. The other prompts may still be answered, where they
     /// change the rounding of the wanted answers.

@@ -7,14 +7,14 @@ use crate::verdict::{Verdict, no_answer};
 use eraser_data::ask::{EndpointOptions, Progress, Respond, Sampling, ask_about};
 use eraser_model::Result;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Attempts at a reply that can be read.
 const ATTEMPTS: usize = 3;
 /// Added when the reply before could not be read.
 const AGAIN: &str = "\n\nReply in the form that was asked for, and with nothing else.";
 
-/// Which model judges, for the judges `rubric` and `strongreject`.
+/// Which model judges, for the judges that ask one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JudgeOptions {
@@ -32,6 +32,8 @@ pub struct JudgeOptions {
     pub max_new_tokens: usize,
     /// Replies that a local model gives at a time.
     pub batch: usize,
+    /// File with the prompt of a classifier, for `harmbench` and `wildguard`.
+    pub prompt: Option<PathBuf>,
 }
 
 impl Default for JudgeOptions {
@@ -44,6 +46,7 @@ impl Default for JudgeOptions {
             concurrency: 4,
             max_new_tokens: 256,
             batch: 16,
+            prompt: None,
         }
     }
 }
@@ -130,30 +133,40 @@ impl Grader {
     }
 }
 
+/// Marks of chat templates, and those of our own quotations.
+pub(super) const MARKERS: [&str; 14] = [
+    "<|",
+    "|>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "<s>",
+    "</s>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<bos>",
+    "<eos>",
+    "=====",
+    "<unk>",
+];
+
 /// `text` with everything broken up that a chat template or a form of ours could take for its own: an answer must not
 /// be able to end the quotation and speak to the judge.
 fn neutral(text: &str) -> String {
-    const MARKERS: [&str; 14] = [
-        "<|",
-        "|>",
-        "[INST]",
-        "[/INST]",
-        "<<SYS>>",
-        "<</SYS>>",
-        "<s>",
-        "</s>",
-        "<start_of_turn>",
-        "<end_of_turn>",
-        "<bos>",
-        "<eos>",
-        "=====",
-        "<unk>",
-    ];
+    broken(text, MARKERS)
+}
+
+/// `text` with a space behind the first character of each of `markers`, which have two characters or more.
+pub(super) fn broken<'a>(text: &str, markers: impl IntoIterator<Item = &'a str>) -> String {
     let mut out = text.to_owned();
-    for marker in MARKERS {
-        while out.contains(marker) {
-            let (first, rest) = marker.split_at(1);
-            out = out.replace(marker, &format!("{first} {rest}"));
+    for marker in markers {
+        let first = marker.chars().next().map_or(0, char::len_utf8);
+        let (first, rest) = marker.split_at(first);
+        let apart = format!("{first} {rest}");
+        // What begins with a space is not broken up by one.
+        while out.contains(marker) && !apart.contains(marker) {
+            out = out.replace(marker, &apart);
         }
     }
     out

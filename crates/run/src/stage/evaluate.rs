@@ -12,6 +12,7 @@ use crate::stage::replaced::{Now, replaced};
 use crate::stage::{likelihood, report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
 use eraser_data::ask::{Endpoint, Local, Respond};
+use eraser_eval::judge::JudgeOptions;
 use eraser_eval::{Admitted, EvalOptions, Plan, Subject, Summary};
 use eraser_model::{Adapter, Model, Result};
 use serde_json::json;
@@ -201,6 +202,9 @@ pub(crate) fn inputs(mut inputs: Inputs, options: &EvalOptions, adapters: &[(Str
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         inputs.path(&format!("template {name}"), path)?;
     }
+    if let Some(path) = &options.judge.prompt {
+        inputs.path("judge prompt", path)?;
+    }
     let present = [options.over_refusal.is_some(), options.contrast.is_some()];
     inputs.settings("over_refusal, contrast", &present)?;
     let (templates, questions, tasks) = Default::default();
@@ -214,6 +218,7 @@ pub(crate) fn inputs(mut inputs: Inputs, options: &EvalOptions, adapters: &[(Str
         contrast: None,
         likelihood_set: Vec::new(),
         allow_leakage,
+        judge: JudgeOptions { prompt: None, ..options.judge.clone() },
         ..options.clone()
     };
     inputs.settings("options", &others)?;

@@ -3,6 +3,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod evaluate;
+pub(crate) mod judge;
 pub(crate) mod likelihood;
 pub(crate) mod prepare;
 pub(crate) mod replaced;

@@ -5,6 +5,7 @@
 use crate::manifest::{Manifest, Record};
 use crate::stage::summary::{LIKELIHOOD, TASK};
 use eraser_eval::Asked;
+use eraser_eval::judge::asks_model;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -141,7 +142,7 @@ fn keys(file: &str, judge: &str, now: &Value) -> Vec<String> {
     if OPENING.contains(&file) {
         add(&["target"]);
     }
-    if ["rubric", "strongreject"].iter().any(|name| judge.starts_with(name)) {
+    if asks_model(judge) {
         add(&["judge.model", "judge.endpoint_model"]);
     }
     if SEARCHES.contains(&file) {
