@@ -81,3 +81,17 @@ fn what_a_judge_lacks_is_said_before_anything_is_loaded() {
     }
     assert!(!dir.path("judged").exists());
 }
+
+#[test]
+fn a_run_file_names_the_prompt_beside_itself() {
+    let dir = labelled();
+    dir.write("sub/prompt.txt", "{behavior}\n");
+    dir.write(
+        "sub/run.toml",
+        "[model]\npath = \"../model\"\n\n[data]\nharm = \"../harm.jsonl\"\nhelp = \"../help.jsonl\"\nalign = \"../align.jsonl\"\n\n\
+         [eval]\njudges = [\"keyword\", \"harmbench\"]\nquestions = [{ set = \"seen\", path = \"../ask.csv\" }]\n\n\
+         [eval.judge]\nmodel = \"../model\"\nprompt = \"prompt.txt\"\n",
+    );
+    let said = dir.refused("run sub/run.toml");
+    assert!(said.contains("prompt.txt: no place for the answer in the prompt"), "{said}");
+}
