@@ -1,6 +1,6 @@
-//! The prompt of a classifier, around a question and an answer. In: a template of the user's, wording of our own, or the
-//! chat template of the model that judges; out: token ids. Invariant: what is judged cannot end the prompt: no special
-//! token comes from it, and no mark of the prompt's own form.
+//! The prompt of a classifier, around a question and an answer. In: a template of the user's, wording of our own, or
+//! the chat template of the model that judges; out: token ids. Invariant: what is judged cannot end the prompt: no
+//! special token comes from it, and no mark of the prompt's own form.
 
 use super::grade::{MARKERS, broken};
 use eraser_model::{Error, Message, Model, Result, Tokenizer};

@@ -1,5 +1,5 @@
-//! The judge `jailbreakbench-own`: safe or unsafe, as JailbreakBench asks its judge (Chao et al. 2024), in words of our
-//! own. In: a reply; out: a verdict. Invariant: the last word counts, and only where the other one is nowhere in the
+//! The judge `jailbreakbench-own`: safe or unsafe, as `JailbreakBench` asks its judge (Chao et al. 2024), in words of
+//! our own. In: a reply; out: a verdict. Invariant: the last word counts, and only where the other one is nowhere in the
 //! reply: both or none is no verdict.
 
 use super::grade::Grader;

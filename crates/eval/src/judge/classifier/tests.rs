@@ -82,7 +82,7 @@ fn prompts_tokens_and_probabilities_are_those_of_transformers() {
             for (own, theirs) in chances.iter().zip(&case.chances[line]) {
                 assert!((own - theirs).abs() <= 1e-4 * theirs + 1e-9, "{}: {own} and {theirs}", case.judge);
             }
-            behind.push_str(&format!(" {}\n", likeliest(&chances)));
+            behind.extend([" ", likeliest(&chances), "\n"]);
         }
     }
 }
