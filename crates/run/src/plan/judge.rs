@@ -1,6 +1,6 @@
 //! The plan of `eraser judge`. Invariant: nothing is read here.
 
-use super::ModelPlan;
+use super::model::ModelPlan;
 use eraser_eval::judge::JudgeOptions;
 use std::path::PathBuf;
 
