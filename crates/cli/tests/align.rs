@@ -117,8 +117,6 @@ fn sft_needs_no_harm_set_and_says_which_sets_it_needs() {
     error: --help-set: is missing: method `sft` learns from the help set
     error: --align: is missing: method `sft` learns from the align set
     hint: name the file that holds it
-    error: --harm: method `sft` does not learn from the harm set
-    hint: leave it out, or train with a method that does: eraser, gam, grad-ascent, grad-diff, npo, simnpo, wga, satimp, safe-unlearning, dpo, undial, ce-u, pdu, rmu, circuit-breakers
     ");
     insta::assert_snapshot!(dir.refused("train --model model --out b"), @r"
     exit 2

@@ -104,18 +104,6 @@ fn an_option_that_the_method_does_not_use_is_an_error() {
     "#);
 }
 
-/// `train --method npo --align FILE` trained as without the file, and said nothing.
-#[test]
-fn a_set_that_the_method_does_not_learn_from_is_an_error() {
-    let dir = directory();
-    let sets = "--harm harm.jsonl --help-set help.jsonl --align align.jsonl";
-    insta::assert_snapshot!(dir.refused(&format!("train --model model --out x {sets} --method npo --steps 1")), @r#"
-    exit 2
-    error: --align: method `npo` does not learn from the align set
-    hint: leave it out, or train with a method that does: eraser, rsft, sft, safe-unlearning, dpo
-    "#);
-}
-
 /// `compare --methods npo,npo` said that two variants of the run file have one name, at a line without variants.
 #[test]
 fn a_method_that_is_named_twice_is_the_commands_fault() {

@@ -2,7 +2,7 @@
 
 use super::basics::{exists, wrong};
 use crate::failure::Problems;
-use eraser_data::{SetName, WrongValue};
+use eraser_data::WrongValue;
 use eraser_model::{Adapter, Error};
 use eraser_train::{METHODS, Method, Templates, TrainOptions};
 
@@ -31,14 +31,6 @@ pub fn unused(method: &Method, name: &str, at: &str) -> Error {
     let users: Vec<&str> = METHODS.iter().filter(|m| m.uses(name)).map(|m| m.name).collect();
     wrong(at, format!("method `{}` does not use it", method.name))
         .hint(format!("leave it out, or train with a method that uses it: {}", users.join(", ")))
-}
-
-/// That `at`, the flag or place of a set's file, is of a set that a method does not learn from.
-pub(super) fn unread(method: &Method, set: SetName, at: &str) -> Error {
-    let users = METHODS.iter().filter(|m| m.needs(set) || m.reads(set)).map(|m| m.name);
-    let users: Vec<&str> = users.collect();
-    wrong(at, format!("method `{}` does not learn from the {} set", method.name, set.name()))
-        .hint(format!("leave it out, or train with a method that does: {}", users.join(", ")))
 }
 
 #[cfg(test)]

@@ -60,9 +60,6 @@ impl TrainPlan {
         let mut sets = Sets::default();
         for (set, path) in &request.sets {
             let flag = at(set_key(*set));
-            if !method.needs(*set) && !method.reads(*set) {
-                problems.push(check::unread(&method, *set, &flag));
-            }
             let records =
                 problems.ok(Source::file(path).training_set(*set, &Assets::InCache).map_err(|e| e.context(&flag)));
             sets.insert(*set, records.unwrap_or_default());
