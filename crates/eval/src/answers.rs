@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 /// One line: an answer with its judgements.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a key of a line")]
 pub struct Answer {
     /// Id of the question.
@@ -115,21 +115,14 @@ mod tests {
             attack: "direct".into(),
             question: "q".into(),
             prompt: "q".into(),
-            opening: String::new(),
-            in_thought: false,
-            thought: String::new(),
             response: text.into(),
             tokens: 3,
             stopped: true,
-            unfinished: false,
-            thought_judgements: BTreeMap::new(),
             judgements: BTreeMap::from([("leak".into(), Verdict::default())]),
-            refused: false,
-            degenerate: false,
             subject: "s".into(),
             sampling: "greedy, at most 1 token".into(),
-            search: String::new(),
             fingerprint: "f".into(),
+            ..Answer::default()
         }
     }
 

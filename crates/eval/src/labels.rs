@@ -181,25 +181,11 @@ fn replies(dir: &Path) -> Result<PathBuf> {
 fn plain(row: &Labelled) -> Answer {
     Answer {
         id: row.question.id.clone(),
-        set: String::new(),
-        attack: String::new(),
         question: row.question.text.clone(),
         prompt: row.question.text.clone(),
-        opening: String::new(),
-        in_thought: false,
-        thought: String::new(),
-        unfinished: false,
-        thought_judgements: BTreeMap::new(),
         response: row.answer.clone(),
-        tokens: 0,
         stopped: true,
-        judgements: BTreeMap::new(),
-        refused: false,
-        degenerate: false,
-        subject: String::new(),
-        sampling: String::new(),
-        search: String::new(),
-        fingerprint: String::new(),
+        ..Answer::default()
     }
 }
 

@@ -28,7 +28,10 @@ pub fn free_memory(device: &Device) -> Option<usize> {
     #[cfg(feature = "cuda")]
     return crate::cuda::free_memory(device);
     #[cfg(not(feature = "cuda"))]
-    return Some(device).and(None);
+    {
+        let _ = device;
+        None
+    }
 }
 
 /// One step of `AdamW` (Loshchilov and Hutter 2019) on the device: changes `theta`, `first` and `second` in place, whoever

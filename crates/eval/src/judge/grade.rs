@@ -196,7 +196,6 @@ mod tests {
     use eraser_data::ask::{self, Sink};
     use proptest::prelude::*;
     use std::cell::RefCell;
-    use std::collections::BTreeMap;
 
     fn answer(question: &str, response: &str) -> Answer {
         Answer {
@@ -205,21 +204,13 @@ mod tests {
             attack: "direct".into(),
             question: question.into(),
             prompt: question.into(),
-            opening: String::new(),
-            in_thought: false,
-            thought: String::new(),
-            unfinished: false,
-            thought_judgements: BTreeMap::new(),
             response: response.into(),
             tokens: 1,
             stopped: true,
-            judgements: BTreeMap::new(),
-            refused: false,
-            degenerate: false,
             subject: "s".into(),
             sampling: "greedy, at most 1 token".into(),
-            search: String::new(),
             fingerprint: "f".into(),
+            ..Answer::default()
         }
     }
 

@@ -29,22 +29,14 @@ fn write_answers(dir: &Path, name: &str, fingerprint: &Fingerprint, attack: &str
         set: "unseen".into(),
         attack: attack.into(),
         question: format!("question {i}"),
-        prompt: String::new(),
-        opening: String::new(),
-        in_thought: false,
-        thought: String::new(),
-        unfinished: false,
-        thought_judgements: BTreeMap::new(),
         response: "yes".into(),
         tokens: 1,
         stopped: true,
         judgements: BTreeMap::from([("leak".into(), Verdict { success: Some(*leak), ..Verdict::default() })]),
-        refused: false,
-        degenerate: false,
         subject: fingerprint.short().into(),
         sampling: "greedy, at most 1 token".into(),
-        search: String::new(),
         fingerprint: i.to_string(),
+        ..Answer::default()
     };
     let dir = dir.join("eval").join(name);
     fs::create_dir_all(&dir).unwrap();

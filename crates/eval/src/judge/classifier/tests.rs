@@ -1,7 +1,6 @@
 use super::*;
 use eraser_data::ask::Local;
 use eraser_model::{BaseDtype, Compute, DeviceName, LoadOptions};
-use std::collections::BTreeMap;
 
 const ORGANISM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/organism/model");
 
@@ -164,21 +163,13 @@ fn verdicts_are_kept_and_an_unfinished_thought_has_none() {
         attack: "direct".into(),
         question: "q?".into(),
         prompt: "q?".into(),
-        opening: String::new(),
-        in_thought: false,
-        thought: String::new(),
         unfinished,
-        thought_judgements: BTreeMap::new(),
         response: response.into(),
         tokens: 1,
         stopped: true,
-        judgements: BTreeMap::new(),
-        refused: false,
-        degenerate: false,
         subject: "s".into(),
-        sampling: String::new(),
-        search: String::new(),
         fingerprint: "f".into(),
+        ..Answer::default()
     };
     let go = || {
         let mut answers = [answer("one", false), answer("two", false), answer("", true)];
