@@ -7,6 +7,8 @@
 //! rows of the weight, so pairs are next to each other in memory and are transposed; for `g W` they are columns, so a
 //! pair is made of two rows.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod blocks;
 mod dots;
 mod int8;
@@ -25,19 +27,28 @@ use half::bf16;
 use kernel::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
-use tile::{LANES, Place, ROWS};
+use tile::{LANES, Place};
 
 /// Columns of a panel.
 const COLUMNS: usize = 4 * LANES;
 /// Most pairs of the inner dimension in a panel, which then fills 80 kB: it stays in the second-level cache beside rows
 /// of `x`.
 const DEPTH: usize = 320;
-/// Most rows of `x` of one task; packing a panel costs as much as the products of about a dozen rows.
-const TASK_ROWS: usize = 42 * ROWS;
 
 /// True when this processor multiplies bf16 numbers; other processors compute the same results, slowly.
 pub fn is_fast() -> bool {
-    kernel::arch() != Arch::Portable
+    instructions().is_some()
+}
+
+/// The instructions that these products use on this processor, `amx-bf16` or `avx512-bf16`. None where it has neither.
+pub fn instructions() -> Option<&'static str> {
+    match kernel::arch() {
+        #[cfg(target_arch = "x86_64")]
+        Arch::Amx(_) => Some("amx-bf16"),
+        #[cfg(target_arch = "x86_64")]
+        Arch::Avx512(_) => Some("avx512-bf16"),
+        Arch::Portable => None,
+    }
 }
 
 /// Rows of numbers rounded to bf16, two by two.
@@ -278,7 +289,8 @@ impl<'a> Product<'a> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let piece = rows.div_ceil(rows.div_ceil(TASK_ROWS).max(1)).next_multiple_of(ROWS);
+        let pieces = rows.div_ceil(self.arch.task_rows()).max(1);
+        let piece = rows.div_ceil(pieces).next_multiple_of(self.arch.rows());
         let panels = (0..columns).step_by(COLUMNS).map(|start| start..columns.min(start + COLUMNS));
         let pieces = |columns: Range<usize>| {
             let pieces = (0..rows).step_by(piece).map(move |start| start..rows.min(start + piece));
@@ -315,23 +327,17 @@ impl<'a> Product<'a> {
         let pairs = x.width.div_ceil(2);
         // Whole groups of a row in blocks are expanded, which are 32 pairs.
         let depth = pairs.div_ceil(pairs.div_ceil(DEPTH).max(1)).max(1);
-        let depth = if let Frozen::Blocks(_) = weight { depth.next_multiple_of(32) } else { depth };
+        let step = if let Frozen::Blocks(_) = weight { 32 } else { arch.step() };
+        let depth = depth.next_multiple_of(step);
         let vectors = place.columns.div_ceil(LANES);
         let mut start = 0;
         loop {
-            let depth = depth.min(pairs - start);
+            let depth = depth.min((pairs - start).next_multiple_of(arch.step()));
             buffers.panel.resize(depth * vectors * LANES, 0);
             weight.pack(arch, side, first..first + place.columns, start, buffers);
             let add = start > 0 || update == Update::Add;
-            for (i, row) in rows.clone().step_by(ROWS).enumerate() {
-                let count = ROWS.min(rows.end - row);
-                let x: [&[u32]; ROWS] = std::array::from_fn(|r| &x.row(row + r.min(count - 1))[start..start + depth]);
-                // SAFETY: these rows are in the rectangle.
-                unsafe {
-                    let place = Place { at: place.at.add(i * ROWS * place.stride), ..place };
-                    kernel::tile(arch, &x[..count], &buffers.panel, vectors, place, add);
-                }
-            }
+            // SAFETY: these rows are in the rectangle.
+            unsafe { kernel::product(arch, (x, rows), start, (&buffers.panel, vectors), place, add) };
             start += depth;
             if start >= pairs {
                 return;

@@ -14,7 +14,7 @@ pub struct Machine {
     pub cores: usize,
     /// Threads that it uses.
     pub threads: usize,
-    /// Instructions that the kernels use on this processor: `avx512`, `avx512-bf16`, `avx2`, `neon`, `scalar`.
+    /// Instructions that the kernels use on this processor: `avx512`, `avx512-bf16`, `amx-bf16`, `avx2`, `neon`, `scalar`.
     pub kernels: Vec<&'static str>,
     /// Memory that is available, in MiB.
     pub available_mb: Option<f64>,
@@ -22,8 +22,7 @@ pub struct Machine {
 
 /// Instructions that the kernels use on this processor.
 pub fn kernels() -> Vec<&'static str> {
-    let bf16 = eraser_ops::bf16::is_fast().then_some("avx512-bf16");
-    std::iter::once(eraser_ops::simd::instructions()).chain(bf16).collect()
+    std::iter::once(eraser_ops::simd::instructions()).chain(eraser_ops::bf16::instructions()).collect()
 }
 
 /// This machine.

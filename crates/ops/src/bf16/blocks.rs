@@ -7,6 +7,8 @@
 //! as integers.
 
 use super::Half;
+#[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
 use super::int8::{Int8Rows, TILE};
 use super::kernel::{self, Arch};
 use crate::quant::{TensorType, dequantize_into};
@@ -52,7 +54,9 @@ impl<'a> Blocks<'a> {
             let row = self.row(row);
             let done = match arch {
                 #[cfg(target_arch = "x86_64")]
-                Arch::Avx512(avx512) => avx512.expand(self.dtype, row, columns.start, values),
+                Arch::Avx512(avx512) | Arch::Amx(Amx { avx512 }) => {
+                    avx512.expand(self.dtype, row, columns.start, values)
+                }
                 Arch::Portable => 0,
             };
             if done < cols {
@@ -98,7 +102,9 @@ impl<'a> Blocks<'a> {
                 let (first, mut sums) = (i * TILE, [0.0; TILE]);
                 let done = match arch {
                     #[cfg(target_arch = "x86_64")]
-                    Arch::Avx512(avx512) => avx512.int8_dots(self.dtype, row, x, first..first + out.len(), &mut sums),
+                    Arch::Avx512(avx512) | Arch::Amx(Amx { avx512 }) => {
+                        avx512.int8_dots(self.dtype, row, x, first..first + out.len(), &mut sums)
+                    }
                     Arch::Portable => 0,
                 };
                 if done < self.cols {

@@ -2,6 +2,8 @@
 //! weight takes most of the time. In: rows of the weight as they lie in memory; out: a row of sums for each. Invariant:
 //! the weight is read once, and neither packed nor moved.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
 use super::kernel::{self, Arch};
 use super::{Half, Rounded};
 
@@ -26,7 +28,7 @@ pub(super) fn dots_on(arch: Arch, out: &mut [f32], w: Half<'_>, x: &Rounded) {
             let w: [&[_]; TILE] = std::array::from_fn(|r| w.row(rows.start + r.min(rows.len() - 1)));
             let sums = match arch {
                 #[cfg(target_arch = "x86_64")]
-                Arch::Avx512(avx512) => avx512.dots(&w[..rows.len()], &x),
+                Arch::Avx512(avx512) | Arch::Amx(Amx { avx512 }) => avx512.dots(&w[..rows.len()], &x),
                 Arch::Portable => portable(&w, &x),
             };
             for (out, sums) in out.chunks_exact_mut(tokens).zip(sums) {

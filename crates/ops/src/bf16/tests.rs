@@ -7,8 +7,13 @@ use half::bf16;
 
 /// Every form that this processor has.
 fn forms() -> Vec<Arch> {
+    let best = kernel::arch();
     let mut forms = vec![Arch::Portable];
-    forms.extend(Some(kernel::arch()).filter(|arch| *arch != Arch::Portable));
+    #[cfg(target_arch = "x86_64")]
+    if let Arch::Amx(amx) = best {
+        forms.push(Arch::Avx512(amx.avx512));
+    }
+    forms.extend(Some(best).filter(|arch| *arch != Arch::Portable));
     forms
 }
 
@@ -46,6 +51,8 @@ fn products_are_those_of_the_rounded_numbers() {
         (13, 130, 70),
         (5, 16, 1301),
         (300, 20, 40),
+        (77, 100, 1301),
+        (2090, 33, 50),
         (2, 3, 0),
         (0, 3, 4),
     ] {
