@@ -13,6 +13,9 @@ mod blocks;
 mod dots;
 mod int8;
 mod kernel;
+mod rounded;
+#[cfg(target_arch = "x86_64")]
+mod strips;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod unpack;
@@ -20,20 +23,22 @@ mod unpack;
 mod x86;
 
 pub(crate) use blocks::Blocks;
+pub(crate) use rounded::Rounded;
 
 use crate::gemm::{Update, count};
-use crate::slices;
 use half::bf16;
 use kernel::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
-use tile::{LANES, Place};
+use tile::{LANES, Place, ROWS};
 
 /// Columns of a panel.
 const COLUMNS: usize = 4 * LANES;
 /// Most pairs of the inner dimension in a panel, which then fills 80 kB: it stays in the second-level cache beside rows
 /// of `x`.
 const DEPTH: usize = 320;
+/// Most rows of `x` of one task; packing a panel costs as much as the products of about a dozen rows.
+const TASK_ROWS: usize = 42 * ROWS;
 
 /// True when this processor multiplies bf16 numbers; other processors compute the same results, slowly.
 pub fn is_fast() -> bool {
@@ -48,50 +53,6 @@ pub fn instructions() -> Option<&'static str> {
         #[cfg(target_arch = "x86_64")]
         Arch::Avx512(_) => Some("avx512-bf16"),
         Arch::Portable => None,
-    }
-}
-
-/// Rows of numbers rounded to bf16, two by two.
-#[derive(Debug)]
-pub(crate) struct Rounded {
-    /// Pairs, the first number in the low half; what a row lacks to [`Self::stride`] is zero.
-    pairs: Vec<u32>,
-    rows: usize,
-    width: usize,
-    stride: usize,
-}
-
-impl Rounded {
-    /// Rounds `rows` rows of `width` numbers, to nearest and ties to even.
-    pub(crate) fn new(x: &[f32], rows: usize, width: usize) -> Self {
-        let stride = Self::stride(width);
-        let (arch, task) = (kernel::arch(), ((1 << 14) / stride).max(1));
-        let pairs = slices::filled(rows * stride, task * stride, |i, pairs| {
-            for (row, pairs) in x[i * task * width..].chunks_exact(width.max(1)).zip(pairs.chunks_exact_mut(stride)) {
-                kernel::round(arch, row, pairs);
-            }
-        });
-        Self { pairs, rows, width, stride }
-    }
-
-    /// Pairs from row to row: whole vectors, and an odd number of them, so that rows do not share one set of the cache.
-    fn stride(width: usize) -> usize {
-        (width.div_ceil(2 * LANES) | 1) * LANES
-    }
-
-    /// The rounded numbers.
-    pub(crate) fn expand(&self) -> Vec<f32> {
-        let task = ((1 << 14) / self.stride).max(1);
-        slices::filled(self.rows * self.width, task * self.width, |i, values| {
-            for (r, values) in values.chunks_exact_mut(self.width).enumerate() {
-                kernel::expand(self.row(i * task + r), values);
-            }
-        })
-    }
-
-    /// Row `i`.
-    fn row(&self, i: usize) -> &[u32] {
-        &self.pairs[i * self.stride..][..self.stride]
     }
 }
 
@@ -155,7 +116,7 @@ impl<'a> Frozen<'a> {
         let width = self.dims().1;
         match self {
             Self::Half(half) => {
-                let x = Rounded::new(x, tokens, width);
+                let x = Rounded::in_rows(x, tokens, width);
                 Box::new(move |rows, out| dots::dots(out, half.slice(rows), &x))
             }
             Self::Blocks(blocks) => {
@@ -289,8 +250,12 @@ impl<'a> Product<'a> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let pieces = rows.div_ceil(self.arch.task_rows()).max(1);
-        let piece = rows.div_ceil(pieces).next_multiple_of(self.arch.rows());
+        #[cfg(target_arch = "x86_64")]
+        if let Arch::Amx(amx) = self.arch {
+            // SAFETY: this function's own contract.
+            return unsafe { strips::run(&self, amx, Destination(dst), stride, update) };
+        }
+        let piece = rows.div_ceil(rows.div_ceil(TASK_ROWS).max(1)).next_multiple_of(ROWS);
         let panels = (0..columns).step_by(COLUMNS).map(|start| start..columns.min(start + COLUMNS));
         let pieces = |columns: Range<usize>| {
             let pieces = (0..rows).step_by(piece).map(move |start| start..rows.min(start + piece));
@@ -327,17 +292,23 @@ impl<'a> Product<'a> {
         let pairs = x.width.div_ceil(2);
         // Whole groups of a row in blocks are expanded, which are 32 pairs.
         let depth = pairs.div_ceil(pairs.div_ceil(DEPTH).max(1)).max(1);
-        let step = if let Frozen::Blocks(_) = weight { 32 } else { arch.step() };
-        let depth = depth.next_multiple_of(step);
+        let depth = if let Frozen::Blocks(_) = weight { depth.next_multiple_of(32) } else { depth };
         let vectors = place.columns.div_ceil(LANES);
         let mut start = 0;
         loop {
-            let depth = depth.min((pairs - start).next_multiple_of(arch.step()));
+            let depth = depth.min(pairs - start);
             buffers.panel.resize(depth * vectors * LANES, 0);
             weight.pack(arch, side, first..first + place.columns, start, buffers);
             let add = start > 0 || update == Update::Add;
-            // SAFETY: these rows are in the rectangle.
-            unsafe { kernel::product(arch, (x, rows), start, (&buffers.panel, vectors), place, add) };
+            for (i, row) in rows.clone().step_by(ROWS).enumerate() {
+                let count = ROWS.min(rows.end - row);
+                let x: [&[u32]; ROWS] = std::array::from_fn(|r| &x.row(row + r.min(count - 1))[start..start + depth]);
+                // SAFETY: these rows are in the rectangle.
+                unsafe {
+                    let place = Place { at: place.at.add(i * ROWS * place.stride), ..place };
+                    kernel::tile(arch, &x[..count], &buffers.panel, vectors, place, add);
+                }
+            }
             start += depth;
             if start >= pairs {
                 return;
@@ -347,6 +318,7 @@ impl<'a> Product<'a> {
 }
 
 /// Where tasks write, each its own part.
+#[derive(Clone, Copy)]
 struct Destination(*mut f32);
 
 // SAFETY: tasks use disjoint rectangles, as [`Product::run`] says where it makes them.

@@ -2,13 +2,14 @@
 //! value of [`Amx`] exists only on a processor that has the instructions, in a process that may use them.
 //!
 //! A tile is a register of 16 rows of 64 bytes. One instruction multiplies a tile of 16 rows of `x`, 32 numbers each,
-//! with a tile of the panel, 16 rows of 16 pairs, and adds to a tile of 16 x 16 sums. The panel is laid out so already.
-//! Eight tiles hold 32 x 32 sums, two tiles of `x` and two of the panel. At the edges the tiles are made smaller, so
-//! that nothing beyond the rows and columns is read or written.
+//! with a tile of the weight, the 16 pairs of those numbers in 16 columns, and adds to a tile of 16 x 16 sums. Rows and
+//! weight lie in memory tile after tile, since reading them takes about as long as multiplying. Eight tiles hold 32 x 32
+//! sums, two tiles of `x` and two of the weight. At the edges the tiles of sums are made smaller, so that nothing beyond
+//! the rows and columns is read or written.
 //!
 //! The instructions are written as assembly, since the toolchain does not offer them as functions yet.
 
-use super::Rounded;
+use super::rounded::{Line, Rounded};
 use super::tile::{LANES, Place};
 use super::x86::Avx512;
 use std::arch::{asm, x86_64::__cpuid_count};
@@ -16,10 +17,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Pairs of the inner dimension that one instruction multiplies.
-pub(super) const STEP: usize = 16;
 /// Rows of `x` whose sums are in tiles together.
-pub(super) const ROWS: usize = 32;
+pub(super) const ROWS: usize = 2 * LANES;
+/// Most steps of the inner dimension between two visits of a tile of sums: two strips so long stay in the first-level
+/// cache, while rows of `x` pass by.
+const DEPTH: usize = 20;
 
 /// Shows that the processor has AMX with BF16 beside AVX-512, and that the system lets this process use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,60 +37,53 @@ impl Amx {
         FOUND.get_or_init(|| has_instructions() && is_permitted()).then_some(Self { avx512 })
     }
 
-    /// Writes or, with `add`, adds the products of some rows `x`, from pair `start` of the inner dimension on, and a
-    /// panel.
+    /// Writes or, with `add`, adds the products of some rows `x`, the first of which begins a block of 16, and a
+    /// weight's strips.
     ///
     /// # Safety
     /// `place` is valid for writes of these rows, that no one else uses; with `add` they are initialised.
     ///
     /// # Panics
-    /// When the rows are not in `x`, or the panel is deeper than `x`, or not of whole steps, or of fewer columns.
+    /// When the rows are not in `x`, or rows and strips differ in length, or are empty, or there are strips for more
+    /// columns.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn product(
-        self,
-        (x, rows): (&Rounded, &Range<usize>),
-        start: usize,
-        (panel, vectors): (&[u32], usize),
-        place: Place,
-        add: bool,
-    ) {
-        let depth = panel.len() / (vectors * LANES);
-        assert!(depth.is_multiple_of(STEP) && depth * vectors * LANES == panel.len(), "panel of parts of steps");
-        assert!(rows.end <= x.rows && start + depth <= x.stride, "panel of another depth");
-        assert!(place.columns <= vectors * LANES && place.columns > (vectors - 1) * LANES, "panel of other columns");
-        if depth == 0 {
-            // There is nothing to add; what is written are zeros.
-            for row in 0..if add { 0 } else { rows.len() } {
-                // SAFETY: the caller's: these are the columns of a row.
-                unsafe { place.at.add(row * place.stride).write_bytes(0, place.columns) };
-            }
-            return;
-        }
+    pub(super) unsafe fn product(self, x: &Rounded, rows: &Range<usize>, strips: &[Line], place: Place, add: bool) {
+        let strip = x.stride * LANES;
+        assert!(strip > 0 && rows.end <= x.rows, "no such rows");
+        assert_eq!(strips.len(), place.columns.div_ceil(LANES) * strip, "strips of other sizes");
         let mut tiles = Tiles::new(self);
-        for row in rows.clone().step_by(ROWS) {
-            let count = ROWS.min(rows.end - row);
-            let low = if count > LANES { LANES } else { 0 };
-            for vector in (0..vectors).step_by(2) {
-                let columns = 2.min(vectors - vector);
-                let of = |v: usize| LANES.min(place.columns - (vector + v) * LANES);
-                tiles.shape([count.min(LANES), count - low], [of(0), of(columns - 1)]);
-                let block = Block {
-                    x: [row, row + low].map(|row| x.row(row)[start..].as_ptr()),
-                    x_stride: x.stride * size_of::<u32>(),
-                    panel: panel[vector * LANES..].as_ptr(),
-                    panel_stride: vectors * LANES * size_of::<u32>(),
-                    steps: depth / STEP,
-                    sums: [row, row + low]
-                        .map(|row| place.at.wrapping_add((row - rows.start) * place.stride + vector * LANES)),
-                    sums_stride: place.stride * size_of::<f32>(),
-                    add,
-                };
-                // SAFETY: rows and depth are in `x` and the panel, as seen above; the sums are in the caller's place,
-                // and the shape of the tiles ends where it does.
-                unsafe {
-                    match columns {
-                        1 => block.run::<0>(&tiles),
-                        _ => block.run::<{ LANES * 4 }>(&tiles),
+        let pieces = x.stride.div_ceil(DEPTH);
+        let depth = x.stride.div_ceil(pieces);
+        for start in (0..x.stride).step_by(depth) {
+            let steps = depth.min(x.stride - start);
+            for (i, pair) in strips.chunks(2 * strip).enumerate() {
+                let column = i * ROWS;
+                let columns = [
+                    LANES.min(place.columns - column),
+                    (place.columns - column).min(ROWS) - pair.len() / strip / 2 * LANES,
+                ];
+                // Where there is one strip, or one block of rows, it is multiplied twice.
+                let pair = [0, pair.len() - strip].map(|at| pair[at + start * LANES..][..steps * LANES].as_ptr());
+                for row in rows.clone().step_by(ROWS) {
+                    let second = row + if rows.end - row > LANES { LANES } else { 0 };
+                    tiles.shape([LANES.min(rows.end - row), (rows.end - second).min(LANES)], columns);
+                    let sums = |row: usize| place.at.wrapping_add((row - rows.start) * place.stride + column);
+                    let block = Block {
+                        x: [row, second].map(|row| x.tiles(row)[start * LANES..][..steps * LANES].as_ptr()),
+                        strips: pair,
+                        steps,
+                        sums: [sums(row), sums(second)],
+                        stride: place.stride * size_of::<f32>(),
+                        add: add || start > 0,
+                    };
+                    // SAFETY: the lengths of rows and strips are as seen above; the sums are in the caller's place, and
+                    // the shape of the tiles ends where it does.
+                    unsafe {
+                        if block.strips[0] == block.strips[1] {
+                            block.run::<0>(&tiles);
+                        } else {
+                            block.run::<64>(&tiles);
+                        }
                     }
                 }
             }
@@ -156,9 +151,9 @@ impl Tiles {
             shape.row_bytes[i] = 4 * columns as u16;
         };
         for (r, rows) in rows.into_iter().enumerate() {
-            tile(4 + r, rows, STEP);
+            tile(4 + r, rows, LANES);
             for (c, columns) in columns.into_iter().enumerate() {
-                tile(6 + c, STEP, columns);
+                tile(6 + c, LANES, columns);
                 tile(2 * r + c, rows, columns);
             }
         }
@@ -183,25 +178,26 @@ impl Drop for Tiles {
     }
 }
 
-/// Two times two tiles of sums. Strides are in bytes.
+/// Two times two tiles of sums, and what they are made of.
 struct Block {
     /// Two blocks of rows; twice the same where there is one.
-    x: [*const u32; 2],
-    x_stride: usize,
-    panel: *const u32,
-    panel_stride: usize,
+    x: [*const Line; 2],
+    /// Two strips; twice the same where there is one.
+    strips: [*const Line; 2],
     steps: usize,
     sums: [*mut f32; 2],
-    sums_stride: usize,
+    /// Of the sums, in bytes.
+    stride: usize,
     add: bool,
 }
 
 impl Block {
-    /// `SECOND` is where the second tile of columns begins, in bytes after the first; 0 where there is one only: then
-    /// its sums are made and written twice, as are those of rows that are there twice.
+    /// `SECOND` is where the second tile of columns begins, in bytes after the first; 0 where there is one strip. What
+    /// is there twice is made and written twice, which is the same.
     ///
     /// # Safety
-    /// Tiles of the present shape lie in what the pointers point to: `steps` of them in `x` and the panel, at least one.
+    /// `steps` tiles, at least one, lie in what `x` and `strips` point to, and tiles of the present shape where the sums
+    /// are.
     #[allow(unsafe_code)]
     #[inline]
     unsafe fn run<const SECOND: usize>(self, _: &Tiles) {
@@ -221,17 +217,18 @@ impl Block {
                 "tileloadd tmm2, [{c1} + {cs}]",
                 "tileloadd tmm3, [{c1} + {cs} + {second}]",
                 "3:",
-                "tileloadd tmm4, [{x0} + {xs}]",
-                "tileloadd tmm6, [{p} + {ps}]",
-                "tileloadd tmm7, [{p} + {ps} + {second}]",
+                "tileloadd tmm6, [{p0} + {line}]",
+                "tileloadd tmm4, [{x0} + {line}]",
+                "tileloadd tmm7, [{p1} + {line}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{x1} + {xs}]",
+                "tileloadd tmm5, [{x1} + {line}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {x0}, 64",
-                "add {x1}, 64",
-                "add {p}, {step}",
+                "add {x0}, {tile}",
+                "add {x1}, {tile}",
+                "add {p0}, {tile}",
+                "add {p1}, {tile}",
                 "dec {steps}",
                 "jnz 3b",
                 "tilestored [{c0} + {cs}], tmm0",
@@ -241,13 +238,13 @@ impl Block {
                 add = in(reg) u32::from(self.add),
                 c0 = in(reg) self.sums[0],
                 c1 = in(reg) self.sums[1],
-                cs = in(reg) self.sums_stride,
+                cs = in(reg) self.stride,
                 x0 = inout(reg) self.x[0] => _,
                 x1 = inout(reg) self.x[1] => _,
-                xs = in(reg) self.x_stride,
-                p = inout(reg) self.panel => _,
-                ps = in(reg) self.panel_stride,
-                step = in(reg) STEP * self.panel_stride,
+                p0 = inout(reg) self.strips[0] => _,
+                p1 = inout(reg) self.strips[1] => _,
+                line = in(reg) size_of::<Line>(),
+                tile = const LANES * size_of::<Line>(),
                 steps = inout(reg) self.steps => _,
                 second = const SECOND,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,

@@ -2,13 +2,11 @@
 //! same up to the order of sums. In: packed panels and rounded rows; out: a tile of sums written or added. Invariant:
 //! which form runs depends on the processor only.
 
-use super::tile::{LANES, Place, ROWS};
-use super::{Half, Rounded};
+use super::Half;
+use super::rounded::{Line, Order};
+use super::tile::{LANES, Place};
 #[cfg(target_arch = "x86_64")]
-use super::{
-    amx::{self, Amx},
-    x86::Avx512,
-};
+use super::{amx::Amx, x86::Avx512};
 use half::bf16;
 use std::ops::Range;
 
@@ -34,19 +32,17 @@ pub(super) fn arch() -> Arch {
     Arch::Portable
 }
 
-/// Rounds a row to pairs of bf16; what `pairs` has beyond the row stays.
-pub(super) fn round(arch: Arch, row: &[f32], pairs: &mut [u32]) {
-    let (twos, last) = row.as_chunks::<2>();
+/// Rounds a row to lines of bf16, `stride` apart. What the last one lacks stays.
+pub(super) fn round(arch: Arch, row: &[f32], lines: &mut [Line], stride: usize) {
     let done = match arch {
         #[cfg(target_arch = "x86_64")]
-        Arch::Avx512(avx512) | Arch::Amx(Amx { avx512 }) => avx512.round(row, pairs),
+        Arch::Avx512(avx512) | Arch::Amx(Amx { avx512 }) => avx512.round(row, lines, stride),
         Arch::Portable => 0,
     };
-    for (pair, [a, b]) in pairs.iter_mut().zip(twos).skip(done) {
-        *pair = join(bf16::from_f32(*a), bf16::from_f32(*b));
-    }
-    if let ([a], Some(pair)) = (last, pairs.get_mut(twos.len())) {
-        *pair = join(bf16::from_f32(*a), bf16::ZERO);
+    for (numbers, line) in row.chunks(2 * LANES).zip(lines.iter_mut().step_by(stride)).skip(done) {
+        for (pair, numbers) in line.0.iter_mut().zip(numbers.chunks(2)) {
+            *pair = join(bf16::from_f32(numbers[0]), numbers.get(1).map_or(bf16::ZERO, |x| bf16::from_f32(*x)));
+        }
     }
 }
 
@@ -122,75 +118,38 @@ pub(super) fn pack_columns(
 }
 
 impl Arch {
-    /// Rows of `x` whose sums are made together.
-    pub(super) fn rows(self) -> usize {
+    /// The order of rounded rows in its products.
+    pub(super) fn order(self) -> Order {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(_) => amx::ROWS,
+            Self::Amx(_) => Order::Tiles,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => ROWS,
-            Self::Portable => ROWS,
-        }
-    }
-
-    /// Most rows of `x` of one task. Packing a panel costs as much as the products of about a dozen rows, or of some
-    /// hundred rows with tiles.
-    pub(super) fn task_rows(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx(_) => 64 * amx::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => 42 * ROWS,
-            Self::Portable => 42 * ROWS,
-        }
-    }
-
-    /// Panels are whole numbers of so many pairs deep; what the inner dimension lacks is zero.
-    pub(super) fn step(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx(_) => amx::STEP,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => 1,
-            Self::Portable => 1,
+            Self::Avx512(_) => Order::Rows,
+            Self::Portable => Order::Rows,
         }
     }
 }
 
-/// Writes or, with `add`, adds the products of some rows `x`, from pair `start` of the inner dimension on, and a panel.
-///
-/// # Safety
-/// `place` is valid for writes of these rows, that no one else uses; with `add` they are initialised.
-#[allow(unsafe_code)]
-pub(super) unsafe fn product(
-    arch: Arch,
-    (x, rows): (&Rounded, &Range<usize>),
-    start: usize,
-    (panel, vectors): (&[u32], usize),
-    place: Place,
-    add: bool,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if let Arch::Amx(amx) = arch {
-        // SAFETY: this function's own contract.
-        return unsafe { amx.product((x, rows), start, (panel, vectors), place, add) };
-    }
-    let depth = panel.len() / (vectors * LANES);
-    for (i, row) in rows.clone().step_by(ROWS).enumerate() {
-        let count = ROWS.min(rows.end - row);
-        let x: [&[u32]; ROWS] = std::array::from_fn(|r| &x.row(row + r.min(count - 1))[start..start + depth]);
-        let place = Place { at: place.at.wrapping_add(i * ROWS * place.stride), ..place };
-        // SAFETY: these rows are among those of the caller.
-        unsafe { tile(arch, &x[..count], panel, vectors, place, add) };
+/// Packs a row of the inner dimension and the next into lines of 16 columns, `stride` apart. What the last one lacks,
+/// and a missing row, are zero.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn pack_pair(avx512: Avx512, low: &[bf16], high: &[bf16], lines: &mut [Line], stride: usize) {
+    let done = avx512.interleave_lines(low, high, lines, stride);
+    let lines = lines.iter_mut().step_by(stride).enumerate().take(low.len().div_ceil(LANES)).skip(done);
+    for (i, line) in lines {
+        for (lane, packed) in line.0.iter_mut().enumerate() {
+            let at = |row: &[bf16]| row.get(i * LANES + lane).copied().unwrap_or(bf16::ZERO);
+            *packed = join(at(low), at(high));
+        }
     }
 }
 
-/// Writes or, with `add`, adds the products of up to [`ROWS`] rows `x` and a panel.
+/// Writes or, with `add`, adds the products of up to [`super::tile::ROWS`] rows `x` and a panel.
 ///
 /// # Safety
 /// `place` is valid for writes of as many rows as `x` has, that no one else uses; with `add` they are initialised.
 #[allow(unsafe_code)]
-unsafe fn tile(arch: Arch, x: &[&[u32]], panel: &[u32], vectors: usize, place: Place, add: bool) {
+pub(super) unsafe fn tile(arch: Arch, x: &[&[u32]], panel: &[u32], vectors: usize, place: Place, add: bool) {
     assert!(x.iter().all(|row| row.len() * vectors * LANES == panel.len()), "panel of another depth");
     assert!(place.columns <= vectors * LANES, "panel of fewer columns");
     #[cfg(target_arch = "x86_64")]

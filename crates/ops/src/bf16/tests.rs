@@ -61,8 +61,8 @@ fn products_are_those_of_the_rounded_numbers() {
         for (side, inner, columns) in [(Side::Forward, input, out), (Side::Backward, out, input)] {
             let x = numbers(tokens * inner, 2);
             let want = exact(&x, tokens, weight, side);
-            let rounded = Rounded::new(&x, tokens, inner);
             for arch in forms() {
+                let rounded = Rounded::on(arch, &x, tokens, inner);
                 let product = Product { arch, ..Product::new(&rounded, weight, side) };
                 for product in [product, product.in_parallel()] {
                     let own = product.into_vec();
@@ -96,7 +96,7 @@ fn dots_are_those_of_the_rounded_numbers() {
         let want = exact(&x, tokens, weight, Side::Forward);
         for arch in forms() {
             let mut got = vec![f32::NAN; out * tokens];
-            dots_on(arch, &mut got, weight, &Rounded::new(&x, tokens, input));
+            dots_on(arch, &mut got, weight, &Rounded::in_rows(&x, tokens, input));
             for (i, got) in got.iter().enumerate() {
                 let want = want[i % tokens * out + i / tokens];
                 assert!((f64::from(*got) - want).abs() < 1e-4, "{arch:?} {tokens}x{input}x{out}: {got}, not {want}");
@@ -110,7 +110,9 @@ fn rounded_rows_expand_to_their_numbers() {
     for (rows, width) in [(0, 3), (1, 1), (3, 5), (7, 64), (600, 33), (2, 0)] {
         let x = numbers(rows * width, 4);
         let want: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
-        assert_eq!(Rounded::new(&x, rows, width).expand(), want);
+        for arch in forms() {
+            assert_eq!(Rounded::on(arch, &x, rows, width).expand(), want, "{arch:?}");
+        }
     }
 }
 
@@ -129,9 +131,7 @@ fn numbers_are_rounded_to_nearest_and_ties_to_even() {
         -0.0,
     ]);
     for arch in forms() {
-        let mut pairs = vec![0; x.len() / 2];
-        kernel::round(arch, &x, &mut pairs);
-        let got: Vec<f32> = pairs.iter().flat_map(|&pair| <[f32; 2]>::from(kernel::split(pair))).collect();
+        let got = Rounded::on(arch, &x, 1, x.len()).expand();
         for (got, x) in got.iter().zip(&x) {
             let want = bf16::from_f32(*x).to_f32();
             assert!(

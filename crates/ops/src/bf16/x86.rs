@@ -2,12 +2,13 @@
 //! that has every instruction used here.
 
 use super::int8::{Int8Rows, TILE};
+use super::rounded::Line;
 use super::tile::{LANES, Place, ROWS};
 use super::unpack::{expand, int8_dots};
 use crate::quant::TensorType;
 use half::bf16;
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_reduce_add_ps,
     _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
@@ -46,8 +47,13 @@ impl Avx512 {
     }
 
     dispatched! {
-        /// Rounds whole vectors of a row; returns how many pairs that were.
-        fn round(row: &[f32], pairs: &mut [u32]) -> usize
+        /// Rounds whole lines of a row, to lines `stride` apart; returns how many that were.
+        fn round(row: &[f32], lines: &mut [Line], stride: usize) -> usize
+    }
+
+    dispatched! {
+        /// Makes lines, `stride` apart, of the pairs of two rows: whole lines; returns how many that were.
+        fn interleave_lines(low: &[bf16], high: &[bf16], lines: &mut [Line], stride: usize) -> usize
     }
 
     dispatched! {
@@ -139,6 +145,17 @@ fn halves(vector: __m512i) -> __m512bh {
     }
 }
 
+/// The same bits, as 16 pairs.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn pairs(vector: __m512bh) -> __m512i {
+    // SAFETY: both are 64 bytes without invalid values.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::mem::transmute(vector)
+    }
+}
+
 /// `sum + a . b`, pair by pair.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
@@ -147,17 +164,27 @@ fn multiply_add(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn round(row: &[f32], pairs: &mut [u32]) -> usize {
-    let (vectors, _) = row.as_chunks::<16>();
-    for (x, pairs) in vectors.iter().zip(pairs.as_chunks_mut::<8>().0) {
-        // SAFETY: the arrays are as long as the vectors; load and store need no alignment.
+fn round(row: &[f32], lines: &mut [Line], stride: usize) -> usize {
+    let numbers = row.as_chunks::<{ 2 * LANES }>().0;
+    for (x, line) in numbers.iter().zip(lines.iter_mut().step_by(stride)) {
+        let (low, high) = x.split_at(LANES);
+        // SAFETY: each half is as long as the vector, and the loads need no alignment.
         #[allow(unsafe_code)]
-        unsafe {
-            let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()));
-            pairs.as_mut_ptr().cast::<std::arch::x86_64::__m256bh>().write_unaligned(rounded);
+        let (low, high) = unsafe { (_mm512_loadu_ps(low.as_ptr()), _mm512_loadu_ps(high.as_ptr())) };
+        store(&mut line.0, pairs(_mm512_cvtne2ps_pbh(high, low)));
+    }
+    numbers.len()
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn interleave_lines(low: &[bf16], high: &[bf16], lines: &mut [Line], stride: usize) -> usize {
+    let (low, high) = (low.as_chunks::<LANES>().0, high.as_chunks::<LANES>().0);
+    for ((low, high), line) in low.iter().zip(high).zip(lines.iter_mut().step_by(stride)) {
+        for ((pair, low), high) in line.0.iter_mut().zip(low).zip(high) {
+            *pair = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
         }
     }
-    vectors.len() * 8
+    low.len().min(high.len())
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]

@@ -84,7 +84,7 @@ fn products_are_those_of_the_same_numbers_in_bf16() {
                 let mut scratch = Vec::new();
                 let half = matrix.expand(arch, &(0..out), &(0..cols), &mut scratch);
                 for (side, inner, columns) in [(Side::Forward, cols, out), (Side::Backward, out, cols)] {
-                    let x = Rounded::new(&numbers(tokens * inner, 2), tokens, inner);
+                    let x = Rounded::on(arch, &numbers(tokens * inner, 2), tokens, inner);
                     let product = |weight: Frozen<'_>| {
                         Product { arch, ..Product::new(&x, weight, side) }.in_parallel().into_vec()
                     };
