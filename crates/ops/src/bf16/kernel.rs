@@ -130,16 +130,27 @@ impl Arch {
     }
 }
 
-/// Packs a row of the inner dimension and the next into lines of 16 columns, `stride` apart. What the last one lacks,
-/// and a missing row, are zero.
+/// Packs `pairs` pairs of rows of the weight into lines of 16 columns each: those of a pair are `strip` apart. What they
+/// lack is zero.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn pack_pair(avx512: Avx512, low: &[bf16], high: &[bf16], lines: &mut [Line], stride: usize) {
-    let done = avx512.interleave_lines(low, high, lines, stride);
-    let lines = lines.iter_mut().step_by(stride).enumerate().take(low.len().div_ceil(LANES)).skip(done);
-    for (i, line) in lines {
-        for (lane, packed) in line.0.iter_mut().enumerate() {
-            let at = |row: &[bf16]| row.get(i * LANES + lane).copied().unwrap_or(bf16::ZERO);
-            *packed = join(at(low), at(high));
+pub(super) fn pack_pairs(
+    avx512: Avx512,
+    weight: Half<'_>,
+    columns: &Range<usize>,
+    pairs: usize,
+    lines: &mut [Line],
+    strip: usize,
+) {
+    let (whole_pairs, whole_strips) = avx512.pack_pairs(weight, columns, lines, strip);
+    for pair in 0..pairs {
+        let first = if pair < whole_pairs { whole_strips } else { 0 };
+        let row = |row: usize| if row < weight.rows { &weight.row(row)[columns.clone()] } else { &[] };
+        let (low, high) = (row(2 * pair), row(2 * pair + 1));
+        for i in first..columns.len().div_ceil(LANES) {
+            for (lane, packed) in lines[i * strip + pair].0.iter_mut().enumerate() {
+                let at = |row: &[bf16]| row.get(i * LANES + lane).copied().unwrap_or(bf16::ZERO);
+                *packed = join(at(low), at(high));
+            }
         }
     }
 }

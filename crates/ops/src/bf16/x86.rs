@@ -1,6 +1,7 @@
 //! The bf16 kernel in AVX-512. In, out: as of `kernel.rs`. Invariant: a value of [`Avx512`] exists only on a processor
 //! that has every instruction used here.
 
+use super::Half;
 use super::int8::{Int8Rows, TILE};
 use super::rounded::Line;
 use super::tile::{LANES, Place, ROWS};
@@ -8,10 +9,11 @@ use super::unpack::{expand, int8_dots};
 use crate::quant::TensorType;
 use half::bf16;
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16,
+    _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::ops::Range;
 
@@ -52,8 +54,8 @@ impl Avx512 {
     }
 
     dispatched! {
-        /// Makes lines, `stride` apart, of the pairs of two rows: whole lines; returns how many that were.
-        fn interleave_lines(low: &[bf16], high: &[bf16], lines: &mut [Line], stride: usize) -> usize
+        /// As `kernel::pack_pairs`, of whole pairs and whole lines; returns how many pairs that were, and lines of each.
+        fn pack_pairs(weight: Half<'_>, columns: &Range<usize>, lines: &mut [Line], strip: usize) -> (usize, usize)
     }
 
     dispatched! {
@@ -156,6 +158,16 @@ fn pairs(vector: __m512bh) -> __m512i {
     }
 }
 
+/// The bits of 16 numbers, each in the low half of a pair.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn widened(x: &[bf16; LANES]) -> __m512i {
+    // SAFETY: the array is as long as the vector, and the load needs no alignment.
+    #[allow(unsafe_code)]
+    let bits = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+    _mm512_cvtepu16_epi32(bits)
+}
+
 /// `sum + a . b`, pair by pair.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
@@ -177,14 +189,17 @@ fn round(row: &[f32], lines: &mut [Line], stride: usize) -> usize {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn interleave_lines(low: &[bf16], high: &[bf16], lines: &mut [Line], stride: usize) -> usize {
-    let (low, high) = (low.as_chunks::<LANES>().0, high.as_chunks::<LANES>().0);
-    for ((low, high), line) in low.iter().zip(high).zip(lines.iter_mut().step_by(stride)) {
-        for ((pair, low), high) in line.0.iter_mut().zip(low).zip(high) {
-            *pair = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
+fn pack_pairs(weight: Half<'_>, columns: &Range<usize>, lines: &mut [Line], strip: usize) -> (usize, usize) {
+    let (pairs, strips) = (weight.rows / 2, columns.len() / LANES);
+    for pair in 0..pairs {
+        let row = |row: usize| weight.row(row)[columns.clone()].as_chunks::<LANES>().0;
+        let (low, high) = (row(2 * pair), row(2 * pair + 1));
+        for ((low, high), line) in low.iter().zip(high).zip(lines[pair..].iter_mut().step_by(strip)) {
+            let (low, high) = (widened(low), widened(high));
+            store(&mut line.0, _mm512_or_si512(low, _mm512_slli_epi32::<16>(high)));
         }
     }
-    low.len().min(high.len())
+    (pairs, strips)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
