@@ -210,7 +210,7 @@ fn all_of_an_eval_request_is_checked_at_once() {
     exit 2
     error: --judges: there is no judge `keywords`
     hint: did you mean `keyword`?
-    hint: known: keyword, leak, rubric, strongreject, pair-own, jailbreakbench-own, harmbench, harmbench-own, llama-guard-3, wildguard, wildguard-own
+    hint: known: keyword, leak, rubric, strongreject, pair-own, jailbreakbench-own, harmbench, harmbench-own, llama-guard-3, strongreject-finetuned, wildguard, wildguard-own
     error: --attacks: there is no attack `indirect`
     hint: did you mean `direct`?
     hint: known: autodan, direct, gcg, prefill, prefill-thought, template

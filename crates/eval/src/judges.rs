@@ -35,7 +35,10 @@ impl Judges {
         }
         if options.prompt.is_some() && reads.is_empty() {
             let error = Error::request(format!("{}: no judge reads a prompt from a file", at("judge.prompt")));
-            errors.push(error.hint(format!("add `harmbench` or `wildguard` to {}, or leave it out", at("judges"))));
+            errors.push(error.hint(format!(
+                "add `harmbench`, `wildguard` or `strongreject-finetuned` to {}, or leave it out",
+                at("judges")
+            )));
         }
         let needed = names.iter().any(|name| judge::asks_model(name));
         found.check(options, needed, at, errors);

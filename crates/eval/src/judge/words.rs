@@ -37,12 +37,26 @@ impl Words {
         for (i, ids) in found.iter_mut().enumerate() {
             ids.retain(|id| all.iter().enumerate().all(|(j, other)| i == j || !other.contains(id)));
             if ids.is_empty() {
-                let word = words[i];
-                return Err(Error::request(format!("the model that judges has no token for the word `{word}`"))
-                    .hint("name the model that this judge was made of"));
+                return Err(missing(words[i]));
             }
         }
         Ok(Self(found))
+    }
+
+    /// The token that is exactly a word, of each word.
+    ///
+    /// # Errors
+    /// A word that is no token.
+    pub(super) fn exact(tokenizer: &Tokenizer, words: &[&str]) -> Result<Self> {
+        let token = |word: &&str| {
+            let ids = tokenizer
+                .plain_ids()
+                .iter()
+                .filter(|id| tokenizer.token_bytes(**id).is_some_and(|b| b == word.as_bytes()));
+            let ids: Vec<u32> = ids.copied().collect();
+            if ids.is_empty() { Err(missing(word)) } else { Ok(ids) }
+        };
+        Ok(Self(words.iter().map(token).collect::<Result<_>>()?))
     }
 
     /// The probability that each word comes next behind `prompt`, of all that may.
@@ -58,4 +72,9 @@ impl Words {
     pub(super) fn ids(&self) -> &[Vec<u32>] {
         &self.0
     }
+}
+
+fn missing(word: &str) -> Error {
+    Error::request(format!("the model that judges has no token for the word `{word}`"))
+        .hint("name the model that this judge was made of")
 }
