@@ -79,6 +79,9 @@ pub fn adapter_fingerprint(adapter: &Adapter) -> Result<String> {
     let config = &adapter.config;
     let mut hash = Sha256::new();
     hash.update(format!("{} {} {:?}", config.r, config.alpha, config.rslora));
+    if !config.patterns.is_empty() {
+        hash.update(format!("{:?}", config.patterns));
+    }
     for (name, var) in adapter.parameters() {
         hash.update(name);
         for value in var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()? {

@@ -11,7 +11,7 @@ use eraser_data::Progress;
 use eraser_eval::bench::{ItemScore, Plan, TaskRows, TextFile};
 use eraser_eval::{Admitted, BenchOptions, BenchSummary, Subject, bench, key};
 use eraser_model::adapter::Module;
-use eraser_model::{Adapter, ErrorKind, LoraConfig, Model, Result};
+use eraser_model::{Adapter, ErrorKind, LoraConfig, Model, Patterns, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -97,8 +97,8 @@ fn every_task_equals_the_harness_item_by_item() {
 #[test]
 fn an_adapter_is_compared_with_the_base_and_scores_are_kept() {
     let Some(model) = model() else { return };
-    let config =
-        LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, targets: vec![Module::Q, Module::V], layers: None, rslora: false };
+    let (targets, patterns) = (vec![Module::Q, Module::V], Patterns::default());
+    let config = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, targets, layers: None, rslora: false, patterns };
     let adapter = Adapter::new(config, &model.config, 1, &Device::Cpu).unwrap();
     let subjects = [base(&model), Subject { name: "idle".into(), model: &model, adapter: Some(&adapter) }];
     let dir = tempfile::tempdir().unwrap();

@@ -2,14 +2,16 @@
 //! module. Invariant: every tensor of a directory belongs to a module and has the shape that the model asks for, or
 //! loading fails: PEFT itself ignores a misnamed tensor, and the adapter then silently does nothing.
 
+use crate::adapter_gguf::Pair;
 pub use crate::lora_config::{LoraConfig, Module};
+use crate::lora_patterns::{Own, Patterns};
 use crate::{Error, ModelConfig, Result, error::PathContext};
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_ops::block::Linears;
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use safetensors::{SafeTensors, tensor::TensorView};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -67,20 +69,22 @@ impl Adapter {
             let last = model.num_layers - 1;
             return Err(Error::request(format!("adapted layer {layer} does not exist: the model's last is {last}")));
         }
+        let by_module = config.by_module()?;
         let mut layers = Vec::with_capacity(model.num_layers);
         for layer in 0..model.num_layers {
             let mut pairs = Pairs::default();
             let adapted = config.layers.as_ref().is_none_or(|l| l.contains(&layer));
             for &module in config.targets.iter().filter(|_| adapted) {
                 let (out, input) = module.shape(model);
+                let Own { r, scale, .. } = by_module.of(&module_path(model.path(), layer, module))?;
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 rng.set_stream((layer * Module::SINGLE.len() + module.place()) as u64);
                 let bound = 1.0 / (input as f32).sqrt();
-                let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
+                let a: Vec<f32> = (0..r * input).map(|_| rng.random_range(-bound..bound)).collect();
                 pairs[module] = Some(Lora {
-                    a: Var::from_vec(a, (config.r, input), device)?,
-                    b: Var::zeros((out, config.r), DType::F32, device)?,
-                    scale: config.scale(),
+                    a: Var::from_vec(a, (r, input), device)?,
+                    b: Var::zeros((out, r), DType::F32, device)?,
+                    scale,
                 });
             }
             layers.push(pairs);
@@ -141,9 +145,12 @@ impl Adapter {
     /// Tells of an adapter that changes nothing, or that is taken away from the base.
     fn told(self, path: &Path) -> Result<Self> {
         let (at, alpha) = (path.display(), self.config.alpha);
-        if alpha < 0.0 {
+        let scales: Vec<f32> = self.pairs().map(|lora| lora.scale).collect();
+        if alpha < 0.0 && self.config.patterns.is_empty() {
             tracing::warn!("{at}: `lora_alpha` is {alpha}: the adapter is subtracted from the base; was that meant?");
-        } else if self.config.scale() == 0.0 {
+        } else if scales.iter().any(|scale| *scale < 0.0) {
+            tracing::warn!("{at}: an alpha is negative: its modules are subtracted from the base; was that meant?");
+        } else if scales.iter().all(|scale| *scale == 0.0) {
             tracing::warn!("{at}: `lora_alpha` is {alpha}: the adapter changes nothing");
         } else if self.is_noop()? {
             tracing::warn!("{at}: every lora_B is zero: the adapter changes nothing");
@@ -159,12 +166,13 @@ impl Adapter {
         let mut pairs = Vec::new();
         for (layer, adapted) in self.layers.iter().enumerate() {
             for module in Module::ALL {
-                if let Some(lora) = &adapted[module] {
-                    pairs.push((module.hf_name(layer), lora.a.as_detached_tensor(), lora.b.as_detached_tensor()));
+                if let Some(Lora { a, b, scale }) = &adapted[module] {
+                    let (a, b) = (a.as_detached_tensor(), b.as_detached_tensor());
+                    pairs.push(Pair { module: module.hf_name(layer), a, b, scale: *scale });
                 }
             }
         }
-        crate::adapter_gguf::write(path, name, &pairs, &self.config, model)
+        crate::adapter_gguf::write(path, name, &pairs, model)
     }
 
     /// Writes a PEFT directory, each file atomically. `base` is `base_model_name_or_path`.
@@ -185,9 +193,7 @@ impl Adapter {
         for (layer, pairs) in self.layers.iter().enumerate() {
             for module in Module::ALL {
                 if let Some(lora) = &pairs[module] {
-                    let name = module.hf_name(layer);
-                    let rest = name.strip_prefix(PATHS[0]).unwrap_or(&name);
-                    let name = format!("base_model.model.{}{rest}", self.path);
+                    let name = format!("{PREFIX}{}", module_path(self.path, layer, module));
                     all.push((format!("{name}.lora_A.weight"), lora.a.clone()));
                     all.push((format!("{name}.lora_B.weight"), lora.b.clone()));
                 }
@@ -203,7 +209,7 @@ impl Adapter {
 
     /// True when the adapter leaves every output as it is (every B is zero).
     pub fn is_noop(&self) -> Result<bool> {
-        for lora in self.layers.iter().flat_map(Pairs::iter).flatten() {
+        for lora in self.pairs() {
             if lora.b.as_tensor().abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
                 return Ok(false);
             }
@@ -211,13 +217,33 @@ impl Adapter {
         Ok(true)
     }
 
+    /// The rank of its pairs, or the smallest and the largest.
+    pub fn ranks_in_words(&self) -> String {
+        let ranks = || self.pairs().filter_map(|lora| lora.a.dim(0).ok());
+        match (ranks().min(), ranks().max()) {
+            (Some(least), Some(most)) if least < most => format!("ranks {least} to {most}"),
+            (least, _) => format!("rank {}", least.unwrap_or(self.config.r)),
+        }
+    }
+
+    /// The largest scale of a pair, without its sign.
+    pub fn largest_scale(&self) -> f32 {
+        self.pairs().map(|lora| lora.scale.abs()).fold(0.0, f32::max)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = &Lora> {
+        self.layers.iter().flat_map(Pairs::iter).flatten()
+    }
+
     /// `adapter_config.json` with every key that PEFT writes, sorted.
     fn peft_config(&self, base: &str) -> Value {
         let c = &self.config;
         let mut targets: Vec<&str> = c.targets.iter().map(|m| m.name()).collect();
         targets.sort_unstable();
+        let ranks = c.patterns.ranks.iter().map(|(key, r)| (key.clone(), json!(r)));
+        let alphas = c.patterns.alphas.iter().map(|(key, alpha)| (key.clone(), number(*alpha)));
         json!({
-            "alpha_pattern": {},
+            "alpha_pattern": alphas.collect::<Map<_, _>>(),
             "auto_mapping": null,
             "base_model_name_or_path": base,
             "bias": "none",
@@ -234,7 +260,7 @@ impl Adapter {
             "modules_to_save": null,
             "peft_type": "LORA",
             "r": c.r,
-            "rank_pattern": {},
+            "rank_pattern": ranks.collect::<Map<_, _>>(),
             "revision": null,
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
@@ -242,6 +268,12 @@ impl Adapter {
             "use_rslora": c.rslora,
         })
     }
+}
+
+/// The path of a module in the checkpoint's class, whose decoder is at `path`.
+fn module_path(path: &str, layer: usize, module: Module) -> String {
+    let name = module.hf_name(layer);
+    format!("{path}{}", name.strip_prefix(PATHS[0]).unwrap_or(&name))
 }
 
 /// A whole number as an integer: vLLM and llama.cpp read `lora_alpha` as one.
@@ -268,12 +300,14 @@ fn read_pairs(
     model: &ModelConfig,
 ) -> Result<Vec<Pairs>> {
     let modules = Module::of(model);
+    let by_module = config.by_module()?;
     let example = modules.first().map(|module| module.hf_name(0)).unwrap_or_default();
-    let mut halves: Vec<Linears<[Option<Var>; 2]>> = (0..model.num_layers).map(|_| Linears::default()).collect();
+    let mut halves: Vec<Linears<([Option<Var>; 2], Option<Own>)>> =
+        (0..model.num_layers).map(|_| Linears::default()).collect();
     for tensor in tensors {
         let (name, values) = tensor?;
-        let own = |(_, module, _): &(usize, Module, usize)| modules.contains(module);
-        let (layer, module, half) = parse_name(&name).filter(own).ok_or_else(|| {
+        let own = |parsed: &Parsed<'_>| modules.contains(&parsed.module);
+        let Parsed { layer, module, half, path } = parse_name(&name).filter(own).ok_or_else(|| {
             Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
                 .hint(format!("expected names like base_model.model.{example}.lora_A.weight"))
         })?;
@@ -285,31 +319,37 @@ fn read_pairs(
             .hint("the adapter was made for another model")
         })?;
         let (out, input) = module.shape(model);
-        let shape = if half == 0 { [config.r, input] } else { [out, config.r] };
+        let own = by_module.of(path)?;
+        let shape = if half == 0 { [own.r, input] } else { [out, own.r] };
         if values.dims() != shape {
             return Err(Error::request(format!("tensor '{name}' has shape {:?}, expected {shape:?}", values.dims()))
-                .hint("the adapter was made for another model, or 'r' in adapter_config.json is wrong"));
+                .hint(
+                    "the adapter was made for another model, or 'r' or 'rank_pattern' in adapter_config.json is wrong",
+                ));
         }
         if !values.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Err(Error::request(format!("tensor '{name}' holds values that are not finite"))
                 .hint("the training that made the adapter has diverged, or the file is damaged"));
         }
-        slot[module][half] = Some(Var::from_tensor(&values)?);
+        let (halves, found) = &mut slot[module];
+        halves[half] = Some(Var::from_tensor(&values)?);
+        *found = Some(own);
     }
-    let (mut targets, mut layers) = (Vec::new(), Vec::new());
+    let (mut targets, mut layers, mut owns) = (Vec::new(), Vec::new(), Vec::new());
     let mut pairs = Vec::with_capacity(halves.len());
     for (layer, mut slot) in halves.into_iter().enumerate() {
         let mut row = Pairs::default();
         for module in Module::ALL {
-            let [a, b] = std::mem::take(&mut slot[module]);
-            row[module] = match (a, b) {
-                (None, None) => None,
-                (Some(a), Some(b)) => {
+            let ([a, b], own) = std::mem::take(&mut slot[module]);
+            row[module] = match (a, b, own) {
+                (Some(a), Some(b), Some(own)) => {
                     targets.push(module);
                     layers.push(layer);
-                    Some(Lora { a, b, scale: config.scale() })
+                    owns.push((module_path(model.path(), layer, module), own));
+                    Some(Lora { a, b, scale: own.scale })
                 }
-                (a, _) => {
+                (None, None, _) => None,
+                (a, ..) => {
                     let missing = if a.is_none() { "lora_A" } else { "lora_B" };
                     return Err(Error::request(format!("{} has no {missing}", module.hf_name(layer))));
                 }
@@ -320,6 +360,13 @@ fn read_pairs(
     if targets.is_empty() {
         return Err(Error::request("the adapter holds no tensor: it would change nothing"));
     }
+    // The file may have other names for the modules than an adapter that is written, which its patterns may not match.
+    for (name, own) in &owns {
+        if by_module.of(name)? != *own {
+            config.patterns = Patterns::naming(&owns, config.r, config.alpha);
+            break;
+        }
+    }
     targets.sort_unstable();
     targets.dedup();
     layers.dedup();
@@ -328,19 +375,29 @@ fn read_pairs(
     Ok(pairs)
 }
 
-/// `base_model.model.{path}.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts; A is half 0.
-fn parse_name(name: &str) -> Option<(usize, Module, usize)> {
+/// What the name of a tensor says.
+struct Parsed<'a> {
+    layer: usize,
+    module: Module,
+    /// 0 for A, 1 for B.
+    half: usize,
+    /// The module's path, as the file has it.
+    path: &'a str,
+}
+
+/// `base_model.model.{path}.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts.
+fn parse_name(name: &str) -> Option<Parsed<'_>> {
     let rest = name.strip_prefix(PREFIX)?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, 0),
         None => (rest.strip_suffix(".lora_B.weight")?, 1),
     };
     // The longest first: one begins with another.
-    let path = PATHS.iter().rev().find_map(|prefix| path.strip_prefix(prefix)?.strip_prefix(".layers."))?;
-    let (layer, module) = path.split_once('.')?;
+    let inside = PATHS.iter().rev().find_map(|prefix| path.strip_prefix(prefix)?.strip_prefix(".layers."))?;
+    let (layer, module) = inside.split_once('.')?;
     let layer = layer.parse().ok()?;
     let module = Module::ALL.into_iter().find(|m| m.hf_name(0).strip_prefix("model.layers.0.") == Some(module))?;
-    Some((layer, module, half))
+    Some(Parsed { layer, module, half, path })
 }
 
 fn is_gguf(path: &Path) -> bool {
@@ -394,6 +451,7 @@ mod tests {
             targets: vec![Module::V, Module::Down, Module::Q],
             layers,
             rslora: false,
+            patterns: Patterns::default(),
         }
     }
 
@@ -441,6 +499,32 @@ mod tests {
         made.save_gguf(&path, &model(), "adapter").unwrap();
     }
 
+    /// Older files of the text part of a larger model have another path in their names, and their patterns name it.
+    #[test]
+    fn patterns_that_name_an_older_path_are_written_for_the_path_of_the_tensors() {
+        let dir = tempfile::tempdir().unwrap();
+        let ranks = vec![("language_model.model.layers.1.self_attn.q_proj".to_owned(), 1)];
+        let patterns = Patterns { ranks, alphas: vec![("v_proj".to_owned(), 6.0)] };
+        let config = LoraConfig { patterns, ..config(None) };
+        let model = ModelConfig { layer: crate::config::Layer { nested: true, ..Default::default() }, ..model() };
+        let mut made = Adapter { path: PATHS[2], ..Adapter::new(config, &model, 7, &Device::Cpu).unwrap() };
+        made.save(dir.path(), "base").unwrap();
+        let error = Adapter::load(dir.path(), &model, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("layers.1.self_attn.q_proj.lora_"), "{error}");
+        if let Some(lora) = &mut made.layers[1].q {
+            lora.a = Var::from_tensor(&lora.a.narrow(0, 0, 1).unwrap()).unwrap();
+            lora.b = Var::from_tensor(&lora.b.narrow(1, 0, 1).unwrap().contiguous().unwrap()).unwrap();
+        }
+        made.save(dir.path(), "base").unwrap();
+        let read = Adapter::load(dir.path(), &model, &Device::Cpu).unwrap();
+        let scales = |adapter: &Adapter| adapter.pairs().map(|lora| lora.scale).collect::<Vec<_>>();
+        assert_eq!(scales(&read), [2.0, 3.0, 2.0, 4.0, 3.0, 2.0, 2.0, 3.0, 2.0]);
+        assert_eq!((read.ranks_in_words().as_str(), read.largest_scale()), ("ranks 1 to 2", 4.0));
+        read.save(dir.path(), "base").unwrap();
+        let again = Adapter::load(dir.path(), &model, &Device::Cpu).unwrap();
+        assert_eq!((scales(&again), again.config), (scales(&read), read.config));
+    }
+
     #[test]
     fn a_tensor_that_fits_no_module_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
@@ -457,7 +541,7 @@ mod tests {
     #[test]
     fn what_is_not_plain_lora_is_refused_by_key() {
         let base = r#"{"peft_type":"LORA","r":2,"lora_alpha":4"#;
-        for (extra, key) in [(r#","use_dora":true}"#, "use_dora"), (r#","rank_pattern":{"q":1}}"#, "rank_pattern")] {
+        for (extra, key) in [(r#","use_dora":true}"#, "use_dora"), (r#","lora_bias":true}"#, "lora_bias")] {
             let error = crate::adapter_config::read(&format!("{base}{extra}")).unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
         }

@@ -3,6 +3,7 @@
 //! refused unless it is off.
 
 use crate::lora_config::LoraConfig;
+use crate::lora_patterns::{MAX_RANK, Patterns};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 
@@ -30,12 +31,21 @@ const HARMLESS: [&str; 18] = [
 ];
 
 /// Keys that are read.
-const READ: [&str; 7] = ["peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "bias"];
+const READ: [&str; 9] = [
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "init_lora_weights",
+    "bias",
+    "rank_pattern",
+    "alpha_pattern",
+];
 
 /// Keys of extensions of LoRA: each must be off.
-const EXTENSIONS: [&str; 17] = [
+const EXTENSIONS: [&str; 15] = [
     "alora_invocation_tokens",
-    "alpha_pattern",
     "arrow_config",
     "fan_in_fan_out",
     "kasa_config",
@@ -44,7 +54,6 @@ const EXTENSIONS: [&str; 17] = [
     "megatron_config",
     "modules_to_save",
     "monteclora_config",
-    "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
@@ -116,19 +125,48 @@ pub(crate) fn read(text: &str) -> Result<LoraConfig> {
         targets: Vec::new(),
         layers: None,
         rslora: get("use_rslora").is_some_and(|value| value == true),
+        patterns: Patterns {
+            ranks: pattern(get("rank_pattern"), "rank_pattern", &format!("a rank from 1 to {MAX_RANK}"), |value| {
+                value.as_u64().map(|r| r as usize).filter(|r| (1..=MAX_RANK).contains(r))
+            })?,
+            alphas: pattern(get("alpha_pattern"), "alpha_pattern", "a number with a finite scale", |value| {
+                value.as_f64().filter(|alpha| (*alpha as f32).is_finite())
+            })?,
+        },
     };
+    // What is wrong with an expression is told before any tensor is read.
+    let by_module = config.by_module()?;
     match () {
         () if get("r").is_none() => Err(Error::request("not a PEFT configuration: key 'r' is missing")),
-        () if !(1..=65_536).contains(&config.r) => {
-            Err(Error::request(format!("key 'r' is {}: it must be 1 to 65536", short(&map["r"]))))
+        () if !(1..=MAX_RANK).contains(&config.r) => {
+            Err(Error::request(format!("key 'r' is {}: it must be 1 to {MAX_RANK}", short(&map["r"]))))
         }
-        () if !config.scale().is_finite() => {
+        () if !by_module.default.scale.is_finite() => {
             let alpha = short(&map["lora_alpha"]);
             Err(Error::request(format!("key 'lora_alpha' is {alpha}, which gives no finite scale")))
         }
         () if !(0.0..1.0).contains(&config.dropout) => Err(Error::request("key 'lora_dropout' is not in 0..1")),
         () => Ok(config),
     }
+}
+
+/// The values that expressions have, in the order of the file.
+fn pattern<T>(
+    found: Option<&Value>,
+    key: &str,
+    want: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>> {
+    let Some(found) = found else { return Ok(Vec::new()) };
+    let map =
+        found.as_object().ok_or_else(|| Error::request(format!("key '{key}' is {}, not an object", short(found))))?;
+    let one = |(expression, value): (&String, &Value)| {
+        let value = read(value).ok_or_else(|| {
+            Error::request(format!("key '{key}': the value of `{expression}` is {}, not {want}", short(value)))
+        })?;
+        Ok((expression.clone(), value))
+    };
+    map.iter().map(one).collect()
 }
 
 /// Null, false, empty.
@@ -179,8 +217,6 @@ mod tests {
             ("bias", json!("all")),
             ("fan_in_fan_out", json!(true)),
             ("modules_to_save", json!(["lm_head"])),
-            ("rank_pattern", json!({"q_proj": 4})),
-            ("alpha_pattern", json!({"q_proj": 4})),
             ("layer_replication", json!([[0, 4], [2, 5]])),
             ("alora_invocation_tokens", json!([1])),
             ("trainable_token_indices", json!([1])),
@@ -212,6 +248,10 @@ mod tests {
             assert!(read_with(key, value.clone()).is_ok(), "{key} {value}");
         }
         assert!(read_with("use_rslora", json!(true)).unwrap().rslora);
+        for key in ["rank_pattern", "alpha_pattern"] {
+            assert!(read_with(key, json!({})).unwrap().patterns.is_empty());
+            assert!(!read_with(key, json!({"q_proj": 4})).unwrap().patterns.is_empty());
+        }
     }
 
     #[test]
@@ -225,6 +265,14 @@ mod tests {
             ("lora_dropout", json!(1)),
             ("use_rslora", json!(1)),
             ("use_rslora", json!("true")),
+            ("rank_pattern", json!({"q_proj": 0})),
+            ("rank_pattern", json!({"q_proj": 4.0})),
+            ("rank_pattern", json!({"q_proj": true})),
+            ("rank_pattern", json!({"q_proj(": 4})),
+            ("rank_pattern", json!(4)),
+            ("alpha_pattern", json!({"q_proj": "4"})),
+            ("alpha_pattern", json!({"q_proj": 1e300})),
+            ("alpha_pattern", json!(["q_proj"])),
         ] {
             let error = read_with(key, value.clone()).unwrap_err().to_string();
             assert!(error.contains(&format!("'{key}'")), "{key} {value}: {error}");

@@ -6,6 +6,7 @@ use crate::config::{ModelConfig, Spec};
 use crate::gguf::{Field, GgufFile, GgufWriter, Planned, TensorType, dequantize};
 use crate::gguf_type::{GgufType, encode, floats, general};
 use crate::lora_config::{LoraConfig, Module};
+use crate::lora_patterns::{MAX_RANK, Own, Patterns};
 use crate::weights::{gguf_name, half_split_rows, is_interleaved, to_gguf};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -14,32 +15,54 @@ use std::path::Path;
 
 const ALPHA: &str = "adapter.lora.alpha";
 
-/// One pair: the path of its module, A `[r, in]` and B `[out, r]`.
-pub(crate) type Pair = (String, Tensor, Tensor);
+/// One pair.
+pub(crate) struct Pair {
+    /// Hugging Face path of its module.
+    pub(crate) module: String,
+    /// `[r, in]`.
+    pub(crate) a: Tensor,
+    /// `[out, r]`.
+    pub(crate) b: Tensor,
+    /// Multiplies `B A`.
+    pub(crate) scale: f32,
+}
 
-/// Writes the pairs of an adapter with the settings `config`. `name` is `general.name`.
-pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], config: &LoraConfig, model: &ModelConfig) -> Result<()> {
+impl Pair {
+    /// The alpha with which llama.cpp computes this pair: it scales by alpha / r, whatever the adapter was trained with.
+    fn alpha(&self) -> Result<f32> {
+        Ok(self.scale * self.a.dim(0)? as f32)
+    }
+}
+
+/// Writes the pairs of an adapter. `name` is `general.name`. A file has one alpha: it is that of most pairs, and the B of
+/// others is multiplied by what is left.
+pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], model: &ModelConfig) -> Result<()> {
     let mut fields = general(name, "adapter", GgufType::F32);
     let architecture = Spec::of(model.family).architecture();
     fields.insert("general.architecture".to_owned(), Field::String(architecture.to_owned()));
     fields.insert("adapter.type".to_owned(), Field::String("lora".to_owned()));
-    // llama.cpp scales by alpha / r, whatever the adapter was trained with.
-    let alpha = config.scale() * config.r as f32;
-    if !(alpha.is_finite() && alpha > 0.0) {
+    let alphas = pairs.iter().map(Pair::alpha).collect::<Result<Vec<f32>>>()?;
+    let same = |alpha: &f32| alphas.iter().filter(|other| other.to_bits() == alpha.to_bits()).count();
+    let positive = alphas.iter().copied().filter(|alpha| alpha.is_finite() && *alpha > 0.0);
+    let Some(alpha) = positive.max_by_key(same) else {
+        let alpha = alphas.first().copied().unwrap_or_default();
         return Err(Error::request(format!(
-            "`lora_alpha` {} cannot be written to a GGUF file: {ALPHA} would be {alpha}, and must be positive",
-            config.alpha
+            "`lora_alpha` cannot be written to a GGUF file: {ALPHA} would be {alpha}, and must be positive"
         ))
         .hint("llama.cpp takes 0 for a scale of 1, so an adapter without effect would be applied in full")
         .hint("merge it into the model: without --adapter-only; or write a PEFT directory: without --format gguf"));
-    }
+    };
     fields.insert(ALPHA.to_owned(), Field::F32(alpha));
     let mut planned = Vec::new();
     let mut values = Vec::new();
-    for (module, a, b) in pairs {
+    for (Pair { module, a, b, .. }, own_alpha) in pairs.iter().zip(&alphas) {
         let weight = format!("{module}.weight");
-        let (own, rows) = to_gguf(&weight, floats(b)?, config.r, model)
+        let (own, mut rows) = to_gguf(&weight, floats(b)?, a.dim(0)?, model)
             .ok_or_else(|| Error::request(format!("{module}: GGUF has no name for it")))?;
+        if own_alpha.to_bits() != alpha.to_bits() {
+            let left = own_alpha / alpha;
+            rows.iter_mut().for_each(|x| *x *= left);
+        }
         for (half, tensor, all) in [("lora_a", a, floats(a)?), ("lora_b", b, rows)] {
             let shape = tensor.dims().to_vec();
             planned.push(Planned { name: format!("{own}.{half}"), shape, dtype: TensorType::F32 });
@@ -92,11 +115,12 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
             .hint("it is the scale of the adapter times its rank, a positive number: write the file again"));
     }
     let modules = Module::of(model);
-    let paths = (0..model.num_layers).flat_map(|layer| modules.iter().map(move |module| module.hf_name(layer)));
-    let named = |path: String| Some((gguf_name(&format!("{path}.weight"), model)?, path));
-    let paths: HashMap<String, String> = paths.filter_map(named).collect();
+    let paths =
+        (0..model.num_layers).flat_map(|layer| modules.iter().map(move |module| (module.hf_name(layer), *module)));
+    let named = |(path, module): (String, Module)| Some((gguf_name(&format!("{path}.weight"), model)?, (path, module)));
+    let paths: HashMap<String, (String, Module)> = paths.filter_map(named).collect();
     let mut tensors = Vec::new();
-    let mut r = None;
+    let mut owns = Vec::new();
     for tensor in file.tensors() {
         let found = tensor.name.rsplit_once('.').and_then(|(own, half)| {
             let is_b = match half {
@@ -106,20 +130,33 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
             };
             Some((paths.get(own)?.clone(), is_b))
         });
-        let Some((module, is_b)) = found else {
+        let Some(((path, module), is_b)) = found else {
             let name = &tensor.name;
             return Err(at(Error::request(format!("tensor `{name}` is no LoRA tensor of a module this model has"))
                 .hint("expected names like blk.0.attn_q.weight.lora_a")));
         };
         let mut values = dequantize(tensor.dtype, file.data(tensor));
         let rows = if is_b { tensor.shape.last() } else { tensor.shape.first() };
-        let rank = *r.get_or_insert(rows.copied().unwrap_or(0));
-        if is_b && spec.interleaved && is_interleaved(&format!("{module}.weight")) {
-            values = half_split_rows(&values, rank.max(1), model.head_dim);
+        let rank = rows.copied().unwrap_or(0);
+        if !(1..=MAX_RANK).contains(&rank) {
+            return Err(at(Error::request(format!(
+                "tensor `{}` has rank {rank}, must be 1 to {MAX_RANK}",
+                tensor.name
+            ))));
         }
-        tensors.push(((module, is_b), tensor.shape.clone(), values));
+        if !is_b {
+            owns.push((path.clone(), Own::new(rank, alpha, false)));
+        }
+        // Of another shape it is refused by its Hugging Face name.
+        let fits = tensor.shape == [module.shape(model).0, rank];
+        if is_b && fits && spec.interleaved && is_interleaved(&format!("{path}.weight")) {
+            values = half_split_rows(&values, rank, model.head_dim);
+        }
+        tensors.push(((path, is_b), tensor.shape.clone(), values));
     }
-    let r = r.unwrap_or(0);
-    let config = LoraConfig { r, alpha, dropout: 0.0, targets: Vec::new(), layers: None, rslora: false };
+    // llama.cpp takes the rank of each pair from its tensors.
+    let r = owns.first().map_or(1, |(_, own)| own.r);
+    let patterns = Patterns::naming(&owns, r, alpha);
+    let config = LoraConfig { r, alpha, dropout: 0.0, targets: Vec::new(), layers: None, rslora: false, patterns };
     Ok(Read { config, tensors })
 }

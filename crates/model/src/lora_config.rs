@@ -2,6 +2,7 @@
 //! and the shape and Hugging Face name of each module. Invariant: no tensor and no file is touched here, so that the
 //! adapter and the reader of `adapter_config.json` can both use it.
 
+use crate::lora_patterns::{ByModule, Patterns};
 use crate::{Error, ModelConfig, Result};
 use eraser_ops::block::Linears;
 use serde::{Deserialize, Serialize};
@@ -217,12 +218,17 @@ pub struct LoraConfig {
     pub layers: Option<Vec<usize>>,
     /// Scale by alpha / sqrt(r) instead of alpha / r.
     pub rslora: bool,
+    /// Ranks and alphas that single modules have instead.
+    #[serde(default, skip_serializing_if = "Patterns::is_empty")]
+    pub patterns: Patterns,
 }
 
 impl LoraConfig {
-    /// What multiplies `B A`.
-    pub fn scale(&self) -> f32 {
-        let r = self.r as f64;
-        (self.alpha / if self.rslora { r.sqrt() } else { r }) as f32
+    /// Rank and scale of modules by their names.
+    ///
+    /// # Errors
+    /// A pattern that is no regular expression.
+    pub(crate) fn by_module(&self) -> Result<ByModule> {
+        ByModule::new(&self.patterns, self.r, self.alpha, self.rslora)
     }
 }

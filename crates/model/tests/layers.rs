@@ -44,7 +44,7 @@ fn names() -> Vec<String> {
     let entries = std::fs::read_dir(root()).unwrap();
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert!(names.len() >= 17, "{names:?}");
+    assert!(names.len() >= 20, "{names:?}");
     names
 }
 
@@ -272,6 +272,8 @@ fn adapters_have_the_names_and_shapes_of_peft() {
             let theirs = contents(&root().join(&f.name).join("adapter/adapter_model.safetensors"));
             assert_eq!(contents(&dir.path().join("adapter_model.safetensors")), theirs, "{}", f.name);
         }
+        let read = Adapter::load(dir.path(), &f.config, CPU).unwrap();
+        assert_eq!(read.config, f.adapter.config, "{}", f.name);
         let every = eraser_model::LoraConfig { targets: Module::SINGLE.to_vec(), ..f.adapter.config.clone() };
         let every = Adapter::new(every, &f.config, 1, CPU).unwrap();
         assert_eq!(every.config.targets, fresh.config.targets, "{}", f.name);

@@ -4,7 +4,7 @@
 use crate::gamma::Gamma;
 use crate::method::{AlignLoss, KlScope, Method, Term, TermSettings};
 use eraser_data::{NoiseKind, Ranges, WrongValue};
-use eraser_model::{LoraConfig, adapter::Module};
+use eraser_model::{LoraConfig, Patterns, adapter::Module};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -443,6 +443,7 @@ impl TrainOptions {
             targets: self.targets.clone(),
             layers: self.layers.clone(),
             rslora: self.rslora,
+            patterns: Patterns::default(),
         }
     }
 }

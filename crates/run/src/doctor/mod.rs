@@ -66,9 +66,8 @@ pub fn doctor(plan: &ModelPlan, adapter: Option<&Path>, watch: &mut dyn Watch) -
     if let Some(dir) = adapter
         && let Some(adapter) = found.part("adapter", || Adapter::load(dir, &model.config, model.decoder.device()))
     {
-        let lora = &adapter.config;
         let pairs = eraser_model::counted(adapter.parameters().len() / 2, "pair");
-        found.ok("adapter", format!("{} fits: rank {}, {pairs} of matrices", dir.display(), lora.r));
+        found.ok("adapter", format!("{} fits: {}, {pairs} of matrices", dir.display(), adapter.ranks_in_words()));
         let result = forward(&mut found, &model, Some(&adapter));
         found.of("adapter", result);
     }
@@ -206,7 +205,7 @@ fn not_finite(model: &Model, adapter: Option<&Adapter>) -> Result<Error> {
     let error = Error::request("a plain sentence has no finite likelihood, though every weight is finite");
     Ok(match adapter {
         Some(adapter) => {
-            let scale = adapter.config.scale();
+            let scale = adapter.largest_scale();
             error.hint(format!(
                 "the adapter's scale, {scale}, is far too large: see `lora_alpha` in adapter_config.json"
             ))

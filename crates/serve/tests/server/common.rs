@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 use eraser_model::adapter::Module;
-use eraser_model::{Adapter, BaseDtype, Compute, LoadOptions, LoraConfig, Model, load};
+use eraser_model::{Adapter, BaseDtype, Compute, LoadOptions, LoraConfig, Model, Patterns, load};
 use eraser_serve::{Example, Limits, PLACEHOLDER, Page, PageTemplate, Server, Service, Tag};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -36,7 +36,8 @@ impl Running {
     pub(crate) fn start(limits: Limits, key: Option<&str>) -> Option<Self> {
         let model = model()?;
         let targets = vec![Module::Q];
-        let lora = LoraConfig { r: 4, alpha: 8.0, dropout: 0.0, targets, layers: None, rslora: false };
+        let patterns = Patterns::default();
+        let lora = LoraConfig { r: 4, alpha: 8.0, dropout: 0.0, targets, layers: None, rslora: false, patterns };
         let adapter = Adapter::new(lora, &model.config, 1, &Device::Cpu).unwrap();
         let service = Service {
             model,
