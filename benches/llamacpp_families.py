@@ -34,7 +34,7 @@ p.add_argument("--port", type=int, default=18931)
 a = p.parse_args()
 
 # The definitions of the fixtures' script, without what it does.
-names = {"VOCABULARY", "common", "yarn", "mixed", "gemma3", "families"}
+names = {"VOCABULARY", "common", "yarn", "llama3", "granite4", "mixed", "gemma3", "families"}
 tree = ast.parse((here.parent / "tests/fixtures/layers.py").read_text())
 tree.body = [node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id in names]
 found = {}
@@ -51,6 +51,7 @@ published = {
                                    "sliding_attention": {"rope_type": "default", "rope_theta": 5e3}}),
     "smollm3": dict(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]),
     "exaone4": dict(sliding_window=None, layer_types=None),
+    "cwm": dict(sliding_window=0, layer_types=["full_attention"] * 4),  # llama.cpp has it without windows only
     "llama-biases": dict(rope_parameters=None),
     "qwen3-windows": dict(use_sliding_window=False, sliding_window=None, attention_bias=None),
 }

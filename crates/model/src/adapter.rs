@@ -3,6 +3,7 @@
 //! loading fails: PEFT itself ignores a misnamed tensor, and the adapter then silently does nothing.
 
 use crate::adapter_gguf::Pair;
+use crate::config::MlpNames;
 pub use crate::lora_config::{LoraConfig, Module};
 use crate::lora_patterns::{Own, Patterns};
 use crate::{Error, ModelConfig, Result, error::PathContext};
@@ -36,6 +37,26 @@ pub struct Lora {
     pub scale: f32,
 }
 
+/// What a class of transformers calls the modules of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Names {
+    /// Path of the decoder in the class: what tensors' names begin with.
+    path: &'static str,
+    mlp: MlpNames,
+}
+
+impl Names {
+    fn of(model: &ModelConfig) -> Self {
+        Self { path: model.path(), mlp: model.layer.mlp_names }
+    }
+
+    /// The path of a module in the class.
+    fn path(self, layer: usize, module: Module) -> String {
+        let name = module.hf_name(layer, self.mlp);
+        format!("{}{}", self.path, name.strip_prefix(PATHS[0]).unwrap_or(&name))
+    }
+}
+
 /// A LoRA adapter.
 #[derive(Clone, Debug)]
 pub struct Adapter {
@@ -43,8 +64,8 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// Pairs by layer.
     pub layers: Vec<Pairs>,
-    /// Path of the decoder in the checkpoint's class: what tensors' names begin with.
-    path: &'static str,
+    /// What the checkpoint's class calls the modules.
+    names: Names,
 }
 
 impl Adapter {
@@ -76,7 +97,7 @@ impl Adapter {
             let adapted = config.layers.as_ref().is_none_or(|l| l.contains(&layer));
             for &module in config.targets.iter().filter(|_| adapted) {
                 let (out, input) = module.shape(model);
-                let Own { r, scale, .. } = by_module.of(&module_path(model.path(), layer, module))?;
+                let Own { r, scale, .. } = by_module.of(&Names::of(model).path(layer, module))?;
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 rng.set_stream((layer * Module::SINGLE.len() + module.place()) as u64);
                 let bound = 1.0 / (input as f32).sqrt();
@@ -89,7 +110,7 @@ impl Adapter {
             }
             layers.push(pairs);
         }
-        Ok(Self { config, layers, path: model.path() })
+        Ok(Self { config, layers, names: Names::of(model) })
     }
 
     /// An error unless there is a PEFT directory or a GGUF file at `path`; what it holds is seen when it is loaded.
@@ -114,7 +135,7 @@ impl Adapter {
                 Ok((format!("{PREFIX}{module}.{}", if is_b { "lora_B.weight" } else { "lora_A.weight" }), tensor))
             };
             let layers = read_pairs(found.tensors.into_iter().map(read), &mut config, model);
-            return Self { config, layers: layers.map_err(|e| e.context(dir.display()))?, path: model.path() }
+            return Self { config, layers: layers.map_err(|e| e.context(dir.display()))?, names: Names::of(model) }
                 .told(dir);
         }
         let path = dir.join(CONFIG_FILE);
@@ -139,7 +160,7 @@ impl Adapter {
         })?;
         crate::files::no_pointer(&bytes, &path)?;
         let layers = read_safetensors(&bytes, &mut config, model, device).map_err(|e| e.context(path.display()))?;
-        Self { config, layers, path: model.path() }.told(dir)
+        Self { config, layers, names: Names::of(model) }.told(dir)
     }
 
     /// Tells of an adapter that changes nothing, or that is taken away from the base.
@@ -167,8 +188,10 @@ impl Adapter {
         for (layer, adapted) in self.layers.iter().enumerate() {
             for module in Module::ALL {
                 if let Some(Lora { a, b, scale }) = &adapted[module] {
-                    let (a, b) = (a.as_detached_tensor(), b.as_detached_tensor());
-                    pairs.push(Pair { module: module.hf_name(layer), a, b, scale: *scale });
+                    let path = module.hf_name(layer, self.names.mlp);
+                    for (module, b) in crate::weights::apart(&path, &b.as_detached_tensor())? {
+                        pairs.push(Pair { module, a: a.as_detached_tensor(), b, scale: *scale });
+                    }
                 }
             }
         }
@@ -193,7 +216,7 @@ impl Adapter {
         for (layer, pairs) in self.layers.iter().enumerate() {
             for module in Module::ALL {
                 if let Some(lora) = &pairs[module] {
-                    let name = format!("{PREFIX}{}", module_path(self.path, layer, module));
+                    let name = format!("{PREFIX}{}", self.names.path(layer, module));
                     all.push((format!("{name}.lora_A.weight"), lora.a.clone()));
                     all.push((format!("{name}.lora_B.weight"), lora.b.clone()));
                 }
@@ -238,7 +261,7 @@ impl Adapter {
     /// `adapter_config.json` with every key that PEFT writes, sorted.
     fn peft_config(&self, base: &str) -> Value {
         let c = &self.config;
-        let mut targets: Vec<&str> = c.targets.iter().map(|m| m.name()).collect();
+        let mut targets: Vec<&str> = c.targets.iter().map(|m| m.last_name(self.names.mlp)).collect();
         targets.sort_unstable();
         let ranks = c.patterns.ranks.iter().map(|(key, r)| (key.clone(), json!(r)));
         let alphas = c.patterns.alphas.iter().map(|(key, alpha)| (key.clone(), number(*alpha)));
@@ -270,12 +293,6 @@ impl Adapter {
     }
 }
 
-/// The path of a module in the checkpoint's class, whose decoder is at `path`.
-fn module_path(path: &str, layer: usize, module: Module) -> String {
-    let name = module.hf_name(layer);
-    format!("{path}{}", name.strip_prefix(PATHS[0]).unwrap_or(&name))
-}
-
 /// A whole number as an integer: vLLM and llama.cpp read `lora_alpha` as one.
 fn number(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x) }
@@ -293,6 +310,9 @@ fn read_safetensors(bytes: &[u8], config: &mut LoraConfig, model: &ModelConfig, 
     read_pairs(tensors, config, model)
 }
 
+/// A and B of a module as far as they were found, and what its name says of them.
+type Halves = ([Option<Var>; 2], Option<Own>);
+
 /// The pairs that tensors under PEFT names make; fills in the targets and layers of `config` from what is there.
 fn read_pairs(
     tensors: impl Iterator<Item = Result<(String, Tensor)>>,
@@ -301,16 +321,16 @@ fn read_pairs(
 ) -> Result<Vec<Pairs>> {
     let modules = Module::of(model);
     let by_module = config.by_module()?;
-    let example = modules.first().map(|module| module.hf_name(0)).unwrap_or_default();
-    let mut halves: Vec<Linears<([Option<Var>; 2], Option<Own>)>> =
-        (0..model.num_layers).map(|_| Linears::default()).collect();
+    let example = modules.first().map(|module| module.hf_name(0, model.layer.mlp_names)).unwrap_or_default();
+    let mut halves: Vec<Linears<Halves>> = (0..model.num_layers).map(|_| Linears::default()).collect();
     for tensor in tensors {
         let (name, values) = tensor?;
         let own = |parsed: &Parsed<'_>| modules.contains(&parsed.module);
-        let Parsed { layer, module, half, path } = parse_name(&name).filter(own).ok_or_else(|| {
-            Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
-                .hint(format!("expected names like base_model.model.{example}.lora_A.weight"))
-        })?;
+        let Parsed { layer, module, half, path } =
+            parse_name(&name, model.layer.mlp_names).filter(own).ok_or_else(|| {
+                Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
+                    .hint(format!("expected names like base_model.model.{example}.lora_A.weight"))
+            })?;
         let slot = halves.get_mut(layer).ok_or_else(|| {
             Error::request(format!(
                 "tensor '{name}' adapts layer {layer}, but the model has {} layers",
@@ -345,13 +365,13 @@ fn read_pairs(
                 (Some(a), Some(b), Some(own)) => {
                     targets.push(module);
                     layers.push(layer);
-                    owns.push((module_path(model.path(), layer, module), own));
+                    owns.push((Names::of(model).path(layer, module), own));
                     Some(Lora { a, b, scale: own.scale })
                 }
                 (None, None, _) => None,
                 (a, ..) => {
                     let missing = if a.is_none() { "lora_A" } else { "lora_B" };
-                    return Err(Error::request(format!("{} has no {missing}", module.hf_name(layer))));
+                    return Err(Error::request(format!("{} has no {missing}", Names::of(model).path(layer, module))));
                 }
             };
         }
@@ -386,7 +406,7 @@ struct Parsed<'a> {
 }
 
 /// `base_model.model.{path}.layers.{layer}.{part}.{module}.lora_{A|B}.weight`, in parts.
-fn parse_name(name: &str) -> Option<Parsed<'_>> {
+fn parse_name(name: &str, names: MlpNames) -> Option<Parsed<'_>> {
     let rest = name.strip_prefix(PREFIX)?;
     let (path, half) = match rest.strip_suffix(".lora_A.weight") {
         Some(path) => (path, 0),
@@ -396,7 +416,8 @@ fn parse_name(name: &str) -> Option<Parsed<'_>> {
     let inside = PATHS.iter().rev().find_map(|prefix| path.strip_prefix(prefix)?.strip_prefix(".layers."))?;
     let (layer, module) = inside.split_once('.')?;
     let layer = layer.parse().ok()?;
-    let module = Module::ALL.into_iter().find(|m| m.hf_name(0).strip_prefix("model.layers.0.") == Some(module))?;
+    let is = |m: &Module| m.hf_name(0, names).strip_prefix("model.layers.0.") == Some(module);
+    let module = Module::ALL.into_iter().find(is)?;
     Some(Parsed { layer, module, half, path })
 }
 
@@ -507,7 +528,8 @@ mod tests {
         let patterns = Patterns { ranks, alphas: vec![("v_proj".to_owned(), 6.0)] };
         let config = LoraConfig { patterns, ..config(None) };
         let model = ModelConfig { layer: crate::config::Layer { nested: true, ..Default::default() }, ..model() };
-        let mut made = Adapter { path: PATHS[2], ..Adapter::new(config, &model, 7, &Device::Cpu).unwrap() };
+        let mut made = Adapter::new(config, &model, 7, &Device::Cpu).unwrap();
+        made.names.path = PATHS[2];
         made.save(dir.path(), "base").unwrap();
         let error = Adapter::load(dir.path(), &model, &Device::Cpu).unwrap_err().to_string();
         assert!(error.contains("layers.1.self_attn.q_proj.lora_"), "{error}");
@@ -551,7 +573,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_names_and_configs_never_panic(name in ".{0,60}", text in ".{0,80}") {
-            let _ = parse_name(&name);
+            let _ = parse_name(&name, MlpNames::Llama);
             let _ = crate::adapter_config::read(&text);
         }
     }

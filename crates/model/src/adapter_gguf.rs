@@ -2,6 +2,7 @@
 //! modules; out: a file, and the way back. Invariant: rows of B that belong to queries and keys have the order that the
 //! family's files have, so the adapter fits a base that llama.cpp's converter wrote.
 
+use crate::config::MlpNames;
 use crate::config::{ModelConfig, Spec};
 use crate::gguf::{Field, GgufFile, GgufWriter, Planned, TensorType, dequantize};
 use crate::gguf_type::{GgufType, encode, floats, general};
@@ -61,7 +62,9 @@ pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], model: &ModelConfig
             .ok_or_else(|| Error::request(format!("{module}: GGUF has no name for it")))?;
         if own_alpha.to_bits() != alpha.to_bits() {
             let left = own_alpha / alpha;
-            rows.iter_mut().for_each(|x| *x *= left);
+            for x in &mut rows {
+                *x *= left;
+            }
         }
         for (half, tensor, all) in [("lora_a", a, floats(a)?), ("lora_b", b, rows)] {
             let shape = tensor.dims().to_vec();
@@ -114,13 +117,16 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
         return Err(Error::request(format!("{}: {ALPHA} is {alpha}", path.display()))
             .hint("it is the scale of the adapter times its rank, a positive number: write the file again"));
     }
-    let modules = Module::of(model);
-    let paths =
-        (0..model.num_layers).flat_map(|layer| modules.iter().map(move |module| (module.hf_name(layer), *module)));
+    // What the model has in one is apart in files.
+    let joins = model.layer.mlp_names == MlpNames::Shared;
+    let mut own = model.clone();
+    own.layer.fused.gate_up &= !joins;
+    let modules = Module::of(&own);
+    let path = |layer| modules.iter().map(move |module| (module.hf_name(layer, MlpNames::Llama), *module));
+    let paths = (0..model.num_layers).flat_map(path);
     let named = |(path, module): (String, Module)| Some((gguf_name(&format!("{path}.weight"), model)?, (path, module)));
     let paths: HashMap<String, (String, Module)> = paths.filter_map(named).collect();
     let mut tensors = Vec::new();
-    let mut owns = Vec::new();
     for tensor in file.tensors() {
         let found = tensor.name.rsplit_once('.').and_then(|(own, half)| {
             let is_b = match half {
@@ -144,9 +150,6 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
                 tensor.name
             ))));
         }
-        if !is_b {
-            owns.push((path.clone(), Own::new(rank, alpha, false)));
-        }
         // Of another shape it is refused by its Hugging Face name.
         let fits = tensor.shape == [module.shape(model).0, rank];
         if is_b && fits && spec.interleaved && is_interleaved(&format!("{path}.weight")) {
@@ -154,9 +157,49 @@ pub(crate) fn read(path: &Path, model: &ModelConfig) -> Result<Read> {
         }
         tensors.push(((path, is_b), tensor.shape.clone(), values));
     }
+    if joins {
+        tensors = joined(tensors, model).map_err(at)?;
+    }
     // llama.cpp takes the rank of each pair from its tensors.
+    let of_a = tensors.iter().filter(|((_, is_b), ..)| !is_b);
+    let rank = |((path, _), shape, _): &Half| Some((path.clone(), Own::new(*shape.first()?, alpha, false)));
+    let owns: Vec<(String, Own)> = of_a.filter_map(rank).collect();
     let r = owns.first().map_or(1, |(_, own)| own.r);
     let patterns = Patterns::naming(&owns, r, alpha);
     let config = LoraConfig { r, alpha, dropout: 0.0, targets: Vec::new(), layers: None, rslora: false, patterns };
     Ok(Read { config, tensors })
+}
+
+/// The tensors under the names of a model that has gate and up in one. A pair of both has one A.
+fn joined(tensors: Vec<Half>, model: &ModelConfig) -> Result<Vec<Half>> {
+    let mut all: HashMap<(String, bool), (Vec<usize>, Vec<f32>)> =
+        tensors.into_iter().map(|(key, shape, values)| (key, (shape, values))).collect();
+    let mut out = Vec::new();
+    for layer in 0..model.num_layers {
+        let path = |module: Module, names| module.hf_name(layer, names);
+        let [gate, up] = [Module::Gate, Module::Up]
+            .map(|module| [false, true].map(|is_b| all.remove(&(path(module, MlpNames::Llama), is_b))));
+        let together = path(Module::GateUp, MlpNames::Shared);
+        match (gate, up) {
+            ([None, None], [None, None]) => {}
+            ([Some(a), Some((shape, b))], [Some(other), Some((_, other_b))]) if a == other => {
+                let shape = shape.iter().enumerate().map(|(i, n)| if i == 0 { 2 * n } else { *n }).collect();
+                out.push(((together.clone(), false), a.0, a.1));
+                out.push(((together, true), shape, [b, other_b].concat()));
+            }
+            _ => {
+                return Err(Error::request(format!(
+                    "gate and up of layer {layer} have different lora_a, and this model has both in one module, {together}"
+                ))
+                .hint("take the base model in GGUF too, which has them apart"));
+            }
+        }
+        for is_b in [false, true] {
+            if let Some((shape, values)) = all.remove(&(path(Module::Down, MlpNames::Llama), is_b)) {
+                out.push(((path(Module::Down, MlpNames::Shared), is_b), shape, values));
+            }
+        }
+    }
+    out.extend(all.into_iter().map(|(key, (shape, values))| (key, shape, values)));
+    Ok(out)
 }

@@ -10,7 +10,7 @@ use crate::gguf_type::{GgufType, encode, floats, general};
 use crate::gguf_written::{Written, WrittenAs, grouped};
 use crate::load::Model;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{gguf_name, to_gguf};
+use crate::weights::{apart, gguf_name, to_gguf};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::path::Path;
@@ -105,7 +105,11 @@ impl<'a> GgufParts<'a> {
         };
         let mut written: Vec<Written> = planned.iter().map(whole).collect();
         let mut tensors = Vec::new();
+        let mut all = Vec::new();
         for (name, tensor) in self.decoder.named_tensors()? {
+            all.extend(apart(&name, &tensor)?);
+        }
+        for (name, tensor) in all {
             let own =
                 gguf_name(&name, self.config).ok_or_else(|| unnamed().context(format_args!("tensor `{name}`")))?;
             let (dtype, in_place_of) = kind.of(&own, tensor.dims(), self.config);

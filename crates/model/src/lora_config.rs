@@ -2,6 +2,7 @@
 //! and the shape and Hugging Face name of each module. Invariant: no tensor and no file is touched here, so that the
 //! adapter and the reader of `adapter_config.json` can both use it.
 
+use crate::config::MlpNames;
 use crate::lora_patterns::{ByModule, Patterns};
 use crate::{Error, ModelConfig, Result};
 use eraser_ops::block::Linears;
@@ -113,7 +114,7 @@ impl Module {
         }
     }
 
-    /// Last part of the Hugging Face name, as PEFT's `target_modules` has it.
+    /// The name of the module, which in most models is the last part of its path.
     pub fn name(self) -> &'static str {
         match self {
             Self::Q => "q_proj",
@@ -128,11 +129,24 @@ impl Module {
         }
     }
 
-    /// Hugging Face path of the module in block `layer`.
-    pub fn hf_name(self, layer: usize) -> String {
+    /// Hugging Face path of the module in block `layer`, of a model that names its MLP so.
+    pub fn hf_name(self, layer: usize, names: MlpNames) -> String {
         let of_mlp = matches!(self, Self::Gate | Self::Up | Self::Down | Self::GateUp);
-        let part = if of_mlp { "mlp" } else { "self_attn" };
-        format!("model.layers.{layer}.{part}.{}", self.name())
+        let part = match names {
+            MlpNames::Shared if of_mlp => "shared_mlp",
+            _ if of_mlp => "mlp",
+            _ => "self_attn",
+        };
+        format!("model.layers.{layer}.{part}.{}", self.last_name(names))
+    }
+
+    /// Last part of the path, as PEFT's `target_modules` has it.
+    pub(crate) fn last_name(self, names: MlpNames) -> &'static str {
+        match (self, names) {
+            (Self::GateUp, MlpNames::Shared) => "input_linear",
+            (Self::Down, MlpNames::Shared) => "output_linear",
+            _ => self.name(),
+        }
     }
 
     /// `(out, in)` of the weight.
@@ -196,7 +210,8 @@ impl FromStr for Module {
 
     fn from_str(s: &str) -> Result<Self> {
         let short = s.trim().trim_end_matches("_proj");
-        Self::ALL.into_iter().find(|m| m.name().trim_end_matches("_proj") == short).ok_or_else(|| {
+        let same = |m: &Self| m.name().trim_end_matches("_proj") == short || m.last_name(MlpNames::Shared) == short;
+        Self::ALL.into_iter().find(same).ok_or_else(|| {
             Error::request(format!("unknown module '{s}'"))
                 .hint("known modules: q, k, v, o, gate, up, down, qkv, gate_up, with or without _proj; or all-linear")
         })

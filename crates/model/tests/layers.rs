@@ -44,7 +44,7 @@ fn names() -> Vec<String> {
     let entries = std::fs::read_dir(root()).unwrap();
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert!(names.len() >= 20, "{names:?}");
+    assert!(names.len() >= 23, "{names:?}");
     names
 }
 

@@ -88,16 +88,26 @@ impl<'a> Keys<'a> {
 
     /// Which of the `layers` layers have the sliding window, as `layer_types` says.
     pub(super) fn windowed(self, layers: usize) -> Result<Option<Vec<bool>>> {
-        let Some(kinds) = self.names("layer_types")? else { return Ok(None) };
-        if let Some(other) = kinds.iter().find(|kind| !matches!(**kind, "full_attention" | "sliding_attention")) {
-            return Err(Error::request(format!("`{}layer_types`: {other} is not supported", self.prefix)));
+        self.windowed_by("layer_types", layers)
+    }
+
+    /// The same of a list under another key.
+    pub(super) fn windowed_by(self, key: &str, layers: usize) -> Result<Option<Vec<bool>>> {
+        let Some(kinds) = self.names(key)? else { return Ok(None) };
+        // Files of earlier versions of transformers say `attention` for a layer without a window.
+        let known = |kind: &str| matches!(kind, "full_attention" | "attention" | "sliding_attention");
+        if let Some(other) = kinds.iter().find(|kind| !known(kind)) {
+            let what = match *other {
+                "mamba" | "linear_attention" => ": a model with layers of other kinds than attention",
+                _ => "",
+            };
+            return Err(Error::request(format!("`{}{key}`: {other} is not supported{what}", self.prefix))
+                .hint("layers can be full_attention or sliding_attention"));
         }
         if kinds.len() != layers {
-            return Err(Error::request(format!(
-                "`{}layer_types` has {} names for {layers} layers",
-                self.prefix,
-                kinds.len()
-            )));
+            let (key, n) = (self.named(key), kinds.len());
+            return Err(Error::request(format!("`{key}` has {n} names for {layers} layers"))
+                .hint("it must name the kind of each layer of `num_hidden_layers`"));
         }
         Ok(Some(kinds.iter().map(|kind| *kind == "sliding_attention").collect()))
     }

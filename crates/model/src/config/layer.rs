@@ -90,6 +90,24 @@ pub struct Fused {
     pub gate_up: bool,
 }
 
+/// What the modules of the MLP are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MlpNames {
+    /// `mlp.gate_proj`, `mlp.up_proj` or both as `mlp.gate_up_proj`, and `mlp.down_proj`.
+    #[default]
+    Llama,
+    /// `shared_mlp.input_linear` (gate and up in one) and `shared_mlp.output_linear`.
+    Shared,
+}
+
+impl MlpNames {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+    fn is_llama(&self) -> bool {
+        *self == Self::Llama
+    }
+}
+
 /// How a decoder layer, and the multiplications before and after the layers, differ from Llama's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -130,6 +148,9 @@ pub struct Layer {
     pub biases: Biases,
     /// Projections that are one module.
     pub fused: Fused,
+    /// Names of the MLP's modules.
+    #[serde(skip_serializing_if = "MlpNames::is_llama")]
+    pub mlp_names: MlpNames,
     /// The model is the text part of a larger one, whose names its tensors have.
     pub nested: bool,
 }

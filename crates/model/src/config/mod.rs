@@ -18,7 +18,7 @@ mod unsupported;
 
 pub(crate) use family::Spec;
 pub(crate) use hf::{MAX_BYTES, read_json};
-pub use layer::{Biases, Fused, Layer, Mlp, NormPlacement, QkNorm, QueryScale};
+pub use layer::{Biases, Fused, Layer, Mlp, MlpNames, NormPlacement, QkNorm, QueryScale};
 pub(crate) use quantised::claimed as quantisation_claimed;
 pub use rope::{Rope, RopeScaling};
 
@@ -62,6 +62,10 @@ pub enum Family {
     Exaone4,
     /// Arcee's AFM.
     Arcee,
+    /// Code World Model.
+    Cwm,
+    /// Granite 4, dense.
+    Granite4,
 }
 
 /// The shape of a decoder.

@@ -248,7 +248,7 @@ fn an_unsupported_family_is_told_the_nearest_one_and_where_to_add_it() {
         ("gemma4_text", "is gemma3_text;"),
         ("qwen3_moe", "is qwen3;"),
         ("olmo_hybrid", "is olmo"),
-        ("granitemoehybrid", "is granite;"),
+        ("granitemoe", "is granite;"),
         ("mixtral", "is mistral;"),
         ("phi", "is phi3;"),
         ("mamba", "supported are"),
@@ -257,6 +257,50 @@ fn an_unsupported_family_is_told_the_nearest_one_and_where_to_add_it() {
         let hints = error.hints().join("\n");
         assert!(hints.contains(nearest) && hints.contains("ARCHITECTURE.md"), "{name}: {hints}");
     }
+}
+
+#[test]
+fn a_granite_4_with_experts_or_layers_of_other_kinds_is_refused_by_the_key() {
+    let granite = |changes: Value| {
+        let mut keys = json!({"model_type": "granitemoehybrid", "num_local_experts": 0, "shared_intermediate_size": 20,
+            "layer_types": ["attention", "attention"], "position_embedding_type": "rope"});
+        keys.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        read(keys)
+    };
+    let dense = granite(json!({})).unwrap();
+    assert_eq!((dense.intermediate_size, dense.layer.rotated.clone()), (20, None));
+    assert_eq!(granite(json!({"position_embedding_type": null})).unwrap().layer.rotated, Some(vec![false; 2]));
+    assert_eq!(granite(json!({"layer_types": null, "layers_block_type": ["attention", "attention"]})).unwrap(), dense);
+    for (changes, key) in [
+        (json!({"num_local_experts": 8}), "`num_local_experts` 8"),
+        (json!({"num_local_experts": null}), "`num_local_experts` is missing, which makes it a mixture of experts"),
+        (json!({"layer_types": ["mamba", "attention"]}), "`layer_types`: mamba is not supported: a model with layers"),
+        (json!({"layer_types": ["attention", "linear_attention"]}), "`layer_types`: linear_attention is not supported"),
+        (json!({"layer_types": null}), "`layer_types` is missing, which makes it a model with layers of other kinds"),
+        (json!({"layer_types": ["attention"]}), "`layer_types` has 1 names for 2 layers"),
+        (json!({"layer_types": ["attention", "sliding_attention"]}), "`layer_types`: sliding_attention"),
+        (json!({"position_embedding_type": "nope"}), "`position_embedding_type` nope"),
+    ] {
+        let error = granite(changes.clone()).unwrap_err().to_string();
+        assert!(error.contains(key), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn cwm_has_the_rotation_and_the_windows_of_its_class() {
+    let cwm = |changes: Value| {
+        let mut keys = json!({"model_type": "cwm", "num_hidden_layers": 5});
+        keys.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        read(keys)
+    };
+    let class = cwm(json!({"rope_theta": 5e5})).unwrap();
+    assert_eq!(class.rope_theta.to_bits(), 1e6f32.to_bits(), "transformers passes over a base alone");
+    assert!(matches!(class.rope_scaling, Some(RopeScaling::Llama3 { factor: 16.0, .. })));
+    assert_eq!(class.sliding_window, Some(8192));
+    assert_eq!(class.layer.windowed, Some(vec![false, true, true, true, false]));
+    assert_eq!(cwm(json!({"rope_parameters": {"rope_type": "default"}})).unwrap().rope_scaling, None);
+    assert_eq!(cwm(json!({"sliding_window": 0})).unwrap().sliding_window, None);
+    assert!(cwm(json!({"attention_bias": true})).unwrap_err().to_string().contains("`attention_bias`"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::family::Spec;
 use super::fields::{FACTORS, LONG_FACTORS, SHORT_FACTORS, Writer};
-use super::{ModelConfig, RopeScaling};
+use super::{MlpNames, ModelConfig, RopeScaling};
 use crate::gguf::{Field, Fields};
 use serde_json::Value;
 
@@ -102,6 +102,10 @@ impl ModelConfig {
             // Names only, and rotations, which are compared below.
             config.family = self.family;
             config.layer.nested = false;
+            if config.layer.mlp_names == MlpNames::Shared {
+                config.layer.mlp_names = MlpNames::Llama;
+                config.layer.fused.gate_up = false;
+            }
             config.rope_scaling = None;
             config.layer.window_rope = None;
             config.layer.rotary_dim.get_or_insert(config.head_dim);
@@ -138,6 +142,7 @@ fn said(field: &str, spec: &Spec) -> String {
         "layer.logit_cap" => ("final_logit_softcapping", "the cap of logits"),
         "layer.windowed" => ("layer_types", "which layers have the sliding window"),
         "sliding_window" => ("sliding_window", "the sliding window"),
+        "layer.rotated" if spec.reads("position_embedding_type") => ("position_embedding_type", "the rotation"),
         "layer.rotated" if spec.reads("no_rope_layers") => ("no_rope_layers", "which layers are rotated"),
         "layer.rotated" => ("layer_types", "which layers are rotated"),
         "rope_scaling" => ("rope_scaling", "the rotation"),

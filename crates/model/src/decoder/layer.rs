@@ -131,7 +131,7 @@ impl Block {
     ) -> Result<Self> {
         let linear = |module: Module| {
             let (out, input) = module.shape(config);
-            let name = module.hf_name(layer);
+            let name = module.hf_name(layer, config.layer.mlp_names);
             let weight = held.weight(source, &format!("{name}.weight"), [out, input], device)?;
             let bias = || source.tensor(&format!("{name}.bias"), &[out], held.dtype(), device);
             let bias = module.is_biased(config).then(bias).transpose()?;
@@ -190,7 +190,7 @@ impl Block {
         let mut all = Vec::new();
         for module in Module::ALL {
             let Some(linear) = &self.linears[module] else { continue };
-            let name = module.hf_name(layer);
+            let name = module.hf_name(layer, config.layer.mlp_names);
             all.push((format!("{name}.weight"), linear.weight.dense(dtype, device)?));
             if let Some(bias) = &linear.bias {
                 all.push((format!("{name}.bias"), bias.clone()));

@@ -101,6 +101,20 @@ pub(crate) fn to_gguf(name: &str, values: Vec<f32>, row: usize, config: &ModelCo
     Some((own, values))
 }
 
+/// A tensor of the checkpoint as a GGUF file has it, under Llama's names: gate and up, which Granite 4 has in one, are
+/// apart there. `name` is that of a tensor, or the path of a module with a tensor whose rows are those of its weight.
+pub(crate) fn apart(name: &str, tensor: &Tensor) -> Result<Vec<(String, Tensor)>> {
+    let (joined, down) = ("shared_mlp.input_linear", "shared_mlp.output_linear");
+    if name.contains(joined) {
+        let rows = tensor.dim(0)? / 2;
+        let half = |own: &str, start| {
+            Ok::<_, crate::Error>((name.replace(joined, own), tensor.narrow(0, start, rows)?.contiguous()?))
+        };
+        return Ok(vec![half("mlp.gate_proj", 0)?, half("mlp.up_proj", rows)?]);
+    }
+    Ok(vec![(name.replace(down, "mlp.down_proj"), tensor.clone())])
+}
+
 /// Whether the rows of a tensor are those of rotated heads.
 pub(crate) fn is_interleaved(name: &str) -> bool {
     ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"].iter().any(|end| name.ends_with(end))

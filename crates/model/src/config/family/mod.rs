@@ -2,6 +2,7 @@
 //! its generations, has one file here and a line for each generation in [`ALL`].
 
 mod arcee;
+mod cwm;
 mod exaone;
 mod gemma;
 mod granite;
@@ -79,7 +80,7 @@ impl Defaults {
 const SILU: &[&str] = &["silu", "swish"];
 
 /// Every family.
-static ALL: [&Spec; 16] = [
+static ALL: [&Spec; 18] = [
     &llama::SPEC,
     &mistral::SPEC,
     &qwen::QWEN2,
@@ -91,11 +92,13 @@ static ALL: [&Spec; 16] = [
     &olmo::OLMO2,
     &olmo::OLMO3,
     &granite::SPEC,
+    &granite::GRANITE4,
     &smollm::SPEC,
     &ministral::SPEC,
     &seed::SPEC,
     &exaone::SPEC,
     &arcee::SPEC,
+    &cwm::SPEC,
 ];
 
 impl Spec {
