@@ -1,7 +1,8 @@
 //! The command line before it is parsed. In: arguments as they were typed; out: the same with the names of options as
 //! they are called here. Invariant: only names change, never a value, and nothing behind `--`.
 
-use clap::Command;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command};
 use eraser_model::Error;
 use eraser_run::plan::ELSEWHERE;
 use std::collections::BTreeSet;
@@ -67,6 +68,34 @@ pub(crate) fn unknown(option: &str, arguments: &[OsString], root: &Command) -> O
     let instead = || INSTEAD.iter().find(|(theirs, _)| *theirs == dashed).map(|(_, hint)| (*hint).to_owned());
     let hint = ours.map(|ours| format!("did you mean `--{ours}`?")).or_else(instead)?;
     Some(Error::request(format!("{option}: `eraser {}` has no such option", verb.get_name())).hint(hint))
+}
+
+/// A command whose options take negative numbers as their values: what is wrong with one is told of the option, while
+/// clap alone takes it for another option.
+pub(crate) fn with_negative_values(command: Command) -> Command {
+    let takes = |argument: Arg| {
+        if argument.get_action().takes_values() { argument.allow_negative_numbers(true) } else { argument }
+    };
+    command.mut_args(takes).mut_subcommands(with_negative_values)
+}
+
+/// What is wrong with a negative number that an option does not take.
+pub(crate) fn negative(error: &clap::Error, arguments: &[OsString], root: &Command) -> Option<Error> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (option, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
+    if error.kind() != ErrorKind::ValueValidation || value.parse::<f64>().is_ok_and(|x| x >= 0.0) {
+        return None;
+    }
+    value.strip_prefix('-').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))?;
+    let name = option.split_whitespace().next().unwrap_or(option);
+    let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    // What the standard library says of a number with a sign.
+    let reason = if reason.contains("invalid digit") { "it must be a whole number, 0 or more" } else { &reason };
+    let verb = verb(arguments, root).map_or("help", Command::get_name);
+    Some(Error::request(format!("{name} {value}: {reason}")).hint(format!("see `eraser {verb} --help`")))
 }
 
 /// Name and value of `--name=value` or `--name`.

@@ -55,7 +55,7 @@ fn start() -> ExitCode {
 
 /// The command line; where it is wrong, or only asks for help, what there is to say has been said.
 fn parse(typed: Vec<std::ffi::OsString>) -> Result<options::Cli, ExitCode> {
-    let mut root = options::Cli::command();
+    let mut root = argv::with_negative_values(options::Cli::command());
     root.build();
     let refuse = |error: eraser_model::Error| {
         errors::print(&error.into(), "help");
@@ -68,6 +68,9 @@ fn parse(typed: Vec<std::ffi::OsString>) -> Result<options::Cli, ExitCode> {
             (error.kind(), error.get(ContextKind::InvalidArg))
             && let Some(error) = argv::unknown(option, &arguments, &root)
         {
+            return refuse(error);
+        }
+        if let Some(error) = argv::negative(&error, &arguments, &root) {
             return refuse(error);
         }
         // Nothing can be done about an output that is gone.

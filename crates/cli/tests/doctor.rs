@@ -121,7 +121,7 @@ fn faults_of_tokenizer_and_template_are_told_as_theirs() {
     assert!(told.contains("error    tokenizer  ") && told.contains("error    weights    "), "{told}");
     let ends = replaced("model/config.json", "\"eos_token_id\":256", "\"eos_token_id\":999");
     let (code, told) = changed(&ends, "model");
-    assert!(code == 0 && told.contains("warning  tokenizer      config.json: `eos_token_id` 999 is no id"), "{told}");
+    assert!(code == 1 && told.contains("config.json: `eos_token_id` 999 is beyond the vocabulary of 257"), "{told}");
 }
 
 /// A file of the configuration that says something else than the weights, or too little, was taken without a word.
@@ -164,7 +164,9 @@ fn an_adapter_without_effect_is_told_and_not_written_for_llama_cpp() {
         assert!(code == 0 && text.contains("warning  adapter") && text.contains(told), "{text}");
         let refused = dir.refused("export -m model -a run/adapter -o new/a.gguf --format gguf --adapter-only");
         assert!(
-            refused.starts_with("exit 2") && refused.contains(&format!("`lora_alpha` {alpha} cannot be written")),
+            refused.starts_with("exit 2")
+                && refused.contains("`lora_alpha` cannot be written")
+                && refused.contains(&format!("would be {alpha}")),
             "{refused}"
         );
         assert!(!dir.path("new").exists(), "an empty directory is left");

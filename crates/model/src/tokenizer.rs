@@ -2,6 +2,7 @@
 //! out: text to ids and back, the special ids, files to export. Invariant: ids are those that transformers gives for
 //! the same files, and every id a [`Tokenizer`] returns is below its [`Tokenizer::vocab_size`].
 
+use crate::config::check_ends;
 use crate::error::PathContext;
 use crate::files::{json_hint, no_pointer, write_atomic};
 use crate::tokenizer_check::{MAX_ID, as_id, check};
@@ -426,12 +427,20 @@ impl SideFiles {
     }
 
     /// `eos_token_id` of `generation_config.json`, else of `config.json`: a number or a list. One that the tokenizer
-    /// does not have ends nothing: it is told, and refused where nothing else says what ends an answer.
+    /// does not have ends nothing: it is told, and refused where nothing else says what ends an answer. One beyond the
+    /// vocabulary of the model, or none at all, is refused.
     fn end_ids(&self, library: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
         let key = "eos_token_id";
         let files = [("generation_config.json", &self.generation), ("config.json", &self.model)];
         let found = files.into_iter().find_map(|(file, map)| Some((file, map.get(key)?)));
         let Some((file, value)) = found else { return Ok(Vec::new()) };
+        let rows = [Some(&self.model), self.model.get("text_config").and_then(Value::as_object)];
+        let rows = rows.into_iter().flatten().find_map(|keys| keys.get("vocab_size")?.as_u64());
+        let ids =
+            value.as_u64().is_some() || value.as_array().is_some_and(|all| all.iter().all(|id| id.as_u64().is_some()));
+        if ids {
+            check_ends(key, value, rows.map(|n| n as usize)).map_err(|e| e.context(file))?;
+        }
         let all = match value {
             Value::Null => &[],
             Value::Array(list) => list.as_slice(),

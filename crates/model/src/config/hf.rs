@@ -9,7 +9,7 @@ use super::rope::{RopeScaling, plain};
 use super::rotation::Rotations;
 use super::unsupported::{Unsupported, contradictory};
 use super::{Layer, ModelConfig};
-use crate::{Error, Result, error::PathContext, files};
+use crate::{Error, Result, counted, error::PathContext, files};
 use candle_core::DType;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -89,6 +89,13 @@ impl ModelConfig {
             },
         };
         (spec.read)(&mut config, keys)?;
+        // Whatever the family reads of it: where transformers checks a key, a file that it refuses is refused here.
+        keys.windowed(config.num_layers)?;
+        for keys in [outer, keys] {
+            if let Some(ends) = keys.get(ENDS) {
+                check_ends(&keys.named(ENDS), ends, Some(config.vocab_size))?;
+            }
+        }
         config.check(&|key| rotations.name(key).unwrap_or_else(|| name(keys, spec, key)))?;
         Ok(config)
     }
@@ -138,6 +145,30 @@ impl ModelConfig {
         }
         Ok(config)
     }
+}
+
+/// The key of the tokens that end an answer.
+const ENDS: &str = "eos_token_id";
+
+/// An error unless `ends`, the value of `key`, is the id of a token, or some of them, of a vocabulary of `rows` tokens.
+///
+/// # Errors
+/// Something else, which would leave answers without an end.
+pub(crate) fn check_ends(key: &str, ends: &Value, rows: Option<usize>) -> Result<()> {
+    let all = ends.as_array().map_or(std::slice::from_ref(ends), Vec::as_slice);
+    if all.is_empty() {
+        return Err(Error::request(format!("`{key}` is [], so no token ends an answer"))
+            .hint("give the id of the token that ends one; or leave it out, where the tokenizer has an `eos_token`"));
+    }
+    let Some(wrong) = all.iter().find(|id| id.as_u64().is_none_or(|id| rows.is_some_and(|rows| id >= rows as u64)))
+    else {
+        return Ok(());
+    };
+    let what = match (wrong.as_u64(), rows) {
+        (Some(id), Some(rows)) => format!("`{key}` {id} is beyond the vocabulary of {}", counted(rows, "token")),
+        _ => format!("`{key}` must be the id of a token or a list of them, is {ends}"),
+    };
+    Err(Error::request(what).hint("take the configuration and the tokenizer files of one model"))
 }
 
 /// What the file calls a key of [`ModelConfig::check`].
@@ -285,10 +316,6 @@ fn refuse(keys: Keys<'_>, spec: &Spec) -> Result<()> {
             ))
             .hint("is `model_type` the one that was published with the weights?"));
         }
-    }
-    // The family that reads it checks its length.
-    if let Some(kinds) = keys.names("layer_types")? {
-        keys.windowed(kinds.len())?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ mod to_gguf;
 mod unsupported;
 
 pub(crate) use family::Spec;
-pub(crate) use hf::{MAX_BYTES, read_json};
+pub(crate) use hf::{MAX_BYTES, check_ends, read_json};
 pub use layer::{Biases, Fused, Layer, Mlp, MlpNames, NormPlacement, QkNorm, QueryScale};
 pub(crate) use quantised::claimed as quantisation_claimed;
 pub use rope::{Rope, RopeScaling};

@@ -286,6 +286,37 @@ fn a_granite_4_with_experts_or_layers_of_other_kinds_is_refused_by_the_key() {
     }
 }
 
+/// They were read without a word: windows on other layers than was meant, and answers without an end.
+#[test]
+fn a_list_of_another_length_and_ends_that_are_no_tokens_are_refused_in_every_family() {
+    for spec in Spec::all() {
+        let own = |changes: Value| {
+            let (granite, layers) = (spec.model_type == "granitemoehybrid", ["full_attention"; 2]);
+            let mut keys = json!({"model_type": spec.model_type});
+            if granite {
+                keys = json!({"model_type": spec.model_type, "num_local_experts": 0, "layer_types": layers});
+            }
+            keys.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            read(keys)
+        };
+        let name = spec.model_type;
+        own(json!({"eos_token_id": [5, 127]})).unwrap_or_else(|e| panic!("{name}: {e}"));
+        own(json!({"eos_token_id": null})).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (changes, what) in [
+            (json!({"layer_types": vec!["full_attention"; 3]}), "`layer_types` has 3 names for 2 layers"),
+            (json!({"layer_types": ["full_attention"]}), "`layer_types` has 1 names for 2 layers"),
+            (json!({"eos_token_id": 128}), "`eos_token_id` 128 is beyond the vocabulary of 128 tokens"),
+            (json!({"eos_token_id": [2, 999]}), "`eos_token_id` 999 is beyond the vocabulary of 128 tokens"),
+            (json!({"eos_token_id": []}), "`eos_token_id` is [], so no token ends an answer"),
+            (json!({"eos_token_id": "</s>"}), "`eos_token_id` must be the id of a token or a list of them"),
+            (json!({"eos_token_id": -1}), "`eos_token_id` must be the id of a token or a list of them"),
+        ] {
+            let error = own(changes.clone()).unwrap_err().to_string();
+            assert!(error.contains(what), "{name}, {changes}: {error}");
+        }
+    }
+}
+
 #[test]
 fn cwm_has_the_rotation_and_the_windows_of_its_class() {
     let cwm = |changes: Value| {

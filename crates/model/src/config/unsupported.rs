@@ -3,7 +3,7 @@
 //! gives are of the kind that was named: types of config.json, or architectures of GGUF files.
 
 use super::family::Spec;
-use crate::Error;
+use crate::{Error, words};
 
 /// What was named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const KNOWN: &[(&str, &str, Option<&str>)] = &[
     ("falcon", LAYER_NORM, None),
     ("gemma3n", "a model with embeddings for each layer and shared keys and values", Some("gemma3_text")),
     ("gemma4", "a model with heads of two widths and shared keys and values", Some("gemma3_text")),
-    ("gptoss", "a mixture of experts with attention sinks", None),
+    ("gptoss", "a mixture of experts with attention sinks", Some("llama")),
     ("gpt", LAYER_NORM, None),
     ("granitehybrid", HYBRID, Some("granite")),
     ("granitemoe", EXPERTS, Some("granite")),
@@ -95,9 +95,15 @@ impl Unsupported {
         };
         let what = what.map_or_else(String::new, |what| format!(": it is {what}"));
         let mut error = Error::request(format!("`{key}` {value} is not supported{what}"));
+        let own = |spec: &Spec| if self == Self::Architecture { spec.architecture } else { spec.model_type };
         if let Some(spec) = nearest {
-            let name = if self == Self::Architecture { spec.architecture } else { spec.model_type };
+            let name = own(spec);
             error = error.hint(format!("the nearest family that is supported is {name}; it computes something else"));
+        }
+        // Of what is not known, the name that may have been meant.
+        let names = || Spec::all().iter().map(|spec| own(spec));
+        if let (None, None, Some(near)) = (known, nearest, words::nearest(value, names())) {
+            error = error.hint(format!("did you mean {near}? It is the nearest name that is supported"));
         }
         let all = if self == Self::Architecture { "architectures" } else { "types" };
         error
@@ -179,7 +185,7 @@ mod tests {
             ("mixtral", "mixture of experts", Some("mistral")),
             ("qwen3_moe", "mixture of experts", Some("qwen3")),
             ("qwen3_5_text", "linear attention", Some("qwen3")),
-            ("gpt_oss", "attention sinks", None),
+            ("gpt_oss", "attention sinks", Some("llama")),
             ("gemma4_text", "two widths", Some("gemma3_text")),
             ("granitemoeshared", "mixture of experts", Some("granite")),
             ("ministral", "window on some layers", Some("mistral")),
@@ -195,6 +201,22 @@ mod tests {
             let expected = nearest.map(|nearest| format!("supported is {nearest};"));
             assert_eq!(hints.contains("the nearest"), expected.is_some(), "{name}: {hints}");
             assert!(expected.is_none_or(|expected| hints.contains(&expected)), "{name}: {hints}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_family_is_told_the_name_that_was_meant() {
+        for (kind, name, meant) in [
+            (Unsupported::ModelType, "lama", "llama"),
+            (Unsupported::ModelType, "Lllama", "llama"),
+            (Unsupported::ModelType, "quen3", "qwen3"),
+            (Unsupported::Architecture, "lama", "llama"),
+        ] {
+            let (_, hints) = told(kind, name);
+            assert!(hints.contains(&format!("did you mean {meant}?")), "{name}: {hints}");
+        }
+        for name in ["t5", "bert", "mamba", "qwen3_moe"] {
+            assert!(!told(Unsupported::ModelType, name).1.contains("did you mean"), "{name}");
         }
     }
 
