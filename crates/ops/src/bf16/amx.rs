@@ -9,8 +9,7 @@
 //!
 //! The instructions are written as assembly, since the toolchain does not offer them as functions yet.
 
-use super::rounded::{Line, Rounded};
-use super::tile::{LANES, Place};
+use super::tile::{LANES, Line, Place, TileRows};
 use super::x86::Avx512;
 use std::arch::{asm, x86_64::__cpuid_count};
 use std::marker::PhantomData;
@@ -47,7 +46,7 @@ impl Amx {
     /// When the rows are not in `x`, or rows and strips differ in length, or are empty, or there are strips for more
     /// columns.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn product(self, x: &Rounded, rows: &Range<usize>, strips: &[Line], place: Place, add: bool) {
+    pub(super) unsafe fn product(self, x: TileRows<'_>, rows: &Range<usize>, strips: &[Line], place: Place, add: bool) {
         let strip = x.stride * LANES;
         assert!(strip > 0 && rows.end <= x.rows, "no such rows");
         assert_eq!(strips.len(), place.columns.div_ceil(LANES) * strip, "strips of other sizes");
@@ -69,7 +68,7 @@ impl Amx {
                     tiles.shape([LANES.min(rows.end - row), (rows.end - second).min(LANES)], columns);
                     let sums = |row: usize| place.at.wrapping_add((row - rows.start) * place.stride + column);
                     let block = Block {
-                        x: [row, second].map(|row| x.tiles(row)[start * LANES..][..steps * LANES].as_ptr()),
+                        x: [row, second].map(|row| x.block(row)[start * LANES..][..steps * LANES].as_ptr()),
                         strips: pair,
                         steps,
                         sums: [sums(row), sums(second)],

@@ -3,8 +3,7 @@
 //! which form runs depends on the processor only.
 
 use super::Half;
-use super::rounded::{Line, Order};
-use super::tile::{LANES, Place};
+use super::tile::{LANES, Line, Order, Place};
 #[cfg(target_arch = "x86_64")]
 use super::{amx::Amx, x86::Avx512};
 use half::bf16;

@@ -2,42 +2,8 @@
 //! Invariant: the numbers are the same in both orders, and what a row lacks to whole lines is zero.
 
 use super::kernel::{self, Arch};
-use super::tile::LANES;
+use super::tile::{LANES, Line, Order, TileRows};
 use crate::slices;
-
-/// Sixteen pairs of bf16, the first number of a pair in the low half: a line of the cache.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u32; LANES]);
-
-impl Line {
-    /// The pairs of lines, one after the other.
-    pub(super) fn pairs(lines: &[Self]) -> &[u32] {
-        // SAFETY: a line is its pairs and nothing else.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES)
-        }
-    }
-
-    /// As [`Self::pairs`].
-    pub(super) fn pairs_mut(lines: &mut [Self]) -> &mut [u32] {
-        // SAFETY: a line is its pairs and nothing else, and any pairs make a line.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES)
-        }
-    }
-}
-
-/// Where the lines of rows are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Row after row.
-    Rows,
-    /// Blocks of 16 rows; in each, the first line of every row, then the second ones, ..: a tile after the other.
-    Tiles,
-}
 
 /// Rows of numbers rounded to bf16, two by two.
 #[derive(Debug)]
@@ -117,12 +83,13 @@ impl Rounded {
         Line::pairs(&self.lines[i * self.stride..][..self.stride])
     }
 
-    /// The lines of the block of 16 rows that row `first` begins, tile after tile.
+    /// The rows in tiles.
     ///
     /// # Panics
-    /// When the order is another one, or no block begins there.
-    pub(super) fn tiles(&self, first: usize) -> &[Line] {
-        assert!(self.order == Order::Tiles && first.is_multiple_of(LANES), "rows are not in tiles");
-        &self.lines[first * self.stride..][..LANES * self.stride]
+    /// When the order is another one.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn in_tiles(&self) -> TileRows<'_> {
+        assert_eq!(self.order, Order::Tiles, "rows are not in tiles");
+        TileRows { lines: &self.lines, rows: self.rows, stride: self.stride }
     }
 }

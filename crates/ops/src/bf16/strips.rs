@@ -4,8 +4,7 @@
 
 use super::amx::{Amx, ROWS};
 use super::kernel::{self, Arch};
-use super::rounded::Line;
-use super::tile::{LANES, Place};
+use super::tile::{LANES, Line, Place};
 use super::{Destination, Frozen, Product, Side};
 use crate::gemm::Update;
 use half::bf16;
@@ -131,7 +130,7 @@ impl Work<'_> {
         // SAFETY: the rectangle lies in the product, whose place [`run`] was given, and no other task has a part of it.
         #[allow(unsafe_code)]
         unsafe {
-            self.amx.product(self.product.x, &rows, strips, place, self.update == Update::Add);
+            self.amx.product(self.product.x.in_tiles(), &rows, strips, place, self.update == Update::Add);
         }
     }
 }

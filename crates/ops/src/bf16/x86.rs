@@ -3,8 +3,7 @@
 
 use super::Half;
 use super::int8::{Int8Rows, TILE};
-use super::rounded::Line;
-use super::tile::{LANES, Place, ROWS};
+use super::tile::{LANES, Line, Place, ROWS};
 use super::unpack::{expand, int8_dots};
 use crate::quant::TensorType;
 use half::bf16;
