@@ -23,6 +23,27 @@ fn usage_errors_exit_with_2() {
     assert_eq!(dir.eraser("train --help").status.code(), Some(0));
 }
 
+/// clap took the number for an option: "unexpected argument '-1'".
+#[test]
+fn a_negative_number_is_told_of_its_option() {
+    let dir = Dir::new();
+    for (arguments, told) in [
+        (
+            "chat -m m --max-think-tokens -1",
+            "--max-think-tokens -1: it must be a whole number, 0 or more\nhint: see `eraser chat",
+        ),
+        ("chat -m m --temperature -1", "--temperature: must be 0 (greedy) or a positive number\n"),
+        ("eval --max-new-tokens -3", "--max-new-tokens -3: it must be a whole number, 0 or more\n"),
+        ("train --rank=-1", "--rank -1: it must be a whole number, 0 or more\n"),
+        ("--threads -2 doctor m", "--threads -2: -2 is not in 1..=1024\n"),
+        ("serve -m m --port -1", "--port -1: -1 is not in 0..=65535\n"),
+        ("harden --minutes -5", "--minutes -5: `-5` is no number of minutes above 0\n"),
+    ] {
+        let found = dir.refused(arguments);
+        assert!(found.starts_with("exit 2\nerror: ") && found.contains(told), "{arguments}: {found}");
+    }
+}
+
 #[test]
 fn all_of_a_train_request_is_checked_at_once() {
     let dir = Dir::new();

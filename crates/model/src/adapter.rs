@@ -195,7 +195,7 @@ impl Adapter {
                 }
             }
         }
-        crate::adapter_gguf::write(path, name, &pairs, model)
+        crate::adapter_gguf::write(path, name, &pairs, self.config.alpha, model)
     }
 
     /// Writes a PEFT directory, each file atomically. `base` is `base_model_name_or_path`.

@@ -35,9 +35,9 @@ impl Pair {
     }
 }
 
-/// Writes the pairs of an adapter. `name` is `general.name`. A file has one alpha: it is that of most pairs, and the B of
-/// others is multiplied by what is left.
-pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], model: &ModelConfig) -> Result<()> {
+/// Writes the pairs of an adapter whose configuration has `lora_alpha`. `name` is `general.name`. A file has one alpha:
+/// it is that of most pairs, and the B of others is multiplied by what is left.
+pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], lora_alpha: f64, model: &ModelConfig) -> Result<()> {
     let mut fields = general(name, "adapter", GgufType::F32);
     let architecture = Spec::of(model.family).architecture();
     fields.insert("general.architecture".to_owned(), Field::String(architecture.to_owned()));
@@ -48,7 +48,7 @@ pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], model: &ModelConfig
     let Some(alpha) = positive.max_by_key(same) else {
         let alpha = alphas.first().copied().unwrap_or_default();
         return Err(Error::request(format!(
-            "`lora_alpha` cannot be written to a GGUF file: {ALPHA} would be {alpha}, and must be positive"
+            "`lora_alpha` {lora_alpha} cannot be written to a GGUF file: {ALPHA} would be {alpha}, and must be positive"
         ))
         .hint("llama.cpp takes 0 for a scale of 1, so an adapter without effect would be applied in full")
         .hint("merge it into the model: without --adapter-only; or write a PEFT directory: without --format gguf"));
