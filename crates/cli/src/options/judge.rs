@@ -11,8 +11,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JudgesArgs {
     /// Judges, with commas: keyword, leak. These ask a model: rubric, strongreject, pair-own, jailbreakbench-own. These
-    /// read
-    /// the probability of its words, which needs a local model: llama-guard-3, harmbench, harmbench-own, wildguard,
+    /// read the probability of its words, which needs a local model: llama-guard-3, harmbench, harmbench-own, wildguard,
     /// wildguard-own, strongreject-finetuned
     #[arg(long = "judges", value_name = "LIST", value_delimiter = ',', default_value = "keyword")]
     pub(crate) names: Vec<String>,
@@ -20,8 +19,8 @@ pub(crate) struct JudgesArgs {
     #[arg(long, value_name = "MODEL", conflicts_with = "judge_endpoint")]
     pub(crate) judge_model: Option<String>,
     /// The published prompt of harmbench, wildguard or strongreject-finetuned, with {question} and {answer} (or
-    /// {behavior} and {generation},
-    /// {prompt} and {response}) where they are to stand; the judge's name holds the beginning of the file's SHA-256
+    /// {behavior} and {generation}, {prompt} and {response}) where they are to stand; the judge's name holds the
+    /// beginning of the file's SHA-256
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) judge_prompt: Option<PathBuf>,
     /// Server that judges: base URL of an OpenAI-compatible interface

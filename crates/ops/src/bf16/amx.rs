@@ -191,8 +191,8 @@ struct Block {
 }
 
 impl Block {
-    /// `SECOND` is where the second tile of columns begins, in bytes after the first; 0 where there is one strip. What
-    /// is there twice is made and written twice, which is the same.
+    /// `SECOND` is where the second tile of columns begins, in bytes after the first; 0 where there is one strip. Rows
+    /// or a strip that were given as both blocks are multiplied and written two times, with the same result.
     ///
     /// # Safety
     /// `steps` tiles, at least one, lie in what `x` and `strips` point to, and tiles of the present shape where the sums

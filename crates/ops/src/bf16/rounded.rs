@@ -2,7 +2,9 @@
 //! Invariant: the numbers are the same in both orders, and what a row lacks to whole lines is zero.
 
 use super::kernel::{self, Arch};
-use super::tile::{LANES, Line, Order, TileRows};
+#[cfg(target_arch = "x86_64")]
+use super::tile::TileRows;
+use super::tile::{LANES, Line, Order};
 use crate::slices;
 
 /// Rows of numbers rounded to bf16, two by two.

@@ -1,6 +1,6 @@
-//! Products on tiles: a weight is laid out once for all rows of `x`, in strips of 16 columns, tile after tile. In: rounded
-//! rows and a frozen weight; out: the product, written or added. Invariant: no part of the weight is laid out twice: either a
-//! task has all rows, or threads lay out strips together and only then multiply with them.
+//! Products on tiles: a weight is laid out once for all rows of `x`, in strips of 16 columns, tile after tile. In:
+//! rounded rows and a frozen weight; out: the product, written or added. Invariant: no part of the weight is laid out
+//! more than once: either a task has all rows, or threads lay out strips together and only then multiply with them.
 
 use super::amx::{Amx, ROWS};
 use super::kernel::{self, Arch};
