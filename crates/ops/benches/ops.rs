@@ -167,6 +167,7 @@ fn blocks(c: &mut Criterion) {
         },
         qkv: Some(&qkv),
         gate_up: Some(&gate_up),
+        experts: None,
         eps: 1e-5,
         shape: AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, window: None, ..AttentionShape::default() },
         rope: Some(Rope { q: &rope, k: &rope }),

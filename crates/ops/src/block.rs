@@ -10,15 +10,18 @@
 //! layer has a low-rank pair or not. Llama has the two norms before, and `s` is 1.
 
 mod backward;
+mod experts;
 mod forward;
 #[cfg(test)]
 mod tests;
 
 pub use backward::{BlockGradients, PairGradient, backward};
+pub use experts::Experts;
 pub use forward::{forward, forward_attending, forward_saving};
 
 use crate::bf16::Rounded;
 use crate::linear::{Columns, LoraInput, Pair};
+use crate::mixture::Routes;
 use crate::weight::Weight;
 use crate::{Activation, AttentionShape, RopeTable, Segments, slices};
 use candle_core::{Result, Tensor, bail};
@@ -112,6 +115,8 @@ pub struct Block<'a> {
     pub qkv: Option<&'a Weight>,
     /// The weights of gate and up below each other.
     pub gate_up: Option<&'a Weight>,
+    /// A mixture of experts in the place of the MLP's linear layers, which are then not there.
+    pub experts: Option<Experts<'a>>,
     /// Epsilon of the norms.
     pub eps: f64,
     /// Heads and masking.
@@ -152,6 +157,8 @@ pub struct Saved {
     down: Vec<f32>,
     /// Each pair's `dropout(x) A^T`.
     low: Linears<Vec<f32>>,
+    /// Of a mixture of experts.
+    routes: Option<Routes>,
 }
 
 /// Activations between forward and backward.
@@ -199,23 +206,29 @@ type Sharing<'a, 'b, const N: usize> = [(&'b Option<BlockLinear<'a>>, usize); N]
 impl Block<'_> {
     /// True when products are in bf16: then activations are kept in bf16, all but queries and keys.
     fn rounds(&self) -> bool {
-        self.linears.down.is_some_and(|linear| linear.weight.is_bf16())
+        self.linears.o.is_some_and(|linear| linear.weight.is_bf16())
     }
 
     /// Bytes that a forward keeps per token.
     pub fn bytes_kept_per_token(&self) -> Result<usize> {
         let (w, d) = (self.sizes()?, self.linears.output()?.weight.dims()?.0);
         let attended = if self.linears.output()?.lora.is_some() { w.q } else { 0 };
+        let probabilities = self.experts.map_or(0, |experts| experts.each.len() + 2 * experts.routing.used);
         let activations = if self.rounds() { size_of::<bf16>() } else { size_of::<f32>() };
         let after = [self.norms.after_attention, self.norms.after_mlp].iter().flatten().count();
         // The caller keeps the input.
         let whole = (2 + after) * d + self.shape.heads;
         let scored = w.q + w.kv;
-        Ok(activations * (w.kv + attended + w.gate_up) + size_of::<f32>() * (whole + scored))
+        Ok(activations * (w.kv + attended + w.gate_up) + size_of::<f32>() * (whole + scored + probabilities))
     }
 
     fn sizes(&self) -> Result<Widths> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = self.shape;
+        if let Some(experts) = &self.experts {
+            // Nothing of what they compute is kept.
+            let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+            return Ok(Widths { q, kv, f: experts.width()?, gate_up: 0 });
+        }
         let f = self.linears.last()?.weight.dims()?.1;
         let gate_up = if self.activation.is_gated() { 2 * f } else { f };
         Ok(Widths { q: heads * head_dim, kv: kv_heads * head_dim, f, gate_up })
@@ -257,7 +270,15 @@ impl Block<'_> {
         let fused = l.gate.is_none() && l.up.is_none() && l.gate_up.is_some();
         let gated = l.gate.is_some() && l.up.is_some() && l.gate_up.is_none();
         let ungated = l.gate.is_none() && l.up.is_some() && l.gate_up.is_none();
-        let complete = if self.activation.is_gated() { fused || gated } else { ungated };
+        let mlp = [&l.gate, &l.up, &l.down, &l.gate_up];
+        let complete = match &self.experts {
+            Some(experts) => {
+                experts.check(d)?;
+                self.activation.is_gated() && mlp.iter().all(|linear| linear.is_none())
+            }
+            None if self.activation.is_gated() => fused || gated,
+            None => ungated,
+        };
         if apart != [l.qkv.is_some(); 3] || !complete {
             bail!("block: a linear layer is missing or there is one too many");
         }

@@ -41,40 +41,22 @@ pub fn backward(
     let (d, tokens, l, norms) = (x.dims2()?.1, block.positions.len(), &block.linears, &block.norms);
     let (input, grad) = (slices::read(x), slices::read(grad));
     let (input, grad) = (input.as_slice()?, grad.as_slice()?);
-    let adapted = |layers: &[&Option<BlockLinear<'_>>]| layers.iter().any(|l| l.is_some_and(|l| l.lora.is_some()));
-    let (qkv_adapted, gate_up_adapted) = (adapted(&[&l.q, &l.k, &l.v, &l.qkv]), adapted(&[&l.gate, &l.up, &l.gate_up]));
-    let Saved { q, k, v, lse, attended, projected, middle, gate_up, down, low } = saved;
-    let mut gate_up = gate_up.into_values();
+    let qkv_adapted = adapted(&[&l.q, &l.k, &l.v, &l.qkv]);
+    let Saved { q, k, v, lse, attended, projected, middle, gate_up, down, low, routes } = saved;
     let mut found = BlockGradients::default();
 
     // MLP half: d middle = grad + norm'(Gate, Up).
+    let through = want_input || qkv_adapted || adapted(&[&l.o]);
     let d_last = before_sum(block, grad, norms.after_mlp, &down)?;
     drop(down);
-    let hidden = if adapted(&[&l.down]) { activation::of_rows(block.activation, &gate_up, w.f) } else { Vec::new() };
-    let through = want_input || qkv_adapted || adapted(&[&l.o]);
-    if !through && !gate_up_adapted {
-        found.pairs.down = pair(l.last()?, &hidden, &low.down, (&d_last, whole(d)), None)?;
-        return Ok(found);
-    }
-    let d_hidden;
-    (d_hidden, found.pairs.down) = single(l.last()?, &hidden, &low.down, &d_last, tokens)?;
-    drop((hidden, d_last));
-    activation::rows_gradient(block.activation, &mut gate_up, &d_hidden, w.f);
-    drop(d_hidden);
-    let normed = if gate_up_adapted { norm(&middle, norms.mlp, block.eps)? } else { Cow::Borrowed(&[][..]) };
-    let low_parts = [&*low.gate, &*low.up, &*low.gate_up];
-    let stacked = Stacked {
-        stack: block.gate_up,
-        layers: l.of_mlp(w),
-        low: low_parts,
-        x: &normed,
-        grad: &gate_up,
-        stride: w.gate_up,
-        tokens,
+    let d_normed = match (&block.experts, &routes) {
+        (Some(_), _) if !through => None,
+        (Some(experts), Some(routes)) => {
+            let normed = norm(&middle, norms.mlp, block.eps)?;
+            Some(experts.backward(block.activation, &normed, routes, &d_last, tokens)?)
+        }
+        _ => mlp_gradient(block, w, &middle, (gate_up, &low), d_last, through, &mut found)?,
     };
-    let d_normed;
-    (d_normed, [found.pairs.gate, found.pairs.up, found.pairs.gate_up]) = stacked.backward(through)?;
-    drop((gate_up, normed));
     let Some(d_normed) = d_normed else { return Ok(found) };
     let d_middle = norm_gradient(&middle, norms.mlp, d_normed, block.eps, Some(grad))?;
     drop(middle);
@@ -114,6 +96,50 @@ pub fn backward(
         found.input = Some(slices::tensor(d_input, x.shape()));
     }
     Ok(found)
+}
+
+/// Whether any of these layers has a pair.
+fn adapted(layers: &[&Option<BlockLinear<'_>>]) -> bool {
+    layers.iter().any(|linear| linear.is_some_and(|linear| linear.lora.is_some()))
+}
+
+/// The gradient of the MLP's input from that of its last layer, and those of its pairs; None where `through` says that
+/// it is not needed, and no pair of the first layers needs it.
+fn mlp_gradient(
+    block: &Block<'_>,
+    w: Widths,
+    middle: &[f32],
+    (gate_up, low): (Activations, &Linears<Vec<f32>>),
+    d_last: Cow<'_, [f32]>,
+    through: bool,
+    found: &mut BlockGradients,
+) -> Result<Option<Vec<f32>>> {
+    let (d, tokens, l) = (d_last.len() / block.positions.len().max(1), block.positions.len(), &block.linears);
+    let gate_up_adapted = adapted(&[&l.gate, &l.up, &l.gate_up]);
+    let mut gate_up = gate_up.into_values();
+    let hidden = if adapted(&[&l.down]) { activation::of_rows(block.activation, &gate_up, w.f) } else { Vec::new() };
+    if !through && !gate_up_adapted {
+        found.pairs.down = pair(l.last()?, &hidden, &low.down, (&d_last, whole(d)), None)?;
+        return Ok(None);
+    }
+    let d_hidden;
+    (d_hidden, found.pairs.down) = single(l.last()?, &hidden, &low.down, &d_last, tokens)?;
+    drop((hidden, d_last));
+    activation::rows_gradient(block.activation, &mut gate_up, &d_hidden, w.f);
+    drop(d_hidden);
+    let normed = if gate_up_adapted { norm(middle, block.norms.mlp, block.eps)? } else { Cow::Borrowed(&[][..]) };
+    let stacked = Stacked {
+        stack: block.gate_up,
+        layers: l.of_mlp(w),
+        low: [&*low.gate, &*low.up, &*low.gate_up],
+        x: &normed,
+        grad: &gate_up,
+        stride: w.gate_up,
+        tokens,
+    };
+    let d_normed;
+    (d_normed, [found.pairs.gate, found.pairs.up, found.pairs.gate_up]) = stacked.backward(through)?;
+    Ok(d_normed)
 }
 
 /// The gradient of a half's last layer, from that of the residual stream: through the factor, and the norm if there is

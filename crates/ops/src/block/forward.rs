@@ -6,6 +6,7 @@ use super::{Activations, Block, BlockLinear, Linears, Saved, Sharing, whole, wit
 use crate::attention::flash::Inputs;
 use crate::gemm::Update;
 use crate::linear::{Columns, product};
+use crate::mixture::Routes;
 use crate::weight::Weight;
 use crate::{RopeTable, activation, rms_norm, simd, slices};
 use candle_core::{Result, Tensor};
@@ -58,7 +59,8 @@ pub fn forward_saving(block: &Block<'_>, x: &Tensor) -> Result<(Tensor, Saved)> 
         gate_up,
     };
     let (projected, down) = (attention.projected, mlp.projected);
-    let saved = Saved { q, k, v, lse, attended, projected, middle: attention.output, gate_up: mlp.kept, down, low };
+    let (middle, gate_up, routes) = (attention.output, mlp.kept, mlp.routes);
+    let saved = Saved { q, k, v, lse, attended, projected, middle, gate_up, down, low, routes };
     Ok((slices::tensor(mlp.output, x.shape()), saved))
 }
 
@@ -150,18 +152,27 @@ struct MlpHalf<K> {
     kept: K,
     low: [Vec<f32>; 3],
     low_down: Vec<f32>,
+    routes: Option<Routes>,
 }
 
 /// `keep` gets the gate and up projections beside each other, `[T, 2 f]`.
 fn mlp_half<K>(block: &Block<'_>, x: &Tensor, middle: &[f32], keep: impl FnOnce(Vec<f32>) -> K) -> Result<MlpHalf<K>> {
     let (tokens, l, w) = (block.positions.len(), &block.linears, block.widths(x)?);
     let normed = norm(middle, block.norms.mlp, block.eps)?;
+    if let Some(experts) = &block.experts {
+        let (sum, routes) = experts.forward(block.activation, &normed, tokens)?;
+        let mut output = middle.to_vec();
+        simd::axpy(&mut output, block.residual, &norm(&sum, block.norms.after_mlp, block.eps)?);
+        let projected = if block.norms.after_mlp.is_some() { sum } else { Vec::new() };
+        let (low, low_down) = ([const { Vec::new() }; 3], Vec::new());
+        return Ok(MlpHalf { output, projected, kept: keep(Vec::new()), low, low_down, routes: Some(routes) });
+    }
     let (gate_up, low) = project(block.gate_up, l.of_mlp(w), &normed, tokens, w.gate_up)?;
     drop(normed);
     let hidden = activation::of_rows(block.activation, &gate_up, w.f);
     let kept = keep(gate_up);
     let (output, projected, low_down) = add_half(block, middle, l.last()?, &hidden, tokens, block.norms.after_mlp)?;
-    Ok(MlpHalf { output, projected, kept, low, low_down })
+    Ok(MlpHalf { output, projected, kept, low, low_down, routes: None })
 }
 
 /// The residual stream `x` with a half's last layer of `inner` added: times the block's factor, after its norm if there

@@ -1,11 +1,11 @@
-use super::{Block, BlockLinear, Linears, Norms, Rope, backward, forward, forward_saving};
+use super::{Block, BlockLinear, Experts, Linears, Norms, Rope, backward, forward, forward_saving};
 use crate::conformance::{BF16_TOLERANCE, random};
 use crate::linear::{Dropout, LoraInput};
 use crate::quant::TensorType;
 use crate::weight::{Stored, Weight};
 use crate::{
-    Activation, AttentionShape, RopeTable, Segments, activate, attention, backward_from, linear, lora_linear, rms_norm,
-    rope,
+    Activation, AttentionShape, RopeTable, Routing, Segments, activate, attention, backward_from, linear, lora_linear,
+    mixture, rms_norm, rope,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -44,6 +44,8 @@ struct Kind {
     residual: f32,
     shape: AttentionShape,
     layers: &'static [usize],
+    /// Experts in the place of the MLP.
+    experts: Option<Routing>,
 }
 
 const LLAMA: Kind = Kind {
@@ -55,7 +57,13 @@ const LLAMA: Kind = Kind {
     residual: 1.0,
     shape: SHAPE,
     layers: &APART,
+    experts: None,
 };
+
+/// The layers of a block with experts.
+const ATTENTION: [usize; 4] = [0, 1, 2, 3];
+const EXPERTS: usize = 5;
+const EXPERT_WIDTH: usize = 7;
 
 struct Parts {
     kind: Kind,
@@ -65,6 +73,8 @@ struct Parts {
     weights: Vec<Weight>,
     biases: Vec<Option<Tensor>>,
     pairs: Vec<Option<(Var, Var)>>,
+    router: Weight,
+    experts: Vec<[Weight; 3]>,
     dropout: Option<f32>,
     rope: RopeTable,
     segments: Segments,
@@ -88,7 +98,13 @@ impl Parts {
                 .then(|| (var((RANK, s.1), 30 + i as u64), var((s.0, RANK), 40 + i as u64)))
         });
         let inv_freq = [1.0, 0.3];
+        let expert = |i: u64| {
+            let own = |shape, part: u64| Weight::from(scaled(random(shape, 70 + 3 * i + part), 0.4));
+            [own((EXPERT_WIDTH, D), 0), own((EXPERT_WIDTH, D), 1), own((D, EXPERT_WIDTH), 2)]
+        };
         Self {
+            router: random((EXPERTS, D), 69).into(),
+            experts: (0..EXPERTS as u64).map(expert).collect(),
             norms: [50, 51, 52, 53].map(|seed| random(D, seed)),
             qk: kind.qk.map(|[q, k]| [random(q, 54), random(k, 55)]),
             weights,
@@ -144,6 +160,17 @@ impl Parts {
         let qkv = parts(7, &[0, 1, 2], &norm(kind.before, 0, x));
         let a = attention(&turned(&qkv[0], 0), &turned(&qkv[1], 1), &qkv[2], &self.segments, kind.shape).unwrap();
         let x = add(x, norm(kind.after, 1, &apply(3, &a)));
+        if let Some(routing) = kind.experts {
+            let x2 = norm(kind.before, 2, &x);
+            let dense = |weight: &Weight| weight.dense(DType::F32, &Device::Cpu).unwrap();
+            let logits = linear(&x2, &dense(&self.router), None).unwrap();
+            let expert = |i: usize, x: &Tensor| {
+                let [gate, up, down] = self.experts[i].each_ref().map(dense);
+                let (gate, up) = (linear(x, &gate, None)?, linear(x, &up, None)?);
+                linear(&activate(kind.activation, Some(&gate), &up)?, &down, None)
+            };
+            return add(&x, norm(kind.after, 3, &mixture(&x2, &logits, routing, expert).unwrap()));
+        }
         let gate_up = parts(8, &[4, 5], &norm(kind.before, 2, &x));
         let (gate, up) = match &gate_up[..] {
             [gate, up] => (Some(gate), up),
@@ -198,6 +225,7 @@ impl Parts {
             linears,
             qkv: qkv.as_ref(),
             gate_up: gate_up.as_ref(),
+            experts: kind.experts.map(|routing| Experts { router: &self.router, routing, each: &self.experts }),
             eps: EPS,
             shape: kind.shape,
             rope: kind.turned.then_some(Rope { q: &self.rope, k: &self.rope }),
@@ -263,6 +291,10 @@ fn blocks_of_other_kinds_equal_their_single_operations() {
         Kind { layers: &FUSED, ..LLAMA },
         Kind { layers: &FUSED, after: true, activation: Activation::GeluTanh, ..LLAMA },
         Kind { layers: &[0, 1, 2, 3, 5, 6], activation: Activation::ReluSquared, ..LLAMA },
+        Kind { layers: &ATTENTION, experts: Some(Routing { used: 2, normalised: true }), ..LLAMA },
+        Kind { layers: &ATTENTION, experts: Some(Routing { used: 3, normalised: false }), qk: Some([4, 4]), ..LLAMA },
+        Kind { layers: &ATTENTION, experts: Some(Routing { used: 1, normalised: true }), after: true, ..LLAMA },
+        Kind { layers: &ATTENTION, experts: Some(Routing { used: 5, normalised: false }), residual: 0.3, ..LLAMA },
     ];
     for kind in kinds {
         for which in [&[0, 1, 2, 3, 4, 5, 6, 7, 8][..], &[0, 5, 7], &[1, 3], &[6], &[8, 2], &[]] {
@@ -329,6 +361,7 @@ fn layers_and_pairs_that_do_not_fit_are_refused() {
             linears,
             qkv: None,
             gate_up: None,
+            experts: None,
             eps: EPS,
             shape: SHAPE,
             rope: Some(Rope { q: &parts.rope, k: &parts.rope }),
