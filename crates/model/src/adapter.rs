@@ -79,9 +79,12 @@ impl Adapter {
         config.targets.sort_unstable();
         config.targets.dedup();
         if config.targets.is_empty() {
-            return Err(
-                Error::request("the adapter has no target modules").hint("for example: --targets q_proj,v_proj")
-            );
+            let error =
+                Error::request("the adapter has no target modules").hint("for example: --targets q_proj,v_proj");
+            return Err(match model.layer.mixture {
+                Some(_) => error.hint("experts and their router have no adapters: q, k, v and o can have them"),
+                None => error,
+            });
         }
         if config.r == 0 {
             return Err(Error::request("the adapter's rank is 0").hint("usual ranks are 4 to 64"));
@@ -330,6 +333,11 @@ fn read_pairs(
             parse_name(&name, model.layer.mlp_names).filter(own).ok_or_else(|| {
                 Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
                     .hint(format!("expected names like base_model.model.{example}.lora_A.weight"))
+                    .hint(if model.layer.mixture.is_some() {
+                        "adapters on experts or their router are not supported: merge it into the model with PEFT"
+                    } else {
+                        "the adapter was made for another model, or adapts more than the layers' projections"
+                    })
             })?;
         let slot = halves.get_mut(layer).ok_or_else(|| {
             Error::request(format!(

@@ -58,8 +58,9 @@ pub(crate) fn write(path: &Path, name: &str, pairs: &[Pair], lora_alpha: f64, mo
     let mut values = Vec::new();
     for (Pair { module, a, b, .. }, own_alpha) in pairs.iter().zip(&alphas) {
         let weight = format!("{module}.weight");
-        let (own, mut rows) = to_gguf(&weight, floats(b)?, a.dim(0)?, model)
-            .ok_or_else(|| Error::request(format!("{module}: GGUF has no name for it")))?;
+        let own =
+            gguf_name(&weight, model).ok_or_else(|| Error::request(format!("{module}: GGUF has no name for it")))?;
+        let mut rows = to_gguf(&weight, floats(b)?, a.dim(0)?, model);
         if own_alpha.to_bits() != alpha.to_bits() {
             let left = own_alpha / alpha;
             for x in &mut rows {

@@ -4,6 +4,7 @@
 //! One block, as Llama has it: `x + O(attention(rope(Q n), rope(K n), V n))` with `n = rms_norm(x)`, then `x +
 //! Down(silu(Gate m) * Up m)` with `m = rms_norm(x)`. What other families have besides is in [`crate::config::Layer`].
 
+mod experts;
 mod layer;
 mod storage;
 
@@ -144,7 +145,8 @@ impl Decoder {
         const SMALL: usize = 4 << 20;
         let c = &self.config;
         let linears: usize = Module::of(c).into_iter().map(|module| module.shape(c)).map(|(o, i)| o * i).sum();
-        self.device().is_cpu() && c.num_layers * linears + c.vocab_size * c.hidden_size <= SMALL
+        let experts = c.layer.mixture.map_or(0, |m| 3 * m.experts * c.hidden_size * c.intermediate_size);
+        self.device().is_cpu() && c.num_layers * (linears + experts) + c.vocab_size * c.hidden_size <= SMALL
     }
 
     /// True when blocks compute on rows in the host's memory (fused operations), not on tensors of a device.
@@ -298,6 +300,9 @@ impl Decoder {
                     *weight = stored(kind, &weight.dense(DType::F32, &Device::Cpu)?)?;
                 }
             }
+            for weight in block.experts.iter_mut().flat_map(|experts| &mut experts.each).flatten() {
+                *weight = stored(kind, &weight.dense(DType::F32, &Device::Cpu)?)?;
+            }
             block.stack()?;
         }
         self.embedding = round(&self.embedding)?;
@@ -358,7 +363,9 @@ impl Decoder {
     pub(crate) fn tape_bytes_per_token(&self) -> usize {
         let c = &self.config;
         let heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim;
-        self.dtype().size_in_bytes() * (8 * c.hidden_size + 3 * heads + 4 * c.intermediate_size)
+        let mixture = c.layer.mixture;
+        let (width, copies) = (c.intermediate_size * mixture.map_or(1, |m| m.used), mixture.map_or(0, |m| 4 * m.used));
+        self.dtype().size_in_bytes() * ((8 + copies) * c.hidden_size + 3 * heads + 4 * width)
     }
 
     /// Block `layer` as a fused operation.
@@ -375,6 +382,7 @@ impl Decoder {
             linears: Module::each(module),
             qkv: own.qkv.as_ref().or(all(Module::Qkv)),
             gate_up: own.gate_up.as_ref().or(all(Module::GateUp)),
+            experts: own.experts.as_ref().map(experts::Experts::fused),
             eps: self.config.rms_norm_eps,
             shape: self.shapes[layer],
             rope: own.rope(),

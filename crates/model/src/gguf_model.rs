@@ -10,7 +10,7 @@ use crate::gguf_type::{GgufType, encode, floats, general};
 use crate::gguf_written::{Written, WrittenAs, grouped};
 use crate::load::Model;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{apart, gguf_name, to_gguf};
+use crate::weights::{apart, gguf_name, is_of_experts, to_gguf};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::path::Path;
@@ -30,13 +30,31 @@ pub struct GgufParts<'a> {
     pub template: Option<&'a str>,
 }
 
-/// A weight under its name in the checkpoint, and the type in which it is written.
-type Weight = (String, Tensor, TensorType);
+/// A tensor of the file while it is planned.
+struct Weight {
+    /// Its name in the checkpoint; of experts, that of the first.
+    name: String,
+    /// Its name in the file.
+    own: String,
+    /// The tensors that it is made of: one, or one of each expert.
+    parts: Vec<Tensor>,
+}
+
+impl Weight {
+    /// Its shape in the file.
+    fn shape(&self) -> Vec<usize> {
+        let one = self.parts.first().map_or(&[][..], Tensor::dims);
+        if is_of_experts(&self.name) { [&[self.parts.len()], one].concat() } else { one.to_vec() }
+    }
+}
+
+/// Matrices of an expert.
+const PARTS: usize = 3;
 
 /// A file with everything but its weights.
 struct Begun {
     writer: GgufWriter,
-    tensors: Vec<Weight>,
+    tensors: Vec<(Weight, TensorType)>,
     written: Vec<Written>,
 }
 
@@ -75,13 +93,17 @@ impl<'a> GgufParts<'a> {
     /// written.
     pub fn save(&self, path: &Path, kind: GgufType) -> Result<Vec<WrittenAs>> {
         let Begun { mut writer, tensors, written } = self.begin(path, kind)?;
-        for (name, tensor, dtype) in tensors {
-            let at = |e: Error| e.context(format_args!("{}: tensor `{name}`", path.display()));
-            let cols = *tensor.dims().last().unwrap_or(&1);
+        for (weight, dtype) in tensors {
+            let at = |e: Error| e.context(format_args!("{}: tensor `{}`", path.display(), weight.name));
+            let shape = weight.shape();
+            let cols = *shape.last().unwrap_or(&1);
             // A bias has one value for each row of its matrix.
-            let row = if tensor.rank() == 1 { 1 } else { cols };
-            let values = floats(&tensor)?;
-            let (_, values) = to_gguf(&name, values, row, self.config).ok_or_else(|| at(unnamed()))?;
+            let row = if shape.len() == 1 { 1 } else { cols };
+            let mut values = Vec::new();
+            for part in &weight.parts {
+                values.extend(floats(part)?);
+            }
+            let values = to_gguf(&weight.name, values, row, self.config);
             writer.tensor(&encode(&values, cols, dtype).map_err(at)?)?;
         }
         writer.finish()?;
@@ -105,23 +127,25 @@ impl<'a> GgufParts<'a> {
         };
         let mut written: Vec<Written> = planned.iter().map(whole).collect();
         let mut tensors = Vec::new();
-        let mut all = Vec::new();
-        for (name, tensor) in self.decoder.named_tensors()? {
-            all.extend(apart(&name, &tensor)?);
-        }
-        for (name, tensor) in all {
-            let own =
-                gguf_name(&name, self.config).ok_or_else(|| unnamed().context(format_args!("tensor `{name}`")))?;
-            let (dtype, in_place_of) = kind.of(&own, tensor.dims(), self.config);
-            let own = Planned { name: own, shape: tensor.dims().to_vec(), dtype };
+        for weight in self.weights()? {
+            let shape = weight.shape();
+            let (dtype, in_place_of) = kind.of(&weight.own, &shape, self.config);
+            let own = Planned { name: weight.own.clone(), shape, dtype };
             written.push(Written { in_place_of, ..whole(&own) });
             planned.push(own);
-            tensors.push((name, tensor, dtype));
+            tensors.push((weight, dtype));
         }
         let mut fields = self.config.to_gguf();
         fields.extend(general(self.name, "model", kind));
-        let elements = planned.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
-        fields.insert("general.size_label".to_owned(), Field::String(size_label(elements)));
+        let experts = self.config.layer.mixture.map_or(0, |mixture| mixture.experts);
+        let elements = planned.iter().map(|tensor| {
+            // A model with experts is named by how many there are and its size with one.
+            let all = tensor.shape.iter().product::<usize>();
+            if tensor.shape.len() == 3 { all / experts.max(1) } else { all }
+        });
+        let label = size_label(elements.sum());
+        let label = if experts > 0 { format!("{experts}x{label}") } else { label };
+        fields.insert("general.size_label".to_owned(), Field::String(label));
         if let Some(tokenizer) = self.tokenizer {
             fields.extend(tokenizer.to_gguf(self.config.vocab_size)?);
         }
@@ -134,6 +158,24 @@ impl<'a> GgufParts<'a> {
         }
         self.read_back(&mut writer)?;
         Ok(Begun { writer, tensors, written })
+    }
+
+    /// The tensors of the file.
+    fn weights(&self) -> Result<Vec<Weight>> {
+        let mut all: Vec<Weight> = Vec::new();
+        for (name, tensor) in self.decoder.named_tensors()? {
+            for (name, tensor) in apart(&name, &tensor)? {
+                let own =
+                    gguf_name(&name, self.config).ok_or_else(|| unnamed().context(format_args!("tensor `{name}`")))?;
+                // An expert's follow those of the one before it.
+                let before = all.iter_mut().rev().take(PARTS).find(|weight| weight.own == own);
+                match before {
+                    Some(weight) => weight.parts.push(tensor),
+                    None => all.push(Weight { name, own, parts: vec![tensor] }),
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn read_back(&self, writer: &mut GgufWriter) -> Result<()> {

@@ -64,7 +64,11 @@ impl GgufType {
     /// blocks of that, where they are not.
     pub(crate) fn of(self, name: &str, shape: &[usize], config: &ModelConfig) -> (TensorType, Option<TensorType>) {
         let usual = self.usual();
-        let &[_, cols] = shape else { return (TensorType::F32, None) };
+        // Vectors, and routers of experts, are not rounded.
+        let &[.., _, cols] = shape else { return (TensorType::F32, None) };
+        if name.ends_with("ffn_gate_inp.weight") {
+            return (TensorType::F32, None);
+        }
         if usual.block() == 1 {
             return (usual, None);
         }
@@ -101,7 +105,7 @@ fn mixed(name: &str, config: &ModelConfig) -> TensorType {
     let n = config.num_layers;
     let more = layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
     match module {
-        "attn_v.weight" | "attn_qkv.weight" | "ffn_down.weight" if more => TensorType::Q6_K,
+        "attn_v.weight" | "attn_qkv.weight" | "ffn_down.weight" | "ffn_down_exps.weight" if more => TensorType::Q6_K,
         // llama.cpp knows the models of 70B by their number of layers.
         "attn_v.weight" | "attn_qkv.weight" if n == 80 && is_70b(config) => TensorType::Q5_K,
         _ => TensorType::Q4_K,

@@ -57,7 +57,10 @@ impl Module {
     /// The modules that a model has.
     pub fn of(config: &ModelConfig) -> Vec<Self> {
         let fused = config.layer.fused;
+        // Experts and their router have no adapters.
+        let experts = config.layer.mixture.is_some();
         let has = |module: &Self| match module {
+            Self::Gate | Self::Up | Self::Down | Self::GateUp if experts => false,
             Self::Q | Self::K | Self::V => !fused.qkv,
             Self::Qkv => fused.qkv,
             Self::Gate => !fused.gate_up && config.layer.mlp.activation().is_gated(),

@@ -56,13 +56,14 @@ fn outer(config: &ModelConfig) -> u64 {
     if config.tie_word_embeddings { table } else { 2 * table }
 }
 
-/// The linear layers.
+/// The linear layers, those of all experts.
 fn inner(config: &ModelConfig) -> u64 {
     let d = config.hidden_size as u64;
     let (heads, kv) = (config.num_heads as u64, config.num_kv_heads as u64);
     let attention = d * config.head_dim as u64 * (2 * heads + 2 * kv);
     let matrices = if config.layer.mlp.activation().is_gated() { 3 } else { 2 };
-    config.num_layers as u64 * (attention + matrices * d * config.intermediate_size as u64)
+    let (experts, router) = config.layer.mixture.map_or((1, 0), |m| (m.experts as u64, d * m.experts as u64));
+    config.num_layers as u64 * (attention + experts * matrices * d * config.intermediate_size as u64 + router)
 }
 
 /// What the weights take in memory, in MiB, as `plan` holds them.

@@ -25,9 +25,14 @@ impl ModelConfig {
         }
         let unsupported = || at(Unsupported::Architecture.error("general.architecture", architecture));
         let mut spec = Spec::by_architecture(architecture).ok_or_else(unsupported)?;
-        // Files of Mistral have the architecture llama too; only the sliding window tells them apart.
-        if spec.family == Family::Llama && found.window()?.is_some() {
-            spec = Spec::of(Family::Mistral);
+        // Files of Mistral and Mixtral have the architecture llama too; the sliding window and experts tell them apart.
+        if spec.family == Family::Llama {
+            let has_experts = file.u64(&found.key(EXPERTS))?.is_some_and(|n| n > 0);
+            match (has_experts, found.window()?) {
+                (true, _) => spec = Spec::of(Family::Mixtral),
+                (false, Some(_)) => spec = Spec::of(Family::Mistral),
+                (false, None) => {}
+            }
         }
         refuse(&found, spec)?;
         known::warn(&unknown(&found, spec));
@@ -41,6 +46,9 @@ impl ModelConfig {
         Ok(config)
     }
 }
+
+/// The key of the number of experts.
+const EXPERTS: &str = "expert_count";
 
 /// The part of the configuration that is the same for all families.
 fn base(found: &Metadata<'_>, spec: &Spec) -> Result<ModelConfig> {
@@ -153,9 +161,12 @@ fn unknown(found: &Metadata<'_>, spec: &Spec) -> Vec<String> {
 /// Refuses keys and tensors that would change the computation and are not implemented.
 fn refuse(found: &Metadata<'_>, spec: &Spec) -> Result<()> {
     let at = |e: Error| found.at(e);
-    let experts = found.key("expert_count");
-    if found.file.u64(&experts)?.is_some_and(|n| n > 0) {
-        return Err(at(Error::request(format!("`{experts}`: mixtures of experts are not supported"))));
+    let experts = found.key(EXPERTS);
+    if !spec.reads(EXPERTS) && found.file.u64(&experts)?.is_some_and(|n| n > 0) {
+        return Err(at(Error::request(format!(
+            "`{experts}`: experts are not supported in files of the architecture {}",
+            found.architecture
+        ))));
     }
     for (name, neutral) in CHANGES.iter().filter(|(name, _)| !spec.reads(name)) {
         let key = found.key(name);

@@ -6,6 +6,9 @@ use crate::{Error, Result};
 use eraser_ops::Activation;
 use serde::{Deserialize, Serialize};
 
+/// Far more experts than any published model has in a layer.
+const MOST_EXPERTS: usize = 1 << 12;
+
 /// Where a layer's norms stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,6 +102,8 @@ pub enum MlpNames {
     Llama,
     /// `shared_mlp.input_linear` (gate and up in one) and `shared_mlp.output_linear`.
     Shared,
+    /// Experts as Mixtral has them: `block_sparse_moe.experts.N.w1` (gate), `.w3` (up) and `.w2` (down).
+    Mixtral,
 }
 
 impl MlpNames {
@@ -106,6 +111,17 @@ impl MlpNames {
     fn is_llama(&self) -> bool {
         *self == Self::Llama
     }
+}
+
+/// A mixture of experts in the place of the MLP; `intermediate_size` is the width of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mixture {
+    /// How many experts there are.
+    pub experts: usize,
+    /// How many of them a token has.
+    pub used: usize,
+    /// The weights of a token's experts add up to 1.
+    pub normalised: bool,
 }
 
 /// How a decoder layer, and the multiplications before and after the layers, differ from Llama's.
@@ -151,6 +167,9 @@ pub struct Layer {
     /// Names of the MLP's modules.
     #[serde(skip_serializing_if = "MlpNames::is_llama")]
     pub mlp_names: MlpNames,
+    /// Experts in the place of the MLP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
     /// The model is the text part of a larger one, whose names its tensors have.
     pub nested: bool,
 }
@@ -174,6 +193,24 @@ impl Layer {
         }
     }
 
+    /// The weight of the router of block `layer`, as the checkpoint has it.
+    pub(crate) fn router_name(&self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}.gate.weight", self.experts_part())
+    }
+
+    /// The weights of gate, up and down of an expert.
+    pub(crate) fn expert_names(&self, layer: usize, expert: usize) -> [String; 3] {
+        let own = match self.mlp_names {
+            MlpNames::Mixtral => ["w1", "w3", "w2"],
+            _ => ["gate_proj", "up_proj", "down_proj"],
+        };
+        own.map(|own| format!("model.layers.{layer}.{}.experts.{expert}.{own}.weight", self.experts_part()))
+    }
+
+    fn experts_part(&self) -> &'static str {
+        if self.mlp_names == MlpNames::Mixtral { "block_sparse_moe" } else { "mlp" }
+    }
+
     /// Checks every number, for a model of `layers` layers and heads of `head_dim`.
     pub(super) fn check(&self, layers: usize, head_dim: usize, name: &dyn Fn(&str) -> String) -> Result<()> {
         for (key, value) in [
@@ -185,6 +222,14 @@ impl Layer {
             ("logits_scaling", self.logit_multiplier),
         ] {
             value.map_or(Ok(()), |value| positive(&name(key), value))?;
+        }
+        if let Some(Mixture { experts, used, .. }) = self.mixture
+            && !((1..=MOST_EXPERTS).contains(&experts) && (1..=experts).contains(&used))
+        {
+            let (all, own) = (name("num_experts"), name("num_experts_per_tok"));
+            return Err(Error::request(format!(
+                "`{own}` is {used} of `{all}` {experts}: must be 1 to all of at most {MOST_EXPERTS}"
+            )));
         }
         if let Some(n) = self.rotary_dim
             && !(n >= 2 && n <= head_dim && n.is_multiple_of(2))

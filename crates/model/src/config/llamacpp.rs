@@ -78,7 +78,7 @@ impl ModelConfig {
         let places = ["of q, k and v", "of the attention's output", "of the MLP"];
         let own = [self.qkv_bias, self.layer.biases.output, self.layer.biases.mlp];
         let theirs = match self.family {
-            Family::Qwen3 | Family::SmolLm3 | Family::Arcee => [false; 3],
+            Family::Qwen3 | Family::Qwen3Moe | Family::SmolLm3 | Family::Arcee => [false; 3],
             Family::SeedOss => [true, false, false],
             _ => [true; 3],
         };

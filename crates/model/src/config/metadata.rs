@@ -1,6 +1,7 @@
 //! GGUF metadata of one architecture; keys are given without the architecture before them. Invariant: an error names
 //! the file and the whole key.
 
+use super::Mixture;
 use crate::gguf::{GgufFile, Value, dequantize};
 use crate::{Error, Result};
 
@@ -45,6 +46,12 @@ impl Metadata<'_> {
 
     pub(super) fn string(&self, name: &str) -> Result<Option<&str>> {
         self.file.string(&self.key(name))
+    }
+
+    /// The experts; whether their weights add up to 1 is in llama.cpp's code, not in the file.
+    pub(super) fn experts(&self, normalised: bool) -> Result<Mixture> {
+        let (experts, used) = (self.required("expert_count")?, self.required("expert_used_count")?);
+        Ok(Mixture { experts, used, normalised })
     }
 
     /// The sliding window; None where the file says 0.

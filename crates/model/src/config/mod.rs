@@ -18,7 +18,7 @@ mod unsupported;
 
 pub(crate) use family::Spec;
 pub(crate) use hf::{MAX_BYTES, check_ends, read_json};
-pub use layer::{Biases, Fused, Layer, Mlp, MlpNames, NormPlacement, QkNorm, QueryScale};
+pub use layer::{Biases, Fused, Layer, Mixture, Mlp, MlpNames, NormPlacement, QkNorm, QueryScale};
 pub(crate) use quantised::claimed as quantisation_claimed;
 pub use rope::{Rope, RopeScaling};
 
@@ -66,6 +66,10 @@ pub enum Family {
     Cwm,
     /// Granite 4, dense.
     Granite4,
+    /// Qwen3 with experts.
+    Qwen3Moe,
+    /// Mixtral.
+    Mixtral,
 }
 
 /// The shape of a decoder.

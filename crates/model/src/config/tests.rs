@@ -246,10 +246,9 @@ fn the_text_part_of_a_larger_model_is_read_from_its_own_configuration() {
 fn an_unsupported_family_is_told_the_nearest_one_and_where_to_add_it() {
     for (name, nearest) in [
         ("gemma4_text", "is gemma3_text;"),
-        ("qwen3_moe", "is qwen3;"),
+        ("qwen2_moe", "is qwen2;"),
         ("olmo_hybrid", "is olmo"),
         ("granitemoe", "is granite;"),
-        ("mixtral", "is mistral;"),
         ("phi", "is phi3;"),
         ("mamba", "supported are"),
     ] {
@@ -500,7 +499,9 @@ fn gguf_errors_name_file_and_key() {
         (Builder::new(), "general.architecture"),
         (Builder::new().string("general.architecture", "gemma4"), "gemma4"),
         (Builder::new().string("general.architecture", "llama"), "llama.embedding_length"),
-        (gguf("llama").u32("llama.expert_count", 8), "llama.expert_count"),
+        (gguf("llama").u32("llama.expert_count", 8), "llama.expert_used_count"),
+        (gguf("llama").u32("llama.expert_count", 8).u32("llama.expert_used_count", 9), "llama.expert_used_count"),
+        (gguf("qwen2").u32("qwen2.expert_count", 8), "qwen2.expert_count"),
         (gguf("llama").f32("llama.final_logit_softcapping", 30.0), "llama.final_logit_softcapping"),
         (gguf("llama").f32("llama.embedding_scale", 12.0), "llama.embedding_scale"),
         (gguf("llama").f32("llama.attention.scale", 0.5), "llama.attention.scale"),

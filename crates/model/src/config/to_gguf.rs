@@ -102,6 +102,9 @@ impl ModelConfig {
             // Names only, and rotations, which are compared below.
             config.family = self.family;
             config.layer.nested = false;
+            if config.layer.mlp_names == MlpNames::Mixtral {
+                config.layer.mlp_names = MlpNames::Llama;
+            }
             if config.layer.mlp_names == MlpNames::Shared {
                 config.layer.mlp_names = MlpNames::Llama;
                 config.layer.fused.gate_up = false;
@@ -145,6 +148,7 @@ fn said(field: &str, spec: &Spec) -> String {
         "layer.rotated" if spec.reads("position_embedding_type") => ("position_embedding_type", "the rotation"),
         "layer.rotated" if spec.reads("no_rope_layers") => ("no_rope_layers", "which layers are rotated"),
         "layer.rotated" => ("layer_types", "which layers are rotated"),
+        "layer.mixture.normalised" => ("norm_topk_prob", "the weights of experts"),
         "rope_scaling" => ("rope_scaling", "the rotation"),
         "rope_theta" => ("rope_theta", "the base of the rotation"),
         "qkv_bias" | "layer.biases.output" => ("attention_bias", "biases of attention"),

@@ -37,7 +37,7 @@ const KNOWN: &[(&str, &str, Option<&str>)] = &[
     ("falcon", LAYER_NORM, None),
     ("gemma3n", "a model with embeddings for each layer and shared keys and values", Some("gemma3_text")),
     ("gemma4", "a model with heads of two widths and shared keys and values", Some("gemma3_text")),
-    ("gptoss", "a mixture of experts with attention sinks", Some("llama")),
+    ("gptoss", "a mixture of experts with attention sinks", Some("mixtral")),
     ("gpt", LAYER_NORM, None),
     ("granitehybrid", HYBRID, Some("granite")),
     ("granitemoe", EXPERTS, Some("granite")),
@@ -47,7 +47,6 @@ const KNOWN: &[(&str, &str, Option<&str>)] = &[
     ("llama4", "a mixture of experts with chunked attention", Some("llama")),
     ("mamba", HYBRID, None),
     ("ministral", "a model with a window on some layers", Some("mistral")),
-    ("mixtral", EXPERTS, Some("mistral")),
     ("nemotronh", HYBRID, None),
     ("olmoe", EXPERTS, Some("olmo2")),
     ("olmohybrid", HYBRID, Some("olmo3")),
@@ -58,7 +57,6 @@ const KNOWN: &[(&str, &str, Option<&str>)] = &[
     ("qwen2moe", EXPERTS, Some("qwen2")),
     ("qwen2vl", IMAGES, Some("qwen2")),
     ("qwen25vl", IMAGES, Some("qwen2")),
-    ("qwen3moe", EXPERTS, Some("qwen3")),
     ("qwen3vl", IMAGES, Some("qwen3")),
     ("qwen3next", "a mixture of experts with linear attention", Some("qwen3")),
     ("qwen35", "a model with linear attention", Some("qwen3")),
@@ -148,9 +146,11 @@ fn plain(name: &str) -> String {
 fn nearest(wanted: &str) -> Option<&'static Spec> {
     let shared =
         |spec: &&'static Spec| plain(spec.model_type).chars().zip(wanted.chars()).take_while(|(a, b)| a == b).count();
+    let experts = |name: &str| name.contains("moe");
     let mut all = Spec::all().to_vec();
     all.sort_unstable_by_key(|spec| spec.model_type);
-    all.into_iter().max_by_key(shared).filter(|spec| shared(spec) >= 3)
+    let near = |spec: &&'static Spec| (shared(spec), experts(spec.model_type) == experts(wanted));
+    all.into_iter().max_by_key(near).filter(|spec| shared(spec) >= 3)
 }
 
 #[cfg(test)]
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn a_gguf_file_is_told_the_architectures_of_gguf_files() {
-        let (error, hints) = told(Unsupported::Architecture, "qwen3moe");
-        assert!(error.ends_with("a mixture of experts") && hints.contains("is qwen3;"), "{error} {hints}");
+        let (error, hints) = told(Unsupported::Architecture, "qwen2moe");
+        assert!(error.ends_with("a mixture of experts") && hints.contains("is qwen2;"), "{error} {hints}");
         let (_, hints) = told(Unsupported::Architecture, "gemma4");
         assert!(hints.contains("is gemma3;") && !hints.contains("gemma3_text"), "{hints}");
         assert!(hints.contains("architectures arcee,") && !hints.contains("olmo3"), "{hints}");
@@ -182,10 +182,9 @@ mod tests {
     #[test]
     fn the_nearest_family_is_one_of_its_kind_and_not_of_its_spelling() {
         for (name, what, nearest) in [
-            ("mixtral", "mixture of experts", Some("mistral")),
-            ("qwen3_moe", "mixture of experts", Some("qwen3")),
+            ("qwen2_moe", "mixture of experts", Some("qwen2")),
             ("qwen3_5_text", "linear attention", Some("qwen3")),
-            ("gpt_oss", "attention sinks", Some("llama")),
+            ("gpt_oss", "attention sinks", Some("mixtral")),
             ("gemma4_text", "two widths", Some("gemma3_text")),
             ("granitemoeshared", "mixture of experts", Some("granite")),
             ("ministral", "window on some layers", Some("mistral")),
@@ -193,7 +192,8 @@ mod tests {
             ("deepseek_v3", "latent attention", None),
             ("phi", "parallel blocks", Some("phi3")),
             ("phi9", "is not supported", Some("phi3")),
-            ("qwen9_moe", "mixture of experts", Some("qwen3")),
+            ("qwen9_moe", "mixture of experts", Some("qwen3_moe")),
+            ("qwen9", "is not supported", Some("qwen3")),
             ("t5", "is not supported", None),
         ] {
             let (error, hints) = told(Unsupported::ModelType, name);
@@ -215,7 +215,7 @@ mod tests {
             let (_, hints) = told(kind, name);
             assert!(hints.contains(&format!("did you mean {meant}?")), "{name}: {hints}");
         }
-        for name in ["t5", "bert", "mamba", "qwen3_moe"] {
+        for name in ["t5", "bert", "mamba", "qwen2_moe"] {
             assert!(!told(Unsupported::ModelType, name).1.contains("did you mean"), "{name}");
         }
     }

@@ -1,7 +1,7 @@
 //! One decoder block: its weights, and its computation composed of single operations. In: a source of tensors; out: a
 //! block. Invariant: the composed form and the fused one compute the same.
 
-use super::{BlockContext, WeightStorage, tracked};
+use super::{BlockContext, WeightStorage, experts::Experts, tracked};
 use crate::{
     Error, ModelConfig, Result,
     config::{NormPlacement, QkNorm, Rope},
@@ -25,6 +25,8 @@ pub(super) struct Block {
     /// Of queries and keys.
     of_heads: [Option<Norm>; 2],
     pub(super) linears: Linears<Option<Linear>>,
+    /// In the place of the MLP's.
+    pub(super) experts: Option<Experts>,
     /// The weights of q, k and v below each other, and those of gate and up, where `linears` has them apart; it then
     /// holds parts of them.
     pub(super) qkv: Option<Weight>,
@@ -161,7 +163,8 @@ impl Block {
             of_heads = [own("self_attn.q_norm", q)?, own("self_attn.k_norm", k)?];
         }
         let rope = config.rope_of(layer).map(|rope| rotations.of(rope, config, device)).transpose()?;
-        let mut block = Self { around, of_heads, linears, qkv: None, gate_up: None, rope };
+        let experts = Experts::load(layer, config, source, held, device)?;
+        let mut block = Self { around, of_heads, linears, experts, qkv: None, gate_up: None, rope };
         block.stack()?;
         Ok(block)
     }
@@ -196,6 +199,9 @@ impl Block {
                 all.push((format!("{name}.bias"), bias.clone()));
             }
         }
+        if let Some(experts) = &self.experts {
+            all.extend(experts.named(layer, config, dtype, device)?);
+        }
         let names = config.layer.norm_names().into_iter().zip(&self.around);
         let heads = [Some("self_attn.q_norm"), Some("self_attn.k_norm")].into_iter().zip(&self.of_heads);
         for (name, norm) in names.chain(heads) {
@@ -211,7 +217,7 @@ impl Block {
         let linears = self.linears.iter().flatten();
         let linears = linears.flat_map(|l| l.weight.tensor().into_iter().chain(l.bias.as_ref()));
         let norms = self.around.iter().chain(&self.of_heads).flatten().map(|norm| &norm.weight);
-        norms.chain(linears).filter(|t| t.is_variable())
+        norms.chain(linears).chain(self.experts.iter().flat_map(Experts::tensors)).filter(|t| t.is_variable())
     }
 
     /// Puts the weights of one input below each other where that can be done.
@@ -265,6 +271,9 @@ impl Block {
         let (q, k) = (self.turn(0, &q, eps, context)?, self.turn(1, &k, eps, context)?);
         let x = add(x, norm(1, &self.project(Module::O, &attend(&q, &k, &v)?, context)?)?)?;
         let m = norm(2, &x)?;
+        if let Some(experts) = &self.experts {
+            return add(&x, norm(3, &experts.composed(config, &m, context.track)?)?);
+        }
         let f = config.intermediate_size;
         let gate_up = self.project_apart(Module::GateUp, &[(Module::Gate, f), (Module::Up, f)], &m, context)?;
         let [gate, Some(up)] = <[Option<Tensor>; 2]>::try_from(gate_up).unwrap_or_default() else {

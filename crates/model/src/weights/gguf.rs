@@ -46,6 +46,16 @@ impl GgufWeights<'_> {
     /// The place of a tensor in the file, and its bytes in Hugging Face layout.
     fn data(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, Cow<'_, [u8]>)> {
         let path = self.file.path();
+        if let Some((own, expert)) = of_expert(name) {
+            // All experts of a layer are one tensor, `[experts, rows, columns]`.
+            let info = self.file.tensor(&own).ok_or_else(|| missing(path, &own))?;
+            let count = info.shape.first().copied().unwrap_or(0);
+            check_shape(path, &own, &info.shape, &[&[count.max(expert + 1)], shape].concat())?;
+            self.read.borrow_mut().insert(info.name.clone());
+            let data = self.file.data(info);
+            let bytes = data.len() / count;
+            return Ok((info, Cow::Borrowed(&data[expert * bytes..(expert + 1) * bytes])));
+        }
         let own = named(name, self.after_attention).ok_or_else(|| missing(path, name))?;
         let info = self.file.tensor(&own).ok_or_else(|| missing(path, &own))?;
         check_shape(path, &own, &info.shape, shape)?;
@@ -83,14 +93,13 @@ impl TensorSource for GgufWeights<'_> {
     }
 
     fn contains(&self, name: &str) -> bool {
-        named(name, self.after_attention).is_some_and(|own| self.file.tensor(&own).is_some())
+        let own = of_expert(name).map(|(own, _)| own).or_else(|| named(name, self.after_attention));
+        own.is_some_and(|own| self.file.tensor(&own).is_some())
     }
 }
 
-/// A tensor of a checkpoint, of rows of `row` values, as llama.cpp's converter stores it: its name, and its values. None
-/// for a tensor that a file has no name for.
-pub(crate) fn to_gguf(name: &str, values: Vec<f32>, row: usize, config: &ModelConfig) -> Option<(String, Vec<f32>)> {
-    let own = gguf_name(name, config)?;
+/// The values of a tensor of a checkpoint, of rows of `row` values, as llama.cpp's converter stores them.
+pub(crate) fn to_gguf(name: &str, values: Vec<f32>, row: usize, config: &ModelConfig) -> Vec<f32> {
     let swapped = Spec::of(config.family).interleaved && is_interleaved(name);
     let mut values = if swapped { interleave_rows(&values, row, config.head_dim) } else { values };
     if config.layer.unit_norms && name.ends_with("norm.weight") {
@@ -98,7 +107,7 @@ pub(crate) fn to_gguf(name: &str, values: Vec<f32>, row: usize, config: &ModelCo
             *x += 1.0;
         }
     }
-    Some((own, values))
+    values
 }
 
 /// A tensor of the checkpoint as a GGUF file has it, under Llama's names: gate and up, which Granite 4 has in one, are
@@ -120,8 +129,11 @@ pub(crate) fn is_interleaved(name: &str) -> bool {
     ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"].iter().any(|end| name.ends_with(end))
 }
 
-/// The name that llama.cpp's converter gives to a tensor of a model.
+/// The name that llama.cpp's converter gives to a tensor of a model; those of all experts of a layer have one name.
 pub(crate) fn gguf_name(name: &str, config: &ModelConfig) -> Option<String> {
+    if let Some((own, _)) = of_expert(name) {
+        return Some(own);
+    }
     named(name, after_attention(config))
 }
 
@@ -153,12 +165,31 @@ fn named(name: &str, after_attention: &'static str) -> Option<String> {
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
         "self_attn.o_proj" => "attn_output",
+        "mlp.gate" | "block_sparse_moe.gate" => "ffn_gate_inp",
         "mlp.gate_proj" => "ffn_gate",
         "mlp.up_proj" | "mlp.gate_up_proj" => "ffn_up",
         "mlp.down_proj" => "ffn_down",
         _ => return None,
     };
     Some(format!("blk.{layer}.{own}.{kind}"))
+}
+
+/// Whether a tensor of the checkpoint is one of an expert.
+pub(crate) fn is_of_experts(name: &str) -> bool {
+    of_expert(name).is_some()
+}
+
+/// The tensor of a file that holds a weight of all experts of a layer, and the expert.
+fn of_expert(name: &str) -> Option<(String, usize)> {
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (expert, module) = rest.split_once(".experts.")?.1.strip_suffix(".weight")?.split_once('.')?;
+    let own = match module {
+        "gate_proj" | "w1" => "ffn_gate_exps",
+        "up_proj" | "w3" => "ffn_up_exps",
+        "down_proj" | "w2" => "ffn_down_exps",
+        _ => return None,
+    };
+    Some((format!("blk.{layer}.{own}.weight"), expert.parse().ok()?))
 }
 
 /// Reorders the rows of each head from interleaved pairs (`2i` rotates with `2i + 1`) to halves (`i` rotates with

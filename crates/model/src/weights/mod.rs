@@ -8,7 +8,7 @@ mod hf;
 mod save;
 
 pub use gguf::GgufWeights;
-pub(crate) use gguf::{apart, gguf_name, half_split_rows, is_interleaved, to_gguf};
+pub(crate) use gguf::{apart, gguf_name, half_split_rows, is_interleaved, is_of_experts, to_gguf};
 pub use hf::HfDirectory;
 pub use save::save_safetensors;
 

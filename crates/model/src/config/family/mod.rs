@@ -9,6 +9,7 @@ mod granite;
 mod llama;
 mod ministral;
 mod mistral;
+mod mixtral;
 mod olmo;
 mod phi;
 mod qwen;
@@ -18,7 +19,7 @@ mod smollm;
 use super::fields::Writer;
 use super::keys::Keys;
 use super::metadata::Metadata;
-use super::{Family, Mlp, ModelConfig};
+use super::{Family, Mixture, Mlp, ModelConfig};
 use crate::Result;
 use serde_json::{Map, Value};
 
@@ -80,7 +81,7 @@ impl Defaults {
 const SILU: &[&str] = &["silu", "swish"];
 
 /// Every family.
-static ALL: [&Spec; 18] = [
+static ALL: [&Spec; 20] = [
     &llama::SPEC,
     &mistral::SPEC,
     &qwen::QWEN2,
@@ -99,6 +100,8 @@ static ALL: [&Spec; 18] = [
     &exaone::SPEC,
     &arcee::SPEC,
     &cwm::SPEC,
+    &qwen::QWEN3_MOE,
+    &mixtral::SPEC,
 ];
 
 impl Spec {
@@ -159,6 +162,29 @@ fn gguf_biases(config: &mut ModelConfig, file: &Metadata<'_>) {
     config.qkv_bias = file.has("blk.0.attn_q.bias") || file.has("blk.0.attn_qkv.bias");
     config.layer.biases.output = file.has("blk.0.attn_output.bias");
     config.layer.biases.mlp = file.has("blk.0.ffn_up.bias");
+}
+
+/// The experts that config.json describes; `defaults` are how many there are, and how many a token has.
+fn experts(keys: Keys<'_>, [all, own]: [usize; 2], normalised: bool) -> Result<Mixture> {
+    // Files of transformers 5 have the second name in every class.
+    let all = keys.optional_size("num_experts")?.or(keys.optional_size("num_local_experts")?).unwrap_or(all);
+    let used = keys.optional_size("num_experts_per_tok")?.unwrap_or(own);
+    Ok(Mixture { experts: all, used, normalised })
+}
+
+/// The experts, as GGUF metadata has them.
+fn gguf_experts(config: &ModelConfig, out: &mut Writer<'_>) {
+    if let Some(Mixture { experts, used, .. }) = config.layer.mixture {
+        out.size("num_experts", experts);
+        out.size("num_experts_per_tok", used);
+    }
+}
+
+fn write_experts(config: &ModelConfig, map: &mut Map<String, Value>) {
+    if let Some(Mixture { experts, used, .. }) = config.layer.mixture {
+        map.insert("num_local_experts".to_owned(), experts.into());
+        map.insert("num_experts_per_tok".to_owned(), used.into());
+    }
 }
 
 /// `layer_types` as transformers writes it.
