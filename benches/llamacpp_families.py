@@ -45,13 +45,14 @@ every = ["sliding_attention"] * 3 + ["full_attention"]
 published = {
     "gemma3": dict(num_hidden_layers=6, layer_types=["sliding_attention"] * 5 + ["full_attention"]),
     "phi3": dict(sliding_window=None),  # llama.cpp has no window there
+    "mixtral": dict(sliding_window=None),
     # The attention factor of Olmo 3 is the one that YaRN has without it, 1 + 0.1 ln(factor).
     "olmo3": dict(num_hidden_layers=4, layer_types=every,
                   rope_parameters={"full_attention": dict(found["yarn"], attention_factor=1 + 0.1 * math.log(4)),
                                    "sliding_attention": {"rope_type": "default", "rope_theta": 5e3}}),
     "smollm3": dict(num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0]),
     "exaone4": dict(sliding_window=None, layer_types=None),
-    "cwm": dict(sliding_window=0, layer_types=["full_attention"] * 4),  # llama.cpp has it without windows only
+    "cwm": dict(layer_types=["full_attention"] * 4),  # llama.cpp has it without windows only
     "llama-biases": dict(rope_parameters=None),
     "qwen3-windows": dict(use_sliding_window=False, sliding_window=None, attention_bias=None),
 }
