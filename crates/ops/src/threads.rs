@@ -2,6 +2,7 @@
 //! threads; out: pools and allocator set. Invariant: after `init`, rayon's global pool is the only one that runs work.
 
 use libmimalloc_sys::{mi_option_set, mi_option_t};
+use std::sync::Once;
 use std::thread::available_parallelism;
 
 /// `mi_option_purge_delay` of mimalloc.h, which the binding does not name.
@@ -17,23 +18,35 @@ const PURGE_DELAY: mi_option_t = 15;
 /// Freed memory is kept for the next step instead of going back to the system: touching fresh pages costs as much as
 /// the arithmetic of a small model. This has an effect only in a binary whose global allocator is mimalloc.
 ///
-/// Must be called at the start of `main`, while the process has one thread: it changes environment variables, which
-/// is a data race on some systems when another thread reads them at that moment.
+/// Must be called at the start of `main`, while the process has one thread, or after [`prepare`].
 pub fn init(threads: Option<usize>) -> bool {
     let threads =
         threads.filter(|&n| n > 0).unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get));
     if rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().is_err() {
         return false;
     }
-    // SAFETY: the documented contract of this function is that no other thread of the caller runs yet; rayon's new
-    // workers do not touch the environment. `mi_option_set` stores a number in a static table.
-    #[allow(unsafe_code)]
-    unsafe {
-        std::env::set_var("CANDLE_NUM_THREADS", "1");
-        std::env::set_var("RAYON_NUM_THREADS", "1");
-        mi_option_set(PURGE_DELAY, -1);
-    }
+    prepare();
     true
+}
+
+/// All of [`init`] but rayon's pool: for a process in which something else starts threads before their number is known.
+/// The first call counts.
+///
+/// Must be called at the start of `main`, while the process has one thread: it changes environment variables, which
+/// is a data race on some systems when another thread reads them at that moment.
+pub fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the documented contract of this function is that no other thread of the caller runs yet; rayon's
+        // workers, which `init` has started, do not touch the environment. `mi_option_set` stores a number in a static
+        // table.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var("CANDLE_NUM_THREADS", "1");
+            std::env::set_var("RAYON_NUM_THREADS", "1");
+            mi_option_set(PURGE_DELAY, -1);
+        }
+    });
 }
 
 /// Undoes [`init`]'s retention of freed memory: it goes back to the system when it was not needed for a second. For

@@ -58,6 +58,12 @@ impl Failure {
         }
     }
 
+    /// Puts `place` before every error.
+    #[must_use]
+    pub fn context(self, place: &str) -> Self {
+        Self(self.0.into_iter().map(|e| e.context(place)).collect())
+    }
+
     /// Gives every interruption this hint alone: how to go on differs from verb to verb, which a stage does not know.
     #[must_use]
     pub fn on_interrupt(self, hint: &str) -> Self {

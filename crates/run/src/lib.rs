@@ -20,6 +20,7 @@ mod stage;
 pub mod study;
 pub mod tune;
 mod watch;
+pub mod workers;
 
 pub use bounded::bounded;
 pub use directory::{Earlier, run_name};

@@ -207,6 +207,7 @@ impl Run<'_> {
             variant: &variant.name,
             model: &self.model,
             plan: &self.plan.model,
+            as_loaded: true,
             sets: &sets,
             options: &variant.train,
             dir,

@@ -1,7 +1,7 @@
 //! Checkpoints: adapter, optimiser and position in one file. In and out: `step-N.safetensors`. Invariant: a checkpoint
 //! is complete or absent, and only a run with the settings of the one that wrote it continues from it.
 
-use crate::{adamw::Moments, dual::Dual, settings::Settings, step::Seen, threshold::Threshold};
+use crate::{adamw::Moments, dual::Dual, micro_batch::Seen, settings::Settings, threshold::Threshold};
 use candle_core::{Device, Tensor, Var};
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
 use safetensors::SafeTensors;
@@ -34,8 +34,20 @@ pub struct Position {
     pub duals: BTreeMap<String, Dual>,
     /// Samples by term.
     pub samples: BTreeMap<String, Seen>,
+    /// The ranks that took the last step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: usize,
     /// What decides the run.
     pub settings: Settings,
+}
+
+pub(crate) fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+pub(crate) fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// The length of a run, which its learning rate may depend on.
@@ -86,14 +98,22 @@ pub fn save(dir: &Path, position: &Position, parameters: &[(String, Var)], momen
     Ok(())
 }
 
-/// The newest checkpoint of `dir`, if there is one, for a run with these settings and parameters of these names.
+/// The newest checkpoint of `dir`, if there is one: its path and its bytes.
+///
+/// # Errors
+/// A file or directory that cannot be read.
+pub fn newest(dir: &Path) -> Result<Option<(PathBuf, Vec<u8>)>> {
+    let Some(path) = list(dir)?.pop() else { return Ok(None) };
+    let bytes = std::fs::read(&path).at(&path)?;
+    Ok(Some((path, bytes)))
+}
+
+/// The checkpoint of these bytes of `path`, for a run with these settings and parameters of these names.
 ///
 /// # Errors
 /// A file that is not a checkpoint; one of a run with other settings, which are named.
-pub fn newest(dir: &Path, settings: &Settings, names: &[String]) -> Result<Option<TrainingState>> {
-    let Some(path) = list(dir)?.pop() else { return Ok(None) };
-    let bytes = std::fs::read(&path).at(&path)?;
-    let state = read(&bytes, names).map_err(|e| {
+pub fn read(path: &Path, bytes: &[u8], settings: &Settings, names: &[String]) -> Result<TrainingState> {
+    let state = parse(bytes, names).map_err(|e| {
         e.context(path.display())
             .hint("delete the file to continue from the checkpoint before it, or start again without --resume")
     })?;
@@ -104,7 +124,7 @@ pub fn newest(dir: &Path, settings: &Settings, names: &[String]) -> Result<Optio
             "continue with the settings that the run began with, or start again in another directory or with --force",
         ));
     }
-    Ok(Some(state))
+    Ok(state)
 }
 
 /// Whether `dir` holds a checkpoint.
@@ -115,7 +135,7 @@ pub fn exists(dir: &Path) -> Result<bool> {
     Ok(!list(dir)?.is_empty())
 }
 
-fn read(bytes: &[u8], names: &[String]) -> Result<TrainingState> {
+fn parse(bytes: &[u8], names: &[String]) -> Result<TrainingState> {
     let malformed = |what: &dyn std::fmt::Display| Error::request(format!("not a checkpoint: {what}"));
     let file = SafeTensors::deserialize(bytes).map_err(|e| malformed(&e))?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
@@ -184,6 +204,7 @@ mod tests {
             threshold: Some(Threshold { gamma: 1.8, measured: None }),
             duals: BTreeMap::from([("help".to_owned(), Dual { value: 0.1 + 0.2, bound: 1.0 / 3.0 })]),
             samples: BTreeMap::from([("harm".to_owned(), Seen { samples: 8, cut: 2, empty: 1 })]),
+            ranks: 1,
             settings: settings(8),
         }
     }
@@ -196,9 +217,13 @@ mod tests {
             save(dir.path(), &position(step), &parameters(), &moments).unwrap();
         }
         assert_eq!(list(dir.path()).unwrap().len(), KEEP);
-        let read = newest(dir.path(), &settings(8), &["w".to_owned()]).unwrap().unwrap();
-        assert_eq!((read.position, read.moments), (position(10), moments));
-        let error = newest(dir.path(), &settings(16), &["w".to_owned()]).err().unwrap();
+        let read = |rank: usize| {
+            let (path, bytes) = newest(dir.path()).unwrap().unwrap();
+            read(&path, &bytes, &settings(rank), &["w".to_owned()])
+        };
+        let state = read(8).unwrap();
+        assert_eq!((state.position, state.moments), (position(10), moments));
+        let error = read(16).err().unwrap();
         assert!(error.to_string().ends_with("other settings: rank was 8, is 16"), "{error}");
         assert!(exists(dir.path()).unwrap() && !exists(&dir.path().join("none")).unwrap());
     }
@@ -206,7 +231,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_bytes_are_no_checkpoint(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(read(&bytes, &["w".to_owned()]).is_err());
+            prop_assert!(parse(&bytes, &["w".to_owned()]).is_err());
         }
     }
 }

@@ -1,22 +1,27 @@
 #![doc = include_str!("../README.md")]
 
 pub mod adamw;
+mod agree;
 pub mod checkpoint;
+mod deal;
 pub mod dual;
 pub mod feed;
 pub mod gamma;
+pub mod group;
 mod logits;
 pub mod method;
 pub mod metrics;
+mod micro_batch;
 pub mod objective;
 pub mod options;
+mod parts;
 pub mod preset;
 pub mod reference;
 pub mod schedule;
 pub mod sets;
 pub mod settings;
 mod states;
-pub mod step;
+mod step;
 mod store;
 pub mod threshold;
 pub mod trainer;
@@ -25,12 +30,14 @@ pub use adamw::AdamW;
 pub use dual::Dual;
 pub use eraser_data::SetName;
 pub use gamma::Gamma;
+pub use group::{Alone, Group};
 pub use method::{
     AlignLoss, Given, KlScope, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
 };
 pub use metrics::{LARGE_NORM, LargeGradients, StepMetrics, TrainSummary};
+pub use micro_batch::Seen;
 pub use options::{
     CheckpointActivations, GammaScope, HarmAnswers, MAX_LR, Order, Overlong, Preset, Schedule, Templates, TrainOptions,
 };
 pub use sets::Sets;
-pub use trainer::{Control, Observer, check, resumable, train};
+pub use trainer::{Control, Observer, Training, check, resumable, train};

@@ -2,8 +2,8 @@
 //! Invariant: the file holds exactly the steps that a resumed run builds on, each once.
 
 use crate::{
-    checkpoint::{Horizon, Position},
-    step::Seen,
+    checkpoint::{Horizon, Position, is_one, one},
+    micro_batch::Seen,
     threshold::Threshold,
 };
 use eraser_model::{Error, Result, error::PathContext, files::write_atomic};
@@ -58,6 +58,9 @@ pub struct TrainSummary {
     pub peak_rss_mb: Option<u64>,
     /// Threads.
     pub threads: usize,
+    /// The ranks that took the last step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: usize,
     /// Optimiser steps done, those before a resume included.
     pub steps: usize,
     /// Share of hinges (one per harm micro-batch, sample or step, by `gamma_scope`) that were closed.
@@ -115,8 +118,8 @@ pub fn read(path: &Path) -> Result<Vec<StepMetrics>> {
 
 /// The metrics of a run, on disk and in memory.
 pub(crate) struct Log {
-    path: PathBuf,
-    file: File,
+    /// None: another rank writes.
+    file: Option<(PathBuf, File)>,
     lines: Vec<StepMetrics>,
     /// The key of the term with a hinge.
     hinge: Option<String>,
@@ -141,13 +144,20 @@ impl Log {
         }
         write_atomic(path, kept.as_bytes())?;
         let file = File::options().append(true).open(path).writing(path)?;
-        Ok(Self { path: path.to_owned(), file, hinge, earlier: lines.len(), lines })
+        Ok(Self { file: Some((path.to_owned(), file)), hinge, earlier: lines.len(), lines })
+    }
+
+    /// That of a rank which writes nothing, and decides nothing by it.
+    pub(crate) fn unwritten() -> Self {
+        Self { file: None, lines: Vec::new(), hinge: None, earlier: 0 }
     }
 
     pub(crate) fn push(&mut self, metrics: &StepMetrics) -> Result<()> {
-        let mut line = serde_json::to_string(metrics).map_err(Error::failed)?;
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).writing(&self.path)?;
+        if let Some((path, file)) = &mut self.file {
+            let mut line = serde_json::to_string(metrics).map_err(Error::failed)?;
+            line.push('\n');
+            file.write_all(line.as_bytes()).writing(path)?;
+        }
         self.lines.push(metrics.clone());
         Ok(())
     }
@@ -181,6 +191,7 @@ impl Log {
             seconds,
             peak_rss_mb: eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64),
             threads: eraser_ops::threads::count(),
+            ranks: position.ranks,
             steps: position.step,
             capped_share: (capped.1 > 0).then(|| capped.0 as f64 / capped.1 as f64),
             horizons: position.horizons.clone(),
@@ -230,7 +241,7 @@ mod tests {
         for step in 1..=3 {
             log.push(&line(step, 0.1, 0.2)).unwrap();
         }
-        log.file.write_all(b"{\"step\":4,\"ep").unwrap();
+        log.file.as_mut().unwrap().1.write_all(b"{\"step\":4,\"ep").unwrap();
         let mut log = Log::open(&path, 2, None).unwrap();
         log.push(&line(3, 0.0, 0.2)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

@@ -80,7 +80,25 @@ pub struct StepValue {
     pub capped: (usize, usize),
 }
 
+impl StepValue {
+    /// What each of `tokens` losses weighs in it.
+    pub(crate) fn value(&self, tokens: usize) -> Value {
+        let weight = self.divisor.map_or(0.0, |divisor| -1.0 / divisor as f32);
+        Value { value: self.value, weights: vec![weight; tokens], capped: (0, 0) }
+    }
+}
+
 impl StepHinge {
+    /// The sum of the losses and their number, as ranks add them up.
+    pub(crate) fn sums(&self) -> [f64; 2] {
+        [self.total, self.count as f64]
+    }
+
+    /// That of losses with these sums.
+    pub(crate) fn of([total, count]: [f64; 2]) -> Self {
+        Self { total, count: count as usize }
+    }
+
     /// Takes a micro-batch in: each of its tokens adds -1 times its gradient to the sum.
     pub fn add(&mut self, nll: &[f32]) -> Value {
         self.total += nll.iter().map(|&x| f64::from(x)).sum::<f64>();

@@ -1,47 +1,28 @@
 //! One optimiser step: the micro-batches of every term, forward and backward. In: the terms with their samples; out:
 //! their values and the gradient of the weighted sum. Invariant: a micro-batch without a supervised token counts in no
-//! average.
+//! average, and values are those of the whole step, whichever ranks took its rows.
 
 use crate::{
-    feed::{Drawn, Feed},
+    deal::{Deal, Share},
+    feed::Feed,
+    group::{Group, sum_f64},
     logits,
-    method::{KlScope, LogitLoss, Loss, Npo, StateLoss, Term},
-    objective::{self, StepHinge, Value},
+    method::{LogitLoss, Loss, Npo, StateLoss, Term},
+    micro_batch::{Counts, MicroBatch, Seen},
+    objective::{self, StepHinge, StepValue, Value},
     options::{CheckpointActivations, GammaScope, TrainOptions},
-    reference::{Anchors, Reference},
+    reference::Reference,
     states,
 };
 use candle_core::{DType, Tensor};
-use eraser_data::{Batch, Sample, Scored};
 use eraser_model::{
     Adapter, Error, Model, Result,
     trace::{Checkpoint, Gradients, TraceOptions},
 };
-use eraser_ops::Dropout;
-use serde::{Deserialize, Serialize};
+use eraser_ops::{Dropout, gemm::operations};
 
 /// Bytes of activations that a forward pass keeps before its first blocks are run again instead.
 const ACTIVATIONS: usize = 340 << 20;
-
-/// How many samples a term has seen, and what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
-    /// Samples drawn.
-    pub samples: usize,
-    /// Those that were cut to the longest length.
-    pub cut: usize,
-    /// Those of which the loss saw no token: nothing of the answer was left.
-    pub empty: usize,
-}
-
-impl Seen {
-    /// Counts what `other` counted too.
-    pub fn add(&mut self, other: Self) {
-        self.samples += other.samples;
-        self.cut += other.cut;
-        self.empty += other.empty;
-    }
-}
 
 /// A term with its samples.
 pub(crate) struct Part<'a> {
@@ -52,7 +33,7 @@ pub(crate) struct Part<'a> {
     pub(crate) feed: Feed<'a>,
 }
 
-/// The result of a term in a step.
+/// The result of a term in a step, of all ranks.
 #[derive(Clone, Default)]
 pub(crate) struct Sum {
     /// Means over the micro-batches that have a supervised token: of the term, and of its tokens' losses.
@@ -67,11 +48,50 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, value: &Value, losses: &[f32], share: f64) {
-        self.value += value.value * share;
-        self.mean += objective::mean(losses).unwrap_or(0.0) * share;
-        self.capped = (self.capped.0 + value.capped.0, self.capped.1 + value.capped.1);
+    /// What is known of a term before its first pass.
+    fn before(micro_batches: &[Counts]) -> Self {
+        let mut sum = Self::default();
+        for counts in micro_batches {
+            sum.tokens += counts.tokens;
+            sum.seen.add(counts.seen);
+            sum.counted += usize::from(counts.any());
+        }
+        sum
     }
+
+    /// What each of its micro-batches weighs.
+    fn share(&self) -> f64 {
+        1.0 / self.counted as f64
+    }
+
+    fn add(&mut self, [value, mean, closed, hinges]: Results) {
+        self.value += value;
+        self.mean += mean;
+        self.capped = (self.capped.0 + closed as usize, self.capped.1 + hinges as usize);
+    }
+
+    /// Adds the hinge of a micro-batch, or of the step, that weighs `share`.
+    fn add_hinge(&mut self, end: &StepValue, share: f64) {
+        let (closed, hinges) = end.capped;
+        // Where no token is supervised there is none, and nothing has a share.
+        if hinges == 0 {
+            return;
+        }
+        self.add([end.value * share, end.mean * share, closed as f64, hinges as f64]);
+    }
+}
+
+/// What a micro-batch adds to a [`Sum`]: value, mean, closed hinges, hinges.
+type Results = [f64; 4];
+
+/// What a step gives.
+pub(crate) struct Done {
+    /// The result of each term.
+    pub(crate) sums: Vec<Sum>,
+    /// The gradient of the terms' weighted sum over the rows of this rank: those of all ranks are to be added.
+    pub(crate) gradients: Gradients,
+    /// Operations of the matrix products of all ranks.
+    pub(crate) operations: f64,
 }
 
 /// What all micro-batches of all terms of a step work on.
@@ -79,6 +99,7 @@ pub(crate) struct Step<'a> {
     pub(crate) model: &'a Model,
     pub(crate) adapter: &'a Adapter,
     pub(crate) options: &'a TrainOptions,
+    pub(crate) group: &'a dyn Group,
     /// Threshold of the hinge, in nats per token.
     pub(crate) gamma: f64,
     /// The step, from 0.
@@ -86,117 +107,148 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Runs the step; gives the result of each of `parts`, and the gradient of their weighted sum.
-    pub(crate) fn run(&self, parts: &mut [Part<'_>], reference: &mut Reference<'_>) -> Result<(Vec<Sum>, Gradients)> {
-        let (accumulate, rows) = (self.options.grad_accum, self.options.micro_batch);
-        let mut sums = vec![Sum::default(); parts.len()];
+    /// Runs the step.
+    pub(crate) fn run(&self, parts: &mut [Part<'_>], reference: &mut Reference<'_>) -> Result<Done> {
+        let (before, micro_batches) = (operations(), self.options.grad_accum);
+        let deal = deal(self.group, self.options);
+        let shares = deal.shares();
         // Which micro-batches count has to be known before the first: each weighs 1 / (those that count).
-        let mut draws: Vec<Vec<MicroBatch>> = Vec::with_capacity(parts.len());
-        for (part, sum) in parts.iter_mut().zip(&mut sums) {
-            let mut drawn = Vec::with_capacity(accumulate);
-            for micro in 0..accumulate {
-                let from = (self.number * accumulate + micro) * rows;
-                let micro_batch = MicroBatch::new(&part.term, part.feed.draw(from, rows)?, from);
-                sum.tokens += micro_batch.batch.tokens;
-                sum.seen.add(micro_batch.seen());
-                sum.counted += usize::from(micro_batch.counts());
-                drawn.push(micro_batch);
-            }
-            draws.push(drawn);
-        }
+        let drawn = parts.iter_mut().map(|part| self.draw(part, &shares)).collect::<Result<Vec<_>>>()?;
+        let counts = self.count(parts, &shares, &drawn)?;
+        let counts = |i: usize| &counts[i * micro_batches..(i + 1) * micro_batches];
+        let mut sums: Vec<Sum> = (0..parts.len()).map(|i| Sum::before(counts(i))).collect();
+        let mut results: Vec<Results> = vec![Results::default(); parts.len() * micro_batches];
         let mut gradients = Gradients::default();
-        let whole_step = |term: &Term| term.loss == Loss::Hinge && self.options.gamma_scope == GammaScope::Batch;
-        // A hinge over the whole step is open or closed once all its micro-batches were seen: until then it has a
-        // gradient of its own.
-        let mut hinges: Vec<Option<(StepHinge, Gradients)>> =
-            parts.iter().map(|part| whole_step(&part.term).then(Default::default)).collect();
+        let mut hinges: Vec<Scope> = parts.iter().map(|part| self.scope(&part.term, deal.apart())).collect();
         // Micro-batch by micro-batch, each through all terms.
-        for micro in 0..accumulate {
-            let terms = parts.iter().zip(&draws).zip(sums.iter_mut().zip(&mut hinges)).enumerate();
-            for (i, ((part, drawn), (sum, hinge))) in terms {
-                let micro_batch = &drawn[micro];
-                if !micro_batch.counts() {
+        for (at, share) in shares.iter().enumerate() {
+            for (i, (part, hinge)) in parts.iter().zip(&mut hinges).enumerate() {
+                let (micro, micro_batch) = (share.micro, &drawn[i][at]);
+                let own = micro_batch.counts(&part.term, self.options.gamma_scope);
+                if !own.any() {
+                    // The other ranks wait for what this one has of the micro-batch.
+                    if let Scope::Shared(ends) = hinge {
+                        *ends = self.shared(micro, &[])?;
+                    }
                     continue;
                 }
-                let share = 1.0 / sum.counted as f64;
+                let weighs = sums[i].share();
+                let weight = weighs * part.term.weight;
+                let (of_value, of_mean) = own.share_of(&counts(i)[micro]);
                 let forward = Forward { step: self, part, micro_batch, stream: i as u64 };
-                let (value, losses) = if let Some((hinge, own)) = hinge {
-                    forward.run(reference, 1.0, own, |nll, _| hinge.add(nll))?
-                } else {
-                    let weight = share * part.term.weight;
-                    forward.run(reference, weight, &mut gradients, |losses, base| forward.value(losses, base))?
+                let gradients = &mut gradients;
+                let (value, losses) = match hinge {
+                    Scope::Own => forward
+                        .run(reference, weight * of_value, gradients, |nll, base| Ok(forward.value(nll, base)))?,
+                    Scope::Shared(ends) => forward.run(reference, weight, gradients, |nll, _| {
+                        *ends = self.shared(micro, nll)?;
+                        Ok(ends[micro].value(nll.len()))
+                    })?,
+                    Scope::Step(hinge, own) => forward.run(reference, 1.0, own, |nll, _| Ok(hinge.add(nll)))?,
                 };
-                sum.add(&value, &losses, share);
+                let mean = objective::mean(&losses).unwrap_or(0.0);
+                let (closed, all) = value.capped;
+                let result = [value.value * of_value * weighs, mean * of_mean * weighs, closed as f64, all as f64];
+                results[i * micro_batches + micro] = result;
             }
         }
-        for ((part, sum), hinge) in parts.iter().zip(&mut sums).zip(hinges) {
-            if let Some((hinge, own)) = hinge {
-                let closed = hinge.finish(self.gamma);
-                (sum.value, sum.mean, sum.capped) = (closed.value, closed.mean, closed.capped);
-                if let Some(divisor) = closed.divisor {
-                    gradients.merge(own, part.term.weight / divisor)?;
+        let operations = self.add_up(&mut results, &mut hinges, (operations() - before) as f64)?;
+        for (i, ((part, sum), hinge)) in parts.iter().zip(&mut sums).zip(hinges).enumerate() {
+            match hinge {
+                Scope::Own => results[i * micro_batches..(i + 1) * micro_batches].iter().for_each(|r| sum.add(*r)),
+                Scope::Shared(ends) => ends.iter().for_each(|end| sum.add_hinge(end, sum.share())),
+                Scope::Step(hinge, own) => {
+                    let end = hinge.finish(self.gamma);
+                    sum.add_hinge(&end, 1.0);
+                    if let Some(divisor) = end.divisor {
+                        gradients.merge(own, part.term.weight / divisor)?;
+                    }
                 }
             }
         }
-        Ok((sums, gradients))
-    }
-}
-
-/// The samples of a term in a micro-batch, packed.
-struct MicroBatch {
-    /// The samples, and behind them those with the preferred answers, in the same order.
-    drawn: Vec<Drawn>,
-    /// Samples without those.
-    own: usize,
-    batch: Batch,
-    /// What the loss looks at.
-    scored: Scored,
-    /// The samples as they are when asked plainly, if the term compares with those.
-    anchors: Option<Anchors>,
-    /// Place of the first sample in the sequence of draws.
-    from: usize,
-}
-
-impl MicroBatch {
-    fn new(term: &Term, mut drawn: Vec<Drawn>, from: usize) -> Self {
-        let own = drawn.len();
-        let preferred = |d: &mut Drawn| {
-            let sample = d.preferred.take()?;
-            Some(Drawn { row: d.row, sample, cut: false, anchor: None, preferred: None })
-        };
-        let preferred: Vec<Drawn> = drawn.iter_mut().filter_map(preferred).collect();
-        drawn.extend(preferred);
-        let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
-        let batch = Batch::shared(&samples);
-        let scored = match term.loss {
-            Loss::Kl(KlScope::All) | Loss::States(StateLoss::Reroute | StateLoss::Distance) => batch.all(),
-            Loss::States(_) => batch.answers(),
-            _ => batch.supervised(),
-        };
-        let anchors = Anchors::of(&drawn);
-        Self { drawn, own, batch, scored, anchors, from }
+        Ok(Done { sums, gradients, operations })
     }
 
-    fn seen(&self) -> Seen {
-        Seen {
-            samples: self.own,
-            cut: self.drawn.iter().filter(|d| d.cut).count(),
-            empty: self.scored.samples[..self.own].iter().filter(|rows| rows.is_empty()).count(),
+    /// The samples of a term that are this rank's.
+    fn draw(&self, part: &mut Part<'_>, shares: &[Share]) -> Result<Vec<MicroBatch>> {
+        let (accumulate, rows) = (self.options.grad_accum, self.options.micro_batch);
+        let draw = |share: &Share| {
+            let from = (self.number * accumulate + share.micro) * rows + share.rows.start;
+            Ok(MicroBatch::new(&part.term, part.feed.draw(from, share.rows.len())?, from))
+        };
+        shares.iter().map(draw).collect()
+    }
+
+    /// What is counted of each term's micro-batches, by term and then micro-batch.
+    fn count(&self, parts: &[Part<'_>], shares: &[Share], drawn: &[Vec<MicroBatch>]) -> Result<Vec<Counts>> {
+        let micro_batches = self.options.grad_accum;
+        let mut numbers = vec![[0.0; Counts::NUMBERS]; parts.len() * micro_batches];
+        for (i, (part, drawn)) in parts.iter().zip(drawn).enumerate() {
+            for (share, micro_batch) in shares.iter().zip(drawn) {
+                let counts = micro_batch.counts(&part.term, self.options.gamma_scope);
+                numbers[i * micro_batches + share.micro] = counts.numbers();
+            }
+        }
+        sum_f64(self.group, numbers.as_flattened_mut())?;
+        Ok(numbers.iter().map(Counts::of).collect())
+    }
+
+    /// What the value of a term is taken over. `apart`: ranks share micro-batches.
+    fn scope(&self, term: &Term, apart: bool) -> Scope {
+        match self.options.gamma_scope {
+            GammaScope::Batch if term.loss == Loss::Hinge => Scope::Step(StepHinge::default(), Gradients::default()),
+            GammaScope::MicroBatch if term.loss == Loss::Hinge && apart => Scope::Shared(Vec::new()),
+            _ => Scope::Own,
         }
     }
 
-    /// Whether a token of the samples' own answers is supervised.
-    fn counts(&self) -> bool {
-        self.seen().empty < self.own
+    /// The hinges of all micro-batches, of which each rank has a share of one: here of `micro`, with these losses.
+    fn shared(&self, micro: usize, nll: &[f32]) -> Result<Vec<StepValue>> {
+        let mut own = StepHinge::default();
+        own.add(nll);
+        let mut sums = vec![[0.0; 2]; self.options.grad_accum];
+        sums[micro] = own.sums();
+        sum_f64(self.group, sums.as_flattened_mut())?;
+        Ok(sums.into_iter().map(|sums| StepHinge::of(sums).finish(self.gamma)).collect())
     }
 
-    /// The losses of the samples' own tokens: those of preferred answers are behind them.
-    fn own<'l>(&self, losses: &'l [f32]) -> &'l [f32] {
-        if self.own == self.drawn.len() {
-            return losses;
+    /// Adds up what the ranks have computed; the sum of `operations`.
+    fn add_up(&self, results: &mut [Results], hinges: &mut [Scope], operations: f64) -> Result<f64> {
+        let mut numbers = results.as_flattened().to_vec();
+        let of_results = numbers.len();
+        for hinge in &*hinges {
+            if let Scope::Step(hinge, _) = hinge {
+                numbers.extend(hinge.sums());
+            }
         }
-        &losses[..self.scored.samples[..self.own].iter().map(Vec::len).sum()]
+        numbers.push(operations);
+        sum_f64(self.group, &mut numbers)?;
+        let (found, rest) = numbers.split_at(of_results);
+        results.as_flattened_mut().copy_from_slice(found);
+        let steps =
+            hinges.iter_mut().filter_map(|hinge| if let Scope::Step(hinge, _) = hinge { Some(hinge) } else { None });
+        for (hinge, sums) in steps.zip(rest.as_chunks().0) {
+            *hinge = StepHinge::of(*sums);
+        }
+        Ok(numbers.last().copied().unwrap_or(operations))
     }
+}
+
+/// What the value of a term is taken over.
+enum Scope {
+    /// A micro-batch, or less: the value of a share of one is part of a sum.
+    Own,
+    /// A micro-batch that ranks share: whether its hinge is open is known when all have run forward. The hinges of all
+    /// micro-batches.
+    Shared(Vec<StepValue>),
+    /// The step: whether its hinge is open is known at its end. Until then it has a gradient of its own.
+    Step(StepHinge, Gradients),
+}
+
+/// How the rows of a step go to the ranks of `group`.
+pub(crate) fn deal(group: &dyn Group, options: &TrainOptions) -> Deal {
+    let (rank, ranks) = (group.rank(), group.size());
+    Deal { rank, ranks, micro_batches: options.grad_accum, rows: options.micro_batch }
 }
 
 /// Forward and backward of one term over one micro-batch.
@@ -217,7 +269,7 @@ impl Forward<'_> {
         reference: &mut Reference<'_>,
         weight: f64,
         gradients: &mut Gradients,
-        value: impl FnOnce(&[f32], Option<&[f32]>) -> Value,
+        value: impl FnOnce(&[f32], Option<&[f32]>) -> Result<Value>,
     ) -> Result<(Value, Vec<f32>)> {
         let Step { model, adapter, .. } = *self.step;
         let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
@@ -258,7 +310,7 @@ impl Forward<'_> {
                 measured(nll(&hidden)?)?
             }
         };
-        let value = value(&values, base.as_deref());
+        let value = value(&values, base.as_deref())?;
         if weight != 0.0 && value.weights.iter().any(|&w| w != 0.0) {
             let weights = Tensor::from_slice(&value.weights, values.len(), decoder.device())?.affine(weight, 0.0)?;
             trace.backward_losses(&losses, &weights, gradients)?;

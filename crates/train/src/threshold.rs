@@ -2,7 +2,12 @@
 //! out: nats per token. Invariant: it is measured before the first step of a run and then stays: a resumed run takes it
 //! from its checkpoint.
 
-use crate::{feed::Feed, gamma::Gamma, options::TrainOptions};
+use crate::{
+    feed::Feed,
+    gamma::Gamma,
+    group::{Group, sum_f64},
+    options::TrainOptions,
+};
 use eraser_data::{Batch, Sample};
 use eraser_model::{Error, Model, Result};
 use serde::{Deserialize, Serialize};
@@ -33,26 +38,35 @@ impl Threshold {
     ///
     /// # Errors
     /// `auto`, and no answer token of the samples is left to measure.
-    pub(crate) fn new(model: &Model, harm: &mut Feed<'_>, options: &TrainOptions) -> Result<Self> {
+    pub(crate) fn new(model: &Model, harm: &mut Feed<'_>, options: &TrainOptions, group: &dyn Group) -> Result<Self> {
         match options.gamma {
             Gamma::Nats(gamma) => Ok(Self { gamma, measured: None }),
             Gamma::Auto => {
-                let measured = base_loss(model, harm, options.micro_batch, "gamma")?;
+                let measured = base_loss(model, harm, options.micro_batch, "gamma", group)?;
                 Ok(Self { gamma: measured.nll + options.gamma_margin, measured: Some(measured) })
             }
         }
     }
 }
 
-/// What the answers of a set cost the base model; `option` is the one that asks for it.
+/// What the answers of a set cost the base model, of which each rank takes some micro-batches; `option` is the one that
+/// asks for it.
 ///
 /// # Errors
 /// No answer token of the samples is left to measure.
-pub(crate) fn base_loss(model: &Model, feed: &mut Feed<'_>, micro_batch: usize, option: &str) -> Result<BaseLoss> {
+pub(crate) fn base_loss(
+    model: &Model,
+    feed: &mut Feed<'_>,
+    micro_batch: usize,
+    option: &str,
+    group: &dyn Group,
+) -> Result<BaseLoss> {
     let samples = feed.rows().min(SAMPLES);
     let decoder = &model.decoder;
-    let (mut total, mut count) = (0.0, 0);
-    for from in (0..samples).step_by(micro_batch) {
+    // The sum of each micro-batch and its tokens: added up in their order, whichever rank took them.
+    let mut sums = vec![[0.0; 2]; samples.div_ceil(micro_batch)];
+    let all = sums.iter_mut().zip((0..samples).step_by(micro_batch));
+    for (sum, from) in all.skip(group.rank()).step_by(group.size()) {
         let drawn = feed.draw(from, micro_batch.min(samples - from))?;
         let drawn: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
         let batch = Batch::shared(&drawn);
@@ -64,10 +78,11 @@ pub(crate) fn base_loss(model: &Model, feed: &mut Feed<'_>, micro_batch: usize, 
         let top = decoder.run(decoder.embed(&batch.ids, false)?, blocks, &batch.segments, None)?;
         let hidden = decoder.final_hidden(&top, &scored.rows)?.detach();
         let losses = decoder.cross_entropy(&hidden, &batch.targets())?.to_vec1::<f32>()?;
-        total += losses.iter().map(|&x| f64::from(x)).sum::<f64>();
-        count += losses.len();
+        *sum = [losses.iter().map(|&x| f64::from(x)).sum(), losses.len() as f64];
     }
-    let nll = total / count as f64;
+    sum_f64(group, sums.as_flattened_mut())?;
+    let [total, count] = sums.iter().fold([0.0; 2], |[total, count], [sum, tokens]| [total + sum, count + tokens]);
+    let nll = total / count;
     if !nll.is_finite() {
         return Err(Error::request(format!(
             "{option}: the base model's loss on the answers ({samples} measured) is not a finite number"

@@ -4,24 +4,32 @@
 
 use crate::{
     adamw::{AdamW, AdamWConfig},
+    agree::{self, Next},
     checkpoint::{self, Horizon, Position},
+    deal::Deal,
     dual::{self, Dual},
-    feed::{Feed, Source, limit, surroundings, templates},
-    method::{Given, KlScope, Loss, Ramp},
+    feed::templates,
+    group::{Alone, Group, sum_gradients},
+    method::{Loss, Ramp},
     metrics::{Log, StepMetrics, TrainSummary},
-    options::{Overlong, Schedule, TrainOptions},
+    options::{Schedule, TrainOptions},
+    parts::{check_lengths, nothing_supervised, parts},
     reference::Reference,
     schedule::learning_rate,
     sets::Sets,
     settings::Settings,
-    step::{Part, Step, Sum},
+    step::{Done, Part, Step, Sum, deal},
     threshold::{Threshold, base_loss},
 };
 use candle_core::{Tensor, Var};
-use eraser_data::{PromptTemplate, SetName};
+use eraser_data::SetName;
 use eraser_model::{Adapter, Error, ErrorKind, Model, Result, counted, error::PathContext, files::write_atomic};
-use eraser_ops::{device, gemm::operations};
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use eraser_ops::device;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// What the observer decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +50,10 @@ pub trait Observer {
     fn note(&mut self, _text: &str) {}
 }
 
-/// Trains an adapter on `model` and writes `dir/adapter/`, `dir/train/metrics.jsonl`, `dir/train/summary.json` and
-/// `dir/train/checkpoints/`. With `resume`, continues from the newest checkpoint in `dir`, bit for bit; without one it
-/// starts at the beginning. What the frozen model computes is kept in the file `states`, which several runs on one
-/// model may share, one after the other.
+/// Trains an adapter on `model` in this process alone: [`Training::run`].
 ///
 /// # Errors
-/// [`ErrorKind::Request`] for options, sets or checkpoints that do not fit; [`ErrorKind::Failed`] when the loss is not
-/// finite; [`ErrorKind::Interrupted`] when the observer stopped the run, after its checkpoint was written.
+/// Those of [`Training::run`].
 pub fn train(
     model: &Model,
     sets: &Sets,
@@ -59,77 +63,124 @@ pub fn train(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
-    if let Some(error) = sets.swapped(options).into_iter().next() {
-        return Err(error);
-    }
-    let templates = templates(model, options)?;
-    let parts = parts(model, sets, options, &templates)?;
-    let notes = check_lengths(&parts, model, sets, options)?;
-    let mut run = Run::new(model, options, parts, states)?;
-    let home = dir.join("train");
-    std::fs::create_dir_all(&home).writing(&home)?;
-    let total = options.total_steps(run.epoch_rows());
-    let checkpoints = home.join("checkpoints");
-    let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
-    let horizons = vec![Horizon { from: 0, steps: total }];
-    let mut position = Position { horizons, settings, ..Position::default() };
-    if resume {
-        let names: Vec<String> = run.parameters.iter().map(|(n, _)| n.clone()).collect();
-        if let Some(found) = checkpoint::newest(&checkpoints, &position.settings, &names)? {
-            for (name, variable) in &run.parameters {
-                if let Some(value) = found.parameters.get(name) {
-                    variable.set(&value.to_device(variable.device())?)?;
-                }
+    Training { model, sets, options, dir, states, resume, group: &Alone }.run(observer)
+}
+
+/// A training run about to start.
+#[derive(Clone, Copy)]
+pub struct Training<'a> {
+    /// What is adapted.
+    pub model: &'a Model,
+    /// What it learns from.
+    pub sets: &'a Sets,
+    /// All that decides what it learns.
+    pub options: &'a TrainOptions,
+    /// Gets `adapter/` and `train/`.
+    pub dir: &'a Path,
+    /// A file for what the frozen model computes, which several runs on one model may share, one after the other. Of
+    /// several ranks each has a file of its own beside it.
+    pub states: &'a Path,
+    /// Continue from the newest checkpoint in `dir`, bit for bit. Without one the run starts at the beginning.
+    pub resume: bool,
+    /// The ranks that take its steps together, of which this is one. Each is given the same model, sets and options.
+    pub group: &'a dyn Group,
+}
+
+impl Training<'_> {
+    /// Trains, and writes `adapter/`, `train/metrics.jsonl`, `train/summary.json` and `train/checkpoints/`. Of several
+    /// ranks the first writes, reads checkpoints and asks its `observer` whether to go on; the others follow.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Request`] for options, sets or checkpoints that do not fit, more ranks than rows of a step, ranks
+    /// with different models or settings; [`ErrorKind::Failed`] when the loss is not finite, or the adapters of ranks
+    /// have come apart; [`ErrorKind::Interrupted`] when the observer stopped the run, after its checkpoint was written.
+    pub fn run(&self, observer: &mut dyn Observer) -> Result<TrainSummary> {
+        let Self { model, sets, options, dir, resume, group, .. } = *self;
+        let first = group.rank() == 0;
+        if let Some(error) = sets.swapped(options).into_iter().next() {
+            return Err(error);
+        }
+        deal(group, options).check()?;
+        let templates = templates(model, options)?;
+        let parts = parts(model, sets, options, &templates)?;
+        let notes = check_lengths(&parts, model, sets, options)?;
+        let mut run = Run::new(self, parts)?;
+        let home = dir.join("train");
+        let total = options.total_steps(run.epoch_rows());
+        let checkpoints = home.join("checkpoints");
+        let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
+        agree::on_settings(group, &settings)?;
+        let horizons = vec![Horizon { from: 0, steps: total }];
+        let mut position = Position { horizons, settings, ranks: group.size(), ..Position::default() };
+        if first {
+            std::fs::create_dir_all(&home).writing(&home)?;
+        }
+        if resume {
+            if let Some(note) = run.resume(&checkpoints, &mut position, total)? {
+                observer.note(&note);
             }
-            run.optimiser.restore(found.moments, found.position.optimiser_steps)?;
-            position = found.position;
-            resize(&mut position, total, options)?;
+        } else if first && checkpoints.exists() {
+            std::fs::remove_dir_all(&checkpoints).writing(&checkpoints)?;
         }
-    } else if checkpoints.exists() {
-        std::fs::remove_dir_all(&checkpoints).writing(&checkpoints)?;
-    }
-    if position.threshold.is_none() {
-        position.threshold = run.threshold()?;
-        if let Some(Threshold { gamma, measured: Some(base) }) = position.threshold {
-            let (nll, samples, margin) = (base.nll, base.samples, options.gamma_margin);
-            observer.note(&format!(
-                "gamma is {gamma:.3}: harmful answers cost the base model {nll:.3} nats per token ({samples} samples), \
-                 plus a margin of {margin}"
-            ));
+        agree::on_values(group, &run.parameters)?;
+        if position.threshold.is_none() {
+            position.threshold = run.threshold()?;
+            if let Some(Threshold { gamma, measured: Some(base) }) = position.threshold {
+                let (nll, samples, margin) = (base.nll, base.samples, options.gamma_margin);
+                observer.note(&format!(
+                    "gamma is {gamma:.3}: harmful answers cost the base model {nll:.3} nats per token ({samples} samples), \
+                     plus a margin of {margin}"
+                ));
+            }
         }
-    }
-    if position.duals.is_empty() {
-        position.duals = run.duals()?;
-    }
-    let mut log = Log::open(&home.join("metrics.jsonl"), position.step, run.hinge().map(|part| part.term.key()))?;
-    for note in &notes {
-        observer.note(note);
-    }
-    observer.start(total, position.step);
-    while position.step < total && !log.settled(options.early_stop) {
-        run.weigh(&position, total);
-        let (metrics, sums) = run.step(&position, total)?;
-        run.move_duals(&mut position, &sums);
-        position.step += 1;
-        run.count(&mut position, &sums);
-        log.push(&metrics)?;
-        run.check_supervised(&position, sets)?;
-        let stop = observer.step(&metrics) == Control::Stop && position.step < total;
-        let due = options.checkpoint_every > 0 && position.step.is_multiple_of(options.checkpoint_every);
-        if stop || due {
-            run.save(&checkpoints, &mut position)?;
+        if position.duals.is_empty() {
+            position.duals = run.duals()?;
         }
-        if stop {
-            return Err(Error::new(ErrorKind::Interrupted, format!("stopped after step {} of {total}", position.step))
-                .hint("the run was saved: continue with the same command and --resume"));
+        let hinge = run.hinge().map(|part| part.term.key());
+        let mut log =
+            if first { Log::open(&home.join("metrics.jsonl"), position.step, hinge)? } else { Log::unwritten() };
+        for note in &notes {
+            observer.note(note);
         }
+        observer.start(total, position.step);
+        let ends = |position: &Position, log: &Log| position.step >= total || log.settled(options.early_stop);
+        let mut next = agree::on_next(group, if ends(&position, &log) { Next::End } else { Next::Step })?;
+        while next == Next::Step {
+            run.weigh(&position, total);
+            let (metrics, sums) = run.step(&position, total)?;
+            run.move_duals(&mut position, &sums);
+            position.step += 1;
+            run.count(&mut position, &sums);
+            log.push(&metrics)?;
+            run.check_supervised(&position, sets)?;
+            let stop = observer.step(&metrics) == Control::Stop && position.step < total;
+            next = agree::on_next(
+                group,
+                match () {
+                    () if stop => Next::Stop,
+                    () if ends(&position, &log) => Next::End,
+                    () => Next::Step,
+                },
+            )?;
+            let due = options.checkpoint_every > 0 && position.step.is_multiple_of(options.checkpoint_every);
+            if next == Next::Stop || due {
+                run.save(&checkpoints, &mut position)?;
+            }
+            if next == Next::Stop {
+                let what = format!("stopped after step {} of {total}", position.step);
+                return Err(Error::new(ErrorKind::Interrupted, what)
+                    .hint("the run was saved: continue with the same command and --resume"));
+            }
+        }
+        run.save(&checkpoints, &mut position)?;
+        let summary = log.summary(&position);
+        if first {
+            run.adapter.save(&dir.join("adapter"), &model.name)?;
+            let text = serde_json::to_string_pretty(&summary).map_err(Error::failed)?;
+            write_atomic(&home.join("summary.json"), text.as_bytes())?;
+        }
+        Ok(summary)
     }
-    run.save(&checkpoints, &mut position)?;
-    run.adapter.save(&dir.join("adapter"), &model.name)?;
-    let summary = log.summary(&position);
-    let text = serde_json::to_string_pretty(&summary).map_err(Error::failed)?;
-    write_atomic(&home.join("summary.json"), text.as_bytes())?;
-    Ok(summary)
 }
 
 /// Whether a training on these sets would begin.
@@ -214,6 +265,15 @@ fn resize(position: &mut Position, total: usize, options: &TrainOptions) -> Resu
     Ok(())
 }
 
+/// The file of the frozen model's states that this rank writes: what it finds there are the states that it computed.
+fn of_rank(states: &Path, group: &dyn Group) -> PathBuf {
+    if group.size() == 1 {
+        return states.to_owned();
+    }
+    let stem = states.file_stem().unwrap_or_default().to_string_lossy();
+    states.with_file_name(format!("{stem}-rank-{}-of-{}.bin", group.rank(), group.size()))
+}
+
 /// Everything that the steps of a run work on.
 struct Run<'a> {
     model: &'a Model,
@@ -223,10 +283,12 @@ struct Run<'a> {
     optimiser: AdamW,
     reference: Reference<'a>,
     parts: Vec<Part<'a>>,
+    group: &'a dyn Group,
 }
 
 impl<'a> Run<'a> {
-    fn new(model: &'a Model, options: &'a TrainOptions, parts: Vec<Part<'a>>, states: &Path) -> Result<Self> {
+    fn new(training: &Training<'a>, parts: Vec<Part<'a>>) -> Result<Self> {
+        let Training { model, options, states, group, .. } = *training;
         let adapter = adapter(model, options)?;
         let parameters = adapter.parameters();
         let config = AdamWConfig {
@@ -239,12 +301,34 @@ impl<'a> Run<'a> {
         Ok(Self {
             model,
             options,
-            reference: Reference::open(model, adapter.first_block(), states)?,
+            reference: Reference::open(model, adapter.first_block(), &of_rank(states, group))?,
             adapter,
             parameters,
             optimiser,
             parts,
+            group,
         })
+    }
+
+    /// Goes on from the newest checkpoint, if there is one; what the user should know of it.
+    fn resume(&mut self, checkpoints: &Path, position: &mut Position, total: usize) -> Result<Option<String>> {
+        let (group, options) = (self.group, self.options);
+        let names: Vec<String> = self.parameters.iter().map(|(n, _)| n.clone()).collect();
+        let newest = if group.rank() == 0 { checkpoint::newest(checkpoints)? } else { None };
+        let Some((path, bytes)) = agree::on_checkpoint(group, newest)? else { return Ok(None) };
+        let found = checkpoint::read(&path, &bytes, &position.settings, &names)?;
+        for (name, variable) in &self.parameters {
+            if let Some(value) = found.parameters.get(name) {
+                variable.set(&value.to_device(variable.device())?)?;
+            }
+        }
+        self.optimiser.restore(found.moments, found.position.optimiser_steps)?;
+        *position = found.position;
+        resize(position, total, options)?;
+        let (before, ranks) = (position.ranks, group.size());
+        position.ranks = ranks;
+        let deals = [before, ranks].map(|ranks| Deal { ranks, ..deal(group, options) });
+        Ok((before != ranks).then(|| agree::other_ranks(deals, position.step, options.lora_dropout)))
     }
 
     /// Rows of an epoch: those of the help set, or of the first set of a method that does not see it.
@@ -261,17 +345,17 @@ impl<'a> Run<'a> {
     /// The threshold of the hinge, if the method has one.
     fn threshold(&mut self) -> Result<Option<Threshold>> {
         let part = self.parts.iter_mut().find(|part| part.term.loss == Loss::Hinge);
-        part.map(|part| Threshold::new(self.model, &mut part.feed, self.options)).transpose()
+        part.map(|part| Threshold::new(self.model, &mut part.feed, self.options, self.group)).transpose()
     }
 
     /// The dual variables of terms that are constraints, at the start.
     fn duals(&mut self) -> Result<BTreeMap<String, Dual>> {
-        let (model, options) = (self.model, self.options);
+        let (model, options, group) = (self.model, self.options, self.group);
         let constrained = self.parts.iter_mut().filter(|part| part.term.constrained);
         let dual = |part: &mut Part<'a>| {
             let bound = match options.retain_eps {
                 Some(bound) => bound,
-                None => base_loss(model, &mut part.feed, options.micro_batch, "retain_eps")?.nll,
+                None => base_loss(model, &mut part.feed, options.micro_batch, "retain_eps", group)?.nll,
             };
             Ok((part.term.name.to_owned(), Dual { value: part.weight, bound }))
         };
@@ -301,6 +385,10 @@ impl<'a> Run<'a> {
     }
 
     fn save(&self, checkpoints: &Path, position: &mut Position) -> Result<()> {
+        agree::on_values(self.group, &self.parameters)?;
+        if self.group.rank() != 0 {
+            return Ok(());
+        }
         let (moments, steps) = self.optimiser.state()?;
         position.optimiser_steps = steps;
         checkpoint::save(checkpoints, position, &self.parameters, &moments)
@@ -308,14 +396,15 @@ impl<'a> Run<'a> {
 
     /// One optimiser step; its metrics, and the result of each term.
     fn step(&mut self, position: &Position, total: usize) -> Result<(StepMetrics, Vec<Sum>)> {
-        let (started, before) = (Instant::now(), operations());
-        let options = self.options;
+        let started = Instant::now();
+        let (options, group) = (self.options, self.group);
         let (number, threshold) = (position.step, position.threshold);
         let gamma = threshold.map_or(0.0, |threshold| threshold.gamma);
-        let step = Step { model: self.model, adapter: &self.adapter, options, gamma, number };
-        let (sums, gradients) = step.run(&mut self.parts, &mut self.reference)?;
-        let mut grads: Vec<Option<Tensor>> = self.parameters.iter().map(|(_, v)| gradients.get(v).cloned()).collect();
-        if let (0, Some(path)) = (number, &options.dump_grads) {
+        let step = Step { model: self.model, adapter: &self.adapter, options, group, gamma, number };
+        let Done { sums, gradients, operations } = step.run(&mut self.parts, &mut self.reference)?;
+        let grads = self.parameters.iter().map(|(_, v)| gradients.get(v).cloned()).collect();
+        let mut grads = sum_gradients(group, &self.parameters, grads)?;
+        if let (0, 0, Some(path)) = (group.rank(), number, &options.dump_grads) {
             dump(path, &self.parameters, &grads)?;
         }
         let norm = norm(&grads)?;
@@ -352,7 +441,7 @@ impl<'a> Run<'a> {
             grad_norm: norm,
             tokens: sums.iter().map(|sum| sum.tokens).sum(),
             seconds: started.elapsed().as_secs_f64(),
-            gflop: (operations() - before) as f64 / 1e9,
+            gflop: operations / 1e9,
         };
         Ok((metrics, sums))
     }
@@ -377,102 +466,6 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
-}
-
-/// The terms of the method, each with its samples.
-fn parts<'a>(
-    model: &'a Model,
-    sets: &'a Sets,
-    options: &'a TrainOptions,
-    templates: &'a [PromptTemplate],
-) -> Result<Vec<Part<'a>>> {
-    let mut parts = Vec::new();
-    for term in options.terms() {
-        let mut records = sets.rows(term.set);
-        if term.set == SetName::Retain {
-            let most = options.retain_take.unwrap_or(records.len());
-            records = records.get(..most).ok_or_else(|| {
-                Error::request(format!(
-                    "retain_take: {} asked for, the retain set has {}",
-                    counted(most, "row"),
-                    records.len()
-                ))
-                .hint("ask for fewer rows, or give a larger retain set")
-            })?;
-            if records.is_empty() {
-                continue;
-            }
-        }
-        let answers = term.unrelated.then(|| sets.rows(SetName::Help));
-        let harmful = sets.rows(SetName::Harm);
-        let anchored = matches!(term.loss, Loss::Kl(_)) && (term.noise || term.given != Given::Nothing);
-        let noise = term.noise.then(|| surroundings(sets, options));
-        let preferred = matches!(term.loss, Loss::Preference(_)).then(|| sets.rows(SetName::Align));
-        let given = term.given;
-        let source = Source { set: term.set, records, noise, given, harmful, anchored, answers, preferred };
-        parts.push(Part { term, weight: term.weight, feed: Feed::new(source, model, templates, options)? });
-    }
-    Ok(parts)
-}
-
-/// Looks for rows that do not fit before the first step: an error, or what the user should know.
-fn check_lengths(parts: &[Part<'_>], model: &Model, sets: &Sets, options: &TrainOptions) -> Result<Vec<String>> {
-    let most = limit(model, options);
-    let allowed = if most < options.max_length {
-        format!("{most} tokens (the most that the model takes)")
-    } else {
-        format!("{most} tokens (max_length)")
-    };
-    let refuse = options.overlong == Overlong::Refuse;
-    let (mut told, mut notes) = (Vec::new(), Vec::new());
-    for Part { term, feed, .. } in parts {
-        let set = sets.describe(term.set);
-        let found = feed.overlong(0);
-        let all = feed.rows();
-        if term.weight != 0.0 && found.empty == all && term.loss != Loss::Kl(KlScope::All) {
-            return Err(nothing_supervised(&set, all, model, options));
-        }
-        if told.contains(&term.set) {
-            continue;
-        }
-        told.push(term.set);
-        let drawn = feed.drawn();
-        let (cut, with) = match (refuse, drawn) {
-            (true, 1..) => (feed.overlong(drawn).cut, format!(" with {} of prompt noise", counted(drawn, "token"))),
-            _ => (found.cut, String::new()),
-        };
-        let Some(first) = cut.first().and_then(|row| Some((row, sets.rows(term.set).get(*row)?))) else { continue };
-        let first = match first {
-            (row, record) if record.place.is_empty() => format!("row {}", row + 1),
-            (_, record) => record.place.clone(),
-        };
-        let (n, rows) = (cut.len(), feed.records());
-        let what = format!("{set}: rows longer than {allowed}{with}: {n} of {rows}, the first at {first}");
-        if refuse {
-            return Err(Error::request(what)
-                .hint("shorten or remove the rows, or raise --max-length up to what the model takes")
-                .hint("--overlong cut trains on what fits, and counts what was cut"));
-        }
-        let empty = match found.empty {
-            0 => String::new(),
-            empty => format!("; samples that the cut leaves without a token of the answer: {empty} of {all}"),
-        };
-        notes.push(format!("{what}; they are cut{empty}"));
-    }
-    Ok(notes)
-}
-
-fn nothing_supervised(set: &str, samples: usize, model: &Model, options: &TrainOptions) -> Error {
-    let most = limit(model, options);
-    let error = Error::request(format!(
-        "{set}: not one of {} has a token of its answer within the first {}: nothing would be learnt",
-        counted(samples, "sample"),
-        counted(most, "token")
-    ));
-    if most < options.max_length {
-        return error.hint("the model takes no more tokens: shorten the questions or the prompt template");
-    }
-    error.hint("raise --max-length (in a run file max_length), or shorten the questions or the prompt template")
 }
 
 /// The Euclidean norm of all gradients together.

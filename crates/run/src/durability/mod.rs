@@ -353,6 +353,7 @@ impl Durability<'_> {
                 variant: &variant.name,
                 model,
                 plan: &self.plan.model,
+                as_loaded: false,
                 sets: &Sets::from_iter([(SetName::Wrapped, records)]),
                 options: &options,
                 states: dir.join("train/reference/states.bin"),

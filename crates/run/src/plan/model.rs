@@ -14,7 +14,7 @@ use eraser_model::{
     BaseDtype, ChatTemplate, Compute, Decoder, DeviceName, Error, LoadOptions, Model, ModelFiles, Result, Tokenizer,
     hub,
 };
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -24,21 +24,24 @@ pub(super) const MODEL_KEYS: [&str; 8] =
     ["path", "device", "base_dtype", "compute", "chat_template", "template_vars", "think_end", "max_think_tokens"];
 
 /// A model and how it is to be held.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelPlan {
     /// Directory, .gguf file, hub name or `builtin`.
     #[serde(rename = "path")]
     pub spec: String,
     /// Where to compute.
+    #[serde(deserialize_with = "of_text")]
     pub device: DeviceName,
     /// How the weights are held.
+    #[serde(deserialize_with = "of_text")]
     pub base_dtype: BaseDtype,
     /// In what precision they are multiplied on the CPU.
+    #[serde(deserialize_with = "of_text")]
     pub compute: Compute,
     /// In place of the model's own template.
     pub chat_template: Option<PathBuf>,
     /// Variables of the template, such as `enable_thinking`.
-    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub template_vars: Map<String, Value>,
     /// What the model's thoughts end with, or `none`; None: found from template and vocabulary.
     pub think_end: Option<String>,
@@ -276,6 +279,11 @@ impl ModelPlan {
             }
         })
     }
+}
+
+/// What is written as it is typed.
+fn of_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: D) -> std::result::Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 /// The value of a text; its default where the text is wrong, which is noted.

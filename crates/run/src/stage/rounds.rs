@@ -7,7 +7,9 @@
 //! words of a known answer given. What it says that is no refusal and reads as language of the base model joins the
 //! harm set, and training goes on from the adapter as it is.
 
+use crate::plan::ModelPlan;
 use crate::watch::{self, Watch};
+use crate::workers;
 use eraser_data::files::write_atomic;
 use eraser_data::refusal::RefusalList;
 use eraser_data::{Beginning, Record, Sampling, Surroundings, read_set, stream, write_set};
@@ -16,7 +18,7 @@ use eraser_model::error::PathContext as _;
 use eraser_model::score::{ScoreRequest, score};
 use eraser_model::{Adapter, Error, ErrorKind, Generation, Model, Result, generate_each};
 use eraser_train::feed;
-use eraser_train::{SetName, Sets, TrainOptions, TrainSummary};
+use eraser_train::{Alone, SetName, Sets, TrainOptions, TrainSummary, Training};
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use serde::Serialize;
@@ -44,6 +46,8 @@ pub(crate) struct Rounds<'a> {
     /// The file of the frozen model's states.
     pub(crate) states: &'a Path,
     pub(crate) name: &'a str,
+    /// What other ranks load the model by; None: they cannot, since it is not as it was loaded.
+    pub(crate) plan: Option<&'a ModelPlan>,
 }
 
 /// A prompt of a round.
@@ -120,7 +124,9 @@ impl Rounds<'_> {
         std::fs::create_dir_all(dir).writing(dir)?;
         let mut observer = watch::Training { name: self.name, watch };
         // With nothing to go on from, a resumed training is a new one.
-        eraser_train::train(self.model, sets, options, dir, self.states, resume, &mut observer)
+        let (model, states) = (self.model, self.states);
+        let training = Training { model, sets, options, dir, states, resume, group: &Alone };
+        workers::train(self.plan, training, &mut observer)
     }
 
     /// Asks the model with `adapter` what it still says, and keeps what is no refusal.

@@ -68,6 +68,7 @@ fn locked(plan: &TrainPlan, watch: &mut dyn Watch) -> Outcome<TrainSummary> {
         variant: request.options.method.name,
         model: &model,
         plan: &request.model,
+        as_loaded: true,
         sets: &plan.sets,
         options: &request.options,
         dir: dir.clone(),
@@ -99,6 +100,8 @@ pub(crate) struct Training<'a> {
     pub(crate) variant: &'a str,
     pub(crate) model: &'a Model,
     pub(crate) plan: &'a ModelPlan,
+    /// The model is as `plan` loads it, so that other ranks can.
+    pub(crate) as_loaded: bool,
     pub(crate) sets: &'a Sets,
     pub(crate) options: &'a TrainOptions,
     /// Gets `adapter/` and `train/`.
@@ -143,6 +146,7 @@ impl Training<'_> {
                     dir: &self.dir,
                     states: &self.states,
                     name: self.name,
+                    plan: self.as_loaded.then_some(self.plan),
                 };
                 rounds.train(resume, watch)
             },

@@ -1,0 +1,133 @@
+//! Processes that take the steps of one training together. In: what each of them has computed; out: the same sums at
+//! every one. Invariant: terms are added in the order of ranks, in f64, so the same ranks give the same bits each time,
+//! and all of them hold the same adapter.
+
+use candle_core::{Tensor, Var};
+use eraser_model::Result;
+
+/// The ranks of a training. Each calls the same functions in the same order; all of them wait for one another.
+pub trait Group: Send + Sync {
+    /// This one: below [`Self::size`]. Rank 0 writes files and reports.
+    fn rank(&self) -> usize;
+
+    /// How many there are.
+    fn size(&self) -> usize;
+
+    /// Takes a piece from every rank and gives one to each: `values` are [`Self::size`] pieces of one length, of which
+    /// this rank keeps the one of its number; what comes back are the pieces of this number of all ranks, in their order.
+    ///
+    /// # Errors
+    /// A rank that cannot be reached.
+    fn exchange(&self, values: &[f32]) -> Result<Vec<f32>>;
+
+    /// The values of all ranks, as many of each, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    fn gather(&self, values: &[f32]) -> Result<Vec<f32>>;
+
+    /// As [`Self::gather`].
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    fn gather_f64(&self, values: &[f64]) -> Result<Vec<f64>>;
+
+    /// The bytes of rank 0; those of others are not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>>;
+}
+
+/// One process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Group for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn exchange(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn gather(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn gather_f64(&self, values: &[f64]) -> Result<Vec<f64>> {
+        Ok(values.to_vec())
+    }
+
+    fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        Ok(bytes)
+    }
+}
+
+/// Makes every value the sum over ranks.
+pub(crate) fn sum_f64(group: &dyn Group, values: &mut [f64]) -> Result<()> {
+    if group.size() == 1 || values.is_empty() {
+        return Ok(());
+    }
+    let all = group.gather_f64(values)?;
+    let length = values.len();
+    values.fill(0.0);
+    for rank in all.chunks_exact(length) {
+        values.iter_mut().zip(rank).for_each(|(sum, x)| *sum += x);
+    }
+    Ok(())
+}
+
+/// Makes every value the sum over ranks. Each rank adds one piece of them and tells the others, so that it sends and
+/// receives no more than twice the values, however many ranks there are.
+pub(crate) fn sum_f32(group: &dyn Group, values: &mut Vec<f32>) -> Result<()> {
+    let ranks = group.size();
+    if ranks == 1 || values.is_empty() {
+        return Ok(());
+    }
+    let length = values.len();
+    let piece = length.div_ceil(ranks);
+    values.resize(piece * ranks, 0.0);
+    let mut sums = vec![0f64; piece];
+    for rank in group.exchange(values)?.chunks_exact(piece) {
+        sums.iter_mut().zip(rank).for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    let sums: Vec<f32> = sums.into_iter().map(|x| x as f32).collect();
+    *values = group.gather(&sums)?;
+    values.truncate(length);
+    Ok(())
+}
+
+/// Makes every gradient the sum over ranks. A parameter has one where any rank has one.
+pub(crate) fn sum_gradients(
+    group: &dyn Group,
+    parameters: &[(String, Var)],
+    gradients: Vec<Option<Tensor>>,
+) -> Result<Vec<Option<Tensor>>> {
+    if group.size() == 1 {
+        return Ok(gradients);
+    }
+    // Whether there is one, for each parameter, and then the values.
+    let mut flat: Vec<f32> = gradients.iter().map(|gradient| f32::from(u8::from(gradient.is_some()))).collect();
+    for ((_, variable), gradient) in parameters.iter().zip(&gradients) {
+        match gradient {
+            Some(gradient) => flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?),
+            None => flat.resize(flat.len() + variable.elem_count(), 0.0),
+        }
+    }
+    sum_f32(group, &mut flat)?;
+    let mut rest = flat.split_off(parameters.len());
+    let mut sums = Vec::with_capacity(parameters.len());
+    for ((_, variable), there) in parameters.iter().zip(flat) {
+        let after = rest.split_off(variable.elem_count().min(rest.len()));
+        let values = std::mem::replace(&mut rest, after);
+        let sum = || Tensor::from_vec(values, variable.shape(), variable.device());
+        sums.push((there > 0.0).then(sum).transpose()?);
+    }
+    Ok(sums)
+}
