@@ -20,9 +20,14 @@ use eraser_model::{
     trace::{Checkpoint, Gradients, TraceOptions},
 };
 use eraser_ops::{Dropout, gemm::operations};
+use rayon::prelude::*;
 
 /// Bytes of activations that a forward pass keeps before its first blocks are run again instead.
 const ACTIVATIONS: usize = 340 << 20;
+
+/// Most numbers in the widest activation of a term (tokens times width of the MLP) for which terms run beside each
+/// other.
+const SMALL: usize = 1 << 19;
 
 /// A term with its samples.
 pub(crate) struct Part<'a> {
@@ -122,34 +127,42 @@ impl Step<'_> {
         let mut hinges: Vec<Scope> = parts.iter().map(|part| self.scope(&part.term, deal.apart())).collect();
         // Micro-batch by micro-batch, each through all terms.
         for (at, share) in shares.iter().enumerate() {
-            for (i, (part, hinge)) in parts.iter().zip(&mut hinges).enumerate() {
-                let (micro, micro_batch) = (share.micro, &drawn[i][at]);
+            let micro = share.micro;
+            let forward = |i: usize| {
+                let (part, micro_batch) = (&parts[i], &drawn[i][at]);
                 let own = micro_batch.counts(&part.term, self.options.gamma_scope);
-                if !own.any() {
-                    // The other ranks wait for what this one has of the micro-batch.
-                    if let Scope::Shared(ends) = hinge {
-                        *ends = self.shared(micro, &[])?;
-                    }
-                    continue;
-                }
-                let weighs = sums[i].share();
-                let weight = weighs * part.term.weight;
                 let (of_value, of_mean) = own.share_of(&counts(i)[micro]);
-                let forward = Forward { step: self, part, micro_batch, stream: i as u64 };
-                let gradients = &mut gradients;
-                let (value, losses) = match hinge {
-                    Scope::Own => forward
-                        .run(reference, weight * of_value, gradients, |nll, base| Ok(forward.value(nll, base)))?,
-                    Scope::Shared(ends) => forward.run(reference, weight, gradients, |nll, _| {
-                        *ends = self.shared(micro, nll)?;
-                        Ok(ends[micro].value(nll.len()))
-                    })?,
-                    Scope::Step(hinge, own) => forward.run(reference, 1.0, own, |nll, _| Ok(hinge.add(nll)))?,
+                let Step { model, adapter, options, gamma, .. } = *self;
+                let weighs = sums[i].share();
+                let forward = Forward {
+                    model,
+                    adapter,
+                    options,
+                    gamma,
+                    part,
+                    micro_batch,
+                    stream: i as u64,
+                    weighs,
+                    of_value,
+                    of_mean,
                 };
-                let mean = objective::mean(&losses).unwrap_or(0.0);
-                let (closed, all) = value.capped;
-                let result = [value.value * of_value * weighs, mean * of_mean * weighs, closed as f64, all as f64];
-                results[i * micro_batches + micro] = result;
+                own.any().then_some(forward)
+            };
+            let forwards: Vec<Option<Forward<'_>>> = (0..parts.len()).map(forward).collect();
+            let ran = if self.beside_each_other(&forwards) {
+                beside_each_other(&forwards, reference, &mut hinges)?
+            } else {
+                let terms = forwards.iter().zip(&mut hinges);
+                terms
+                    .map(|(forward, hinge)| self.term(micro, forward.as_ref(), reference, hinge))
+                    .collect::<Result<_>>()?
+            };
+            // In the order of the terms, whichever was done first.
+            for (i, ran) in ran.into_iter().enumerate() {
+                if let Some((result, own)) = ran {
+                    results[i * micro_batches + micro] = result;
+                    gradients.merge(own, 1.0)?;
+                }
             }
         }
         let operations = self.add_up(&mut results, &mut hinges, (operations() - before) as f64)?;
@@ -167,6 +180,39 @@ impl Step<'_> {
             }
         }
         Ok(Done { sums, gradients, operations })
+    }
+
+    /// Whether the terms of a micro-batch run at the same time. Products of few numbers are too short to be shared by
+    /// threads; what they keep for backward is small too.
+    fn beside_each_other(&self, forwards: &[Option<Forward<'_>>]) -> bool {
+        let width = self.model.config.intermediate_size;
+        let small = |forward: &Forward<'_>| forward.micro_batch.batch.tokens * width <= SMALL;
+        let (alone, composed) = (self.group.size() == 1, eraser_ops::form::is_composed());
+        alone && !composed && self.model.decoder.device().is_cpu() && forwards.iter().flatten().all(small)
+    }
+
+    /// A term over a micro-batch, if it has one.
+    fn term(
+        &self,
+        micro: usize,
+        forward: Option<&Forward<'_>>,
+        reference: &mut Reference<'_>,
+        hinge: &mut Scope,
+    ) -> Result<Option<Ran>> {
+        let Scope::Shared(ends) = hinge else {
+            return forward.map(|forward| forward.scoped(forward.known(reference)?, hinge)).transpose();
+        };
+        let Some(forward) = forward else {
+            // The other ranks wait for what this one has of the micro-batch.
+            *ends = self.shared(micro, &[])?;
+            return Ok(None);
+        };
+        let (known, mut gradients) = (forward.known(reference)?, Gradients::default());
+        let (value, losses) = forward.run(known, forward.weight(), &mut gradients, |nll, _| {
+            *ends = self.shared(micro, nll)?;
+            Ok(ends[micro].value(nll.len()))
+        })?;
+        Ok(Some((forward.result(&value, &losses), gradients)))
     }
 
     /// The samples of a term that are this rank's.
@@ -234,6 +280,27 @@ impl Step<'_> {
     }
 }
 
+/// A term over a micro-batch: its result, and the gradient, where the scope has none of its own.
+type Ran = (Results, Gradients);
+
+/// Each term on a thread of its own. What the frozen model computes of them is shared by threads as ever.
+fn beside_each_other(
+    forwards: &[Option<Forward<'_>>],
+    reference: &mut Reference<'_>,
+    hinges: &mut [Scope],
+) -> Result<Vec<Option<Ran>>> {
+    let mut known = Vec::with_capacity(forwards.len());
+    for forward in forwards {
+        known.push(forward.as_ref().map(|forward| forward.known(reference)).transpose()?);
+    }
+    let terms = forwards.par_iter().with_max_len(1).zip(known).zip(hinges);
+    terms
+        .map(|((forward, known), hinge)| {
+            forward.as_ref().zip(known).map(|(forward, known)| forward.scoped(known, hinge)).transpose()
+        })
+        .collect()
+}
+
 /// What the value of a term is taken over.
 enum Scope {
     /// A micro-batch, or less: the value of a share of one is part of a sum.
@@ -253,33 +320,58 @@ pub(crate) fn deal(group: &dyn Group, options: &TrainOptions) -> Deal {
 
 /// Forward and backward of one term over one micro-batch.
 struct Forward<'a> {
-    step: &'a Step<'a>,
+    model: &'a Model,
+    adapter: &'a Adapter,
+    options: &'a TrainOptions,
+    /// Threshold of the hinge, in nats per token.
+    gamma: f64,
     part: &'a Part<'a>,
     micro_batch: &'a MicroBatch,
     /// Number of the term: what its dropout depends on.
     stream: u64,
+    /// What the micro-batch weighs in the step.
+    weighs: f64,
+    /// What this rank's rows weigh in the value of the micro-batch, and in the mean of its tokens' losses.
+    of_value: f64,
+    of_mean: f64,
+}
+
+/// What the frozen model computes for a term: the input of the first adapted block, and its final states.
+struct Known {
+    lower: Tensor,
+    states: Option<Tensor>,
 }
 
 impl Forward<'_> {
-    /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses
-    /// of the scored tokens (and of the base model's, where the term compares with them), and the losses of the samples'
-    /// own tokens. A term that weighs nothing, or whose hinges are all closed, has no backward.
-    fn run(
-        &self,
-        reference: &mut Reference<'_>,
-        weight: f64,
-        gradients: &mut Gradients,
-        value: impl FnOnce(&[f32], Option<&[f32]>) -> Result<Value>,
-    ) -> Result<(Value, Vec<f32>)> {
-        let Step { model, adapter, .. } = *self.step;
-        let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
-        let decoder = &model.decoder;
-        let loss = self.part.term.loss;
-        if let Loss::States(form) = loss {
-            return Ok((self.run_states(form, reference, weight, gradients)?, Vec::new()));
-        }
+    /// The weight of its gradient.
+    fn weight(&self) -> f64 {
+        self.weighs * self.part.term.weight
+    }
+
+    /// What it adds to its [`Sum`].
+    fn result(&self, value: &Value, losses: &[f32]) -> Results {
+        let (mean, (closed, all)) = (objective::mean(losses).unwrap_or(0.0), value.capped);
+        [value.value * self.of_value * self.weighs, mean * self.of_mean * self.weighs, closed as f64, all as f64]
+    }
+
+    /// Runs it with a hinge that is this rank's alone, or with that of the step.
+    fn scoped(&self, known: Known, hinge: &mut Scope) -> Result<Ran> {
+        let mut gradients = Gradients::default();
+        let (value, losses) = match hinge {
+            Scope::Step(hinge, own) => self.run(known, 1.0, own, |nll, _| Ok(hinge.add(nll)))?,
+            Scope::Own | Scope::Shared(_) => {
+                let weight = self.weight() * self.of_value;
+                self.run(known, weight, &mut gradients, |nll, base| Ok(self.value(nll, base)))?
+            }
+        };
+        Ok((self.result(&value, &losses), gradients))
+    }
+
+    /// What the frozen model computes.
+    fn known(&self, reference: &mut Reference<'_>) -> Result<Known> {
+        let MicroBatch { drawn, batch, scored, .. } = self.micro_batch;
         let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
-        let states = match loss {
+        let states = match self.part.term.loss {
             Loss::Npo(Npo { reference: true, .. }) | Loss::Preference(_) | Loss::Logits(LogitLoss::Distilled(_)) => {
                 Some(reference.states(drawn, batch, scored, &lower)?)
             }
@@ -289,7 +381,27 @@ impl Forward<'_> {
             }),
             _ => None,
         };
-        let options = trace_options(self.step.options, *from, self.stream);
+        Ok(Known { lower, states })
+    }
+
+    /// Adds `weight` times the gradient of the term to `gradients`; the term's value, as `value` makes it of the losses
+    /// of the scored tokens (and of the base model's, where the term compares with them), and the losses of the samples'
+    /// own tokens. A term that weighs nothing, or whose hinges are all closed, has no backward.
+    fn run(
+        &self,
+        known: Known,
+        weight: f64,
+        gradients: &mut Gradients,
+        value: impl FnOnce(&[f32], Option<&[f32]>) -> Result<Value>,
+    ) -> Result<(Value, Vec<f32>)> {
+        let (decoder, adapter) = (&self.model.decoder, self.adapter);
+        let MicroBatch { batch, scored, from, .. } = self.micro_batch;
+        let loss = self.part.term.loss;
+        let Known { lower, states } = known;
+        if let Loss::States(form) = loss {
+            return Ok((self.run_states(form, lower, weight, gradients)?, Vec::new()));
+        }
+        let options = trace_options(self.options, *from, self.stream);
         let trace = decoder.trace_from(adapter.first_block(), lower, &batch.segments, Some(adapter), options)?;
         let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
         let (mut nll, mut base) = (None, None);
@@ -320,20 +432,13 @@ impl Forward<'_> {
     }
 
     /// As [`Self::run`], of a loss on hidden states: the head is not computed, nor are the blocks above them.
-    fn run_states(
-        &self,
-        form: StateLoss,
-        reference: &mut Reference<'_>,
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<Value> {
-        let Step { model, adapter, options, .. } = *self.step;
-        let MicroBatch { drawn, batch, scored, from, .. } = self.micro_batch;
+    fn run_states(&self, form: StateLoss, lower: Tensor, weight: f64, gradients: &mut Gradients) -> Result<Value> {
+        let Forward { model, adapter, options, .. } = *self;
+        let MicroBatch { batch, scored, from, .. } = self.micro_batch;
         let (decoder, width, blocks) = (&model.decoder, model.config.hidden_size, model.config.num_layers);
         let first = adapter.first_block();
         // Behind the blocks below the first adapted one, nothing has changed.
         let layers = if form == StateLoss::Distance { (first..blocks).collect() } else { options.loss_layers(blocks) };
-        let lower = reference.lower(drawn, batch, self.part.feed.repeats())?;
         let blocks_run = layers.iter().max().map(|top| top + 1);
         let traced = TraceOptions { blocks: blocks_run, ..trace_options(options, *from, self.stream) };
         let trace = decoder.trace_from(first, lower.clone(), &batch.segments, Some(adapter), traced)?;
@@ -364,12 +469,12 @@ impl Forward<'_> {
 
     /// The value of the term over this micro-batch.
     fn value(&self, losses: &[f32], base: Option<&[f32]>) -> Value {
-        let (gamma, scored) = (self.step.gamma, &self.micro_batch.scored);
+        let (gamma, scored) = (self.gamma, &self.micro_batch.scored);
         match self.part.term.loss {
-            Loss::Hinge if self.step.options.gamma_scope == GammaScope::Sample => {
+            Loss::Hinge if self.options.gamma_scope == GammaScope::Sample => {
                 objective::sample_hinges(losses, &scored.segments(), gamma)
             }
-            Loss::Hinge if self.step.options.gamma_scope == GammaScope::Token => objective::token_hinges(losses, gamma),
+            Loss::Hinge if self.options.gamma_scope == GammaScope::Token => objective::token_hinges(losses, gamma),
             Loss::Hinge => objective::hinge_of_mean(losses, gamma),
             Loss::Ascent => objective::signed(losses, -1.0),
             Loss::WeightedAscent(a, b) => objective::weighted_ascent(losses, a, b),

@@ -12,7 +12,8 @@ use eraser_model::{
     trace::{Gradients, TraceOptions},
 };
 use eraser_train::{
-    CheckpointActivations, Control, KlScope, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions, train,
+    CheckpointActivations, Control, GammaScope, KlScope, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions,
+    train,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -84,6 +85,24 @@ fn a_later_run_finds_the_states_of_an_earlier_one_and_takes_the_same_steps() {
         assert_eq!(first, again);
         let bytes = |dir: &Path| std::fs::read(dir.join(STATES)).unwrap();
         assert_eq!(bytes(cold.path()), bytes(warm.path()), "nothing was computed that was there");
+    }
+}
+
+/// With one thread terms run in turn. Their gradients are added in the order of the terms, whichever is done first.
+#[test]
+fn terms_beside_each_other_have_the_bytes_of_terms_in_turn() {
+    let model = model();
+    for gamma_scope in [GammaScope::MicroBatch, GammaScope::Batch, GammaScope::Token] {
+        let options = TrainOptions { gamma_scope, grad_accum: 2, lora_dropout: 0.1, ..options() };
+        let with = |threads: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(&model, &options, dir.path()))
+        };
+        let in_turn = with(1);
+        for threads in [2, 4, 4] {
+            assert_eq!(with(threads), in_turn, "{gamma_scope:?}, {threads} threads");
+        }
     }
 }
 
