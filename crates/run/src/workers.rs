@@ -132,13 +132,12 @@ impl Job {
     /// Trains. `held` is the model of the last job, which the next one mostly has too.
     fn work(&self, crew: &dyn Crew, held: &mut Option<(ModelPlan, Model)>) -> Result<TrainSummary> {
         let (sets, options) = (self.sets(), &self.options);
-        let (_, model) = match held.take_if(|(plan, _)| *plan == self.model) {
-            Some(same) => held.insert(same),
-            None => {
-                // Before the next one is read: two may not fit.
-                *held = None;
-                held.insert((self.model.clone(), self.model.load(&Assets::InCache, &mut Silent)?))
-            }
+        let (_, model) = if let Some(same) = held.take_if(|(plan, _)| *plan == self.model) {
+            held.insert(same)
+        } else {
+            // Before the next one is read: two may not fit.
+            *held = None;
+            held.insert((self.model.clone(), self.model.load(&Assets::InCache, &mut Silent)?))
         };
         let (dir, states, resume) = (self.dir.as_path(), self.states.as_path(), self.resume);
         Training { model, sets: &sets, options, dir, states, resume, group: crew }.run(&mut Follower)
