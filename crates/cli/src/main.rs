@@ -13,6 +13,7 @@ mod options;
 mod output;
 mod page;
 mod progress;
+mod ranks;
 #[cfg(test)]
 mod reference;
 mod shown;
@@ -41,16 +42,28 @@ fn start() -> ExitCode {
         eraser_run::manifest::built_from(commit);
     }
     let global = &cli.global;
-    let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
-    progress::init(verbosity, global.json);
-    eraser_ops::threads::init(global.threads.map(usize::from));
-    match interrupt::install(on_interrupt(&cli.verb)).map_err(Into::into).and_then(|()| verbs::run(&cli)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            errors::print(&failure, cli.verb.name());
-            ExitCode::from(errors::exit_code(&failure))
+    let ranks = match ranks::Ranks::of(&cli.verb) {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            errors::print(&error.into(), cli.verb.name());
+            return ExitCode::from(2);
         }
-    }
+    };
+    let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
+    progress::init(if ranks.follow() { -1 } else { verbosity }, global.json);
+    eraser_ops::threads::init(global.threads.map(usize::from).or(ranks.threads()));
+    // The hook has printed the error of a panic, which must not leave the other ranks waiting.
+    let work = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ranks.work(&cli)));
+    let code = match work {
+        Ok(Ok(())) => 0,
+        Ok(Err(failure)) => {
+            ranks.before_an_error();
+            errors::print(&failure, cli.verb.name());
+            errors::exit_code(&failure)
+        }
+        Err(_) => 1,
+    };
+    ranks.end(code)
 }
 
 /// The command line; where it is wrong, or only asks for help, what there is to say has been said.
@@ -58,7 +71,9 @@ fn parse(typed: Vec<std::ffi::OsString>) -> Result<options::Cli, ExitCode> {
     let mut root = argv::with_negative_values(options::Cli::command());
     root.build();
     let refuse = |error: eraser_model::Error| {
-        errors::print(&error.into(), "help");
+        if ranks::speaks() {
+            errors::print(&error.into(), "help");
+        }
         ExitCode::from(2)
     };
     let arguments = argv::named(typed, &root).map_err(refuse)?;
@@ -73,8 +88,10 @@ fn parse(typed: Vec<std::ffi::OsString>) -> Result<options::Cli, ExitCode> {
         if let Some(error) = argv::negative(&error, &arguments, &root) {
             return refuse(error);
         }
-        // Nothing can be done about an output that is gone.
-        let _ = error.print();
+        // Nothing can be done about an output that is gone. Of several ranks one says it.
+        if ranks::speaks() {
+            let _ = error.print();
+        }
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
     })
 }

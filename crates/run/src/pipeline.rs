@@ -326,6 +326,7 @@ fn artefact(variant: &Variant) -> String {
 pub fn describe(summary: &TrainSummary) -> String {
     let parts = [
         Some(counted(summary.steps, "step")),
+        (summary.ranks > 1).then(|| counted(summary.ranks, "rank")),
         summary.tokens_per_s.map(|speed| format!("{speed:.0} tokens/s")),
         summary.peak_rss_mb.map(|mb| format!("{mb} MB")),
         summary.capped_share.map(|share| format!("gamma reached in {:.0} % of hinges", 100.0 * share)),

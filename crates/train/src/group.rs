@@ -4,6 +4,11 @@
 
 use candle_core::{Tensor, Var};
 use eraser_model::Result;
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
 
 /// The ranks of a training. Each calls the same functions in the same order; all of them wait for one another.
 pub trait Group: Send + Sync {
@@ -66,6 +71,84 @@ impl Group for Alone {
 
     fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
         Ok(bytes)
+    }
+}
+
+/// What a rank had to do with the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Steps that it is of.
+    pub steps: usize,
+    /// Bytes that this rank gave to others: each value once to each rank that takes it. What is sent for it depends on
+    /// how an MPI passes on what is for several.
+    pub bytes: u64,
+    /// Seconds that it was with them: the waiting for slower ones, and for the network.
+    pub seconds: f64,
+}
+
+/// Counts what goes through a group.
+pub(crate) struct Counting<'a> {
+    group: &'a dyn Group,
+    bytes: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl<'a> Counting<'a> {
+    pub(crate) fn new(group: &'a dyn Group) -> Self {
+        Self { group, bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) }
+    }
+
+    /// Begins again.
+    pub(crate) fn reset(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.nanoseconds.store(0, Ordering::Relaxed);
+    }
+
+    /// What went through it in so many steps; None for one rank.
+    pub(crate) fn traffic(&self, steps: usize) -> Option<Traffic> {
+        let seconds = self.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9;
+        let traffic = Traffic { steps, bytes: self.bytes.load(Ordering::Relaxed), seconds };
+        (self.size() > 1).then_some(traffic)
+    }
+
+    /// Does `work`, in which this rank gives `bytes` to each of `to` ranks.
+    fn count<T>(&self, bytes: usize, to: usize, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.bytes.fetch_add((bytes * to) as u64, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result
+    }
+
+    fn others(&self) -> usize {
+        self.size() - 1
+    }
+}
+
+impl Group for Counting<'_> {
+    fn rank(&self) -> usize {
+        self.group.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.group.size()
+    }
+
+    fn exchange(&self, values: &[f32]) -> Result<Vec<f32>> {
+        self.count(4 * values.len() / self.size(), self.others(), || self.group.exchange(values))
+    }
+
+    fn gather(&self, values: &[f32]) -> Result<Vec<f32>> {
+        self.count(4 * values.len(), self.others(), || self.group.gather(values))
+    }
+
+    fn gather_f64(&self, values: &[f64]) -> Result<Vec<f64>> {
+        self.count(8 * values.len(), self.others(), || self.group.gather_f64(values))
+    }
+
+    fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let to = if self.rank() == 0 { self.others() } else { 0 };
+        self.count(bytes.len(), to, || self.group.broadcast(bytes))
     }
 }
 

@@ -30,7 +30,7 @@ pub use adamw::AdamW;
 pub use dual::Dual;
 pub use eraser_data::SetName;
 pub use gamma::Gamma;
-pub use group::{Alone, Group};
+pub use group::{Alone, Group, Traffic};
 pub use method::{
     AlignLoss, Given, KlScope, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
 };

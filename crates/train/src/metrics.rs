@@ -3,6 +3,7 @@
 
 use crate::{
     checkpoint::{Horizon, Position, is_one, one},
+    group::Traffic,
     micro_batch::Seen,
     threshold::Threshold,
 };
@@ -61,6 +62,9 @@ pub struct TrainSummary {
     /// The ranks that took the last step.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub ranks: usize,
+    /// What went between them, from the first step on; None for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
     /// Optimiser steps done, those before a resume included.
     pub steps: usize,
     /// Share of hinges (one per harm micro-batch, sample or step, by `gamma_scope`) that were closed.
@@ -179,7 +183,8 @@ impl Log {
         (mean(after) - mean(before)).abs() <= 0.05 * mean(before).max(1e-6)
     }
 
-    pub(crate) fn summary(&self, position: &Position) -> TrainSummary {
+    /// `traffic` is the ranks' in the steps of this process.
+    pub(crate) fn summary(&self, position: &Position, traffic: Option<Traffic>) -> TrainSummary {
         let own = &self.lines[self.earlier..];
         let timed = if own.len() > 1 { &own[1..] } else { own };
         let tokens = timed.iter().map(|line| line.tokens).sum();
@@ -192,6 +197,7 @@ impl Log {
             peak_rss_mb: eraser_ops::threads::peak_rss_mb().map(|mb| mb.round() as u64),
             threads: eraser_ops::threads::count(),
             ranks: position.ranks,
+            traffic,
             steps: position.step,
             capped_share: (capped.1 > 0).then(|| capped.0 as f64 / capped.1 as f64),
             horizons: position.horizons.clone(),
@@ -247,7 +253,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 3);
         assert!(Log::open(&path, 5, None).is_err());
-        assert_eq!(log.summary(&Position::default()).tokens_per_s, Some(20.0));
+        assert_eq!(log.summary(&Position::default(), None).tokens_per_s, Some(20.0));
     }
 
     #[test]
@@ -289,7 +295,7 @@ mod tests {
         let log = Log::open(&dir.path().join("m"), 0, None).unwrap();
         let threshold = Some(Threshold { gamma: 1.8, measured: None });
         let nothing = |capped, threshold| {
-            log.summary(&Position { step: 2, capped, threshold, ..Position::default() }).nothing_unlearned
+            log.summary(&Position { step: 2, capped, threshold, ..Position::default() }, None).nothing_unlearned
         };
         assert!(nothing((4, 4), threshold) && !nothing((3, 4), threshold));
         assert!(nothing((0, 0), threshold), "nothing was supervised");

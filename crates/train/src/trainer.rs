@@ -9,7 +9,7 @@ use crate::{
     deal::Deal,
     dual::{self, Dual},
     feed::templates,
-    group::{Alone, Group, sum_gradients},
+    group::{Alone, Counting, Group, sum_gradients},
     method::{Loss, Ramp},
     metrics::{Log, StepMetrics, TrainSummary},
     options::{Schedule, TrainOptions},
@@ -95,6 +95,12 @@ impl Training<'_> {
     /// with different models or settings; [`ErrorKind::Failed`] when the loss is not finite, or the adapters of ranks
     /// have come apart; [`ErrorKind::Interrupted`] when the observer stopped the run, after its checkpoint was written.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<TrainSummary> {
+        let counting = Counting::new(self.group);
+        Training { group: &counting, ..*self }.counted(&counting, observer)
+    }
+
+    /// As [`Self::run`]; `counting` is its group.
+    fn counted(&self, counting: &Counting<'_>, observer: &mut dyn Observer) -> Result<TrainSummary> {
         let Self { model, sets, options, dir, resume, group, .. } = *self;
         let first = group.rank() == 0;
         if let Some(error) = sets.swapped(options).into_iter().next() {
@@ -143,6 +149,8 @@ impl Training<'_> {
             observer.note(note);
         }
         observer.start(total, position.step);
+        let earlier = position.step;
+        counting.reset();
         let ends = |position: &Position, log: &Log| position.step >= total || log.settled(options.early_stop);
         let mut next = agree::on_next(group, if ends(&position, &log) { Next::End } else { Next::Step })?;
         while next == Next::Step {
@@ -173,7 +181,7 @@ impl Training<'_> {
             }
         }
         run.save(&checkpoints, &mut position)?;
-        let summary = log.summary(&position);
+        let summary = log.summary(&position, counting.traffic(position.step - earlier));
         if first {
             run.adapter.save(&dir.join("adapter"), &model.name)?;
             let text = serde_json::to_string_pretty(&summary).map_err(Error::failed)?;

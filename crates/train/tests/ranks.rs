@@ -222,7 +222,13 @@ fn ranks_make_the_adapter_of_one_process_and_the_same_bytes_each_time() {
         let made = |n| {
             let dir = tempfile::tempdir().unwrap();
             let (summary, _) = run.by(n, dir.path());
-            assert_eq!(summary.unwrap().ranks, n);
+            let summary = summary.unwrap();
+            let traffic = summary.traffic.unwrap_or_default();
+            assert_eq!((summary.ranks, traffic.steps), (n, if n == 1 { 0 } else { 50 }));
+            // Twice the gradients, but for what stays: each rank adds one part and gives it to the others.
+            let least =
+                50 * 2 * 4 * tensors(&dir.path().join(ADAPTER)).values().map(Vec::len).sum::<usize>() * (n - 1) / n;
+            assert!((least as u64..least as u64 * 11 / 10 + 1).contains(&traffic.bytes), "{traffic:?}, {least}");
             (std::fs::read(dir.path().join(ADAPTER)).unwrap(), tensors(&dir.path().join(ADAPTER)))
         };
         let (_, one) = made(1);

@@ -1,0 +1,146 @@
+//! Whether this process trains alone. In: the verb, and what an MPI launcher has put into the environment; out: the
+//! verb's work, done here or with other ranks. Invariant: of several ranks only the first reads the command's options,
+//! prints and writes; without the feature `mpi` there is one.
+
+#[cfg(feature = "mpi")]
+mod world;
+
+use crate::options::{Cli, Verb};
+use crate::{interrupt, on_interrupt, verbs};
+use eraser_model::Result;
+use eraser_run::Outcome;
+use std::process::ExitCode;
+
+/// This process among those that were started with it.
+pub(crate) struct Ranks {
+    #[cfg(feature = "mpi")]
+    world: Option<world::World>,
+}
+
+/// Whether this process says what is wrong with a command that all ranks were given.
+pub(crate) fn speaks() -> bool {
+    let rank = |name| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
+    !cfg!(feature = "mpi")
+        || ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"].into_iter().find_map(rank).unwrap_or(0) == 0
+}
+
+/// Whether a verb trains, and so has something to do for several ranks.
+fn trains(verb: &Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Quickstart(_)
+            | Verb::Harden(_)
+            | Verb::Run(_)
+            | Verb::Compare(_)
+            | Verb::Sweep(_)
+            | Verb::Tune(_)
+            | Verb::Train(_)
+            | Verb::Align(_)
+    )
+}
+
+/// Does the verb in this process.
+fn alone(cli: &Cli) -> Outcome {
+    interrupt::install(on_interrupt(&cli.verb))?;
+    verbs::run(cli)
+}
+
+#[cfg(not(feature = "mpi"))]
+impl Ranks {
+    /// There is one.
+    ///
+    /// # Errors
+    /// Several were started, which would all do the same.
+    pub(crate) fn of(verb: &Verb) -> Result<Self> {
+        // What Open MPI's mpirun says. Others (srun) also start processes that have nothing to do with one another.
+        let started = std::env::var("OMPI_COMM_WORLD_SIZE").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize);
+        if started < 2 || !trains(verb) {
+            return Ok(Self {});
+        }
+        let what = format!("mpirun started {started} processes, and this build of eraser has no MPI");
+        Err(eraser_model::Error::request(what)
+            .hint("build it with the cargo feature `mpi` (docs/guide.md, Many machines)"))
+    }
+
+    /// Whether another process does what the verb asks.
+    #[expect(clippy::unused_self, reason = "it has something to look at with MPI")]
+    pub(crate) fn follow(&self) -> bool {
+        false
+    }
+
+    /// The threads of this rank, where ranks share processors.
+    #[expect(clippy::unused_self, reason = "as above")]
+    pub(crate) fn threads(&self) -> Option<usize> {
+        None
+    }
+
+    /// Does the verb.
+    #[expect(clippy::unused_self, reason = "as above")]
+    pub(crate) fn work(&self, cli: &Cli) -> Outcome {
+        alone(cli)
+    }
+
+    /// Lets the rank speak first that should.
+    #[expect(clippy::unused_self, reason = "as above")]
+    pub(crate) fn before_an_error(&self) {}
+
+    /// Ends with this exit code.
+    pub(crate) fn end(self, code: u8) -> ExitCode {
+        ExitCode::from(code)
+    }
+}
+
+#[cfg(feature = "mpi")]
+impl Ranks {
+    /// Those that a launcher of MPI has started for a verb that trains; else there is one.
+    ///
+    /// # Errors
+    /// An MPI that cannot be used.
+    pub(crate) fn of(verb: &Verb) -> Result<Self> {
+        // Without a launcher MPI would start one, and for nothing.
+        let launched = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK"].map(std::env::var_os);
+        if !trains(verb) || launched.iter().all(Option::is_none) {
+            return Ok(Self { world: None });
+        }
+        Ok(Self { world: world::World::join()? })
+    }
+
+    /// Whether another process does what the verb asks.
+    pub(crate) fn follow(&self) -> bool {
+        self.world.as_ref().is_some_and(|world| !world.first())
+    }
+
+    /// The threads of this rank, where ranks share processors.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        self.world.as_ref().map(world::World::threads)
+    }
+
+    /// Does the verb, or what the first rank asks for it.
+    pub(crate) fn work(&self, cli: &Cli) -> Outcome {
+        let Some(world) = &self.world else { return alone(cli) };
+        if world.first() {
+            crate::progress::note(&world.describe());
+            eraser_run::workers::lead(Box::new(world.comm()));
+            return alone(cli);
+        }
+        // Its signals are for the first rank, which saves; a second one ends this one too.
+        interrupt::install(|| ())?;
+        let _graceful = interrupt::Graceful::begin();
+        world.follow()
+    }
+
+    /// Lets the rank speak first that should: an error that all have is the first one's.
+    pub(crate) fn before_an_error(&self) {
+        if self.follow() {
+            std::thread::sleep(world::PATIENCE);
+        }
+    }
+
+    /// Ends with this exit code, and where work was left undone all other ranks too.
+    pub(crate) fn end(self, code: u8) -> ExitCode {
+        if let Some(world) = self.world {
+            world.end(code);
+        }
+        ExitCode::from(code)
+    }
+}
