@@ -5,6 +5,7 @@ mod aligned;
 mod giant;
 mod gpu;
 mod load;
+mod mpi;
 mod organism;
 mod peer;
 
@@ -44,6 +45,8 @@ enum Command {
     PeerScore(peer::score::Options),
     /// Build for CUDA on a machine without a GPU, with a compiler from the Python package index
     CudaCheck(gpu::check::Options),
+    /// Train by several ranks with MPI, and check what came of it
+    MpiCheck(mpi::Options),
     /// Make a folder that runs the GPU suite on a machine without Rust
     GpuPack(gpu::pack::Options),
     /// Check on a device what the tool does, and measure it beside PyTorch
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Load(options) => load::run(&options),
         Command::PeerScore(options) => peer::score::run(&options),
         Command::CudaCheck(options) => gpu::check::run(&options),
+        Command::MpiCheck(options) => mpi::run(&options),
         Command::GpuPack(options) => gpu::pack::run(&options),
         Command::GpuSuite(options) => gpu::suite::run(&options),
     };

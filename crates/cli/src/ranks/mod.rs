@@ -59,7 +59,7 @@ impl Ranks {
         }
         let what = format!("mpirun started {started} processes, and this build of eraser has no MPI");
         Err(eraser_model::Error::request(what)
-            .hint("build it with the cargo feature `mpi` (docs/guide.md, Many machines)"))
+            .hint("build it with the cargo feature `mpi` (docs/guide.md, Training by several processes)"))
     }
 
     /// Whether another process does what the verb asks.
