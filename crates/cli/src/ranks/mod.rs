@@ -85,6 +85,7 @@ impl Ranks {
     pub(crate) fn before_an_error(&self) {}
 
     /// Ends with this exit code.
+    #[expect(clippy::unused_self, reason = "as above")]
     pub(crate) fn end(self, code: u8) -> ExitCode {
         ExitCode::from(code)
     }
