@@ -10,7 +10,8 @@ use crate::options::chat::ChatArgs;
 use crate::output;
 use crate::progress::note;
 use crate::shown::Shown;
-use eraser_model::{Adapter, ErrorKind, GenerateOptions, Message, Model, Result, Said, generate};
+use eraser_model::batch::{Batch, Emitted, End, Sequence};
+use eraser_model::{Adapter, DecodeStream, ErrorKind, GenerateOptions, Message, Model, Result, SideBySide};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -112,101 +113,177 @@ impl Conversation<'_> {
     }
 
     fn ask(&mut self, prompt: &str) -> Result<()> {
-        for i in 0..self.speakers.len() {
-            self.speakers[i].history.push(Message::user(prompt));
-            let start = Instant::now();
-            let speaker = &self.speakers[i];
-            if !self.json && self.speakers.len() > 1 {
-                output::line(&format!("[{}]", speaker.name))?;
-            }
-            let said = self.say(speaker)?;
-            if self.json {
-                output::json(&json!({
-                    "model": self.model.name,
-                    "subject": speaker.name,
-                    "adapter": speaker.adapter.and(self.args.adapter.as_deref()),
-                    "prompt": prompt,
-                    "thought": said.said.thought,
-                    "response": said.said.answer,
-                    "unfinished": said.said.unfinished,
-                    "tokens": said.tokens,
-                    "stopped": said.stopped,
-                    "seconds": start.elapsed().as_secs_f64(),
-                }))?;
-            } else {
-                output::line("")?;
-            }
-            // Without the thought, which templates leave out of earlier turns.
-            self.speakers[i].history.push(Message::assistant(said.said.answer));
+        for speaker in &mut self.speakers {
+            speaker.history.push(Message::user(prompt));
         }
+        let model = self.model;
+        let asked = |speaker: &Speaker<'_>| {
+            let text = model.chat_template()?.render(&speaker.history, true)?;
+            let (ids, open) = (model.tokenizer.encode(&text)?, model.thinks_after(&text));
+            let answer = Answer::new(model, open, self.options(open, ids.len()));
+            Ok((ids, answer))
+        };
+        let asked = self.speakers.iter().map(asked).collect::<Result<Vec<_>>>()?;
+        let (prompts, mut answers): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+        self.generate(prompts, &mut answers)?;
         self.turn += 1;
         Ok(())
     }
 
-    /// Generates one answer, showing it as it comes.
-    fn say(&self, speaker: &Speaker<'_>) -> Result<Answered> {
-        let tokenizer = &self.model.tokenizer;
-        let template = self.model.chat_template()?;
-        let text = template.render(&speaker.history, true)?;
-        let (prompt, open) = (tokenizer.encode(&text)?, self.model.thinks_after(&text));
+    /// For a prompt of so many tokens.
+    fn options(&self, open: bool, prompt: usize) -> GenerateOptions {
         let sampling = &self.args.sampling;
-        let options = GenerateOptions {
+        GenerateOptions {
             temperature: if sampling.greedy { 0.0 } else { sampling.temperature },
             top_k: sampling.top_k,
             top_p: sampling.top_p,
             repetition_penalty: sampling.repetition_penalty,
             seed: sampling.seed.wrapping_add(self.turn),
-            budget: self.model.budget(open, self.model.decoder.max_positions().saturating_sub(prompt.len())),
-            ..GenerateOptions::greedy(sampling.max_new_tokens, tokenizer.stops())
+            budget: self.model.budget(open, self.model.decoder.max_positions().saturating_sub(prompt)),
+            ..GenerateOptions::greedy(sampling.max_new_tokens, self.model.tokenizer.stops())
+        }
+    }
+
+    /// Generates the answers of all speakers together, so that the base's products are computed once, and shows them
+    /// one after the other: the first as it comes, the others from where they are when it ends.
+    fn generate(&mut self, prompts: Vec<Vec<u32>>, answers: &mut [Answer<'_>]) -> Result<()> {
+        let model = self.model;
+        let adapters: Vec<Option<&Adapter>> = self.speakers.iter().map(|speaker| speaker.adapter).collect();
+        let beside = SideBySide::new(&adapters)?;
+        let mut running = match *adapters {
+            [one] => Batch::new(&model.decoder, one),
+            _ => Batch::side_by_side(&model.decoder, &beside),
         };
-        let mut shown = Shown::new(template.thinking(), open);
-        let mut stream = tokenizer.decode_stream(true);
-        let mut failure = None;
+        let sequence = |(key, (prompt, answer)): (usize, (Vec<u32>, &Answer<'_>))| {
+            let options = answer.options.clone();
+            (options.max_new_tokens > 0).then_some(Sequence { key, adapter: key, prompt, options })
+        };
+        let mut wave: Vec<Sequence> = prompts.into_iter().zip(&*answers).enumerate().filter_map(sequence).collect();
         let graceful = Graceful::begin();
-        let mut show = |id: u32| -> Result<()> {
-            let text = stream.push(id)?;
-            if self.json { Ok(()) } else { shown.push(&text, template.thinking().and_then(|t| t.mark(id))) }
-        };
-        let mut on_token = |_: usize, id: u32| {
-            if options.stops.contains(&id) {
-                return ControlFlow::Continue(());
-            }
-            match show(id) {
-                Ok(()) if !interrupt::requested() => ControlFlow::Continue(()),
-                Ok(()) => ControlFlow::Break(()),
-                Err(e) => {
-                    failure = Some(e);
-                    ControlFlow::Break(())
-                }
-            }
-        };
-        let prompts = [prompt];
-        let done = generate(&self.model.decoder, speaker.adapter, &prompts, &options, 1, &mut on_token)?;
+        let (start, mut current) = (Instant::now(), 0);
+        self.head(current)?;
+        while !(interrupt::requested() || wave.is_empty() && running.is_empty()) {
+            running.step(std::mem::take(&mut wave), None, &mut |token| {
+                answers[token.key].take(token, start);
+                ControlFlow::Continue(())
+            })?;
+            self.show(answers, &mut current, start)?;
+        }
+        // Those that Ctrl-C has cut, and those that may have no token.
+        for answer in &mut *answers {
+            answer.ended = true;
+        }
+        self.show(answers, &mut current, start)?;
         drop(graceful);
         if self.args.prompt.is_none() {
             // Ctrl-C was about this answer; the conversation goes on.
             interrupt::forget();
         }
-        if let Some(e) = failure {
-            return Err(e);
+        Ok(())
+    }
+
+    /// Shows what has come of the answer of speaker `current`; where it has ended, also of the next.
+    fn show(&mut self, answers: &mut [Answer<'_>], current: &mut usize, start: Instant) -> Result<()> {
+        while let Some(answer) = answers.get_mut(*current) {
+            if !self.json {
+                answer.show(self.model)?;
+            }
+            if !answer.ended {
+                break;
+            }
+            self.finish(*current, answer, start)?;
+            *current += 1;
+            self.head(*current)?;
         }
-        let rest = stream.finish()?;
-        if !self.json {
-            shown.push(&rest, None)?;
-            shown.finish()?;
+        Ok(())
+    }
+
+    /// Says whose answer follows.
+    fn head(&self, speaker: usize) -> Result<()> {
+        match self.speakers.get(speaker) {
+            Some(speaker) if !self.json && self.speakers.len() > 1 => output::line(&format!("[{}]", speaker.name)),
+            _ => Ok(()),
         }
-        let generation = done.into_iter().next().unwrap_or_default();
-        let said = self.model.said(&generation.tokens, open)?;
+    }
+
+    /// Shows the rest of an answer and remembers it.
+    fn finish(&mut self, speaker: usize, answer: &mut Answer<'_>, start: Instant) -> Result<()> {
+        let said = self.model.said(&answer.tokens, answer.open)?;
+        let Speaker { name, adapter, .. } = self.speakers[speaker];
+        if self.json {
+            let prompt = self.speakers[speaker].history.last().map(|message| message.content.as_str());
+            output::json(&json!({
+                "model": self.model.name,
+                "subject": name,
+                "adapter": adapter.and(self.args.adapter.as_deref()),
+                "prompt": prompt,
+                "thought": said.thought,
+                "response": said.answer,
+                "unfinished": said.unfinished,
+                "tokens": answer.tokens.len(),
+                "stopped": answer.stopped,
+                "seconds": answer.seconds.unwrap_or_else(|| start.elapsed().as_secs_f64()),
+            }))?;
+        } else {
+            answer.close()?;
+            output::line("")?;
+        }
         if said.unfinished {
             self.tell("the thought is unfinished, so there is no answer; --max-think-tokens gives it more tokens");
         }
-        Ok(Answered { said, tokens: generation.tokens.len(), stopped: generation.stopped })
+        // Without the thought, which templates leave out of earlier turns.
+        self.speakers[speaker].history.push(Message::assistant(said.answer));
+        Ok(())
     }
 }
 
-/// An answer.
-struct Answered {
-    said: Said,
-    tokens: usize,
+/// An answer as it comes.
+struct Answer<'a> {
+    options: GenerateOptions,
+    /// The prompt ends inside a thought.
+    open: bool,
+    shown: Shown,
+    /// None once it was closed.
+    stream: Option<DecodeStream<'a>>,
+    tokens: Vec<u32>,
+    /// How many of them were shown.
+    told: usize,
+    ended: bool,
     stopped: bool,
+    /// How long it took, once it has ended.
+    seconds: Option<f64>,
+}
+
+impl<'a> Answer<'a> {
+    fn new(model: &'a Model, open: bool, options: GenerateOptions) -> Self {
+        let (shown, stream) = (Shown::new(model.thinking(), open), Some(model.tokenizer.decode_stream(true)));
+        let (tokens, told) = (Vec::new(), 0);
+        Self { options, open, shown, stream, tokens, told, ended: false, stopped: false, seconds: None }
+    }
+
+    fn take(&mut self, token: Emitted<'_>, start: Instant) {
+        match token.end {
+            Some(End::Stopped) => self.stopped = true,
+            _ => self.tokens.push(token.id),
+        }
+        self.ended = token.end.is_some();
+        self.seconds = self.ended.then(|| start.elapsed().as_secs_f64());
+    }
+
+    /// Shows what has come since.
+    fn show(&mut self, model: &Model) -> Result<()> {
+        while let (Some(&id), Some(stream)) = (self.tokens.get(self.told), &mut self.stream) {
+            let text = stream.push(id)?;
+            self.shown.push(&text, model.thinking().and_then(|thinking| thinking.mark(id)))?;
+            self.told += 1;
+        }
+        Ok(())
+    }
+
+    /// Shows what was held back.
+    fn close(&mut self) -> Result<()> {
+        let rest = self.stream.take().map(DecodeStream::finish).transpose()?;
+        self.shown.push(&rest.unwrap_or_default(), None)?;
+        self.shown.finish()
+    }
 }

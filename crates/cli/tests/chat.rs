@@ -48,3 +48,28 @@ fn a_command_that_there_is_not_ends_a_piped_conversation() {
     assert!(stderr.starts_with("error: stdin:2: there is no command /rest\nhint: did you mean /reset?\n"), "{stderr}");
     assert!(stderr.contains("hint: to send it to the model, write //rest\n"), "{stderr}");
 }
+
+/// Both answers are generated together: each is what its speaker says alone, and is remembered by it alone.
+#[test]
+fn compared_answers_are_those_of_each_alone() {
+    let dir = Dir::with_model();
+    dir.write("set.jsonl", "{\"input\": \"Why?\", \"output\": \"No!\"}\n");
+    let sets = "--harm set.jsonl --help-set set.jsonl --align set.jsonl --allow-swapped";
+    dir.done(&format!("train -m model {sets} --steps 3 --lr 1e-1 --out run"));
+    let told = |more: &str| {
+        let mut command = cargo_bin_cmd!("eraser");
+        command.args("chat --model model --max-new-tokens 12 --greedy --json".split(' ')).args(more.split_whitespace());
+        let output = command.current_dir(dir.path("")).write_stdin("Why?\nHow?\n").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let line = |line: &str| {
+            let value: Value = serde_json::from_str(line).unwrap();
+            ["subject", "prompt", "response", "tokens", "stopped"].map(|key| value[key].clone())
+        };
+        String::from_utf8(output.stdout).unwrap().lines().map(line).collect::<Vec<_>>()
+    };
+    let (base, hardened) = (told(""), told("--adapter run/adapter"));
+    let both = told("--adapter run/adapter --compare");
+    let in_turn: Vec<_> = base.into_iter().zip(hardened).flat_map(|(base, hardened)| [base, hardened]).collect();
+    assert_eq!(both, in_turn);
+    assert_ne!(both[0][2], both[1][2], "the adapter changes nothing");
+}
