@@ -185,6 +185,9 @@ impl<'a> Batch<'a> {
         if wave.iter().any(|sequence| sequence.adapter >= self.shared.len()) {
             return Err(Error::request(format!("there are {} adapters beside each other", self.shared.len())));
         }
+        if wave.iter().any(|sequence| sequence.prompt.is_empty()) {
+            return Err(Error::request("a prompt has no tokens"));
+        }
         wave.sort_by(|a, b| (b.adapter, &b.prompt).cmp(&(a.adapter, &a.prompt)));
         loop {
             let next = wave.iter().rev().nth(1);

@@ -96,7 +96,7 @@ struct Recipe {
     #[arg(long, default_value = "2")]
     openings_each: usize,
     /// How often the requests are there whose words look harmful
-    #[arg(long, default_value = "4")]
+    #[arg(long, default_value = "12")]
     lookalikes: usize,
     /// Longest sample, in tokens
     #[arg(long, default_value = "384")]

@@ -118,6 +118,14 @@ fn every_error_names_the_key() {
         (json!({"hidden_act": "gelu"}), "hidden_act"),
         (json!({"model_type": "mistral", "attention_bias": true}), "attention_bias"),
         (json!({"model_type": "gemma2", "hidden_act": "gelu", "attention_bias": true}), "attention_bias"),
+        // It was computed with the tanh form, 3e-3 from what transformers gives.
+        (json!({"model_type": "gemma2", "hidden_activation": "gelu"}), "hidden_activation"),
+        (json!({"model_type": "gemma3_text", "hidden_activation": "gelu"}), "hidden_activation"),
+        // Its positions were counted from another length than in transformers.
+        (
+            json!({"model_type": "ministral3", "rope_parameters": {"llama_4_scaling_beta": 0.3, "rope_type": "default"}}),
+            "rope_parameters.llama_4_scaling_beta",
+        ),
         (json!({"model_type": "qwen3", "mlp_bias": true}), "mlp_bias"),
         (json!({"attention_bias": 1}), "attention_bias"),
         (json!({"quantization_config": {"bits": 4}}), "quantization_config"),

@@ -12,7 +12,7 @@ use crate::config::{Family, Mlp, ModelConfig, NormPlacement, QkNorm, Rope};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 
-/// The tanh form of GELU under every name that it has: transformers reads the published files so.
+/// The tanh form of GELU under every name that it has: transformers reads `hidden_act` of the published files so.
 const GELU: &[&str] = &["gelu", "gelu_pytorch_tanh"];
 
 const DEFAULTS: Defaults = Defaults { positions: 8192, tied: true, head_dim: Some(256), ..Defaults::LLAMA };
@@ -53,6 +53,7 @@ pub(super) const GEMMA2: Spec = Spec {
     defaults: DEFAULTS,
     read: |config, keys| {
         second(config);
+        tanh_form(keys)?;
         no_bias(keys)?;
         caps(config, keys, [Some(50.0), Some(30.0)])?;
         scale(config, keys.number_f32("query_pre_attn_scalar")?.unwrap_or(256.0));
@@ -101,6 +102,7 @@ pub(super) const GEMMA3: Spec = Spec {
     read: |config, keys| {
         second(config);
         config.layer.qk_norm = QkNorm::Head;
+        tanh_form(keys)?;
         no_bias(keys)?;
         caps(config, keys, [None, None])?;
         scale(config, keys.number_f32("query_pre_attn_scalar")?.unwrap_or(256.0));
@@ -172,6 +174,19 @@ fn caps(config: &mut ModelConfig, keys: Keys<'_>, [attention, logit]: [Option<f3
     config.layer.attention_cap = cap("attn_logit_softcapping", attention)?;
     config.layer.logit_cap = cap("final_logit_softcapping", logit)?;
     Ok(())
+}
+
+/// From Gemma 2 on the class takes `hidden_activation` at its word.
+fn tanh_form(keys: Keys<'_>) -> Result<()> {
+    let key = "hidden_activation";
+    match keys.string(key)? {
+        Some("gelu") => {
+            let what =
+                format!("`{}` gelu, the form with erf, is not supported (gelu_pytorch_tanh is)", keys.named(key));
+            Err(Error::request(what))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn no_bias(keys: Keys<'_>) -> Result<()> {

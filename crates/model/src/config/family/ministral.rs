@@ -1,6 +1,7 @@
 //! Ministral 3, the text model: Mistral with `YaRN`, and a factor of the queries that grows with their position.
 
 use super::{Defaults, SILU, Spec};
+use crate::Error;
 use crate::config::{Family, QueryScale, RopeScaling};
 use serde_json::json;
 
@@ -36,6 +37,13 @@ pub(super) const SPEC: Spec = Spec {
             None => keys.object("rope_parameters", "rope_parameters.")?,
         };
         let beta = nested.map(|keys| keys.number_f32("llama_4_scaling_beta")).transpose()?.flatten();
+        if let (Some(keys), Some(_)) = (nested, beta.filter(|beta| *beta != 0.0))
+            && !matches!(config.rope_scaling, Some(RopeScaling::Yarn { .. }))
+        {
+            let key = keys.named("llama_4_scaling_beta");
+            return Err(Error::request(format!("`{key}` without YaRN is not supported"))
+                .hint("published models of this family have `rope_type` yarn"));
+        }
         config.layer.query_scale =
             beta.filter(|beta| *beta != 0.0).map(|beta| QueryScale { beta, original: original(config) });
         Ok(())
