@@ -52,6 +52,11 @@ base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
 start = args.work / "start"
 torch.manual_seed(0)
 made = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+# An adapter that changes something: at one that does not, circuit breakers have no gradient but rounding.
+with torch.no_grad():
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(std=0.02)
 made.save_pretrained(start)
 base = made.unload()
 

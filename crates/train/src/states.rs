@@ -5,6 +5,11 @@ use crate::method::StateLoss;
 use eraser_data::{Scored, stream};
 use rand::RngExt as _;
 
+/// How near to 1 a cosine is, where its gradient is nothing that can be followed.
+const TOP: f64 = 1e-12;
+/// The length of the gradient there, in units of the state's: small beside others, and far above the epsilon of Adam.
+const PUSH: f64 = 1e-4;
+
 /// What each row weighs in a term's value, for the rows of `scored`.
 pub(crate) fn weights(form: StateLoss, scored: &Scored, blocks: usize) -> Vec<(usize, f64)> {
     let rows = scored.rows.iter().map(|&row| row as usize);
@@ -54,6 +59,10 @@ pub(crate) fn loss(form: StateLoss, h: &[f32], other: &[f32], width: usize, rows
                 let cos = dot(h, other) / (length * of_other);
                 if cos > 0.0 {
                     value += weight * cos;
+                    if 1.0 - cos < TOP {
+                        push(gradient, row, PUSH * weight / length);
+                        continue;
+                    }
                     for ((g, &h), &other) in gradient.iter_mut().zip(h).zip(other) {
                         let slope = f64::from(other) / of_other - cos * f64::from(h) / length;
                         *g = (weight * slope / length) as f32;
@@ -63,6 +72,16 @@ pub(crate) fn loss(form: StateLoss, h: &[f32], other: &[f32], width: usize, rows
         }
     }
     (value, gradient)
+}
+
+/// A gradient of this length in a direction that is drawn for the row. An adapter begins as nothing, where every cosine
+/// is 1 and its gradient 0: from there no step would lead anywhere. The published training leaves that point by what
+/// rounding makes of the zero, which Adam enlarges to a whole step; in f64 there is no such rounding.
+fn push(gradient: &mut [f32], row: usize, length: f64) {
+    let mut rng = stream(0, "reroute", &[row as u64]);
+    let values: Vec<f64> = gradient.iter().map(|_| f64::from(rng.random::<f32>()) - 0.5).collect();
+    let own = values.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    gradient.iter_mut().zip(values).for_each(|(g, x)| *g = (length * x / own) as f32);
 }
 
 /// The vector of this length that a run with this seed steers to: uniform in 0..1 in every coordinate, then scaled.
@@ -104,7 +123,12 @@ mod tests {
     fn states_of_an_adapter_that_is_nothing_have_finite_gradients() {
         assert_eq!(loss(StateLoss::Distance, &H, &H, 3, &ROWS), (0.0, vec![0.0; 12]));
         let (value, gradient) = loss(StateLoss::Reroute, &H, &H, 3, &ROWS);
-        assert!((value - 1.0).abs() < 1e-9 && gradient.iter().all(|g| g.abs() < 1e-6), "{value} {gradient:?}");
+        assert!(
+            (value - 1.0).abs() < 1e-9 && gradient.iter().all(|g| f64::from(g.abs()) < PUSH),
+            "{value} {gradient:?}"
+        );
+        // It was zero, and circuit breakers on a new adapter learnt nothing.
+        assert!(ROWS.iter().all(|(row, _)| gradient[row * 3..row * 3 + 3].iter().any(|&g| g != 0.0)), "{gradient:?}");
         let (value, gradient) = loss(StateLoss::Reroute, &[0.0; 3], &[0.0; 3], 3, &[(0, 1.0)]);
         assert_eq!((value, gradient), (0.0, vec![0.0; 3]));
     }

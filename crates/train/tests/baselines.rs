@@ -57,6 +57,17 @@ fn run(model: &Model, options: &TrainOptions, dir: &Path, stop: usize, resume: b
     (steps.seen, std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap_or_default())
 }
 
+/// A new adapter changes nothing, so every cosine is 1 and has no gradient: nothing was learnt, however many steps.
+#[test]
+fn circuit_breakers_leave_the_point_where_an_adapter_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainOptions { steps: Some(12), lr: 1e-2, ..options("circuit-breakers") };
+    let (steps, _) = run(&model(), &options, dir.path(), 0, false);
+    let harm = |step: &StepMetrics| step.terms["l_harm"];
+    let (first, last) = (harm(&steps[0]), harm(&steps[11]));
+    assert!(first - last > 1e-4, "{first} {last}");
+}
+
 /// A dual variable that began again at 1, or a ramp that began again at 0, would give other bytes.
 #[test]
 fn a_resumed_run_takes_the_steps_of_one_that_was_not_stopped() {

@@ -143,6 +143,13 @@ impl ModelConfig {
             }
             (spec.write)(self, map);
         }
+        if let Some(lost) = self.lost(&Self::from_hf_json(&config)?) {
+            return Err(Error::request(format!(
+                "{lost} of this model has no place in a config.json of {}",
+                spec.class
+            ))
+            .hint("start from the Hugging Face directory of the model"));
+        }
         Ok(config)
     }
 }

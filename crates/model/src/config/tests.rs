@@ -246,6 +246,9 @@ fn the_text_part_of_a_larger_model_is_read_from_its_own_configuration() {
         "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}}});
     let config = ModelConfig::from_hf_json(&ministral).unwrap();
     assert_eq!((config.family, config.rope().scale()), (Family::Ministral3, 1.0));
+    // Without a rotation in the file the class has this one; there was none.
+    let bare = ModelConfig::from_hf_json(&json!({"model_type": "ministral3"})).unwrap();
+    assert_eq!((&bare.rope_scaling, &bare.layer.query_scale), (&config.rope_scaling, &config.layer.query_scale));
     let scale = config.layer.query_scale.unwrap();
     assert!(scale.at(16383) == 1.0 && (scale.at(16384) - (1.0 + 0.1 * 2f32.ln())).abs() < 1e-6);
 }

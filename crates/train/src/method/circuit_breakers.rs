@@ -7,8 +7,9 @@
 //! `L = 10 (1 - s) sum over chosen blocks of mean max(0, cos(h, h_0))` over the harm set `+ 10 s mean |h - h_0|` over the
 //! help set (and the retain set, where there is one), the latter behind the embedding and every block
 //!
-//! The chosen blocks are the 10th and the 20th of 32. The factor 10 is that for Llama-3-8B; for Mistral-7B it is 5. The
-//! published sets are larger: chats, refusals, and for Llama-3 half of the answers without their questions.
+//! A new adapter changes nothing, so every cosine is 1 and has no gradient; the first step goes in a drawn direction
+//! (`states.rs`). The chosen blocks are the 10th and the 20th of 32. The factor 10 is that for Llama-3-8B; for Mistral-7B
+//! it is 5. The published sets are larger: chats, refusals, and for Llama-3 half of the answers without their questions.
 
 use super::term::{Loss, Method, Ramp, StateLoss, Term, TermSettings};
 

@@ -36,11 +36,22 @@ pub(super) const SPEC: Spec = Spec {
             Some(found) => Some(found),
             None => keys.object("rope_parameters", "rope_parameters.")?,
         };
-        let beta = nested.map(|keys| keys.number_f32("llama_4_scaling_beta")).transpose()?.flatten();
-        if let (Some(keys), Some(_)) = (nested, beta.filter(|beta| *beta != 0.0))
-            && !matches!(config.rope_scaling, Some(RopeScaling::Yarn { .. }))
-        {
-            let key = keys.named("llama_4_scaling_beta");
+        let Some(nested) = nested else {
+            // What the class of transformers has in the place of a rotation that is not there.
+            config.rope_scaling = Some(RopeScaling::Yarn {
+                factor: 16.0,
+                original_max_position_embeddings: 16384,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                attention_factor: 1.0,
+                truncate: true,
+            });
+            config.layer.query_scale = Some(QueryScale { beta: 0.1, original: 16384 });
+            return Ok(());
+        };
+        let beta = nested.number_f32("llama_4_scaling_beta")?;
+        if beta.is_some_and(|beta| beta != 0.0) && !matches!(config.rope_scaling, Some(RopeScaling::Yarn { .. })) {
+            let key = nested.named("llama_4_scaling_beta");
             return Err(Error::request(format!("`{key}` without YaRN is not supported"))
                 .hint("published models of this family have `rope_type` yarn"));
         }
