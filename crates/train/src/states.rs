@@ -60,7 +60,7 @@ pub(crate) fn loss(form: StateLoss, h: &[f32], other: &[f32], width: usize, rows
                 if cos > 0.0 {
                     value += weight * cos;
                     if 1.0 - cos < TOP {
-                        push(gradient, row, PUSH * weight / length);
+                        push(gradient, PUSH * weight / length);
                         continue;
                     }
                     for ((g, &h), &other) in gradient.iter_mut().zip(h).zip(other) {
@@ -74,11 +74,11 @@ pub(crate) fn loss(form: StateLoss, h: &[f32], other: &[f32], width: usize, rows
     (value, gradient)
 }
 
-/// A gradient of this length in a direction that is drawn for the row. An adapter begins as nothing, where every cosine
+/// A gradient of this length in a drawn direction, the same for every row, wherever it is in its pack. An adapter begins as nothing, where every cosine
 /// is 1 and its gradient 0: from there no step would lead anywhere. The published training leaves that point by what
 /// rounding makes of the zero, which Adam enlarges to a whole step; in f64 there is no such rounding.
-fn push(gradient: &mut [f32], row: usize, length: f64) {
-    let mut rng = stream(0, "reroute", &[row as u64]);
+fn push(gradient: &mut [f32], length: f64) {
+    let mut rng = stream(0, "reroute", &[]);
     let values: Vec<f64> = gradient.iter().map(|_| f64::from(rng.random::<f32>()) - 0.5).collect();
     let own = values.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     gradient.iter_mut().zip(values).for_each(|(g, x)| *g = (length * x / own) as f32);
