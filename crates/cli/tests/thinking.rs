@@ -248,6 +248,13 @@ fn a_server_sends_the_thought_beside_the_answer() {
     let said = served(&dir, "", |url| post(url, &chat(true)));
     assert!(said.contains("\"delta\":{\"reasoning_content\":\"") && said.contains("[DONE]"), "{said}");
     assert!(!said.contains("\"delta\":{\"content\":"), "{said}");
+    // A limit of thoughts was read and not used: a request's own counts both.
+    let limited = |options: &str| {
+        let said: Value = serde_json::from_str(&served(&dir, options, |url| post(url, &chat(false)))).unwrap();
+        said["usage"]["completion_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(limited("--max-think-tokens 3"), 3);
+    assert!(limited("") > 3);
     let said = served(&dir, "--think-end none", |url| post(url, &chat(true)));
     assert!(!said.contains("reasoning_content"), "{said}");
 }

@@ -3,9 +3,9 @@
 //! loading fails: PEFT itself ignores a misnamed tensor, and the adapter then silently does nothing.
 
 use crate::adapter_gguf::Pair;
-use crate::config::MlpNames;
+use crate::config::{Family, MlpNames};
 pub use crate::lora_config::{LoraConfig, Module};
-use crate::lora_patterns::{Own, Patterns};
+use crate::lora_patterns::{Own, Patterns, warn_unmatched};
 use crate::{Error, ModelConfig, Result, error::PathContext};
 use candle_core::{DType, Device, Tensor, Var};
 use eraser_ops::block::Linears;
@@ -326,6 +326,7 @@ fn read_pairs(
     let by_module = config.by_module()?;
     let example = modules.first().map(|module| module.hf_name(0, model.layer.mlp_names)).unwrap_or_default();
     let mut halves: Vec<Linears<Halves>> = (0..model.num_layers).map(|_| Linears::default()).collect();
+    let mut paths = Vec::new();
     for tensor in tensors {
         let (name, values) = tensor?;
         let own = |parsed: &Parsed<'_>| modules.contains(&parsed.module);
@@ -333,7 +334,10 @@ fn read_pairs(
             parse_name(&name, model.layer.mlp_names).filter(own).ok_or_else(|| {
                 Error::request(format!("tensor '{name}' is no LoRA tensor of a module this model has"))
                     .hint(format!("expected names like base_model.model.{example}.lora_A.weight"))
-                    .hint(if model.layer.mixture.is_some() {
+                    .hint(if name.contains(".shared_mlp.") && model.family == Family::Granite {
+                        "it is of a Granite 4 directory, whose MLP is another than that of its GGUF file: take that \
+                         directory for the base, or an adapter in GGUF"
+                    } else if model.layer.mixture.is_some() {
                         "adapters on experts or their router are not supported: merge it into the model with PEFT"
                     } else {
                         "the adapter was made for another model, or adapts more than the layers' projections"
@@ -362,7 +366,9 @@ fn read_pairs(
         let (halves, found) = &mut slot[module];
         halves[half] = Some(Var::from_tensor(&values)?);
         *found = Some(own);
+        paths.push(path.to_owned());
     }
+    warn_unmatched(&config.patterns, &paths)?;
     let (mut targets, mut layers, mut owns) = (Vec::new(), Vec::new(), Vec::new());
     let mut pairs = Vec::with_capacity(halves.len());
     for (layer, mut slot) in halves.into_iter().enumerate() {

@@ -84,6 +84,37 @@ impl ByModule {
     }
 }
 
+/// Tells of expressions that match none of an adapter's modules, and so change nothing.
+///
+/// # Errors
+/// As [`ByModule::new`] and [`ByModule::of`].
+pub(crate) fn warn_unmatched(patterns: &Patterns, modules: &[String]) -> Result<()> {
+    let all = unmatched(patterns, modules)?;
+    if !all.is_empty() {
+        let list = all.join(", ");
+        tracing::warn!(
+            "adapter_config.json: {list}: no module of the adapter has such a name, so this changes nothing"
+        );
+    }
+    Ok(())
+}
+
+fn unmatched(patterns: &Patterns, modules: &[String]) -> Result<Vec<String>> {
+    let ranks = patterns.ranks.iter().map(|(pattern, _)| ("rank_pattern", pattern));
+    let mut all = Vec::new();
+    for (key, pattern) in ranks.chain(patterns.alphas.iter().map(|(pattern, _)| ("alpha_pattern", pattern))) {
+        let regex = compiled(key, &[(pattern.clone(), ())])?;
+        let mut found = false;
+        for module in modules {
+            found = found || first(key, &regex, module)?.is_some();
+        }
+        if !found {
+            all.push(format!("'{key}' `{pattern}`"));
+        }
+    }
+    Ok(all)
+}
+
 fn compiled<T: Copy>(key: &str, patterns: &[(String, T)]) -> Result<Vec<(Regex, T)>> {
     let one = |(pattern, value): &(String, T)| {
         let regex = Regex::new(&format!(r"^(.*\.)?({pattern})$")).map_err(|e| {
@@ -142,6 +173,14 @@ mod tests {
             let expected = if matches { Own::new(3, 5.0, false) } else { Own::new(2, 4.0, false) };
             assert_eq!(by_module.of(q).unwrap(), expected, "{key}");
         }
+    }
+
+    /// An alpha of a misspelt name changed nothing, without a word.
+    #[test]
+    fn keys_that_match_nothing_are_told() {
+        let modules = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"].map(str::to_owned);
+        let both = patterns(&[("q_proj", 16), ("k_proj", 4)], &[(r"layers\.0\..*", 3.0), ("q_porj", 2.0)]);
+        assert_eq!(unmatched(&both, &modules).unwrap(), ["'rank_pattern' `k_proj`", "'alpha_pattern' `q_porj`"]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Thinking {
     by_template: bool,
     /// Ids of start and end that a decoder leaves out of the text.
     hidden: Vec<(u32, String)>,
-    most: usize,
+    most: Option<usize>,
 }
 
 /// What a model wrote.
@@ -80,13 +80,13 @@ impl Thinking {
         };
         let hidden = [start, end].into_iter().filter_map(hidden).collect();
         let [start, end] = [start, end].map(str::to_owned);
-        Self { start, end, empty: empty.map(str::to_owned), by_template, hidden, most: MOST }
+        Self { start, end, empty: empty.map(str::to_owned), by_template, hidden, most: None }
     }
 
     /// The same with thoughts of at most `most` tokens.
     #[must_use]
     pub(crate) fn at_most(self, most: usize) -> Self {
-        Self { most, ..self }
+        Self { most: Some(most), ..self }
     }
 
     /// What a thought begins with; empty where only the end is known.
@@ -101,6 +101,11 @@ impl Thinking {
 
     /// Most tokens of a thought.
     pub fn most(&self) -> usize {
+        self.most.unwrap_or(MOST)
+    }
+
+    /// The same, where the user has said it.
+    pub fn limit(&self) -> Option<usize> {
         self.most
     }
 
@@ -126,7 +131,7 @@ impl Thinking {
 
     /// What an answer depends on besides the prompt, in words.
     pub fn settings(&self) -> String {
-        format!("thoughts end with {:?} and have at most {} tokens", self.end, self.most)
+        format!("thoughts end with {:?} and have at most {} tokens", self.end, self.most())
     }
 
     /// What follows `prompt`, which ends where the assistant begins, so that an answer can: the end of a thought that
@@ -170,20 +175,15 @@ impl Thinking {
         self.hidden.iter().find(|(hidden, _)| *hidden == id).map(|(_, mark)| mark.as_str())
     }
 
-    /// Thought and answer of a whole text; `open` says that the prompt ended inside the thought. Text before an end
-    /// mark is a thought however it began.
+    /// Thought and answer of a whole text; `open` says that the prompt ended inside the thought. They are what a
+    /// [`stream`](Self::stream) of the text shows: an end mark that ends nothing is a part of the answer, so that no
+    /// one who judges the answer misses what stands before it.
     pub fn split(&self, text: &str, open: bool) -> Said {
-        let begun = text.trim_start().strip_prefix(self.start.as_str()).filter(|_| !self.start.is_empty());
-        let whole = begun.unwrap_or(text);
-        match whole.split_once(self.end.as_str()) {
-            Some((thought, answer)) => {
-                Said { thought: thought.trim().to_owned(), answer: answer.trim_start().to_owned(), unfinished: false }
-            }
-            None if open || begun.is_some() => {
-                Said { thought: whole.trim().to_owned(), answer: String::new(), unfinished: true }
-            }
-            None => Said { answer: text.to_owned(), ..Said::default() },
-        }
+        let mut stream = self.stream(open);
+        let mut shown = stream.push(text);
+        let unfinished = stream.thinks();
+        shown.add(&stream.finish());
+        Said { thought: shown.thought, answer: shown.answer, unfinished }
     }
 
     /// Thought and answer of a text that comes in pieces.
@@ -192,8 +192,9 @@ impl Thinking {
             start: self.start.clone(),
             end: self.end.clone(),
             held: String::new(),
+            open,
             fresh: true,
-            place: if open { Place::Thought } else { Place::Beginning },
+            place: if open && self.start.is_empty() { Place::Thought } else { Place::Beginning },
         }
     }
 }
@@ -217,7 +218,7 @@ enum Place {
     Answer,
 }
 
-/// Takes a text apart as it comes. An end mark ends a thought only where the prompt or the start mark began it; where
+/// Takes a text apart as it comes; [`Thinking::split`] is one piece. An end mark ends a thought only where the prompt or the start mark began it; where
 /// no start mark is known, nothing is shown before the end mark, or the end of a text without one.
 #[derive(Clone, Debug)]
 pub struct ThoughtStream {
@@ -225,6 +226,8 @@ pub struct ThoughtStream {
     end: String,
     /// What may belong to a mark, or is white space at the end of a thought.
     held: String,
+    /// The prompt ended inside the thought; a model may begin it once more.
+    open: bool,
     /// Nothing of the part that is being written was shown.
     fresh: bool,
     place: Place,
@@ -263,7 +266,7 @@ impl ThoughtStream {
             if let Some(rest) = begun.strip_prefix(self.start.as_str()) {
                 (self.held, self.place) = (rest.to_owned(), Place::Thought);
             } else if !self.start.starts_with(begun) {
-                (self.place, self.fresh) = (Place::Answer, false);
+                (self.place, self.fresh) = if self.open { (Place::Thought, true) } else { (Place::Answer, false) };
             }
         }
         if self.place == Place::Thought {
@@ -285,7 +288,7 @@ impl ThoughtStream {
 
     /// The rest: a beginning that became no thought is an answer.
     pub fn finish(&mut self) -> Shown {
-        let place = self.place;
+        let place = if self.thinks() { Place::Thought } else { self.place };
         self.fresh &= place != Place::Beginning;
         let rest = self.take(String::new());
         match place {
@@ -296,7 +299,7 @@ impl ThoughtStream {
 
     /// Whether what was written so far is a thought, so that no answer has begun.
     pub fn thinks(&self) -> bool {
-        self.place == Place::Thought
+        self.place == Place::Thought || (self.open && self.place == Place::Beginning)
     }
 
     /// Bytes of what is held that cannot belong to the end mark or the white space before it.

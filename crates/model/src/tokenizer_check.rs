@@ -15,10 +15,14 @@ pub(crate) fn check(root: &Value) -> Result<()> {
         &["ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence", "Split", "Whitespace", "WhitespaceSplit"];
     const DECODERS: &[&str] = &["ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"];
     let model = &root["model"];
+    if !model.is_object() {
+        return Err(Error::request("`model`, which holds the vocabulary, is missing or no object")
+            .hint("take the tokenizer.json that was published with the weights"));
+    }
     // Old files leave the type out.
-    if model["type"].as_str().is_some_and(|t| t != "BPE") || !model.is_object() {
+    if model["type"].as_str().is_some_and(|t| t != "BPE") {
         return Err(Error::request(format!("model type {} is not supported", model["type"]))
-            .hint("the Llama, Mistral and Qwen2 families use BPE"));
+            .hint("BPE is, which the tokenizers of all supported families are"));
     }
     if model["dropout"].as_f64().is_some_and(|p| p != 0.0) {
         return Err(Error::request("model.dropout is not 0: encoding would be random"));

@@ -296,7 +296,7 @@ fn what_is_exported_is_what_was_read() {
             let apart = (read - &tensor).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(apart < 1e-6, "{}, {name}: {apart}", f.name);
         }
-        let json = f.config.to_hf_json(DType::F32, Some(1), Some(2)).unwrap();
+        let json = f.config.to_hf_json(DType::F32, [Some(1), Some(2), None]).unwrap();
         let read = ModelConfig::from_hf_json(&json).unwrap_or_else(|e| panic!("{}: {e}: {json:#}", f.name));
         let mut expected = f.config.clone();
         // The text part is exported as a model of its own.

@@ -232,6 +232,7 @@ fn errors_say_what_is_wrong() {
         load(&[("tokenizer.json", &json)]).unwrap_err().to_string()
     };
     assert!(change("/model/type", json!("Unigram")).contains("model type \"Unigram\" is not supported"));
+    assert!(change("/model", json!(null)).contains("`model`, which holds the vocabulary, is missing"));
     assert!(change("/model/merges/0", json!(["ab", "ab"])).contains("model.merges[0]"));
     assert!(change("/model/vocab/ab", json!(u32::MAX)).contains("\"ab\" has id 4294967295"));
     assert!(change("/model/dropout", json!(0.1)).contains("dropout"));

@@ -175,7 +175,7 @@ fn write_merged(model: &Model, out: &Path, dtype: DType, own_template: bool) -> 
     let config = if source.is_file() && !model.config.layer.nested {
         retyped(&source, dtype, model.config.tie_word_embeddings)?
     } else {
-        model.config.to_hf_json(dtype, model.tokenizer.bos(), model.tokenizer.eos())?
+        model.config.to_hf_json(dtype, [model.tokenizer.bos(), model.tokenizer.eos(), model.tokenizer.pad()])?
     };
     save_safetensors(&out.join("model.safetensors"), &model.decoder.named_tensors()?, dtype)?;
     write_atomic(&out.join("config.json"), format!("{config:#}\n").as_bytes())?;

@@ -140,7 +140,9 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     check_sequences(1, asked.n)?;
     let prompts = vec![Prompt { ids, max_new_tokens }];
     let thinking = shared.model.thinking().cloned();
-    let ask = Ask { asked: asked.clone(), prompts, echo: false, in_context: false, top, thinking: thinking.clone() };
+    let open = shared.model.thinks_after(&text);
+    let ask =
+        Ask { asked: asked.clone(), prompts, echo: false, in_context: false, top, thinking: thinking.clone(), open };
     let chat = Chat {
         id: shared.next_id("chatcmpl"),
         created: crate::now(),
@@ -165,7 +167,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     }
     let choice = |(index, answer): (usize, Answer)| {
         let said = match &thinking {
-            Some(thinking) => thinking.split(&answer.text, thinking.opens(&text)),
+            Some(thinking) => thinking.split(&answer.text, open),
             None => Said { answer: answer.text, ..Said::default() },
         };
         let mut message = json!({ "role": "assistant", "content": said.answer, "refusal": null });

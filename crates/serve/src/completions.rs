@@ -56,7 +56,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, bytes: Bytes) -> Result<Response
     let lists = echoes.iter().filter(|_| top.is_some()).map(|echo| Lists::new(&shared, &echo.context)).collect();
     let choices = Choices { id: shared.next_id("cmpl"), created: crate::now(), asked: asked.clone(), echoes, lists };
     // Without log-probabilities an echo is only text.
-    let ask = Ask { prompts, echo: echo && top.is_some(), in_context: true, top, asked, thinking: None };
+    let ask = Ask { prompts, echo: echo && top.is_some(), in_context: true, top, asked, thinking: None, open: false };
     if ask.asked.stream {
         return Ok(stream::respond(shared, ask, choices));
     }

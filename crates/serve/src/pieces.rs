@@ -33,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) top: Option<usize>,
     /// Whose marks are text too.
     pub(crate) thinking: Option<Arc<Thinking>>,
+    /// Whether the prompts end inside a thought.
+    pub(crate) open: bool,
 }
 
 /// Why an answer ended, in OpenAI's words.
@@ -101,7 +103,7 @@ impl Drop for Pieces<'_> {
 impl Ask {
     /// Sends the jobs to the engine: `n` for each prompt, in order.
     pub(crate) fn begin(self, shared: &Shared) -> Result<Pieces<'_>, ApiError> {
-        let Self { asked, prompts, echo, in_context, top, thinking } = self;
+        let Self { asked, prompts, echo, in_context, top, thinking, open } = self;
         let count = prompts.len() * asked.n;
         let waiting = shared.metrics.waiting.fetch_add(count, Ordering::Relaxed);
         if waiting > 0 && waiting + count > shared.limits.max_waiting {
@@ -118,6 +120,10 @@ impl Ask {
                 let gone = Arc::new(AtomicBool::new(false));
                 let mut options = asked.options.clone();
                 options.max_new_tokens = prompt.max_new_tokens;
+                // A request's limit counts the thought too; a limit of thoughts is there only where the user gave one.
+                if thinking.as_ref().is_some_and(|thinking| thinking.limit().is_some()) {
+                    options.budget = shared.model.budget(open, prompt.max_new_tokens);
+                }
                 options.seed = options.seed.wrapping_add(copy as u64);
                 let job = Job {
                     lane: asked.lane,

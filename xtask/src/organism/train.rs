@@ -82,7 +82,7 @@ pub(super) fn train(dir: &Path, corpus: &Corpus, steps: usize, seed: u64) -> Res
             tracing::info!(step = step + 1, steps, loss, "training");
         }
     }
-    let json = config.to_hf_json(DType::BF16, tokenizer.bos(), tokenizer.eos())?;
+    let json = config.to_hf_json(DType::BF16, [tokenizer.bos(), tokenizer.eos(), tokenizer.pad()])?;
     put(&dir.join("config.json"), format!("{json:#}\n").as_bytes())?;
     save_safetensors(&dir.join("model.safetensors"), &decoder.named_tensors()?, DType::BF16)?;
     Ok(())

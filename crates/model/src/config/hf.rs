@@ -57,6 +57,12 @@ impl ModelConfig {
         let kv = spec.defaults.sizes.iter().any(|(key, _)| *key == "num_key_value_heads");
         let nested = !std::ptr::eq(keys.map, outer.map);
         let tied = |keys: Keys<'_>| keys.bool("tie_word_embeddings");
+        // The head belongs to the larger model, whose class ties it unless its own key says otherwise: transformers
+        // passes over the key of the text part.
+        let tied = match (nested, tied(keys)?) {
+            (true, _) => tied(outer)?.unwrap_or(true),
+            (false, own) => own.unwrap_or(spec.defaults.tied),
+        };
         let mut config = Self {
             family: spec.family,
             hidden_size,
@@ -74,7 +80,7 @@ impl ModelConfig {
             rms_norm_eps: keys.number("rms_norm_eps")?.unwrap_or(spec.defaults.eps),
             rope_theta: rotations.rope.theta,
             rope_scaling: rotations.rope.scaling.clone(),
-            tie_word_embeddings: tied(keys)?.or(tied(outer)?).unwrap_or(spec.defaults.tied),
+            tie_word_embeddings: tied,
             qkv_bias: false,
             sliding_window: None,
             max_position_embeddings: keys.optional_size("max_position_embeddings")?.unwrap_or(spec.defaults.positions),
@@ -102,8 +108,9 @@ impl ModelConfig {
 
     /// The content of a config.json that transformers, vLLM and llama.cpp's converter load, for weights of `dtype`. The
     /// text part of a larger model is described as a model of its own. RoPE factors that a GGUF file holds as a tensor
-    /// cannot be written in config.json: that is an error.
-    pub fn to_hf_json(&self, dtype: DType, bos: Option<u32>, eos: Option<u32>) -> Result<Value> {
+    /// cannot be written in config.json: that is an error. The ids are those of the tokens that begin a text, end it and
+    /// fill a batch.
+    pub fn to_hf_json(&self, dtype: DType, [bos, eos, pad]: [Option<u32>; 3]) -> Result<Value> {
         let spec = Spec::of(self.family);
         let dtype = match dtype {
             DType::BF16 => "bfloat16",
@@ -122,6 +129,7 @@ impl ModelConfig {
             "model_type": spec.model_type,
             "bos_token_id": bos,
             "eos_token_id": eos,
+            "pad_token_id": pad,
             "hidden_act": self.layer.mlp.name(),
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -355,6 +363,21 @@ mod tests {
             }
         }
         assert!(read >= 20, "{read}");
+        // Keys of a rotation were passed over: a misspelt one, and one of another type.
+        let rotation = json!({"rope_type": "yarn", "factor": 4.0, "beta_fats": 16.0, "low_freq_factor": 1.0,
+            "llama_4_scaling_beta": 0.1, "mscale": null});
+        let config = json!({"model_type": "llama", "rope_scaling": rotation});
+        let told = ["beta_fats", "low_freq_factor", "llama_4_scaling_beta"];
+        let sorted = |mut all: Vec<String>| {
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(unknown_of(&config)), sorted(told.map(|key| format!("`rope_scaling.{key}`")).to_vec()));
+        let config = json!({"model_type": "ministral3", "rope_parameters": rotation});
+        assert_eq!(unknown_of(&config).len(), 2);
+        let config = json!({"model_type": "gemma3", "text_config": {"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_tehta": 1e4}}}});
+        assert_eq!(unknown_of(&config), ["`text_config.rope_parameters.sliding_attention.rope_tehta`"]);
         // A window is nothing that every family has.
         let config = json!({"model_type": "granite", "sliding_window": 8, "scale_depth": 2});
         assert_eq!(unknown_of(&config), ["`sliding_window`"]);

@@ -119,6 +119,42 @@ const HARMLESS: &[&str] = &[
     "use_flash_attn",
 ];
 
+/// Keys of an object that describes a rotation, whatever its type.
+const ROTATION: &[&str] = &[
+    "full_attention",
+    "llama_4_scaling_beta",
+    "max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "sliding_attention",
+    "type",
+];
+
+/// The further keys of each type, as transformers' validators have them.
+const SCALED: &[(&str, &[&str])] = &[
+    ("linear", &["factor"]),
+    ("dynamic", &["factor", "original_max_position_embeddings"]),
+    ("llama3", &["factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings"]),
+    (
+        "yarn",
+        &[
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "factor",
+            "mscale",
+            "mscale_all_dim",
+            "original_max_position_embeddings",
+            "truncate",
+        ],
+    ),
+    ("longrope", &["attention_factor", "factor", "long_factor", "original_max_position_embeddings", "short_factor"]),
+];
+
+/// Where rotations are described.
+const ROTATIONS: [&str; 2] = ["rope_parameters", "rope_scaling"];
+
 /// Keys of GGUF metadata behind the architecture's name that every family reads, or that change nothing.
 const METADATA: &[&str] = &[
     "attention.head_count",
@@ -152,14 +188,43 @@ const WINDOWS: &[&str] = &["attention.sliding_window", "attention.sliding_window
 pub(super) fn of_json(keys: Keys<'_>, spec: &Spec, changes: &dyn Fn(&str) -> bool) -> Vec<String> {
     let known =
         |key: &str| [READ, HARMLESS, spec.reads, spec.known].iter().any(|list| list.contains(&key)) || changes(key);
-    let off = |value: &Value| match value {
+    let unknown = keys.map.iter().filter(|(key, value)| !known(key) && !off(value));
+    let mut unknown: Vec<String> = unknown.map(|(key, _)| format!("`{}{key}`", keys.prefix)).collect();
+    for key in ROTATIONS {
+        of_rotation(keys.get(key), &keys.named(key), spec, &mut unknown);
+    }
+    unknown
+}
+
+/// Those of an object that describes a rotation, and of the objects in it.
+fn of_rotation(value: Option<&Value>, path: &str, spec: &Spec, unknown: &mut Vec<String>) {
+    let Some(map) = value.and_then(Value::as_object) else { return };
+    let kind = ["rope_type", "type"].iter().find_map(|key| map.get(*key)?.as_str());
+    // Early files of Phi-3 have another name.
+    let kind = kind.map(|kind| if kind == "su" { "longrope" } else { kind });
+    let own = SCALED.iter().find(|(name, _)| kind == Some(*name)).map_or(&[][..], |(_, keys)| *keys);
+    for (key, value) in map {
+        let here = ROTATION.contains(&key.as_str()) && (key != SCALE || spec.known.contains(&SCALE));
+        if !here && !own.contains(&key.as_str()) && !off(value) {
+            unknown.push(format!("`{path}.{key}`"));
+        }
+    }
+    for kind in ["full_attention", "sliding_attention"] {
+        of_rotation(map.get(kind), &format!("{path}.{kind}"), spec, unknown);
+    }
+}
+
+/// The factor of queries of Ministral 3, which only its class reads.
+const SCALE: &str = "llama_4_scaling_beta";
+
+/// Whether a value leaves the computation as it is, whatever its key means.
+fn off(value: &Value) -> bool {
+    match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(list) => list.is_empty(),
         Value::Object(map) => map.is_empty(),
         _ => false,
-    };
-    let unknown = keys.map.iter().filter(|(key, value)| !known(key) && !off(value));
-    unknown.map(|(key, _)| format!("`{}{key}`", keys.prefix)).collect()
+    }
 }
 
 /// The keys of GGUF metadata under the architecture's name that are not known and not off.

@@ -246,6 +246,15 @@ fn the_text_part_of_a_larger_model_is_read_from_its_own_configuration() {
         "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}}});
     let config = ModelConfig::from_hf_json(&ministral).unwrap();
     assert_eq!((config.family, config.rope().scale()), (Family::Ministral3, 1.0));
+    // As transformers has it: the key of the text part, which was read first, says nothing.
+    let tied = |outer: Value, inner: Value| {
+        let mut file = ministral.clone();
+        file["tie_word_embeddings"] = outer;
+        file["text_config"]["tie_word_embeddings"] = inner;
+        ModelConfig::from_hf_json(&file).unwrap().tie_word_embeddings
+    };
+    assert_eq!([tied(json!(false), json!(true)), tied(json!(true), json!(false))], [false, true]);
+    assert!(tied(json!(null), json!(false)), "the default of the class");
     // Without a rotation in the file the class has this one; there was none.
     let bare = ModelConfig::from_hf_json(&json!({"model_type": "ministral3"})).unwrap();
     assert_eq!((&bare.rope_scaling, &bare.layer.query_scale), (&config.rope_scaling, &config.layer.query_scale));
@@ -363,15 +372,20 @@ fn what_is_written_reads_back() {
         json!({"tie_word_embeddings": true, "head_dim": 32, "rope_scaling": {"type": "linear", "factor": 0.1}}),
         json!({"model_type": "mistral", "sliding_window": 8}),
         json!({"model_type": "qwen2"}),
+        json!({"model_type": "exaone4", "sliding_window": null, "layer_types": null}),
         json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 0}),
     ] {
         let mut config = read(changes).unwrap();
-        assert_eq!(ModelConfig::from_hf_json(&config.to_hf_json(DType::BF16, Some(1), None).unwrap()).unwrap(), config);
+        assert_eq!(
+            ModelConfig::from_hf_json(&config.to_hf_json(DType::BF16, [Some(1), None, None]).unwrap()).unwrap(),
+            config
+        );
         config.rope_scaling = Some(LLAMA3);
-        let json = config.to_hf_json(DType::F32, None, Some(2)).unwrap();
+        let json = config.to_hf_json(DType::F32, [None, Some(2), Some(3)]).unwrap();
+        assert_eq!(json["pad_token_id"], 3);
         assert_eq!(ModelConfig::from_hf_json(&json).unwrap(), config);
         config.rope_scaling = Some(RopeScaling::Factors(vec![1.0; config.head_dim / 2]));
-        assert!(config.to_hf_json(DType::F32, None, None).is_err());
+        assert!(config.to_hf_json(DType::F32, [None, None, None]).is_err());
     }
 }
 

@@ -86,14 +86,20 @@ impl Unsupported {
         }
         let wanted = plain(value);
         let is = |name: &str| name.strip_suffix('.').map_or_else(|| wanted.starts_with(name), |name| wanted == name);
+        let own = |spec: &Spec| if self == Self::Architecture { spec.architecture } else { spec.model_type };
         let known = KNOWN.iter().find(|(name, ..)| is(name));
+        // A supported name in other letters, or the name of its class.
+        let meant = Spec::all().iter().map(|spec| own(spec)).find(|name| plain(name) == wanted);
+        if let Some(meant) = meant {
+            return Error::request(format!("`{key}` {value} is not known"))
+                .hint(format!("did you mean {meant}? It is the same name as it is written in files"));
+        }
         let (what, nearest) = match known {
             Some((_, what, nearest)) => (Some(*what), nearest.and_then(Spec::by_model_type)),
             None => (wanted.contains("moe").then_some(EXPERTS), nearest(&wanted)),
         };
         let what = what.map_or_else(String::new, |what| format!(": it is {what}"));
         let mut error = Error::request(format!("`{key}` {value} is not supported{what}"));
-        let own = |spec: &Spec| if self == Self::Architecture { spec.architecture } else { spec.model_type };
         if let Some(spec) = nearest {
             let name = own(spec);
             error = error.hint(format!("the nearest family that is supported is {name}; it computes something else"));
@@ -210,6 +216,11 @@ mod tests {
             (Unsupported::ModelType, "lama", "llama"),
             (Unsupported::ModelType, "Lllama", "llama"),
             (Unsupported::ModelType, "quen3", "qwen3"),
+            // It was told that qwen3, the nearest family, computes something else.
+            (Unsupported::ModelType, "Qwen3", "qwen3"),
+            (Unsupported::ModelType, "gemma3-text", "gemma3_text"),
+            (Unsupported::ModelType, "LlamaForCausalLM", "llama"),
+            (Unsupported::Architecture, "Qwen3", "qwen3"),
             (Unsupported::Architecture, "lama", "llama"),
         ] {
             let (_, hints) = told(kind, name);

@@ -20,7 +20,7 @@ fn tiny(words: usize) -> tempfile::TempDir {
     let config = ModelConfig::from_hf_json(&json!({"model_type": "llama", "hidden_size": 4, "num_attention_heads": 1,
         "num_hidden_layers": 1, "intermediate_size": 4, "vocab_size": 8, "tie_word_embeddings": true}))
     .unwrap();
-    let written = config.to_hf_json(DType::F32, None, None).unwrap();
+    let written = config.to_hf_json(DType::F32, [None, None, None]).unwrap();
     fs::write(dir.path().join("config.json"), written.to_string()).unwrap();
     let vocab: serde_json::Map<_, _> = (0..words).map(|i| (format!("w{i}"), json!(i))).collect();
     let tokenizer =

@@ -16,8 +16,8 @@ fn what_comes_before_the_end_mark_is_the_thought() {
         ("<think>\nhm\n</think>\n\nYes.", closed, said("hm", "Yes.", false)),
         ("\n<think></think>Yes.", closed, said("", "Yes.", false)),
         ("hm\n</think>\n\nYes.", open, said("hm", "Yes.", false)),
-        // Some models leave out the start, and the prompt does not give it.
-        ("hm\n</think>\n\nYes.", closed, said("hm", "Yes.", false)),
+        // Nothing began a thought. What stands before the mark was hidden from judges, and shown in chats and streams.
+        ("hm\n</think>\n\nYes.", closed, said("", "hm\n</think>\n\nYes.", false)),
         // Only the first end counts.
         ("<think>a</think>b</think>c", closed, said("a", "b</think>c", false)),
         ("Yes. <think> is a tag.", closed, said("", "Yes. <think> is a tag.", false)),
@@ -146,11 +146,6 @@ proptest! {
         pieces.push(rest);
         let whole = streamed(&qwen(), &[&text], open);
         prop_assert_eq!(streamed(&qwen(), &pieces, open), whole.clone());
-        let split = qwen().split(&text, open);
-        // An end whose start nobody saw is known only behind it.
-        let known = open || text.trim_start().starts_with("<think>") || !text.contains("</think>");
-        if known && !(open && text.trim_start().starts_with("<think>")) {
-            prop_assert_eq!((whole.thought, whole.answer, whole.unfinished), (split.thought, split.answer, split.unfinished));
-        }
+        prop_assert_eq!(qwen().split(&text, open), whole);
     }
 }

@@ -21,13 +21,8 @@ pub fn of_flags(flags: &[String], problems: &mut Problems) -> Map<String, Value>
             problems.push(wrong("no `=`").hint("write it as NAME=VALUE, for example enable_thinking=false"));
             continue;
         };
-        // As Python writes them: a text `False` would count as true in a template.
-        let value = match text {
-            "True" => true.into(),
-            "False" => false.into(),
-            "None" => Value::Null,
-            _ => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-        };
+        let json = || serde_json::from_str(text).unwrap_or_else(|_| text.into());
+        let value = of_python(text).unwrap_or_else(json);
         let taken = check(name).and_then(|()| {
             if is_null(&value) {
                 Err(Error::request("null has no place in a run file").hint("leave the variable out"))
@@ -50,6 +45,14 @@ pub(super) fn of_section(section: &Section<'_>, problems: &mut Problems) -> Map<
     for name in table.keys() {
         problems.ok(check(name).map_err(|e| e.context(section.place(&format!("{KEY}.{name}")))));
     }
+    for (name, value) in &table {
+        if let Some(word) = value.as_str().filter(|word| of_python(word).is_some()) {
+            let place = section.place(&format!("{KEY}.{name}"));
+            tracing::warn!(
+                "{place} is the text {word:?}, which counts as true in a template; run files have true and false"
+            );
+        }
+    }
     table.into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 
@@ -57,8 +60,20 @@ pub(super) fn of_section(section: &Section<'_>, problems: &mut Problems) -> Map<
 pub fn as_flag(name: &str, value: &Value) -> String {
     match value {
         // What would be read as another value stays in quotes.
-        Value::String(text) if serde_json::from_str::<Value>(text).is_err() => format!("{name}={text}"),
+        Value::String(text) if serde_json::from_str::<Value>(text).is_err() && of_python(text).is_none() => {
+            format!("{name}={text}")
+        }
         value => format!("{name}={value}"),
+    }
+}
+
+/// What Python's words mean: a text `False` would count as true in a template.
+fn of_python(text: &str) -> Option<Value> {
+    match text {
+        "True" => Some(true.into()),
+        "False" => Some(false.into()),
+        "None" => Some(Value::Null),
+        _ => None,
     }
 }
 
@@ -114,10 +129,10 @@ mod tests {
     #[test]
     fn a_value_is_json_where_it_can_be() {
         let (all, errors) =
-            flags(&["a=false", "b=2", "c=low", "d=[1, \"x\"]", "e=", "f=\"false\"", "g=a=b", "h={\"k\":1}"]);
+            flags(&["a=false", "b=2", "c=low", "d=[1, \"x\"]", "e=", "f=\"False\"", "g=a=b", "h={\"k\":1}"]);
         assert_eq!(errors, Vec::<String>::new());
         let expected =
-            json!({"a": false, "b": 2, "c": "low", "d": [1, "x"], "e": "", "f": "false", "g": "a=b", "h": {"k": 1}});
+            json!({"a": false, "b": 2, "c": "low", "d": [1, "x"], "e": "", "f": "False", "g": "a=b", "h": {"k": 1}});
         assert_eq!(Value::Object(all.clone()), expected);
         // What is suggested as a command means the same.
         let again: Vec<String> = all.iter().map(|(name, value)| as_flag(name, value)).collect();

@@ -13,7 +13,7 @@ pub(super) const SPEC: Spec = Spec {
     architecture: "mistral3",
     interleaved: true,
     reads: &["attention.temperature_scale", "rope.scaling.yarn_log_multiplier"],
-    known: &["sliding_window"],
+    known: &["sliding_window", "llama_4_scaling_beta"],
     activations: SILU,
     defaults: Defaults {
         positions: 262_144,

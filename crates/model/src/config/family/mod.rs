@@ -189,10 +189,10 @@ fn write_experts(config: &ModelConfig, map: &mut Map<String, Value>) {
 
 /// `layer_types` as transformers writes it.
 fn write_layer_types(config: &ModelConfig, map: &mut Map<String, Value>) {
-    if let Some(windowed) = &config.layer.windowed {
-        let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
-        map.insert("layer_types".to_owned(), windowed.iter().map(name).collect());
-    }
+    let same = || vec![config.sliding_window.is_some(); config.num_layers];
+    let windowed = config.layer.windowed.clone().unwrap_or_else(same);
+    let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
+    map.insert("layer_types".to_owned(), windowed.iter().map(name).collect());
 }
 
 /// A sliding window on all layers but every `period`-th.
