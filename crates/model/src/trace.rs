@@ -48,6 +48,7 @@ pub struct Trace<'a> {
     options: TraceOptions,
     segments: Segments,
     positions: Vec<u32>,
+    added: &'a [(usize, Tensor)],
     /// The embedding's own tape, when it is trained.
     embedded: Option<Tensor>,
     blocks: Vec<(BlockTape, Activations)>,
@@ -136,6 +137,20 @@ impl Decoder {
         adapter: Option<&'a Adapter>,
         options: TraceOptions,
     ) -> Result<Trace<'a>> {
+        self.trace_adding(from, x, segments, adapter, &[], options)
+    }
+
+    /// The same with states `[T, d]` that are added to the residual stream behind blocks, each with its block. Those
+    /// that are variables get their gradients, as `x` does if it is one.
+    pub fn trace_adding<'a>(
+        &'a self,
+        from: usize,
+        x: Tensor,
+        segments: &Segments,
+        adapter: Option<&'a Adapter>,
+        added: &'a [(usize, Tensor)],
+        options: TraceOptions,
+    ) -> Result<Trace<'a>> {
         let positions = self.positions(segments)?;
         let embedded = x;
         let mut trace = Trace {
@@ -144,6 +159,7 @@ impl Decoder {
             options,
             segments: segments.clone(),
             positions,
+            added,
             blocks: Vec::with_capacity(self.block_count()),
             output: Var::zeros(0, candle_core::DType::F32, self.device())?,
             embedded: embedded.track_op().then(|| embedded.clone()),
@@ -154,7 +170,9 @@ impl Decoder {
         let layers = from..options.blocks.map_or(self.block_count(), |blocks| blocks.min(self.block_count()));
         let first = if want_input { from } else { layers.clone().find(|&l| trace.trainable(l)).unwrap_or(layers.end) };
         let pack = Pack { segments, positions: &trace.positions, adapter, beside: None };
-        x = self.carry(x, from..first, pack, None)?;
+        for layer in from..first {
+            x = trace.with_added(layer, self.carry(x, layer..layer + 1, pack, None)?)?;
+        }
         for layer in first..layers.end {
             // Those kept are the last: what they keep is gone when the first ones run again.
             let keep = layer >= layers.end.saturating_sub(kept_blocks);
@@ -173,7 +191,7 @@ impl Decoder {
                 let output = self.block(layer, &input, trace.context(layer, keep))?;
                 (input, output.detach(), Activations::Tape(keep.then_some(output)))
             };
-            x = output;
+            x = trace.with_added(layer, output)?;
             trace.blocks.push((BlockTape { layer, input, want_input }, activations));
             want_input = true;
         }
@@ -183,6 +201,12 @@ impl Decoder {
 }
 
 impl Trace<'_> {
+    /// What leaves block `layer`, with the states that are added behind it.
+    fn with_added(&self, layer: usize, output: Tensor) -> Result<Tensor> {
+        let mut own = self.added.iter().filter(|(at, _)| *at == layer);
+        own.try_fold(output, |x, (_, added)| Ok((x + added.detach())?))
+    }
+
     /// The residual stream after block `layer`, `[T, d]`, without a tape; None where that block has no backward.
     pub fn state(&self, layer: usize) -> Option<Tensor> {
         let at = self.blocks.iter().position(|(block, _)| block.layer == layer)?;
@@ -229,6 +253,9 @@ impl Trace<'_> {
             }
             // Above the last state that the loss looks at there is nothing to carry.
             let Some(above) = &grad else { continue };
+            for (_, added) in self.added.iter().filter(|(at, added)| *at == block.layer && added.is_variable()) {
+                gradients.add(added, above.clone())?;
+            }
             grad = match activations {
                 Activations::Tape(output) => self.backward_tape(block, output, above, gradients)?,
                 Activations::Fused(saved) => self.backward_fused(block, saved, above, gradients)?,
@@ -307,7 +334,8 @@ impl Trace<'_> {
 
     fn trainable(&self, layer: usize) -> bool {
         let adapted = self.adapter.is_some_and(|a| a.layers[layer].iter().any(Option::is_some));
-        adapted || self.decoder.block_variables(layer).next().is_some()
+        let added = self.added.iter().any(|(at, added)| *at == layer && added.is_variable());
+        adapted || added || self.decoder.block_variables(layer).next().is_some()
     }
 
     fn context(&self, layer: usize, track: bool) -> BlockContext<'_> {

@@ -1,9 +1,9 @@
-//! Gradients that enter the backward at the outputs of blocks, against finite differences, on the tiny models of
-//! tests/fixtures/families.
+//! Gradients that enter the backward at the outputs of blocks, and those of states that are added there, against finite
+//! differences, on the tiny models of tests/fixtures/families.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use eraser_model::load::{BaseDtype, Compute, LoadOptions};
 use eraser_model::trace::{Checkpoint, Gradients, Trace, TraceOptions};
 use eraser_model::{Adapter, Model};
@@ -113,4 +113,67 @@ fn a_gradient_can_enter_at_the_output_of_a_block() {
     }
     let short = trace(&model, &adapter, TraceOptions { blocks: Some(2), ..all });
     assert!(short.state(2).is_none() && short.state(1).is_some());
+}
+
+/// The mean loss of the last tokens with states added to the embedding and behind blocks, and the gradients of what is
+/// added.
+fn added_loss(model: &Model, adapter: Option<&Adapter>, added: &[(usize, Tensor)], input: &Tensor) -> (f64, Gradients) {
+    let segments = Segments::from_lengths([4, 7]);
+    let options = TraceOptions::default();
+    let trace = model.decoder.trace_adding(0, input.clone(), &segments, adapter, added, options).unwrap();
+    let hidden = model.decoder.final_hidden(trace.output(), &[2, 8, 9]).unwrap();
+    let losses = model.decoder.cross_entropy(&hidden, &[17, 6, 12]).unwrap();
+    let values = losses.to_vec1::<f32>().unwrap();
+    let third = Tensor::full(1f32 / 3.0, 3, &Device::Cpu).unwrap();
+    let mut gradients = Gradients::default();
+    trace.backward_losses(&losses, &third, &mut gradients).unwrap();
+    (values.iter().map(|&x| f64::from(x)).sum::<f64>() / 3.0, gradients)
+}
+
+#[test]
+fn states_added_behind_blocks_have_gradients() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model(dir.path());
+    let adapter = Adapter::load(&family().join("adapter"), &model.config, &Device::Cpu).unwrap();
+    let embedded = model.decoder.embed(&IDS, false).unwrap();
+    let variable = |t: &Tensor| Var::from_tensor(t).unwrap().into_inner();
+    let own = |layer: usize, by: &Tensor| (layer, variable(&((weights(layer, &embedded) * 0.3).unwrap() + by).unwrap()));
+    let zero = embedded.zeros_like().unwrap();
+    // Without an adapter the tape begins at the first block behind which something is added.
+    for (adapter, layers) in [(Some(&adapter), [0, 2]), (None, [1, 2])] {
+        // What moves: the input, or what is added behind one of the two blocks.
+        for moved in 0..3 {
+            let at = |by: &Tensor| {
+                let by = |place: usize| if place == moved { by } else { &zero };
+                let added = [own(layers[0], by(0)), own(layers[1], by(1))];
+                let input = (&embedded + by(2)).unwrap();
+                let input = if moved == 2 { variable(&input) } else { input };
+                let (value, gradients) = added_loss(&model, adapter, &added, &input);
+                let of = if moved == 2 { &input } else { &added[moved].1 };
+                (value, gradients.get(of).cloned())
+            };
+            let gradient = at(&zero).1.unwrap();
+            let direction = ((&gradient / norm(&gradient)).unwrap()
+                + (weights(5, &gradient) * (0.5 / norm(&weights(5, &gradient)))).unwrap())
+            .unwrap();
+            let h = 4e-3;
+            let step = |by: f64| at(&(&direction * by).unwrap()).0;
+            let found = (step(h) - step(-h)) / (2.0 * h);
+            let expected = (&gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let apart = (found - f64::from(expected)).abs();
+            assert!(apart < 5e-3 * norm(&gradient).max(0.05), "{moved}: {found}, backward {expected}");
+        }
+        // What is no variable is added all the same, and has no gradient.
+        let added = layers.map(|layer| own(layer, &zero));
+        let plain = added.clone().map(|(layer, t)| (layer, t.detach()));
+        let (value, _) = added_loss(&model, adapter, &added, &embedded);
+        let options = TraceOptions::default();
+        let segments = Segments::from_lengths([4, 7]);
+        let trace = model.decoder.trace_adding(0, embedded.clone(), &segments, adapter, &plain, options).unwrap();
+        let hidden = model.decoder.final_hidden(trace.output(), &[2, 8, 9]).unwrap();
+        let losses = model.decoder.cross_entropy(&hidden, &[17, 6, 12]).unwrap().mean_all().unwrap();
+        assert!((f64::from(losses.to_scalar::<f32>().unwrap()) - value).abs() < 1e-5);
+        let without = model.decoder.trace(&IDS, &segments, adapter, options).unwrap();
+        assert!(without.state(2).is_none_or(|own| norm(&(own - trace.state(2).unwrap()).unwrap()) > 0.1));
+    }
 }
