@@ -55,8 +55,8 @@ fn names(rows: &Value) -> Vec<&str> {
 #[test]
 fn the_baselines_of_the_field_stand_beside_eraser() {
     let dir = directory();
-    let all =
-        "grad-ascent,grad-diff,npo,simnpo,wga,satimp,safe-unlearning,dpo,undial,ce-u,pdu,rmu,circuit-breakers,eraser";
+    let all = "grad-ascent,grad-diff,npo,simnpo,wga,satimp,safe-unlearning,dpo,undial,ce-u,pdu,rmu,circuit-breakers,lat,\
+               eraser";
     let run = json(&dir.done(&format!("compare run.toml --methods {all} --json")));
     let found = names(&run["study"]["rows"]);
     assert_eq!(found, ["base"].into_iter().chain(all.split(',')).collect::<Vec<_>>());

@@ -8,6 +8,7 @@ pub mod dual;
 pub mod feed;
 pub mod gamma;
 pub mod group;
+mod latent;
 mod logits;
 pub mod method;
 pub mod metrics;
@@ -32,7 +33,7 @@ pub use eraser_data::SetName;
 pub use gamma::Gamma;
 pub use group::{Alone, Group, Traffic};
 pub use method::{
-    AlignLoss, Given, KlScope, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
+    AlignLoss, Given, KlScope, Latent, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
 };
 pub use metrics::{LARGE_NORM, LargeGradients, StepMetrics, TrainSummary};
 pub use micro_batch::Seen;

@@ -96,7 +96,8 @@ impl MicroBatch {
         let preferred: Vec<Drawn> = drawn.iter_mut().filter_map(preferred).collect();
         drawn.extend(preferred);
         let samples: Vec<&Sample> = drawn.iter().map(|d| &d.sample).collect();
-        let batch = Batch::shared(&samples);
+        // What is added to the states of a question is its own.
+        let batch = if matches!(term.loss, Loss::Latent(_)) { Batch::new(&samples) } else { Batch::shared(&samples) };
         let scored = match term.loss {
             Loss::Kl(KlScope::All) | Loss::States(StateLoss::Reroute | StateLoss::Distance) => batch.all(),
             Loss::States(_) => batch.answers(),
@@ -121,7 +122,7 @@ impl MicroBatch {
             }
             Loss::States(_) | Loss::Npo(_) => answers(),
             Loss::Hinge if scope == GammaScope::Sample => answers(),
-            Loss::Preference(_) => {
+            Loss::Preference(_) | Loss::Latent(_) => {
                 let (rejected, preferred) = all.split_at(all.len() / 2);
                 rejected.iter().zip(preferred).filter(|(l, w)| !l.is_empty() && !w.is_empty()).count() as f64
             }

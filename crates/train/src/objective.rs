@@ -8,6 +8,9 @@ use crate::method::{Npo, Preference};
 use eraser_ops::Segments;
 use std::ops::Range;
 
+/// Tokens that cost more, in nats, are not made less likely (`log p < -5` in the authors' code of LAT).
+const UNLIKELY: f32 = 5.0;
+
 /// A term's value and `d value / d loss_i` for each scored token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Value {
@@ -184,6 +187,34 @@ pub fn preference(nll: &[f32], base: &[f32], samples: &Segments, form: Preferenc
     term
 }
 
+/// `mean_b (mean NLL of one answer + mean -log(1 - p) of the other) / 2` over pairs of answers, which `samples` has as
+/// [`preference`] does; the first is the `preferred` one, or else the row's own. Of the other, tokens of which `nll` is
+/// above 5 count as 0. A pair of which an answer has no token does not count.
+pub fn toward_and_away(nll: &[f32], samples: &Segments, preferred: bool) -> Value {
+    let mut term = Value { value: 0.0, weights: vec![0.0; nll.len()], capped: (0, 0) };
+    let answers: Vec<_> = samples.iter().collect();
+    let (own, other) = answers.split_at(answers.len() / 2);
+    let pairs = || own.iter().zip(other).filter(|(l, w)| !l.is_empty() && !w.is_empty());
+    let counted = 2.0 * pairs().count() as f64;
+    for (l, w) in pairs() {
+        let (toward, away) = if preferred { (w, l) } else { (l, w) };
+        let share = |of: &Range<usize>| 1.0 / (counted * of.len() as f64);
+        let (near, far) = (share(toward), share(away));
+        term.value += near * nll[toward.clone()].iter().map(|&x| f64::from(x)).sum::<f64>();
+        term.weights[toward.clone()].fill(near as f32);
+        for (weight, &x) in term.weights[away.clone()].iter_mut().zip(&nll[away.clone()]) {
+            if x > UNLIKELY {
+                continue;
+            }
+            // 1 - p = 1 - e^-x, of which the logarithm has the derivative 1 / (e^x - 1).
+            let x = f64::from(x.max(f32::EPSILON));
+            term.value -= far * (-(-x).exp_m1()).ln();
+            *weight = (-far / x.exp_m1()) as f32;
+        }
+    }
+    term
+}
+
 /// The mean of `losses` without the first of each of `samples`.
 pub fn after_first(losses: &[f32], samples: &Segments) -> Value {
     let counted: usize = samples.iter().map(|r| r.len().saturating_sub(1)).sum();
@@ -282,6 +313,24 @@ mod tests {
         let start = preference(&base, &base, &Segments::from_lengths([2, 1, 3, 1]), form);
         assert!((start.value - 5.0 * 2f64.ln()).abs() < 1e-9);
         assert_eq!(start.weights, [-0.5, -0.5, -0.5, 0.5, 0.5, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn weights_toward_one_answer_and_away_from_the_other_are_derivatives() {
+        let samples = Segments::from_lengths([2, 1, 1, 3, 0, 0]);
+        let nll = [1.0, 0.2, 3.0, 5.5, 2.0, 0.5, 1.0];
+        for preferred in [false, true] {
+            assert!(differs(&nll, |nll| toward_and_away(nll, &samples, preferred)) < 1e-3, "{preferred}");
+        }
+        // Of the second half the first answer is the first one's pair; a token that is unlikely already does not count.
+        let found = toward_and_away(&[0.7, 5.5], &Segments::from_lengths([1, 1]), false);
+        assert_eq!(found.weights, [0.5, 0.0]);
+        assert!((found.value - 0.35).abs() < 1e-6);
+        let even = toward_and_away(&[2f32.ln(), 1.0], &Segments::from_lengths([1, 1]), true);
+        assert!((even.value - (0.5 + 0.5 * 2f64.ln())).abs() < 1e-6, "{even:?}");
+        // A token that is certain has a value and a slope that can be computed with.
+        let certain = toward_and_away(&[0.0, 1.0], &Segments::from_lengths([1, 1]), true);
+        assert!(certain.value.is_finite() && certain.weights[0].is_finite());
     }
 
     #[test]

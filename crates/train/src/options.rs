@@ -181,9 +181,15 @@ pub struct TrainOptions {
     pub beta: Option<f64>,
     /// The length of the vector that rmu steers hidden states to; None = the published one.
     pub steering: Option<f64>,
-    /// Layers behind which the losses of rmu and circuit-breakers look at hidden states; None = those at the published
-    /// depths.
+    /// Layers behind which the losses of rmu and circuit-breakers look at hidden states, and lat moves them; None = those
+    /// at the published depths.
     pub loss_layers: Option<Vec<usize>>,
+    /// The greatest length of what lat adds to a hidden state; None = 6.
+    pub attack_epsilon: Option<f64>,
+    /// Steps in which lat looks for what it adds; None = 16.
+    pub attack_steps: Option<usize>,
+    /// The learning rate of those steps; None = 0.05.
+    pub attack_lr: Option<f64>,
     /// What the answers of the help set, and those of the retain set, may cost under pdu, in nats per token; None = what
     /// they cost the base model.
     pub retain_eps: Option<f64>,
@@ -282,6 +288,9 @@ impl Default for TrainOptions {
             beta: None,
             steering: None,
             loss_layers: None,
+            attack_epsilon: None,
+            attack_steps: None,
+            attack_lr: None,
             retain_eps: None,
             dual_step: 1.0,
             dual_warmup: None,
@@ -333,6 +342,9 @@ impl TrainOptions {
             retain_weight: self.retain_weight,
             beta: self.beta,
             steering: self.steering,
+            attack_epsilon: self.attack_epsilon,
+            attack_steps: self.attack_steps,
+            attack_lr: self.attack_lr,
         })
     }
 
@@ -378,14 +390,22 @@ impl TrainOptions {
             ranges.positive(field, x);
         }
         ranges.need("lr", self.lr > 0.0 && self.lr <= MAX_LR, "a positive number of at most 1");
-        ranges.need("beta", self.beta.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
-        let length = self.steering.is_none_or(|x| x.is_finite() && x > 0.0);
-        ranges.need("steering", length, "a positive number");
+        let positive = [
+            ("beta", self.beta),
+            ("steering", self.steering),
+            ("attack_epsilon", self.attack_epsilon),
+            ("max_grad_norm", self.max_grad_norm),
+        ];
+        for (field, x) in positive {
+            ranges.need(field, x.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
+        }
+        ranges.need("attack_steps", self.attack_steps.is_none_or(|n| n <= 65_536), "at most 65536");
+        let rate = self.attack_lr.is_none_or(|x| x > 0.0 && x <= MAX_LR);
+        ranges.need("attack_lr", rate, "a positive number of at most 1");
         let some = self.loss_layers.as_ref().is_none_or(|layers| !layers.is_empty());
         ranges.need("loss_layers", some, "at least one layer");
         let bound = self.retain_eps.is_none_or(|x| x.is_finite() && x >= 0.0);
         ranges.need("retain_eps", bound, "0 or a positive number");
-        ranges.need("max_grad_norm", self.max_grad_norm.is_none_or(|x| x.is_finite() && x > 0.0), "a positive number");
         ranges.within("rounds", self.rounds, 0, 100);
         ranges.within("round_questions", self.round_questions, 1, 65_536);
         ranges.within("round_tokens", self.round_tokens, 1, 65_536);
@@ -431,7 +451,12 @@ impl TrainOptions {
     /// The layers behind which losses on hidden states look, of a model with `blocks` layers.
     pub fn loss_layers(&self, blocks: usize) -> Vec<usize> {
         let at = |depth: &f64| ((depth * blocks as f64).round() as usize).clamp(1, blocks.max(1)) - 1;
-        self.loss_layers.clone().unwrap_or_else(|| self.method.depths.iter().map(at).collect())
+        self.loss_layers.clone().unwrap_or_else(|| {
+            let mut layers: Vec<usize> = self.method.depths.iter().map(at).collect();
+            // In a model of few layers two depths are one.
+            layers.dedup();
+            layers
+        })
     }
 
     /// The adapter these options ask for.

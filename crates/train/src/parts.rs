@@ -39,7 +39,7 @@ pub(crate) fn parts<'a>(
         let harmful = sets.rows(SetName::Harm);
         let anchored = matches!(term.loss, Loss::Kl(_)) && (term.noise || term.given != Given::Nothing);
         let noise = term.noise.then(|| surroundings(sets, options));
-        let preferred = matches!(term.loss, Loss::Preference(_)).then(|| sets.rows(SetName::Align));
+        let preferred = term.loss.is_of_pairs().then(|| sets.rows(SetName::Align));
         let given = term.given;
         let source = Source { set: term.set, records, noise, given, harmful, anchored, answers, preferred };
         parts.push(Part { term, weight: term.weight, feed: Feed::new(source, model, templates, options)? });

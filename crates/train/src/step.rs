@@ -6,6 +6,7 @@ use crate::{
     deal::{Deal, Share},
     feed::Feed,
     group::{Group, sum_f64},
+    latent::Attacked,
     logits,
     method::{LogitLoss, Loss, Npo, StateLoss, Term},
     micro_batch::{Counts, MicroBatch, Seen},
@@ -402,6 +403,12 @@ impl Forward<'_> {
             return Ok((self.run_states(form, lower, weight, gradients)?, Vec::new()));
         }
         let options = trace_options(self.options, *from, self.stream);
+        if let Loss::Latent(form) = loss {
+            let layers = self.options.loss_layers(self.model.config.num_layers);
+            let attacked = Attacked { decoder, adapter, micro_batch: self.micro_batch, options, layers };
+            let (value, nll) = attacked.run(form, weight, gradients)?;
+            return Ok((value, self.micro_batch.own(&nll).to_vec()));
+        }
         let trace = decoder.trace_from(adapter.first_block(), lower, &batch.segments, Some(adapter), options)?;
         let hidden = decoder.final_hidden(trace.output(), &scored.rows)?;
         let (mut nll, mut base) = (None, None);
@@ -481,7 +488,7 @@ impl Forward<'_> {
             Loss::Npo(form) => objective::npo(losses, base, &scored.segments(), form),
             Loss::Preference(form) => objective::preference(losses, base.unwrap_or_default(), &scored.segments(), form),
             Loss::Logits(LogitLoss::WithoutToken) => objective::after_first(losses, &scored.segments()),
-            Loss::CrossEntropy | Loss::Logits(_) | Loss::States(_) => objective::signed(losses, 1.0),
+            Loss::CrossEntropy | Loss::Logits(_) | Loss::States(_) | Loss::Latent(_) => objective::signed(losses, 1.0),
             Loss::Kl(_) => objective::kl(losses, &scored.counts),
         }
     }

@@ -208,11 +208,12 @@ pub fn check(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<()> {
 /// The adapter at the first step.
 fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
     let looked_at = options.loss_layers(model.config.num_layers);
+    let of_states = options.terms().iter().any(|term| matches!(term.loss, Loss::States(_)));
     let mut adapter = if let Some(dir) = &options.init_adapter {
         Adapter::load(dir, &model.config, model.decoder.device())?
     } else {
         let mut config = options.lora_config();
-        if let (None, Some(top)) = (&config.layers, looked_at.iter().max()) {
+        if let (None, Some(top), true) = (&config.layers, looked_at.iter().max(), of_states) {
             // Harmful answers change nothing above.
             config.layers = Some((0..=*top.min(&(model.config.num_layers - 1))).collect());
         }
@@ -224,7 +225,7 @@ fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
         return Err(Error::request(format!("loss_layers: the model has no layer {layer}"))
             .hint(format!("its layers are 0 to {}", blocks - 1)));
     }
-    if let Some(layer) = looked_at.iter().find(|&&layer| layer < first) {
+    if let Some(layer) = looked_at.iter().find(|&&layer| layer < first && of_states) {
         return Err(Error::request(format!("loss_layers: behind layer {layer} nothing is adapted")).hint(format!(
             "the first adapted layer is {first}: change --layers, or look behind it with --loss-layers"
         )));

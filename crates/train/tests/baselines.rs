@@ -68,12 +68,17 @@ fn circuit_breakers_leave_the_point_where_an_adapter_begins() {
     assert!(first - last > 1e-4, "{first} {last}");
 }
 
+/// LAT with so many steps of an attack.
+fn attacked(steps: usize) -> TrainOptions {
+    TrainOptions { attack_steps: Some(steps), ..options("lat") }
+}
+
 /// A dual variable that began again at 1, or a ramp that began again at 0, would give other bytes.
 #[test]
 fn a_resumed_run_takes_the_steps_of_one_that_was_not_stopped() {
     let model = model();
     let pdu = TrainOptions { dual_warmup: Some(1), retain_eps: Some(0.5), dual_step: 0.3, ..options("pdu") };
-    for options in [pdu, options("circuit-breakers"), options("dpo"), options("rmu")] {
+    for options in [pdu, options("circuit-breakers"), options("dpo"), options("rmu"), attacked(3)] {
         let [whole, parts] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let (steps, adapter) = run(&model, &options, whole.path(), 0, false);
         let (first, _) = run(&model, &options, parts.path(), 3, false);
@@ -135,9 +140,28 @@ fn only_layers_that_hidden_states_depend_on_are_adapted() {
 }
 
 #[test]
+fn an_attack_on_hidden_states_makes_refusals_dearer_and_harmful_answers_cheaper() {
+    let model = model();
+    let first = |options: TrainOptions| {
+        let dir = tempfile::tempdir().unwrap();
+        run(&model, &TrainOptions { steps: Some(1), lora_dropout: 0.0, ..options }, dir.path(), 0, false).0.remove(0)
+    };
+    let [plain, short, long] = [0, 2, 8].map(|steps| first(attacked(steps)));
+    let value = |step: &StepMetrics| step.terms["l_harm"];
+    assert!(value(&plain) < value(&short) && value(&short) < value(&long), "{plain:?} {short:?} {long:?}");
+    assert!(long.nll_harm < plain.nll_harm, "{plain:?} {long:?}");
+    // Benign answers are not attacked, and all layers are adapted: there is an attack behind each of them.
+    assert_eq!(plain.terms["l_help"].to_bits(), long.terms["l_help"].to_bits());
+    // A shorter vector does less.
+    let near = first(TrainOptions { attack_epsilon: Some(1e-3), ..attacked(8) });
+    assert!((value(&near) - value(&plain)).abs() < 0.1 * (value(&long) - value(&plain)), "{near:?} {plain:?}");
+}
+
+#[test]
 fn hidden_states_are_looked_at_where_they_were_published_to_be() {
     let of = |method: &str, blocks| options(method).loss_layers(blocks);
     assert_eq!((of("rmu", 32), of("circuit-breakers", 32)), (vec![7], vec![9, 19]));
     assert_eq!((of("rmu", 1), of("circuit-breakers", 3)), (vec![0], vec![0, 1]));
+    assert_eq!((of("lat", 32), of("lat", 3), of("lat", 1)), (vec![8, 16, 24, 30], vec![0, 1, 2], vec![0]));
     assert!(of("eraser", 32).is_empty());
 }

@@ -152,9 +152,19 @@ pub(crate) struct ObjectiveArgs {
     /// The length of the vector that rmu steers hidden states to [default: 2]
     #[arg(long, value_name = "X")]
     pub(crate) steering: Option<f64>,
-    /// Layers behind which rmu and circuit-breakers look at hidden states, as 7 or 9,19 [default: at the published depths]
+    /// Layers behind which rmu and circuit-breakers look at hidden states, and lat moves them, as 7 or 9,19 [default: at
+    /// the published depths]
     #[arg(long, value_name = "LIST", value_parser = values::layers)]
     pub(crate) loss_layers: Option<Layers>,
+    /// The greatest length of what lat adds to the hidden state of a question's token [default: 6]
+    #[arg(long, value_name = "X")]
+    pub(crate) attack_epsilon: Option<f64>,
+    /// Steps in which lat looks for what it adds [default: 16]
+    #[arg(long, value_name = "N")]
+    pub(crate) attack_steps: Option<usize>,
+    /// The learning rate of those steps, at most 1 [default: 0.05]
+    #[arg(long, value_name = "X")]
+    pub(crate) attack_lr: Option<f64>,
     /// What the answers of the help set, and those of the retain set, may cost under pdu, in nats per token [default:
     /// what they cost the base model]
     #[arg(long, value_name = "X")]
@@ -366,6 +376,9 @@ impl TrainArgs {
             beta: obj.beta,
             steering: obj.steering,
             loss_layers: obj.loss_layers,
+            attack_epsilon: obj.attack_epsilon,
+            attack_steps: obj.attack_steps,
+            attack_lr: obj.attack_lr,
             retain_eps: obj.retain_eps,
             dual_step: obj.dual_step,
             dual_warmup: obj.dual_warmup,

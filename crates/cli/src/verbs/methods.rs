@@ -94,6 +94,11 @@ fn formula(loss: Loss) -> String {
         Loss::States(StateLoss::Drift) => "mean (h - that of the base)^2".to_owned(),
         Loss::States(StateLoss::Reroute) => "mean max(0, cos(h, that of the base))".to_owned(),
         Loss::States(StateLoss::Distance) => "mean |h - that of the base|".to_owned(),
+        Loss::Latent(attack) => format!(
+            "(mean NLL of the preferred answer + mean -log(1 - p)) / 2, under states of length {} added to the question's, \
+             which {} steps of AdamW at {} found by the reverse",
+            attack.epsilon, attack.steps, attack.lr
+        ),
         Loss::CrossEntropy => "NLL".to_owned(),
         Loss::Kl(_) => "KL(base || adapted)".to_owned(),
     }

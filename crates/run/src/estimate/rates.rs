@@ -110,9 +110,13 @@ pub(super) fn measure(plan: &RunPlan, site: &Site, model: &Model, load: f64) -> 
     Ok(rates)
 }
 
-/// Rows that a sample of each term is: a term that prefers one answer to another runs both.
+/// Rows that a sample of each term is: a term of pairs runs both answers, one under attack once for each step of it too.
 pub(super) fn terms(variant: &Variant) -> usize {
-    let rows = |term: &Term| if matches!(term.loss, Loss::Preference(_)) { 2 } else { 1 };
+    let rows = |term: &Term| match term.loss {
+        Loss::Preference(_) => 2,
+        Loss::Latent(attack) => 2 * (attack.steps + 1),
+        _ => 1,
+    };
     variant.train.terms().iter().filter(|term| variant.reads(term.set)).map(rows).sum()
 }
 

@@ -7,6 +7,7 @@ mod circuit_breakers;
 mod dpo;
 mod eraser;
 mod gam;
+mod lat;
 mod npo;
 #[cfg(test)]
 mod parity;
@@ -22,7 +23,7 @@ mod used;
 mod wga;
 
 pub use term::{
-    AlignLoss, Given, KlScope, LogitLoss, Loss, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
+    AlignLoss, Given, KlScope, Latent, LogitLoss, Loss, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
 };
 
 use eraser_data::SetName;
@@ -36,7 +37,7 @@ pub const RSFT: Method = rsft::METHOD;
 pub const SFT: Method = sft::METHOD;
 
 /// Every method: the paper's and its baselines first.
-pub const METHODS: [Method; 17] = [
+pub const METHODS: [Method; 18] = [
     eraser::METHOD,
     gam::METHOD,
     rsft::METHOD,
@@ -54,6 +55,7 @@ pub const METHODS: [Method; 17] = [
     pdu::METHOD,
     rmu::METHOD,
     circuit_breakers::METHOD,
+    lat::METHOD,
 ];
 
 impl Method {
@@ -71,7 +73,7 @@ impl Method {
     pub fn reads(&self, set: SetName) -> bool {
         let terms = (self.terms)(&TermSettings::default());
         terms.iter().any(|t| {
-            let preferred = matches!(t.loss, Loss::Preference(_)) && set == SetName::Align;
+            let preferred = t.loss.is_of_pairs() && set == SetName::Align;
             t.set == set || (t.unrelated && set == SetName::Help) || preferred
         })
     }
@@ -135,7 +137,7 @@ mod tests {
         for name in ["grad-diff", "npo", "simnpo", "wga", "satimp", "pdu", "rmu", "circuit-breakers"] {
             assert_eq!(seen(name), ["harm", "help", "retain"]);
         }
-        for name in ["safe-unlearning", "dpo"] {
+        for name in ["safe-unlearning", "dpo", "lat"] {
             assert_eq!(seen(name), ["harm", "help", "align", "retain"]);
         }
         for name in ["undial", "ce-u"] {

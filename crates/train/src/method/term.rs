@@ -117,6 +117,8 @@ pub enum Loss {
     Logits(LogitLoss),
     /// A value of hidden states: of the residual stream behind some blocks.
     States(StateLoss),
+    /// An answer of the align set is to be likely, and the row's own unlikely, under an attack on hidden states.
+    Latent(Latent),
     /// `NLL`.
     CrossEntropy,
     /// The mean of `KL(base || adapted)` over the positions of the scope.
@@ -127,6 +129,11 @@ impl Loss {
     /// Whether it makes answers less likely, of which it knows how likely they are.
     pub fn unlearns(self) -> bool {
         !matches!(self, Self::CrossEntropy | Self::Kl(_) | Self::States(_))
+    }
+
+    /// Whether it is of pairs: of the row's own answer, and that of the align set to the same question.
+    pub fn is_of_pairs(self) -> bool {
+        matches!(self, Self::Preference(_) | Self::Latent(_))
     }
 }
 
@@ -179,6 +186,19 @@ pub enum StateLoss {
     Reroute,
     /// The mean of `|h - h_0|` over every token and the outputs of the embedding and of all blocks.
     Distance,
+}
+
+/// `mean over pairs of (mean NLL of one answer + mean -log(1 - p) of the other) / 2`, in which tokens with `log p < -5`
+/// count as 0 in the second mean: under states, added to those of the question's tokens, that make the row's own answer
+/// likely and the preferred one unlikely by the same measure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latent {
+    /// The greatest length of what is added to a token's state.
+    pub epsilon: f64,
+    /// Steps that it takes from 0.
+    pub steps: usize,
+    /// Their learning rate.
+    pub lr: f64,
 }
 
 /// How the weight of a term changes over the steps, with `s = step / (2 steps)`: from 0 to a half.
@@ -259,6 +279,12 @@ pub struct TermSettings {
     pub beta: Option<f64>,
     /// The length of the vector that rmu steers to; None: the published one.
     pub steering: Option<f64>,
+    /// The greatest length of what lat adds to a hidden state; None: the published one.
+    pub attack_epsilon: Option<f64>,
+    /// Steps of an attack of lat; None: as published.
+    pub attack_steps: Option<usize>,
+    /// Their learning rate; None: the published one.
+    pub attack_lr: Option<f64>,
 }
 
 impl TermSettings {
@@ -293,6 +319,9 @@ impl Default for TermSettings {
             retain_weight: 1.0,
             beta: None,
             steering: None,
+            attack_epsilon: None,
+            attack_steps: None,
+            attack_lr: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use eraser_data::SetName;
 type Uses = fn(&Method) -> bool;
 
 /// Every option that not all methods use.
-const OPTIONS: [(&str, Uses); 31] = [
+const OPTIONS: [(&str, Uses); 34] = [
     ("gamma", hinged),
     ("gamma_margin", hinged),
     ("gamma_scope", hinged),
@@ -23,6 +23,9 @@ const OPTIONS: [(&str, Uses); 31] = [
     ("retain_take", |m| changes(m, |s| s.retain_weight = 2.0)),
     ("beta", |m| changes(m, |s| s.beta = Some(f64::MIN_POSITIVE))),
     ("steering", |m| changes(m, |s| s.steering = Some(f64::MIN_POSITIVE))),
+    ("attack_epsilon", |m| changes(m, |s| s.attack_epsilon = Some(f64::MIN_POSITIVE))),
+    ("attack_steps", |m| changes(m, |s| s.attack_steps = Some(0))),
+    ("attack_lr", |m| changes(m, |s| s.attack_lr = Some(f64::MIN_POSITIVE))),
     ("loss_layers", |m| !m.depths.is_empty()),
     ("noise", |m| changes(m, |s| s.noise = false)),
     ("align_noise", |m| changes(m, |s| s.align_noise = true)),
@@ -100,7 +103,10 @@ mod tests {
         assert_eq!(users("beta"), ["npo", "simnpo", "wga", "safe-unlearning", "dpo", "undial"]);
         assert_eq!(users("retain_eps"), ["pdu"]);
         assert_eq!(users("steering"), ["rmu"]);
-        assert_eq!(users("loss_layers"), ["rmu", "circuit-breakers"]);
+        assert_eq!(users("loss_layers"), ["rmu", "circuit-breakers", "lat"]);
+        for option in ["attack_epsilon", "attack_steps", "attack_lr"] {
+            assert_eq!(users(option), ["lat"]);
+        }
         assert_eq!(users("lr").len(), METHODS.len());
         for method in METHODS {
             assert_eq!(method.beta.is_some(), method.uses("beta"), "{}", method.name);
