@@ -73,6 +73,10 @@ fn what_a_judge_lacks_is_said_before_anything_is_loaded() {
             "--judges wildguard-own --judge-endpoint http://127.0.0.1:9 --judge-endpoint-model m",
             "--judge-endpoint: `wildguard-own` reads probabilities",
         ),
+        (
+            "--judges rubric --judge-endpoint http://127.0.0.1:9 --judge-endpoint-model m --judge-tokenizer model",
+            "--judge-tokenizer: only a classifier that a server has needs it",
+        ),
         ("--judges harmbench,wildguard --judge-model model --judge-prompt prompt.txt", "have different prompts"),
         ("--judges keyword --judge-model model", "--judge-model: a model is given for judging"),
     ] {

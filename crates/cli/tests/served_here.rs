@@ -108,6 +108,31 @@ fn a_model_has_the_same_figures_loaded_and_served() {
 }
 
 #[test]
+fn a_classifier_gives_the_same_verdicts_loaded_and_served() {
+    let dir = Dir::with_model();
+    dir.write("prompt.txt", "{behavior} / {generation} / ");
+    let label =
+        |answer: &str| format!("{{\"question\":\"How is tea made?\",\"answer\":\"{answer}\",\"label\":\"no\"}}\n");
+    dir.write("labels.jsonl", &["Boil water.", "I cannot say.", "A mineral. <|end|>"].map(label).concat());
+    let serving = serve(&dir, "serve --model model --name guard --port 0");
+    let by_server = format!("--judge-endpoint {} --judge-endpoint-model guard --judge-tokenizer model", serving.url);
+    for judge in ["harmbench", "llama-guard-3", "wildguard-own", "strongreject-finetuned"] {
+        let prompt = if judge.contains("-own") || judge.contains("guard") { "" } else { "--judge-prompt prompt.txt" };
+        let verdicts = |by: &str, out: &str| {
+            dir.done(&format!("judge --labels labels.jsonl --judges {judge} {prompt} {by} --out {out}"));
+            dir.text(&format!("{out}/verdicts.jsonl"))
+        };
+        let here = verdicts("--judge-model model", &format!("here-{judge}"));
+        assert_eq!(here, verdicts(&by_server, &format!("there-{judge}")), "{judge}");
+        assert_eq!(here.lines().count(), 3);
+    }
+    // A server without log-probabilities of prompts is told, and so is a model that it does not have.
+    let other = by_server.replace("model guard", "model other");
+    let told = dir.refused(&format!("judge --labels labels.jsonl --judges llama-guard-3 {other} --out o"));
+    assert!(told.contains("the server has no model `other`"), "{told}");
+}
+
+#[test]
 fn one_model_under_two_names_is_refused() {
     let dir = Dir::with_model();
     let serving = serve(&dir, "serve --model model --name a --port 0");

@@ -35,10 +35,8 @@ impl Judges {
         }
         if options.prompt.is_some() && reads.is_empty() {
             let error = Error::request(format!("{}: no judge reads a prompt from a file", at("judge.prompt")));
-            errors.push(error.hint(format!(
-                "add `harmbench`, `wildguard` or `strongreject-finetuned` to {}, or leave it out",
-                at("judges")
-            )));
+            let list = judge::readers().join(", ");
+            errors.push(error.hint(format!("add one of {list} to {}, or leave it out", at("judges"))));
         }
         let needed = names.iter().any(|name| judge::asks_model(name));
         found.check(options, needed, at, errors);
@@ -69,14 +67,19 @@ impl Judges {
             errors.push(error.hint("leave one out"));
         }
         let classifier = self.graders.iter().find(|judge| matches!(judge, ModelJudge::Classifier(_)));
-        if let (Some(classifier), true) = (classifier, judge.model.is_none() && judge.endpoint.is_some()) {
+        let tokenizer = at("judge.tokenizer");
+        if let (Some(classifier), true) = (classifier, judge.model.is_none() && judge.endpoint.is_some())
+            && judge.tokenizer.is_none()
+        {
             let name = classifier.name();
             errors.push(
-                Error::request(format!(
-                    "{endpoint}: `{name}` reads probabilities of tokens, which a server does not give"
-                ))
-                .hint(format!("name a local model by {model}")),
+                Error::request(format!("{endpoint}: `{name}` reads probabilities of tokens, and has no tokenizer"))
+                    .hint(format!("name the files of the server's model by {tokenizer}, or a local model by {model}")),
             );
+        }
+        if judge.tokenizer.is_some() && (classifier.is_none() || judge.endpoint.is_none()) {
+            let error = Error::request(format!("{tokenizer}: only a classifier that a server has needs it"));
+            errors.push(error.hint("leave it out: a local model has its own"));
         }
         for (field, value) in
             [("max_new_tokens", judge.max_new_tokens), ("batch", judge.batch), ("concurrency", judge.concurrency)]

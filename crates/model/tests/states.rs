@@ -137,7 +137,8 @@ fn states_added_behind_blocks_have_gradients() {
     let adapter = Adapter::load(&family().join("adapter"), &model.config, &Device::Cpu).unwrap();
     let embedded = model.decoder.embed(&IDS, false).unwrap();
     let variable = |t: &Tensor| Var::from_tensor(t).unwrap().into_inner();
-    let own = |layer: usize, by: &Tensor| (layer, variable(&((weights(layer, &embedded) * 0.3).unwrap() + by).unwrap()));
+    let own =
+        |layer: usize, by: &Tensor| (layer, variable(&((weights(layer, &embedded) * 0.3).unwrap() + by).unwrap()));
     let zero = embedded.zeros_like().unwrap();
     // Without an adapter the tape begins at the first block behind which something is added.
     for (adapter, layers) in [(Some(&adapter), [0, 2]), (None, [1, 2])] {

@@ -38,7 +38,8 @@ impl Attacked<'_> {
         let zeros = (0..=self.layers.len()).map(|_| Var::zeros(shape, DType::F32, device));
         let attack: Vec<Var> = zeros.collect::<candle_core::Result<_>>()?;
         let mut optimiser = AdamW::new(attack.clone(), ADAMW)?;
-        let over_rows = || attack.iter().map(|own| places.over_rows(own)?.to_dtype(embedded.dtype()).map_err(Error::from));
+        let over_rows =
+            || attack.iter().map(|own| places.over_rows(own)?.to_dtype(embedded.dtype()).map_err(Error::from));
         // A question without a token cannot be attacked.
         for _ in 0..if places.count == 0 { 0 } else { form.steps } {
             // Variables, so that they have gradients.

@@ -33,7 +33,8 @@ pub use eraser_data::SetName;
 pub use gamma::Gamma;
 pub use group::{Alone, Group, Traffic};
 pub use method::{
-    AlignLoss, Given, KlScope, Latent, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
+    AlignLoss, Extra, Given, KlScope, Latent, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term,
+    TermSettings,
 };
 pub use metrics::{LARGE_NORM, LargeGradients, StepMetrics, TrainSummary};
 pub use micro_batch::Seen;

@@ -2,7 +2,7 @@
 //! run file; defaults are the published settings.
 
 use crate::gamma::Gamma;
-use crate::method::{AlignLoss, KlScope, Method, Term, TermSettings};
+use crate::method::{AlignLoss, Extra, KlScope, Method, Term, TermSettings};
 use eraser_data::{NoiseKind, Ranges, WrongValue};
 use eraser_model::{LoraConfig, Patterns, adapter::Module};
 use serde::{Deserialize, Serialize};
@@ -177,6 +177,8 @@ pub struct TrainOptions {
     pub harm_weight: f64,
     /// Weight of the help term.
     pub help_weight: f64,
+    /// Terms of other methods beside those of eraser.
+    pub extra: Vec<Extra>,
     /// The beta of npo, simnpo, wga, safe-unlearning, dpo and undial; None = the published one of the method.
     pub beta: Option<f64>,
     /// The length of the vector that rmu steers hidden states to; None = the published one.
@@ -285,6 +287,7 @@ impl Default for TrainOptions {
             harm_answers: HarmAnswers::File,
             harm_weight: 1.0,
             help_weight: 1.0,
+            extra: Vec::new(),
             beta: None,
             steering: None,
             loss_layers: None,
@@ -327,7 +330,19 @@ impl Default for TrainOptions {
 impl TrainOptions {
     /// The terms of the method's loss.
     pub fn terms(&self) -> Vec<Term> {
-        (self.method.terms)(&TermSettings {
+        let settings = self.term_settings();
+        let mut terms = (self.method.terms)(&settings);
+        terms.extend(self.extra().iter().filter_map(|extra| extra.term(&settings)));
+        terms
+    }
+
+    /// Those that count.
+    fn extra(&self) -> &[Extra] {
+        if self.method.uses("extra") { &self.extra } else { &[] }
+    }
+
+    fn term_settings(&self) -> TermSettings {
+        TermSettings {
             noise: self.noise,
             align_noise: self.align_noise,
             retain_noise: self.retain_noise,
@@ -345,14 +360,14 @@ impl TrainOptions {
             attack_epsilon: self.attack_epsilon,
             attack_steps: self.attack_steps,
             attack_lr: self.attack_lr,
-        })
+        }
     }
 
     /// Whether the option `name` (its field) changes anything here.
     pub fn uses(&self, name: &str) -> bool {
         // Rounds ask the model under prompt noise, whether or not a term has some.
         let in_rounds = self.rounds > 0 && NOISE_OF_ROUNDS.contains(&name);
-        self.method.uses(name) || in_rounds
+        self.method.uses(name) || in_rounds || self.extra().iter().any(|extra| extra.method.uses(name))
     }
 
     /// The same settings, with the defaults in place of what is not used: they are shared with other methods.
@@ -402,6 +417,12 @@ impl TrainOptions {
         ranges.need("attack_steps", self.attack_steps.is_none_or(|n| n <= 65_536), "at most 65536");
         let rate = self.attack_lr.is_none_or(|x| x > 0.0 && x <= MAX_LR);
         ranges.need("attack_lr", rate, "a positive number of at most 1");
+        let labels: Vec<String> = self.terms().iter().map(Term::label).collect();
+        let once = labels.iter().enumerate().all(|(i, label)| !labels[..i].contains(label));
+        ranges.need("extra", once, "each term once");
+        let own_depths: Vec<_> = self.extra().iter().map(|e| e.method.depths).filter(|d| !d.is_empty()).collect();
+        let alike = self.loss_layers.is_some() || own_depths.windows(2).all(|pair| pair[0] == pair[1]);
+        ranges.need("extra", alike, "terms that look at the same layers, or loss_layers says which");
         let some = self.loss_layers.as_ref().is_none_or(|layers| !layers.is_empty());
         ranges.need("loss_layers", some, "at least one layer");
         let bound = self.retain_eps.is_none_or(|x| x.is_finite() && x >= 0.0);
@@ -452,7 +473,9 @@ impl TrainOptions {
     pub fn loss_layers(&self, blocks: usize) -> Vec<usize> {
         let at = |depth: &f64| ((depth * blocks as f64).round() as usize).clamp(1, blocks.max(1)) - 1;
         self.loss_layers.clone().unwrap_or_else(|| {
-            let mut layers: Vec<usize> = self.method.depths.iter().map(at).collect();
+            let mut depths = [self.method].into_iter().chain(self.extra().iter().map(|extra| extra.method));
+            let depths = depths.find(|method| !method.depths.is_empty()).map_or(&[][..], |method| method.depths);
+            let mut layers: Vec<usize> = depths.iter().map(at).collect();
             // In a model of few layers two depths are one.
             layers.dedup();
             layers

@@ -208,12 +208,14 @@ pub fn check(model: &Model, sets: &Sets, options: &TrainOptions) -> Result<()> {
 /// The adapter at the first step.
 fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
     let looked_at = options.loss_layers(model.config.num_layers);
-    let of_states = options.terms().iter().any(|term| matches!(term.loss, Loss::States(_)));
+    let terms = options.terms();
+    let of_states = |term: &Term| matches!(term.loss, Loss::States(_));
+    let (of_states, only) = (terms.iter().any(of_states), terms.iter().all(of_states));
     let mut adapter = if let Some(dir) = &options.init_adapter {
         Adapter::load(dir, &model.config, model.decoder.device())?
     } else {
         let mut config = options.lora_config();
-        if let (None, Some(top), true) = (&config.layers, looked_at.iter().max(), of_states) {
+        if let (None, Some(top), true) = (&config.layers, looked_at.iter().max(), only) {
             // Harmful answers change nothing above.
             config.layers = Some((0..=*top.min(&(model.config.num_layers - 1))).collect());
         }
@@ -366,7 +368,7 @@ impl<'a> Run<'a> {
                 Some(bound) => bound,
                 None => base_loss(model, &mut part.feed, options.micro_batch, "retain_eps", group)?.nll,
             };
-            Ok((part.term.name.to_owned(), Dual { value: part.weight, bound }))
+            Ok((part.term.label(), Dual { value: part.weight, bound }))
         };
         constrained.map(dual).collect()
     }
@@ -374,7 +376,7 @@ impl<'a> Run<'a> {
     /// Gives the terms the weights of the next step.
     fn weigh(&mut self, position: &Position, total: usize) {
         for part in &mut self.parts {
-            let weight = position.duals.get(part.term.name).map_or(part.weight, |dual| dual.value);
+            let weight = position.duals.get(&part.term.label()).map_or(part.weight, |dual| dual.value);
             part.term.weight = weight * part.term.ramp.factor(position.step, total);
         }
     }
@@ -387,7 +389,7 @@ impl<'a> Run<'a> {
             return;
         }
         for (part, sum) in self.parts.iter().zip(sums).filter(|(_, sum)| sum.counted > 0) {
-            if let Some(dual) = position.duals.get_mut(part.term.name) {
+            if let Some(dual) = position.duals.get_mut(&part.term.label()) {
                 dual.update(sum.value, self.options.dual_step);
             }
         }
@@ -460,14 +462,14 @@ impl<'a> Run<'a> {
         for (part, sum) in self.parts.iter().zip(sums) {
             position.capped.0 += sum.capped.0;
             position.capped.1 += sum.capped.1;
-            position.samples.entry(part.term.name.to_owned()).or_default().add(sum.seen);
+            position.samples.entry(part.term.label()).or_default().add(sum.seen);
         }
     }
 
     /// An error when a term with a weight saw no token in a whole epoch of its set.
     fn check_supervised(&self, position: &Position, sets: &Sets) -> Result<()> {
         for part in self.parts.iter().filter(|part| part.weight != 0.0) {
-            let seen = position.samples.get(part.term.name).copied().unwrap_or_default();
+            let seen = position.samples.get(&part.term.label()).copied().unwrap_or_default();
             if seen.empty == seen.samples && seen.samples >= part.feed.rows() {
                 let set = sets.describe(part.term.set);
                 return Err(nothing_supervised(&set, seen.samples, self.model, self.options));

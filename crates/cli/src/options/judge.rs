@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct JudgesArgs {
     /// Judges, with commas: keyword, leak. These ask a model: rubric, strongreject, pair-own, jailbreakbench-own. These
-    /// read the probability of its words, which needs a local model: llama-guard-3, harmbench, harmbench-own, wildguard,
+    /// read the probability of its words, so a server must give those of prompts: llama-guard-3, harmbench, harmbench-own, wildguard,
     /// wildguard-own, strongreject-finetuned
     #[arg(long = "judges", value_name = "LIST", value_delimiter = ',', default_value = "keyword")]
     pub(crate) names: Vec<String>,
@@ -29,6 +29,10 @@ pub(crate) struct JudgesArgs {
     /// Model that the server is asked for
     #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
     pub(crate) judge_endpoint_model: Option<String>,
+    /// Directory, .gguf file or hub name with the tokenizer and the chat template of the server's model: judges that read
+    /// the probability of its words need them
+    #[arg(long, value_name = "MODEL", requires = "judge_endpoint")]
+    pub(crate) judge_tokenizer: Option<String>,
     /// Environment variable that holds the server's key [default: no key is sent]
     #[arg(long, value_name = "NAME", requires = "judge_endpoint")]
     pub(crate) judge_key_env: Option<String>,
@@ -43,6 +47,7 @@ impl JudgesArgs {
             endpoint: self.judge_endpoint.clone(),
             endpoint_model: self.judge_endpoint_model.clone(),
             endpoint_key_env: self.judge_key_env.clone(),
+            tokenizer: self.judge_tokenizer.clone(),
             ..JudgeOptions::default()
         }
     }

@@ -9,7 +9,7 @@ use eraser_model::adapter::Module;
 use eraser_run::plan::{TrainPlan, TrainRequest, flag, unused, values};
 use eraser_run::{Outcome, Problems};
 use eraser_train::{
-    AlignLoss, CheckpointActivations, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong,
+    AlignLoss, CheckpointActivations, Extra, Gamma, GammaScope, HarmAnswers, KlScope, METHODS, Method, Order, Overlong,
     Preset, Schedule, SetName, Templates, TrainOptions,
 };
 use std::path::PathBuf;
@@ -146,6 +146,10 @@ pub(crate) struct ObjectiveArgs {
     /// Weight of the help term
     #[arg(long, value_name = "X", default_value = "1")]
     pub(crate) help_weight: f64,
+    /// Terms of other methods beside those of eraser, for studies, as npo.harm=0.5,sft.help: METHOD.TERM and by what its
+    /// weight there is multiplied; `eraser methods` lists the terms
+    #[arg(long, value_name = "METHOD.TERM[=X]", value_delimiter = ',')]
+    pub(crate) extra: Vec<Extra>,
     /// The beta of npo, simnpo, wga, safe-unlearning, dpo and undial [default: the published one of the method]
     #[arg(long, value_name = "X")]
     pub(crate) beta: Option<f64>,
@@ -373,6 +377,7 @@ impl TrainArgs {
             harm_answers: sets.harm_answers,
             harm_weight: obj.harm_weight,
             help_weight: obj.help_weight,
+            extra: obj.extra.clone(),
             beta: obj.beta,
             steering: obj.steering,
             loss_layers: obj.loss_layers,
@@ -509,6 +514,7 @@ mod tests {
              --resume --extend --overlong refuse --gamma-margin 1 --allow-swapped --noise-kind mix --noise-share 0.5 \
              --harm-depth 3 --align-loss cross-entropy --align-noise on --align-depth 4 --retain-noise on \
              --rounds 2 --round-questions 3 --round-tokens 4 --beta 2 \
+             --extra npo.harm=2 --attack-epsilon 2 --attack-steps 3 --attack-lr 0.1 \
              --steering 5 --loss-layers 1 --retain-eps 1 --dual-step 2 --dual-warmup 3",
         );
         let (set, default) =

@@ -2,6 +2,7 @@
 //! one request for an answer, and no other key in it than every such server takes.
 
 use super::client::{Call, Client, EndpointOptions};
+use super::next_tokens::{NextTokens, ServedTokens};
 use super::reply;
 use super::respond::{Answer, Respond, Sink, interrupted};
 use crate::Sampling;
@@ -12,10 +13,10 @@ use std::cell::RefCell;
 const ROUTE: &str = "/chat/completions";
 
 /// The server, and the model that is asked for.
-#[derive(Debug)]
 pub struct Endpoint {
     client: Client,
     model: String,
+    tokens: Option<ServedTokens>,
 }
 
 impl Endpoint {
@@ -27,13 +28,23 @@ impl Endpoint {
         let client = Client::new(options)?;
         let model = options.model.clone();
         let model = model.ok_or_else(|| Error::request("the endpoint needs the name of a model"))?;
-        Ok(Self { client, model })
+        Ok(Self { client, model, tokens: None })
+    }
+
+    /// The same, which can be asked how likely its next tokens are.
+    #[must_use]
+    pub fn with_tokens(self, tokens: ServedTokens) -> Self {
+        Self { tokens: Some(tokens), ..self }
     }
 }
 
 impl Respond for Endpoint {
     fn fingerprint(&self) -> String {
         format!("{} {}", self.client.url(ROUTE), self.model)
+    }
+
+    fn next_tokens(&self) -> Option<&dyn NextTokens> {
+        self.tokens.as_ref().map(|tokens| tokens as &dyn NextTokens)
     }
 
     fn respond(&self, prompts: &[&str], wanted: &[bool], sampling: &Sampling, sink: &mut dyn Sink) -> Result<()> {

@@ -2,6 +2,7 @@
 //! answered in rounds that the list of prompts fixes, and a round that was interrupted is generated again as a whole,
 //! since beside other prompts an answer can differ by rounding; so resuming gives the same bytes.
 
+use super::next_tokens::NextTokens;
 use super::respond::{Answer, Respond, Sink, interrupted};
 use crate::Sampling;
 use eraser_model::{Error, GenerateOptions, Generation, Message, Model, Result, generate_each};
@@ -63,7 +64,7 @@ impl Respond for Local<'_> {
         self.batch.saturating_mul(BATCHES)
     }
 
-    fn model(&self) -> Option<&Model> {
+    fn next_tokens(&self) -> Option<&dyn NextTokens> {
         Some(self.model)
     }
 

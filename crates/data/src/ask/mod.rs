@@ -4,6 +4,7 @@
 mod client;
 mod endpoint;
 mod local;
+mod next_tokens;
 mod reply;
 mod respond;
 mod served;
@@ -13,6 +14,7 @@ mod trouble;
 pub use client::EndpointOptions;
 pub use endpoint::Endpoint;
 pub use local::{Local, Opened};
+pub use next_tokens::{NextTokens, ServedTokens};
 pub use respond::{Answer, Respond, Sink, interrupted};
 pub use served::{Scored, Scoring, Served, Turn};
 pub use served_reply::{Said, ServerFacts};

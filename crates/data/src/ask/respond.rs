@@ -1,8 +1,9 @@
 //! What answers prompts, and what takes the answers. In: user turns; out: answers, each as soon as it is there.
 //! Invariant: what answers has a fingerprint that changes whenever the same prompt could get another answer.
 
+use super::next_tokens::NextTokens;
 use crate::Sampling;
-use eraser_model::{Error, ErrorKind, Model, Result};
+use eraser_model::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 /// An answer as it was given.
@@ -39,8 +40,8 @@ pub trait Respond {
     fn together(&self) -> usize {
         1
     }
-    /// The model that answers, where it is loaded here.
-    fn model(&self) -> Option<&Model> {
+    /// How likely its next tokens are; None where it gives text only.
+    fn next_tokens(&self) -> Option<&dyn NextTokens> {
         None
     }
     /// Gives `sink` an answer for every prompt that is `wanted`. The other prompts may still be answered, where they

@@ -6,14 +6,13 @@ use super::strongreject;
 use super::words::Words;
 use crate::answers::Answer;
 use crate::verdict::{Verdict, no_answer};
-use eraser_data::ask::{Respond, interrupted};
+use eraser_data::ask::{NextTokens, Respond, interrupted};
 use eraser_data::{Entry, Journal, Progress};
 use eraser_model::error::PathContext as _;
 use eraser_model::files::hex;
-use eraser_model::{Error, GenerateOptions, Model, Result, generate};
+use eraser_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Below this share of the probability, the words do not tell what the model would have said.
@@ -160,12 +159,9 @@ impl Classifier {
         path: &Path,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let model = respond.model().ok_or_else(|| {
-            Error::request(format!(
-                "the judge `{}` reads probabilities of tokens, which a server does not give",
-                self.name
-            ))
-            .hint("name a local model")
+        let model = respond.next_tokens().ok_or_else(|| {
+            Error::request(format!("the judge `{}` reads probabilities of tokens, and has no tokenizer", self.name))
+                .hint("name one for the server's model, or a local model")
         })?;
         let asked = Asked::new(self, model).map_err(|e| e.context(format!("judge {}", self.name)))?;
         let mut journal: Journal<Line> = Journal::open(path)?;
@@ -197,7 +193,7 @@ impl Classifier {
 /// A classifier with the model that it asks.
 struct Asked<'a> {
     kind: &'static Kind,
-    model: &'a Model,
+    model: &'a dyn NextTokens,
     frame: Frame,
     /// The words of each line of the reply.
     words: Vec<Words>,
@@ -207,13 +203,13 @@ struct Asked<'a> {
 type Unjudged = Verdict;
 
 impl<'a> Asked<'a> {
-    fn new(judge: &Classifier, model: &'a Model) -> Result<Self> {
+    fn new(judge: &Classifier, model: &'a dyn NextTokens) -> Result<Self> {
         let frame = match (&judge.kind.wording, &judge.template) {
             (Wording::Own(wording), _) => Frame::of_wording(model, wording)?,
             (Wording::Chat, _) => Frame::of_chat(model)?,
             (Wording::File, template) => Frame::of_template(template.as_deref().unwrap_or_default())?,
         };
-        let words = |all: &[&[&str]]| all.iter().map(|words| Words::new(&model.tokenizer, words)).collect();
+        let words = |all: &[&[&str]]| all.iter().map(|words| Words::new(model.tokenizer(), words)).collect();
         let (frame, words): (Frame, Result<Vec<Words>>) = match judge.kind.form {
             Form::YesNo => (frame, words(&[&["yes", "no"]])),
             Form::Guard => (frame.ending("\n\n"), words(&[&["unsafe", "safe"]])),
@@ -221,7 +217,7 @@ impl<'a> Asked<'a> {
                 let three: &[&str] = &["yes", "no", "n/a"];
                 (frame.ending("\n"), words(&[&["yes", "no"], three, three]))
             }
-            Form::Grade => (frame, Words::exact(&model.tokenizer, &GRADES).map(|words| vec![words])),
+            Form::Grade => (frame, Words::exact(model.tokenizer(), &GRADES).map(|words| vec![words])),
         };
         Ok(Self { kind: judge.kind, model, frame, words: words? })
     }
@@ -258,10 +254,10 @@ impl<'a> Asked<'a> {
     /// The prompt with `behind` after it.
     fn ids(&self, parts: [&str; 2], behind: &str) -> Result<std::result::Result<Vec<u32>, Unjudged>> {
         let unjudged = |note: String| Ok(Err(Verdict { note, ..Verdict::default() }));
-        let Some(ids) = self.frame.ids(&self.model.tokenizer, parts, self.kind.most, behind)? else {
+        let Some(ids) = self.frame.ids(self.model.tokenizer(), parts, self.kind.most, behind)? else {
             return unjudged("a special token in what is judged could not be broken up".to_owned());
         };
-        let most = self.model.decoder.max_positions();
+        let most = self.model.positions();
         if ids.len() >= most {
             return unjudged(format!("the prompt has {} tokens, the judge takes {most}", ids.len()));
         }
@@ -282,11 +278,8 @@ impl<'a> Asked<'a> {
             return Ok(verdict);
         }
         let Ok(ids) = self.ids(parts, "unsafe\n")? else { return Ok(verdict) };
-        let room = self.model.decoder.max_positions() - ids.len();
-        let options = GenerateOptions::greedy(CATEGORY_TOKENS.min(room), self.model.tokenizer.stops());
-        let said = generate(&self.model.decoder, None, &[ids], &options, 1, &mut |_, _| ControlFlow::Continue(()))?;
-        let text = said.first().map(|said| self.model.tokenizer.decode(&said.tokens, true)).transpose()?;
-        let found = categories(&text.unwrap_or_default());
+        let room = self.model.positions() - ids.len();
+        let found = categories(&self.model.goes_on(&ids, CATEGORY_TOKENS.min(room))?);
         let note = if found.is_empty() { verdict.note } else { format!("{}: {}", verdict.note, found.join(", ")) };
         Ok(Verdict { note, ..verdict })
     }

@@ -3,7 +3,8 @@
 //! special token comes from it, and no mark of the prompt's own form.
 
 use super::grade::{MARKERS, broken};
-use eraser_model::{Error, Message, Model, Result, Tokenizer};
+use eraser_data::ask::NextTokens;
+use eraser_model::{Error, Message, Result, Tokenizer};
 
 /// What stands for the question in a template; published prompts have different names for it.
 const QUESTION: [&str; 4] = ["{question}", "{behavior}", "{prompt}", "{goal}"];
@@ -40,14 +41,14 @@ impl Frame {
     }
 
     /// `wording`, with its two places, as a user turn of the model's chat template.
-    pub(super) fn of_wording(model: &Model, wording: &str) -> Result<Self> {
+    pub(super) fn of_wording(model: &dyn NextTokens, wording: &str) -> Result<Self> {
         let [question, answer] = PLACES;
         let text = wording.replace("{question}", question).replace("{answer}", answer);
         Self::rendered(model, &|_| vec![Message::user(text.clone())], false)
     }
 
     /// The model's chat template around the question as the user's turn and the answer as the assistant's.
-    pub(super) fn of_chat(model: &Model) -> Result<Self> {
+    pub(super) fn of_chat(model: &dyn NextTokens) -> Result<Self> {
         let turns = |behind: &str| {
             let [question, answer] = PLACES.map(|place| format!("{place}{behind}"));
             vec![Message::user(question), Message::assistant(answer)]
@@ -56,12 +57,15 @@ impl Frame {
         Self::rendered(model, &turns, !padded.contains("\t \t"))
     }
 
-    fn rendered(model: &Model, turns: &dyn Fn(&str) -> Vec<Message>, trims: bool) -> Result<Self> {
+    fn rendered(model: &dyn NextTokens, turns: &dyn Fn(&str) -> Vec<Message>, trims: bool) -> Result<Self> {
         let text = model.chat_template()?.render(&turns(""), true)?;
         let [question, answer] = PLACES;
         let pieces = pieces(&text, &[question], &[answer]).map_err(|_| {
-            Error::request(format!("{}: its chat template does not show question and answer to the judge", model.name))
-                .hint("name the template that the judge was trained with by --chat-template, or another judge model")
+            Error::request(format!(
+                "{}: its chat template does not show question and answer to the judge",
+                model.name()
+            ))
+            .hint("name the template that the judge was trained with by --chat-template, or another judge model")
         })?;
         Ok(Self { pieces, trims, begins: false })
     }

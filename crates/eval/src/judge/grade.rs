@@ -26,6 +26,8 @@ pub struct JudgeOptions {
     pub endpoint_model: Option<String>,
     /// Environment variable that holds the endpoint's key; None: no key is sent.
     pub endpoint_key_env: Option<String>,
+    /// Directory, .gguf file or hub name with tokenizer and chat template of the endpoint's model: classifiers need it.
+    pub tokenizer: Option<String>,
     /// Requests under way at a time.
     pub concurrency: usize,
     /// Most new tokens of a reply.
@@ -43,6 +45,7 @@ impl Default for JudgeOptions {
             endpoint: None,
             endpoint_model: None,
             endpoint_key_env: None,
+            tokenizer: None,
             concurrency: 4,
             max_new_tokens: 256,
             batch: 16,

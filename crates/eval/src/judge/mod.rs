@@ -132,9 +132,14 @@ pub(crate) fn find(name: &str, options: &JudgeOptions) -> Result<AnyJudge> {
     Err(name::unknown("judge", name, &known))
 }
 
+/// The names of judges that read the prompt file of the options.
+pub(crate) fn readers() -> Vec<&'static str> {
+    KINDS.iter().filter(|kind| kind.reads_file()).map(|kind| kind.name).collect()
+}
+
 /// Whether the judge called `name` reads the prompt file of the options.
 pub(crate) fn reads_prompt(name: &str) -> bool {
-    KINDS.iter().any(|kind| kind.name == name && kind.reads_file())
+    readers().contains(&name)
 }
 
 #[cfg(test)]

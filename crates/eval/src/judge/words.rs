@@ -1,8 +1,8 @@
 //! The words that a classifier answers with, as tokens. In: words, a tokenizer, a prompt; out: how likely each is to
 //! come next. Invariant: no token stands for two words.
 
-use eraser_model::{Error, Model, Result, ScoreRequest, Tokenizer, score};
-use std::ops::ControlFlow;
+use eraser_data::ask::NextTokens;
+use eraser_model::{Error, Result, Tokenizer};
 
 /// Tokens of each word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +60,8 @@ impl Words {
     }
 
     /// The probability that each word comes next behind `prompt`, of all that may.
-    pub(super) fn chances(&self, model: &Model, prompt: &[u32]) -> Result<Vec<f64>> {
-        let request = |id: &u32| ScoreRequest { ids: [prompt, &[*id]].concat(), scored: 1 };
-        let requests: Vec<ScoreRequest> = self.0.iter().flatten().map(request).collect();
-        let found = score(&model.decoder, None, &requests, &mut |_| ControlFlow::Continue(()))?.unwrap_or_default();
-        let mut found = found.iter().map(|scores| scores.first().map_or(0.0, |&logprob| f64::from(logprob).exp()));
+    pub(super) fn chances(&self, model: &dyn NextTokens, prompt: &[u32]) -> Result<Vec<f64>> {
+        let mut found = model.chances(prompt, &self.0.concat())?.into_iter();
         Ok(self.0.iter().map(|ids| found.by_ref().take(ids.len()).sum()).collect())
     }
 

@@ -134,6 +134,10 @@ impl Measures {
         if measures.options.judge.model.is_some() {
             measures.options.judge.model = ModelPlan::spec(&section.section("judge", problems), "model", problems);
         }
+        if measures.options.judge.tokenizer.is_some() {
+            let judge = section.section("judge", problems);
+            measures.options.judge.tokenizer = ModelPlan::spec(&judge, "tokenizer", problems);
+        }
         if let Some(path) = measures.options.judge.prompt.take() {
             let judge = section.section("judge", problems);
             measures.options.judge.prompt = problems.ok(judge.resolve("prompt", &path.display().to_string()));

@@ -205,12 +205,17 @@ impl ModelPlan {
     /// # Errors
     /// Files that are missing, damaged or of a model that is not supported.
     pub fn text(&self, assets: &Assets) -> Result<Text> {
-        let spec = match self.spec.as_str() {
+        let text = Self::text_of(&self.spec, self.chat_template.as_deref(), assets)?;
+        Ok(Text { template: self.chatting(text.template, &text.tokenizer), ..text })
+    }
+
+    /// The same of a model of which nothing else is said.
+    pub(crate) fn text_of(spec: &str, chat_template: Option<&Path>, assets: &Assets) -> Result<Text> {
+        let spec = match spec {
             builtin::NAME => builtin::model_dir(&assets.dir()?).display().to_string(),
             spec => spec.to_owned(),
         };
-        let (config, tokenizer, template) = eraser_model::load_text(&spec, self.chat_template.as_deref())?;
-        let template = self.chatting(template, &tokenizer);
+        let (config, tokenizer, template) = eraser_model::load_text(&spec, chat_template)?;
         Ok(Text { tokenizer, template, positions: config.max_positions() })
     }
 

@@ -25,7 +25,7 @@ const ANY: &str = "~";
 const WORDS: [&str; 5] = ["on", "off", "auto", "all-linear", "1-2"];
 
 /// What the keys mean that are no settings: table, key, meaning.
-const MEANINGS: [(&str, &str, &str); 60] = [
+const MEANINGS: [(&str, &str, &str); 61] = [
     ("", "run", "The name of the run, and where it goes"),
     ("", "model", "The model that is hardened"),
     ("", "prepare", "How the sets are made; without this table they are files, named in [data]"),
@@ -73,6 +73,7 @@ const MEANINGS: [(&str, &str, &str); 60] = [
     ("eval", "autodan.crossover", "Probability that a child exchanges a sentence with its other parent"),
     ("eval", "autodan.mutation", "Probability that a sentence of a child is changed"),
     ("eval", "judge.endpoint_key_env", "Environment variable that holds the key of the server that judges"),
+    ("eval", "judge.tokenizer", "Files with the tokenizer and chat template of the server's model, for classifiers"),
     ("eval", "judge.concurrency", "Requests to the server that judges, at a time"),
     ("eval", "judge.max_new_tokens", "New tokens of a judgement"),
     ("eval", "judge.batch", "Judgements of a local model at a time"),

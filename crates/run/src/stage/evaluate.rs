@@ -11,7 +11,7 @@ use crate::shards::{self, Part};
 use crate::stage::replaced::{Now, replaced};
 use crate::stage::{likelihood, report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
-use eraser_data::ask::{Endpoint, Local, Respond};
+use eraser_data::ask::{Local, Respond};
 use eraser_eval::judge::JudgeOptions;
 use eraser_eval::{Admitted, EvalOptions, Plan, Subject, Summary};
 use eraser_model::{Adapter, Model, Result};
@@ -175,7 +175,7 @@ pub(crate) fn evaluate(
 ) -> Outcome<Summary> {
     let options = plan.options();
     let local = judge.map(|judge| Local::new(judge, options.judge.batch));
-    let endpoint = options.judge.endpoint().map(|e| Endpoint::new(&e)).transpose()?;
+    let endpoint = super::judge::endpoint(&options.judge, &Assets::InCache)?;
     let judge = match (&local, &endpoint) {
         (Some(local), _) => Some(local as &dyn Respond),
         (None, Some(endpoint)) => Some(endpoint as &dyn Respond),

@@ -4,10 +4,13 @@
 use crate::builtin::Assets;
 use crate::directory::lock;
 use crate::failure::Outcome;
-use crate::plan::{JudgePlan, flag};
+use crate::plan::{JudgePlan, ModelPlan, flag};
 use crate::watch::{Watch, stoppable};
-use eraser_data::ask::{Endpoint, Local, Respond};
+use eraser_data::ask::{Endpoint, Local, Respond, ServedTokens};
+use eraser_eval::judge::JudgeOptions;
 use eraser_eval::labels::{JudgeFigures, LabelPlan};
+use eraser_eval::served::Text;
+use eraser_model::Result;
 
 /// `eraser judge`: every judge's figures.
 ///
@@ -20,11 +23,23 @@ pub fn judge(plan: &JudgePlan, watch: &mut dyn Watch) -> Outcome<Vec<JudgeFigure
     let options = asked.options();
     let model = options.model.as_ref().map(|_| plan.model.load(&Assets::InCache, watch)).transpose()?;
     let local = model.as_ref().map(|model| Local::new(model, options.batch));
-    let endpoint = options.endpoint().map(|endpoint| Endpoint::new(&endpoint)).transpose()?;
+    let endpoint = endpoint(options, &Assets::InCache)?;
     let judge = match (&local, &endpoint) {
         (Some(local), _) => Some(local as &dyn Respond),
         (None, Some(endpoint)) => Some(endpoint as &dyn Respond),
         (None, None) => None,
     };
     Ok(stoppable(watch, |progress| asked.measure(judge, &plan.dir, progress))?)
+}
+
+/// The server that judges, if one does; with its tokens where files of it are named.
+pub(crate) fn endpoint(options: &JudgeOptions, assets: &Assets) -> Result<Option<Endpoint>> {
+    let Some(asked) = options.endpoint() else { return Ok(None) };
+    let endpoint = Endpoint::new(&asked)?;
+    let Some(spec) = &options.tokenizer else { return Ok(Some(endpoint)) };
+    let text = ModelPlan::text_of(spec, None, assets)?;
+    let identity = text.identity()?;
+    let Text { tokenizer, template, positions } = text;
+    let tokens = ServedTokens::new(&asked, (tokenizer, template, positions), &identity);
+    Ok(Some(endpoint.with_tokens(tokens.map_err(|e| e.context("the server that judges"))?)))
 }

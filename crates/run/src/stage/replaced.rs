@@ -143,7 +143,7 @@ fn keys(file: &str, judge: &str, now: &Value) -> Vec<String> {
         add(&["target"]);
     }
     if asks_model(judge) {
-        add(&["judge.model", "judge.endpoint_model"]);
+        add(&["judge.model", "judge.endpoint_model", "judge.tokenizer"]);
     }
     if SEARCHES.contains(&file) {
         keys.extend(now[file].as_object().into_iter().flatten().map(|(key, _)| format!("{file}.{key}")));

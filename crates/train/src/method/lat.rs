@@ -51,7 +51,8 @@ mod tests {
     fn loss_and_gradients_are_those_of_pytorch() {
         parity::check("lat");
         let method = Method::named("lat").unwrap();
-        let options = TrainOptions { method, loss_layers: Some(vec![1]), attack_steps: Some(3), ..TrainOptions::default() };
+        let options =
+            TrainOptions { method, loss_layers: Some(vec![1]), attack_steps: Some(3), ..TrainOptions::default() };
         // So short that every token's states are cut.
         let options = TrainOptions { attack_epsilon: Some(0.2), attack_lr: Some(0.1), ..options };
         parity::check_variant("lat, behind block 1", options);

@@ -6,6 +6,7 @@ mod ce_u;
 mod circuit_breakers;
 mod dpo;
 mod eraser;
+mod extra;
 mod gam;
 mod lat;
 mod npo;
@@ -22,6 +23,7 @@ mod undial;
 mod used;
 mod wga;
 
+pub use extra::Extra;
 pub use term::{
     AlignLoss, Given, KlScope, Latent, LogitLoss, Loss, Method, Npo, Preference, Ramp, StateLoss, Term, TermSettings,
 };

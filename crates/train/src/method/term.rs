@@ -34,8 +34,10 @@ impl Method {
 /// One term of a loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Term {
-    /// Name: its value is `l_<name>` in the metrics.
+    /// Name: what it does in the loss.
     pub name: &'static str,
+    /// The method that it was taken from, where it is beside those of another one.
+    pub of: Option<&'static str>,
     /// The set.
     pub set: SetName,
     /// Questions are wrapped in the prompt noise T, anew each time.
@@ -60,6 +62,7 @@ impl Term {
     pub fn new(name: &'static str, set: SetName, loss: Loss, weight: f64) -> Self {
         Self {
             name,
+            of: None,
             set,
             noise: false,
             unrelated: false,
@@ -71,9 +74,14 @@ impl Term {
         }
     }
 
+    /// What it is called among all terms of a loss: `harm`, or `npo.harm`.
+    pub fn label(&self) -> String {
+        self.of.map_or_else(|| self.name.to_owned(), |method| format!("{method}.{}", self.name))
+    }
+
     /// The key of its value in the metrics.
     pub fn key(&self) -> String {
-        format!("l_{}", self.name)
+        format!("l_{}", self.label())
     }
 }
 

@@ -8,7 +8,8 @@ use eraser_data::SetName;
 type Uses = fn(&Method) -> bool;
 
 /// Every option that not all methods use.
-const OPTIONS: [(&str, Uses); 34] = [
+const OPTIONS: [(&str, Uses); 35] = [
+    ("extra", |m| m.name == "eraser"),
     ("gamma", hinged),
     ("gamma_margin", hinged),
     ("gamma_scope", hinged),
@@ -95,7 +96,8 @@ mod tests {
     #[test]
     fn options_are_used_by_the_methods_that_read_them() {
         let users = |option: &str| -> Vec<&str> { METHODS.iter().filter(|m| m.uses(option)).map(|m| m.name).collect() };
-        for option in ["gamma", "gamma_scope", "early_stop", "noise", "noise_kind", "harm_depth", "align_loss"] {
+        for option in ["extra", "gamma", "gamma_scope", "early_stop", "noise", "noise_kind", "harm_depth", "align_loss"]
+        {
             assert_eq!(users(option), ["eraser"], "{option}");
         }
         assert_eq!(users("kl_scope"), ["eraser", "sft"]);
