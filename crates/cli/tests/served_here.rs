@@ -116,8 +116,8 @@ fn a_classifier_gives_the_same_verdicts_loaded_and_served() {
     dir.write("labels.jsonl", &["Boil water.", "I cannot say.", "A mineral. <|end|>"].map(label).concat());
     let serving = serve(&dir, "serve --model model --name guard --port 0");
     let by_server = format!("--judge-endpoint {} --judge-endpoint-model guard --judge-tokenizer model", serving.url);
-    for judge in ["harmbench", "llama-guard-3", "wildguard-own", "strongreject-finetuned"] {
-        let prompt = if judge.contains("-own") || judge.contains("guard") { "" } else { "--judge-prompt prompt.txt" };
+    for judge in ["harmbench", "llama-guard-3", "harmbench-own"] {
+        let prompt = if judge == "harmbench" { "--judge-prompt prompt.txt" } else { "" };
         let verdicts = |by: &str, out: &str| {
             dir.done(&format!("judge --labels labels.jsonl --judges {judge} {prompt} {by} --out {out}"));
             dir.text(&format!("{out}/verdicts.jsonl"))

@@ -128,11 +128,12 @@ fn each_method_tells_what_it_is_made_of() {
         "  note: the preferred answers are the align set's",
         "the answer's token less likely by 10",
         "mean (largest logit - mean logit)^2",
+        "under states of length 6 added to the question's, which 16 steps of AdamW at 0.05 found by the reverse",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let all = json(&dir.done("methods --json"));
-    assert_eq!(all["methods"].as_array().unwrap().len(), 17);
+    assert_eq!(all["methods"].as_array().unwrap().len(), 18);
     assert_eq!(all["methods"][1]["terms"][1]["unrelated"], true);
 }
 
@@ -298,7 +299,7 @@ fn what_cannot_be_swept_is_said_at_once() {
     dir.write("run.toml", &RUN.replace("[train]", "[train]\nmethod = \"none\""));
     insta::assert_snapshot!(dir.refused("run run.toml"), @r#"
     exit 2
-    error: run.toml:10: `method`: unknown value `none`, expected one of `eraser`, `gam`, `rsft`, `sft`, `grad-ascent`, `grad-diff`, `npo`, `simnpo`, `wga`, `satimp`, `safe-unlearning`, `dpo`, `undial`, `ce-u`, `pdu`, `rmu`, `circuit-breakers`
+    error: run.toml:10: `method`: unknown value `none`, expected one of `eraser`, `gam`, `rsft`, `sft`, `grad-ascent`, `grad-diff`, `npo`, `simnpo`, `wga`, `satimp`, `safe-unlearning`, `dpo`, `undial`, `ce-u`, `pdu`, `rmu`, `circuit-breakers`, `lat`
     hint: correct run.toml, or name another file
     "#);
 }

@@ -10,7 +10,7 @@ use crate::{
     dual::{self, Dual},
     feed::templates,
     group::{Alone, Counting, Group, sum_gradients},
-    method::{Loss, Ramp},
+    method::{Loss, Ramp, Term},
     metrics::{Log, StepMetrics, TrainSummary},
     options::{Schedule, TrainOptions},
     parts::{check_lengths, nothing_supervised, parts},

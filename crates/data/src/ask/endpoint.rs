@@ -82,6 +82,6 @@ mod tests {
             ..EndpointOptions::default()
         };
         assert_eq!(Endpoint::new(&options(Some("m"))).unwrap().fingerprint(), "https://x/v1/chat/completions m");
-        assert!(Endpoint::new(&options(None)).unwrap_err().to_string().contains("name of a model"));
+        assert!(Endpoint::new(&options(None)).err().unwrap().to_string().contains("name of a model"));
     }
 }

@@ -2,7 +2,6 @@
 //! likely tokens are behind them. Invariant: prompt and tokens are those that were given; no chat template comes between.
 
 use super::client::EndpointOptions;
-use super::respond::interrupted;
 use super::served::{Scoring, Served, Turn};
 use crate::Sampling;
 use eraser_model::{ChatTemplate, Error, GenerateOptions, Model, Result, ScoreRequest, Tokenizer, generate, score};
@@ -140,7 +139,7 @@ impl NextTokens for ServedTokens {
             Ok(())
         };
         let whole = self.served.score(self.how, &requests, &mut take, &mut || true)?;
-        if whole { Ok(chances) } else { Err(interrupted()) }
+        if whole { Ok(chances) } else { Err(Error::failed(format!("{}: a prompt was not scored", self.name()))) }
     }
 
     fn goes_on(&self, prompt: &[u32], most: usize) -> Result<String> {

@@ -5,7 +5,7 @@
 use super::term::{Method, Term, TermSettings};
 use crate::METHODS;
 use eraser_data::SetName;
-use eraser_model::{Error, words::suggest};
+use eraser_model::{Error, suggest};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
 use std::str::FromStr;

@@ -49,8 +49,10 @@ mod tests {
 
     #[test]
     fn loss_and_gradients_are_those_of_pytorch() {
-        parity::check("lat");
         let method = Method::named("lat").unwrap();
+        // AdamW's first step is as long as its rate wherever the gradient is not 0, so noise of f32 around 0 becomes a
+        // difference of two rates, and 16 steps carry it on.
+        parity::check_within("lat", TrainOptions { method, ..TrainOptions::default() }, 1e-3);
         let options =
             TrainOptions { method, loss_layers: Some(vec![1]), attack_steps: Some(3), ..TrainOptions::default() };
         // So short that every token's states are cut.

@@ -47,6 +47,11 @@ pub(super) fn check(name: &str) {
 
 /// As [`check`], for what `options` make of a method.
 pub(super) fn check_variant(name: &str, options: TrainOptions) {
+    check_within(name, options, TOLERANCE);
+}
+
+/// The same with another bound.
+pub(super) fn check_within(name: &str, options: TrainOptions, tolerance: f64) {
     let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/methods.json")).unwrap();
     let family = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/families/llama");
     let dir = tempfile::tempdir().unwrap();
@@ -89,7 +94,7 @@ pub(super) fn check_variant(name: &str, options: TrainOptions) {
     let (found, expected) = (last.0.unwrap(), &fixture.methods[name]);
 
     let within = |what: &str, found: f64, expected: f64, size: f64| {
-        assert!((found - expected).abs() < TOLERANCE * size.max(1.0), "{name}, {what}: {found}, PyTorch {expected}");
+        assert!((found - expected).abs() < tolerance * size.max(1.0), "{name}, {what}: {found}, PyTorch {expected}");
     };
     let close = |what: &str, found: f64, expected: f64| within(what, found, expected, expected.abs());
     close("loss", found.loss, expected.loss);

@@ -1,6 +1,6 @@
 use super::*;
 use eraser_data::ask::Local;
-use eraser_model::{BaseDtype, Compute, DeviceName, LoadOptions};
+use eraser_model::{BaseDtype, Compute, DeviceName, LoadOptions, Model};
 
 const ORGANISM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/organism/model");
 
