@@ -23,12 +23,14 @@ OWN = {"arc_easy": "arc/arc_easy.yaml", "arc_challenge": "arc/arc_challenge.yaml
        "mmlu": "mmlu/default/_default_template_yaml",
        "wmdp_bio": "wmdp/wmdp_bio.yaml", "wmdp_chem": "wmdp/wmdp_chem.yaml", "wmdp_cyber": "wmdp/wmdp_cyber.yaml",
        "copa": "super_glue/copa/default.yaml", "social_iqa": "siqa/siqa.yaml", "lambada_openai": "lambada/lambada_openai.yaml",
-       "gsm8k": "gsm8k/gsm8k.yaml", "mmlu_pro": "mmlu_pro/_default_template_yaml",
+       "coqa": "coqa/default.yaml", "gsm8k": "gsm8k/gsm8k.yaml", "mmlu_pro": "mmlu_pro/_default_template_yaml",
        "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml", "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml"}
 
-# Tasks whose answers are written; the harness has a filter for each metric.
-WRITTEN = {"gsm8k": {"strict-match": "exact_match_strict", "flexible-extract": "exact_match_flexible"},
-           "mmlu_pro": {"custom-extract": "exact_match"}}
+# Tasks whose answers are written: for each filter of the harness, its metrics and their names here.
+WRITTEN = {"coqa": {"none": {"em": "em", "f1": "f1"}},
+           "gsm8k": {"strict-match": {"exact_match": "exact_match_strict"},
+                     "flexible-extract": {"exact_match": "exact_match_flexible"}},
+           "mmlu_pro": {"custom-extract": {"exact_match": "exact_match"}}}
 
 
 def written(name, samples):
@@ -37,7 +39,7 @@ def written(name, samples):
     for sample in samples:
         item = items.setdefault(sample["doc_id"], {"loglikelihoods": [], "metrics": {}})
         item["text"] = sample["resps"][0][0]
-        item["metrics"][WRITTEN[name][sample["filter"]]] = float(sample["exact_match"])
+        item["metrics"] |= {own: float(sample[metric]) for metric, own in WRITTEN[name][sample["filter"]].items()}
     return [items[i] for i in sorted(items)]
 
 
@@ -72,7 +74,7 @@ def run(a):
                           + '. Think step by step and then finish your answer with \\"the answer is (X)\\" where X is the '
                           'correct letter choice.\\n"')
         if name in WRITTEN and a.max_new_tokens:
-            ends = {"gsm8k": ["Question:", "</s>", "<|im_end|>"], "mmlu_pro": ["Question:"]}[name]
+            ends = {"coqa": ["\nQ:"], "gsm8k": ["Question:", "</s>", "<|im_end|>"], "mmlu_pro": ["Question:"]}[name]
             config += ["generation_kwargs:", f"  until: {json.dumps(ends)}", "  do_sample: false", "  temperature: 0.0",
                        f"  max_gen_toks: {a.max_new_tokens}"]
         if name == "gsm8k":
@@ -96,7 +98,8 @@ def run(a):
         metrics = result["results"][f"local_{name}"]
         if name in WRITTEN:
             rows = written(name, result["samples"][f"local_{name}"])
-            out[name] = {"metrics": {m: metrics[f"exact_match,{f}"] for f, m in WRITTEN[name].items()}, "items": rows}
+            value = {own: metrics[f"{metric},{f}"] for f, all in WRITTEN[name].items() for metric, own in all.items()}
+            out[name] = {"metrics": value, "items": rows}
             continue
         own = {"truthfulqa_mc1": {"acc": "mc1"}, "truthfulqa_mc2": {"acc": "mc2"}}.get(name, {})
         # pass@k style filters hold the same numbers; `none` is the filter that does nothing.

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Tasks: arc_challenge, arc_easy, boolq, copa, hellaswag, lambada_openai, mmlu, openbookqa, piqa, rte, social_iqa, \
-                  truthfulqa_mc1, truthfulqa_mc2, winogrande, and with written answers gsm8k and mmlu_pro, scored as \
+                  truthfulqa_mc1, truthfulqa_mc2, winogrande, and with written answers coqa, gsm8k and mmlu_pro, scored as \
                   lm-evaluation-harness does. Suites, for unlearning: tofu, muse, wmdp; their tasks can be named one by one too. FILE \
                   is JSONL, JSON, CSV, TSV or Parquet with the columns of the dataset on the Hub; without it, the rows come from the \
                   Hub or its cache. See docs/guide.md. DIR/bench.json holds the figures, DIR/bench every item; where DIR is that of a \

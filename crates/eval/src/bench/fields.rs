@@ -107,12 +107,12 @@ pub(crate) fn letter(i: usize) -> String {
 }
 
 /// A cell of a CSV file that holds JSON, read as such.
-fn parsed(value: &Value) -> Value {
+pub(super) fn parsed(value: &Value) -> Value {
     let text = value.as_str().filter(|t| t.trim_start().starts_with(['[', '{']));
     text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_else(|| value.clone())
 }
 
-fn strings(key: &str, value: &Value) -> Result<Vec<String>> {
+pub(super) fn strings(key: &str, value: &Value) -> Result<Vec<String>> {
     let list = value.as_array().and_then(|list| list.iter().map(|v| v.as_str().map(str::to_owned)).collect());
     list.ok_or_else(|| Error::request(format!("`{key}` is not a list of strings")))
 }

@@ -5,7 +5,7 @@ use super::{Fields, Form, HubRows, Item, Metric, Task, Written};
 use eraser_model::Result;
 
 /// New tokens where lm-evaluation-harness has no number of its own for a task.
-const MOST: usize = 256;
+pub(super) const MOST: usize = 256;
 
 pub(super) const TASK: Task = Task {
     metrics: &[Metric::StrictMatch, Metric::FlexibleMatch],

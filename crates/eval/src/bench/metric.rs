@@ -1,7 +1,7 @@
 //! What an item is worth under each metric. In: the tokens of its answers as a model scored them, and the text that it
 //! wrote; out: numbers. Invariant: a value depends on the item alone.
 
-use super::extract;
+use super::{extract, squad};
 use crate::rouge::{Rouge, Words};
 
 /// Added to denominators as open-unlearning does, so that no probability divides by nothing.
@@ -56,6 +56,12 @@ pub(crate) enum Metric {
     FlexibleMatch,
     /// 1 if the letter behind "answer is" is the right one.
     LetterMatch,
+    /// 1 if the first line of the text is an answer. Of several answers, the mean over them of the best of the others,
+    /// as people are compared with each other.
+    ExactAnswer,
+    /// The words that the first line shares with an answer, as the harmonic mean of their share in both; of several
+    /// answers as `ExactAnswer`.
+    AnswerF1,
     /// TOFU: `exp` of the mean log-likelihood of the answer's tokens, the end included.
     Probability,
     /// TOFU: that probability among those of answer and wrong answers.
@@ -92,8 +98,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) right: &'a [bool],
     /// Tokens of the first answer, without the end of sequence.
     pub(crate) own: usize,
-    /// The answer that is expected.
-    pub(crate) gold: &'a str,
+    /// The answers that are expected of a written text; usually one.
+    pub(crate) golds: &'a [String],
     /// What was written.
     pub(crate) text: &'a str,
 }
@@ -110,6 +116,8 @@ impl Metric {
             Self::StrictMatch => "exact_match_strict",
             Self::FlexibleMatch => "exact_match_flexible",
             Self::LetterMatch => "exact_match",
+            Self::ExactAnswer => "em",
+            Self::AnswerF1 => "f1",
             Self::Probability | Self::OptionProbability => "probability",
             Self::RougeRecall => "rougeL_recall",
             Self::RougeF1 => "rougeL_f1",
@@ -162,17 +170,19 @@ impl Metric {
                 let tokens: usize = seen.tokens.iter().map(Vec::len).sum();
                 (-loglikelihoods.iter().sum::<f64>() / tokens as f64).exp()
             }
-            Self::StrictMatch => truth(extract::same_number(extract::marked_number(seen.text), seen.gold)),
-            Self::FlexibleMatch => truth(extract::same_number(extract::last_number(seen.text), seen.gold)),
-            Self::LetterMatch => truth(extract::letter(seen.text) == Some(seen.gold)),
+            Self::StrictMatch => truth(extract::same_number(extract::marked_number(seen.text), seen.gold())),
+            Self::FlexibleMatch => truth(extract::same_number(extract::last_number(seen.text), seen.gold())),
+            Self::LetterMatch => truth(extract::letter(seen.text) == Some(seen.gold())),
+            Self::ExactAnswer => squad::among(seen.golds, seen.text, squad::exact),
+            Self::AnswerF1 => squad::among(seen.golds, seen.text, squad::f1),
             Self::Probability => seen.probability(0),
             Self::OptionProbability => {
                 let own = seen.probability(0);
                 let wrong: f64 = seen.wrong().map(|i| seen.probability(i)).sum();
                 own / (own + wrong + TINY)
             }
-            Self::RougeRecall => Rouge::of(seen.gold, seen.text, Words::Stems).recall,
-            Self::RougeF1 => Rouge::of(seen.gold, seen.text, Words::Whole).f1(),
+            Self::RougeRecall => Rouge::of(seen.gold(), seen.text, Words::Stems).recall,
+            Self::RougeF1 => Rouge::of(seen.gold(), seen.text, Words::Whole).f1(),
             Self::Ratio => seen.ratio(),
             Self::ForgetTruth => {
                 let ratio = seen.ratio();
@@ -200,6 +210,11 @@ impl Metric {
 }
 
 impl<'a> Seen<'a> {
+    /// The answer that is expected, of a task that has one.
+    fn gold(&self) -> &str {
+        self.golds.first().map_or("", String::as_str)
+    }
+
     /// The tokens of the answer without its end.
     fn answer(&self) -> &'a [Token] {
         let tokens = self.tokens.first().map(Vec::as_slice).unwrap_or_default();
@@ -250,7 +265,7 @@ mod tests {
     use super::*;
 
     fn value(metric: Metric, loglikelihoods: &[f64], characters: &[usize], right: &[bool]) -> f64 {
-        let seen = Seen { tokens: &[], loglikelihoods, characters, right, own: 0, gold: "", text: "" };
+        let seen = Seen { tokens: &[], loglikelihoods, characters, right, own: 0, golds: &[], text: "" };
         metric.value(&seen)
     }
 
@@ -291,7 +306,7 @@ mod tests {
             characters: &[],
             right: &right,
             own: 5,
-            gold: "",
+            golds: &[],
             text: "",
         };
         assert_eq!(Metric::ExtractionStrength.value(&seen), 0.6);

@@ -9,6 +9,7 @@ mod arc;
 mod boolq;
 mod composite;
 mod copa;
+mod coqa;
 mod encode;
 mod extract;
 mod fields;
@@ -32,6 +33,7 @@ mod run;
 mod scorer;
 mod shots;
 mod siqa;
+mod squad;
 mod suite;
 mod text;
 mod tofu;
@@ -118,6 +120,7 @@ const TASKS: &[(&str, Task)] = &[
     ("arc_easy", arc::EASY),
     ("boolq", boolq::TASK),
     ("copa", copa::TASK),
+    ("coqa", coqa::TASK),
     ("gsm8k", gsm8k::TASK),
     ("hellaswag", hellaswag::TASK),
     ("lambada_openai", lambada::TASK),

@@ -185,7 +185,7 @@ fn scored(id: usize, job: &Job, unit: &Unit, tokens: &[Vec<Token>], text: Option
         characters: &unit.characters,
         right: &unit.right,
         own: unit.own,
-        gold: &unit.gold,
+        golds: &unit.golds,
         text: text.as_deref().unwrap_or_default(),
     };
     let metrics = job.metrics().iter().map(|metric| (metric.name().to_owned(), metric.value(&seen))).collect();

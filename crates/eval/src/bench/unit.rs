@@ -23,8 +23,8 @@ pub(crate) struct Unit {
     pub(crate) own: usize,
     /// The text to be written.
     pub(crate) ask: Option<Ask>,
-    /// The answer that is expected.
-    pub(crate) gold: String,
+    /// The answers that are expected of a written text.
+    pub(crate) golds: Vec<String>,
 }
 
 /// A text to be written.
@@ -112,7 +112,8 @@ fn written(
     let longest = encoder.longest.saturating_sub(most).max(encoder.longest / 2).max(1);
     ids.drain(..ids.len().saturating_sub(longest));
     let ask = Ask { ids, chat: false, open: false, most, ends };
-    Ok(Unit { ask: Some(ask), gold: answer.continuation.clone(), ..Unit::default() })
+    let golds = item.choices.iter().map(|choice| choice.continuation.clone()).collect();
+    Ok(Unit { ask: Some(ask), golds, ..Unit::default() })
 }
 
 /// Encodes questions and answers in a model's chat template, as training does.
@@ -160,7 +161,7 @@ impl<'a> Chat<'a> {
             right: item.right.clone(),
             own: own.unwrap_or_default(),
             ask: ask.transpose()?,
-            gold: first.continuation.clone(),
+            golds: vec![first.continuation.clone()],
         })
     }
 }
@@ -188,7 +189,7 @@ impl Unit {
             hash.update([u8::from(*right)]);
         }
         if let Some(ask) = &self.ask {
-            for text in ask.ends.iter().chain([&self.gold.as_str()]) {
+            for text in ask.ends.iter().copied().chain(self.golds.iter().map(String::as_str)) {
                 hash.update((text.len() as u64).to_le_bytes());
                 hash.update(text);
             }
