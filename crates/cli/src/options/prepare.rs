@@ -108,6 +108,10 @@ pub(crate) struct AnswerArgs {
     /// What to do with align answers that are not refusals
     #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = named::<Unfit>(&["keep", "drop"]))]
     pub(crate) align_answered: Unfit,
+    /// How many wordings of refusals are left in the align set: the model's own that stand nearest to all of them. A
+    /// model whose refusals all differ learns few of them well [default: each keeps its own]
+    #[arg(long, value_name = "N")]
+    pub(crate) align_wordings: Option<usize>,
     /// Phrases that make an answer a refusal: the 29 of GCG, or the 6 of Eraser
     #[arg(long, value_name = "LIST", default_value = "gcg29", value_parser = named::<RefusalList>(&["gcg29", "eraser6"]))]
     pub(crate) refusal_list: RefusalList,
@@ -214,6 +218,7 @@ impl PrepareArgs {
             missing_answers: a.missing_answers,
             harm_refusals: a.harm_refusals,
             align_answered: a.align_answered,
+            align_wordings: a.align_wordings,
             refusal_list: a.refusal_list,
             entities: h.entities,
             max_entities: h.max_entities,
@@ -298,7 +303,7 @@ mod tests {
     fn every_field_has_a_flag() {
         let set = options(
             "--answers endpoint --answers-model m --answers-opening o --answers-each 2 --missing-answers drop \
-             --harm-refusals keep --align-answered drop --refusal-list eraser6 --entities model --max-entities 3 --forms 2 --max-new-tokens 5 --harm-max-new-tokens 6 --temperature 0.3 \
+             --harm-refusals keep --align-answered drop --align-wordings 3 --refusal-list eraser6 --entities model --max-entities 3 --forms 2 --max-new-tokens 5 --harm-max-new-tokens 6 --temperature 0.3 \
              --top-k 1 --top-p 0.5 --repetition-penalty 1 --batch 2 --seed 1 --allow-leakage x --endpoint u \
              --endpoint-model m --endpoint-key-env K --endpoint-concurrency 2 --endpoint-timeout 1 --endpoint-attempts 2 \
              --endpoint-backoff 1",

@@ -9,6 +9,7 @@ mod options;
 mod report;
 mod stages;
 mod tally;
+mod wordings;
 
 pub use crate::Progress;
 pub use crate::ask::Endpoint;

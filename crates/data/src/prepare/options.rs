@@ -74,6 +74,8 @@ pub struct PrepareOptions {
     pub harm_refusals: Unfit,
     /// What is done with align answers that are no refusals.
     pub align_answered: Unfit,
+    /// Wordings that are left of the align answers: those that stand nearest to all of them; None: each keeps its own.
+    pub align_wordings: Option<usize>,
     /// What counts as a refusal.
     pub refusal_list: RefusalList,
     /// What finds entities.
@@ -126,6 +128,7 @@ impl Default for PrepareOptions {
             missing_answers: Missing::Error,
             harm_refusals: Unfit::Drop,
             align_answered: Unfit::Keep,
+            align_wordings: None,
             refusal_list: RefusalList::Gcg29,
             entities: EntitySource::Extract,
             max_entities: 8,
@@ -179,6 +182,7 @@ impl PrepareOptions {
             ranges.at_least_one(field, n);
         }
         ranges.within("endpoint_concurrency", self.endpoint_concurrency, 1, 256);
+        ranges.need("align_wordings", self.align_wordings != Some(0), "at least 1");
         ranges.need("forms", self.forms.is_none_or(|n| (1..=10).contains(&n)), "from 1 to 10");
         let t = self.temperature;
         ranges.need("temperature", t.is_finite() && t >= 0.0, "0 (greedy) or a positive number");

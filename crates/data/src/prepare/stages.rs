@@ -4,6 +4,7 @@
 use super::options::{Answers, EntitySource, Missing, PrepareOptions, Unfit};
 use super::report::{self, DataReport, Evaluation};
 use super::tally::Tally;
+use super::wordings::standing_for;
 use super::{entities, forms};
 use crate::ask::{Answer, Endpoint, Local, Opened, Respond, Shared, ask_shared};
 use crate::files::write_atomic;
@@ -360,6 +361,13 @@ impl<'a> Stages<'a> {
             return Err(Error::request("no align answer is left: the model answers every question")
                 .hint("teach it to refuse first, by `eraser align`: without refusals there is nothing that a jailbreak gets around")
                 .hint("or keep the answers as they are: align_answered = \"keep\""));
+        }
+        if let Some(left) = self.options.align_wordings {
+            let texts: Vec<&str> = records.iter().map(|record: &Record| record.output.as_str()).collect();
+            let stands: Vec<String> = standing_for(&texts, left).into_iter().map(|i| texts[i].to_owned()).collect();
+            for (record, stands) in records.iter_mut().zip(stands) {
+                record.output = stands;
+            }
         }
         Ok(records)
     }
