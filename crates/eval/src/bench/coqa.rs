@@ -34,10 +34,8 @@ fn item(row: &Fields<'_>) -> Result<Item> {
             }
         }
     }
-    let mut text = row.text(&["story"])? + "\n\n";
-    for (question, answer) in questions.iter().zip(&answers).take(last) {
-        text.push_str(&format!("Q: {question}\n\nA: {answer}\n\n"));
-    }
-    text.push_str(&format!("Q: {}\n\nA:", questions[last]));
+    let turn = |(question, answer): (&String, &String)| format!("Q: {question}\n\nA: {answer}\n\n");
+    let before: String = questions.iter().zip(&answers).take(last).map(turn).collect();
+    let text = format!("{}\n\n{before}Q: {}\n\nA:", row.text(&["story"])?, questions[last]);
     Item::known(&text, golds, Vec::new())
 }

@@ -1,4 +1,4 @@
-//! Answers compared as SQuAD compares them. In: a written text and the answers of people; out: a share. Invariant: what
+//! Answers compared as `SQuAD` compares them. In: a written text and the answers of people; out: a share. Invariant: what
 //! is compared is what `squad_metrics` of transformers 4 compares, in the way of lm-evaluation-harness 0.4.13's `coqa`.
 
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 /// How the first line of a text agrees with `answers` by `agrees`: with one answer, or the mean, over leaving out each,
 /// of the best among the rest.
 pub(super) fn among(answers: &[String], text: &str, agrees: fn(&[String], &[String]) -> f64) -> f64 {
-    let said = words(text.trim().split('\n').next().unwrap_or_default());
+    let said = words(text.trim().split_once('\n').map_or(text.trim(), |(line, _)| line));
     let found: Vec<f64> = answers.iter().map(|answer| agrees(&words(answer), &said)).collect();
     let best = |left_out: Option<usize>| {
         let others = found.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
