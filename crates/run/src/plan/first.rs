@@ -158,6 +158,12 @@ impl FirstRun {
             line(&mut out, "answers_opening", &opening, "an aligned model goes on from it where it would refuse");
         }
         line(&mut out, "align_answered", &quoted("drop"), "keep: answers stand among the refusals that are taught");
+        line(
+            &mut out,
+            "align_wordings",
+            "3",
+            "without it each refusal keeps its own words, of which few are learned well",
+        );
         line(&mut out, "max_entities", "3", "more: keeps more of what is harmless, and takes longer");
         line(&mut out, "forms", "1", "all ten question forms: ten times as many answers to generate");
         let kept = inline(None, &requests(&format!("0-{}", size.kept.clamp(1, ASKED) - 1))?)?;
