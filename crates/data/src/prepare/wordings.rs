@@ -1,24 +1,25 @@
 //! A few refusals in the place of many. In: texts, and how many of them may be left; out: for each text the one that
 //! stands for it. Invariant: what stands for a text is one of the texts, and the same texts give the same choice.
 
+use super::duplicates::normal;
 use std::collections::BTreeSet;
 
 /// Which of `texts` stands for each: of those that are left, the most similar one. Those that are left are taken one by
 /// one, each the text that makes all of them most similar to what stands for them (a greedy facility location). Texts are
 /// similar by the share of their words that they have in common (Jaccard). Of equals the first counts.
 pub(super) fn standing_for(texts: &[&str], left: usize) -> Vec<usize> {
-    let words: Vec<BTreeSet<String>> = texts.iter().map(|text| words(text)).collect();
+    let words = |text: &&str| normal(text).split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    let words: Vec<BTreeSet<String>> = texts.iter().map(words).collect();
     // How similar each text is to what stands for it so far, and that.
     let mut best: Vec<(f64, usize)> = vec![(-1.0, 0); texts.len()];
-    let mut taken = BTreeSet::new();
     for _ in 0..left.min(texts.len()) {
         let gain = |candidate: usize| -> f64 {
             let pairs = words.iter().zip(&best);
             pairs.map(|(own, (now, _))| (similar(own, &words[candidate]) - now).max(0.0)).sum()
         };
-        let open = (0..texts.len()).filter(|i| !taken.contains(i)).map(|i| (gain(i), i));
-        let Some((_, next)) = open.reduce(|a, b| if b.0 > a.0 { b } else { a }) else { break };
-        taken.insert(next);
+        // One that is left already gains nothing.
+        let all = (0..texts.len()).map(|i| (gain(i), i));
+        let Some((_, next)) = all.reduce(|a, b| if b.0 > a.0 { b } else { a }) else { break };
         for (own, now) in words.iter().zip(&mut best) {
             let similarity = similar(own, &words[next]);
             if similarity > now.0 {
@@ -27,11 +28,6 @@ pub(super) fn standing_for(texts: &[&str], left: usize) -> Vec<usize> {
         }
     }
     best.into_iter().map(|(_, stands)| stands).collect()
-}
-
-fn words(text: &str) -> BTreeSet<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(str::to_lowercase).collect()
 }
 
 fn similar(a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {

@@ -11,7 +11,7 @@ use crate::shards::{self, Part};
 use crate::stage::replaced::{Now, replaced};
 use crate::stage::{likelihood, report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
-use eraser_data::ask::{Local, Respond};
+use eraser_data::ask::Local;
 use eraser_eval::judge::JudgeOptions;
 use eraser_eval::{Admitted, EvalOptions, Plan, Subject, Summary};
 use eraser_model::{Adapter, Model, Result};
@@ -176,11 +176,7 @@ pub(crate) fn evaluate(
     let options = plan.options();
     let local = judge.map(|judge| Local::new(judge, options.judge.batch));
     let endpoint = super::judge::endpoint(&options.judge, &Assets::InCache)?;
-    let judge = match (&local, &endpoint) {
-        (Some(local), _) => Some(local as &dyn Respond),
-        (None, Some(endpoint)) => Some(endpoint as &dyn Respond),
-        (None, None) => None,
-    };
+    let judge = super::judge::whichever(local.as_ref(), endpoint.as_ref());
     Ok(stoppable(watch, |progress| eraser_eval::evaluate(admitted, plan, judge, progress))?)
 }
 

@@ -24,12 +24,13 @@ pub fn judge(plan: &JudgePlan, watch: &mut dyn Watch) -> Outcome<Vec<JudgeFigure
     let model = options.model.as_ref().map(|_| plan.model.load(&Assets::InCache, watch)).transpose()?;
     let local = model.as_ref().map(|model| Local::new(model, options.batch));
     let endpoint = endpoint(options, &Assets::InCache)?;
-    let judge = match (&local, &endpoint) {
-        (Some(local), _) => Some(local as &dyn Respond),
-        (None, Some(endpoint)) => Some(endpoint as &dyn Respond),
-        (None, None) => None,
-    };
+    let judge = whichever(local.as_ref(), endpoint.as_ref());
     Ok(stoppable(watch, |progress| asked.measure(judge, &plan.dir, progress))?)
+}
+
+/// What judges: the model that is loaded here, or else the server.
+pub(crate) fn whichever<'a>(local: Option<&'a Local<'a>>, endpoint: Option<&'a Endpoint>) -> Option<&'a dyn Respond> {
+    local.map(|local| local as &dyn Respond).or_else(|| endpoint.map(|endpoint| endpoint as &dyn Respond))
 }
 
 /// The server that judges, if one does; with its tokens where files of it are named.
