@@ -156,7 +156,7 @@ impl Conversation<'_> {
         };
         let sequence = |(key, (prompt, answer)): (usize, (Vec<u32>, &Answer<'_>))| {
             let options = answer.options.clone();
-            (options.max_new_tokens > 0).then_some(Sequence { key, adapter: key, prompt, options })
+            (options.max_new_tokens > 0).then_some(Sequence { key, adapter: key, prompt, options, logits: false })
         };
         let mut wave: Vec<Sequence> = prompts.into_iter().zip(&*answers).enumerate().filter_map(sequence).collect();
         let graceful = Graceful::begin();

@@ -7,10 +7,11 @@
 use crate::budget::{Budget, Spent};
 use crate::cache::KvCache;
 use crate::sample::GenerateOptions;
-use crate::sample::{own_stream, sample};
+use crate::sample::{own_stream, sample, tell_of_nan};
 use crate::tree::common;
 use crate::{Adapter, Decoder, Error, Result, SideBySide};
-use eraser_ops::Segments;
+use candle_core::Tensor;
+use eraser_ops::{Segments, device};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use std::ops::ControlFlow;
@@ -37,6 +38,8 @@ pub struct Sequence {
     pub prompt: Vec<u32>,
     /// `max_new_tokens` is at least 1.
     pub options: GenerateOptions,
+    /// Whether the logits of each token are asked for: else a device may keep them.
+    pub logits: bool,
 }
 
 /// Why a sequence ended.
@@ -55,7 +58,8 @@ pub struct Emitted<'a> {
     pub key: usize,
     /// The token.
     pub id: u32,
-    /// The logits it was drawn from, before penalty and temperature.
+    /// The logits it was drawn from, before penalty and temperature; empty where they were not asked for and stayed on a
+    /// device.
     pub logits: &'a [f32],
     /// Set on the last token.
     pub end: Option<End>,
@@ -91,6 +95,7 @@ struct Active {
     /// Tokens of the prompt that its cache had from the start.
     known: usize,
     options: GenerateOptions,
+    logits: bool,
     new: Vec<u32>,
     /// Where the options have a budget.
     spent: Option<Spent>,
@@ -100,14 +105,19 @@ struct Active {
 impl Active {
     fn new(sequence: Sequence, known: usize) -> Self {
         let rng = own_stream(sequence.options.seed, &sequence.prompt);
-        let Sequence { key, adapter, prompt, options } = sequence;
+        let Sequence { key, adapter, prompt, options, logits } = sequence;
         let spent = options.budget.as_ref().map(Budget::begin);
-        Self { key, adapter, prompt, known, options, new: Vec::new(), spent, rng }
+        Self { key, adapter, prompt, known, options, logits, new: Vec::new(), spent, rng }
     }
 
     /// What the next forward pass runs: the rest of the prompt, then the token drawn last.
     fn due(&self) -> &[u32] {
         self.new.last().map_or_else(|| &self.prompt[self.known..], std::slice::from_ref)
+    }
+
+    /// Whether the logits of its next token are needed for nothing but the largest of them.
+    fn takes_largest(&self) -> bool {
+        !self.logits && self.options.takes_largest(self.new.len())
     }
 
     /// Draws the next token.
@@ -264,7 +274,11 @@ impl<'a> Batch<'a> {
                         decoder.extend_each(&ids, &segments, caches, adapters, &places)?
                     }
                 };
-                let logits = decoder.logits(&hidden)?.to_vec2::<f32>()?;
+                let logits = decoder.logits(&hidden)?;
+                if device::has_operations(logits.device()) && active.iter().all(Active::takes_largest) {
+                    return largest(active, &logits);
+                }
+                let logits = logits.to_vec2::<f32>()?;
                 let draw = |(sequence, row): (&mut Active, Vec<f32>)| (sequence.draw(&row), row);
                 Ok(active.par_iter_mut().zip(logits).map(draw).collect::<Vec<_>>())
             })
@@ -281,6 +295,20 @@ impl<'a> Batch<'a> {
         }
         Ok(())
     }
+}
+
+/// Gives each sequence its largest logit, which is looked for where the logits are.
+fn largest(active: &mut [Active], logits: &Tensor) -> Result<Vec<(u32, Vec<f32>)>> {
+    let ids = device::argmax(logits)?;
+    // Where nothing is a number, the first is found: it is seldom the answer otherwise.
+    let suspect = ids.iter().position(|&id| id == 0);
+    if let Some(row) = suspect
+        && logits.get(row)?.get(0)?.to_scalar::<f32>()?.is_nan()
+    {
+        tell_of_nan();
+    }
+    active.iter_mut().zip(&ids).for_each(|(sequence, &id)| sequence.new.push(id));
+    Ok(ids.into_iter().map(|id| (id, Vec::new())).collect())
 }
 
 /// How many of the sequences make a share of a forward pass.

@@ -66,7 +66,13 @@ pub fn generate_each(
         if wave.is_empty() && running.is_empty() {
             break;
         }
-        let sequence = |&key: &usize| Sequence { key, adapter: 0, prompt: prompts[key].clone(), options: options(key) };
+        let sequence = |&key: &usize| Sequence {
+            key,
+            adapter: 0,
+            prompt: prompts[key].clone(),
+            options: options(key),
+            logits: false,
+        };
         let after = order.last().map(|&next| prompts[next].as_slice());
         running.step(wave.iter().map(sequence).collect(), after, &mut |token| collect.take(token))?;
         if collect.ended.is_some() {

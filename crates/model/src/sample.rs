@@ -44,6 +44,15 @@ pub struct GenerateOptions {
 }
 
 impl GenerateOptions {
+    /// Whether the next token is the largest logit, unchanged, where `new` tokens are there.
+    pub(crate) fn takes_largest(&self, new: usize) -> bool {
+        self.temperature <= 0.0 && new >= self.min_new_tokens && !self.penalises()
+    }
+
+    fn penalises(&self) -> bool {
+        (self.repetition_penalty - 1.0).abs() >= f32::EPSILON
+    }
+
     /// Greedy, at most `max_new_tokens`, ending at `stops`.
     pub fn greedy(max_new_tokens: usize, stops: &[u32]) -> Self {
         Self {
@@ -64,6 +73,15 @@ impl GenerateOptions {
 /// It is said once that there are no numbers.
 static TOLD: Once = Once::new();
 
+pub(crate) fn tell_of_nan() {
+    TOLD.call_once(|| {
+        tracing::warn!(
+            "the network computes NaN in place of numbers, so answers are empty or meaningless: `eraser doctor`, with \
+             model and adapter, looks for the reason"
+        );
+    });
+}
+
 /// The next token: no stop too early, penalty, temperature, min-p, top-k, top-p, then a draw; when greedy the likeliest
 /// (of equals the lowest id).
 pub(crate) fn sample(
@@ -74,12 +92,7 @@ pub(crate) fn sample(
     rng: &mut ChaCha8Rng,
 ) -> u32 {
     if logits.first().is_some_and(|z| z.is_nan()) {
-        TOLD.call_once(|| {
-            tracing::warn!(
-                "the network computes NaN in place of numbers, so answers are empty or meaningless: `eraser doctor`, \
-                 with model and adapter, looks for the reason"
-            );
-        });
+        tell_of_nan();
     }
     let unstopped;
     let logits = if new.len() < options.min_new_tokens {
@@ -89,11 +102,11 @@ pub(crate) fn sample(
         logits
     };
     let penalised;
-    let logits = if (options.repetition_penalty - 1.0).abs() < f32::EPSILON {
-        logits
-    } else {
+    let logits = if options.penalises() {
         penalised = penalise(logits, prompt, new, options.repetition_penalty);
         &penalised
+    } else {
+        logits
     };
     if options.temperature <= 0.0 {
         return argmax(logits);

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use candle_core::{DType, Device, Tensor, Var};
+use common::{device, fixtures};
 use eraser_model::{
     Adapter, Decoder, GenerateOptions, ModelConfig, ScoreRequest, SideBySide,
     adapter::Module,
@@ -14,10 +17,7 @@ use eraser_model::{
     weights::{HfDirectory, TensorSource},
 };
 use eraser_ops::{Segments, form::with_composed};
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-};
+use std::{ops::ControlFlow, path::PathBuf};
 
 const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
 /// Logits are of order 10 and recorded to six digits.
@@ -32,15 +32,15 @@ struct Fixture {
 }
 
 fn home(family: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family)
+    fixtures("families").join(family)
 }
 
 fn fixture(family: &str) -> Fixture {
     let dir = home(family);
     let config = ModelConfig::from_hf_dir(&dir).unwrap();
     let source = HfDirectory::open(&dir).unwrap();
-    let decoder = Decoder::load(&config, &source, DType::F32, &Device::Cpu).unwrap();
-    let adapter = Adapter::load(&dir.join("adapter"), &config, &Device::Cpu).unwrap();
+    let decoder = Decoder::load(&config, &source, DType::F32, device()).unwrap();
+    let adapter = Adapter::load(&dir.join("adapter"), &config, device()).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("logits.json")).unwrap()).unwrap();
     let rows = |key: &str| {
         let sequences: Vec<Vec<Vec<f32>>> = serde_json::from_value(json[key].clone()).unwrap();
@@ -149,7 +149,13 @@ fn a_sequence_yields_the_same_tokens_whatever_runs_beside_it() {
     let mut coming: Vec<Sequence> = prompts
         .iter()
         .enumerate()
-        .map(|(key, prompt)| Sequence { key, adapter: 0, prompt: prompt.clone(), options: options.clone() })
+        .map(|(key, prompt)| Sequence {
+            key,
+            adapter: 0,
+            prompt: prompt.clone(),
+            options: options.clone(),
+            logits: false,
+        })
         .collect();
     while !coming.is_empty() || !batch.is_empty() {
         let wave = coming.split_off(coming.len().saturating_sub(9));
@@ -195,7 +201,13 @@ fn adapters_side_by_side_give_what_each_gives_alone() {
         let prompt = |i: u32| (0..18).chain([i / 3 * 5, i % 2]).map(|id| id % vocabulary).collect::<Vec<u32>>();
         let options = GenerateOptions::greedy(5, &[]);
         let sequences: Vec<Sequence> = (0..12)
-            .map(|i| Sequence { key: i, adapter: i % 3, prompt: prompt(i as u32), options: options.clone() })
+            .map(|i| Sequence {
+                key: i,
+                adapter: i % 3,
+                prompt: prompt(i as u32),
+                options: options.clone(),
+                logits: true,
+            })
             .collect();
         let mut got = vec![Vec::new(); sequences.len()];
         let mut batch = Batch::side_by_side(&f.decoder, &beside);
@@ -339,7 +351,7 @@ fn gradients(f: &Fixture, checkpoint: Checkpoint) -> Vec<(String, Vec<f32>)> {
     let rows: Vec<u32> = (0..ids.len() as u32).collect();
     let hidden = f.decoder.final_hidden(trace.output(), &rows).unwrap();
     let nll = f.decoder.cross_entropy(&hidden, &ids).unwrap();
-    let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
+    let ones = Tensor::ones(ids.len(), DType::F32, device()).unwrap();
     let mut gradients = Gradients::default();
     trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
     for (name, frozen) in f.decoder.named_tensors().unwrap() {
@@ -393,14 +405,14 @@ fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
     for family in FAMILIES {
         let f = fixture(family);
         let source = Trained(HfDirectory::open(&home(family)).unwrap());
-        let decoder = Decoder::load(f.decoder.config(), &source, DType::F32, &Device::Cpu).unwrap();
+        let decoder = Decoder::load(f.decoder.config(), &source, DType::F32, device()).unwrap();
         let run = || {
             let (ids, segments) = f.pack();
             let trace = decoder.trace(&ids, &segments, None, TraceOptions::default()).unwrap();
             let rows: Vec<u32> = (0..ids.len() as u32).collect();
             let hidden = decoder.final_hidden(trace.output(), &rows).unwrap();
             let nll = decoder.cross_entropy(&hidden, &ids).unwrap();
-            let ones = Tensor::ones(ids.len(), DType::F32, &Device::Cpu).unwrap();
+            let ones = Tensor::ones(ids.len(), DType::F32, device()).unwrap();
             let mut gradients = Gradients::default();
             trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
             let flat = |(name, t): (String, Tensor)| {
@@ -428,8 +440,7 @@ struct TokenGradient {
 }
 
 fn token_gradients() -> std::collections::BTreeMap<String, TokenGradient> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gradient.json");
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(fixtures("gradient.json")).unwrap()).unwrap()
 }
 
 #[test]

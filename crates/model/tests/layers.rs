@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
 use candle_core::{DType, Device, Tensor, Var};
+use common::{device, fixtures};
 use eraser_model::{
     Adapter, Decoder, GenerateOptions, ModelConfig, ScoreRequest,
     adapter::Module,
@@ -20,7 +23,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const CPU: &Device = &Device::Cpu;
 /// Logits are of order 10, those of Gemma up to 100.
 const TOLERANCE: f32 = 2e-3;
 
@@ -37,7 +39,7 @@ struct Fixture {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/layers")
+    fixtures("layers")
 }
 
 fn names() -> Vec<String> {
@@ -51,8 +53,8 @@ fn names() -> Vec<String> {
 fn fixture(name: &str) -> Fixture {
     let dir = root().join(name);
     let config = ModelConfig::from_hf_dir(&dir).unwrap();
-    let decoder = Decoder::load(&config, &HfDirectory::open(&dir).unwrap(), DType::F32, CPU).unwrap();
-    let adapter = Adapter::load(&dir.join("adapter"), &config, CPU).unwrap();
+    let decoder = Decoder::load(&config, &HfDirectory::open(&dir).unwrap(), DType::F32, device()).unwrap();
+    let adapter = Adapter::load(&dir.join("adapter"), &config, device()).unwrap();
     let bytes = std::fs::read(dir.join("expected.safetensors")).unwrap();
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let lengths: Vec<usize> = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["lengths"]).unwrap();
@@ -60,7 +62,7 @@ fn fixture(name: &str) -> Fixture {
     let tensor = |name: &str| {
         let view = file.tensor(name).unwrap();
         let dtype = if view.dtype() == safetensors::Dtype::BF16 { DType::BF16 } else { DType::F32 };
-        Tensor::from_raw_buffer(view.data(), dtype, view.shape(), CPU).unwrap().to_dtype(DType::F32).unwrap()
+        Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device()).unwrap().to_dtype(DType::F32).unwrap()
     };
     let ids = file.tensor("ids").unwrap();
     let mut ids = ids.data().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
@@ -118,7 +120,7 @@ impl Fixture {
         let hidden = self.decoder.final_hidden(trace.output(), &rows).unwrap();
         let nll = self.decoder.cross_entropy(&hidden, &ids).unwrap();
         let loss = nll.sum_all().unwrap().to_scalar().unwrap();
-        let ones = Tensor::ones(ids.len(), DType::F32, CPU).unwrap();
+        let ones = Tensor::ones(ids.len(), DType::F32, device()).unwrap();
         let mut gradients = Gradients::default();
         trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
         let flat = |v: &Var| gradients.get(v).unwrap().flatten_all().unwrap().to_vec1().unwrap();
@@ -266,16 +268,16 @@ fn contents(path: &Path) -> BTreeMap<String, Vec<usize>> {
 fn adapters_have_the_names_and_shapes_of_peft() {
     each(|f| {
         let dir = tempfile::tempdir().unwrap();
-        let fresh = Adapter::new(f.adapter.config.clone(), &f.config, 1, CPU).unwrap();
+        let fresh = Adapter::new(f.adapter.config.clone(), &f.config, 1, device()).unwrap();
         for adapter in [&f.adapter, &fresh] {
             adapter.save(dir.path(), "base").unwrap();
             let theirs = contents(&root().join(&f.name).join("adapter/adapter_model.safetensors"));
             assert_eq!(contents(&dir.path().join("adapter_model.safetensors")), theirs, "{}", f.name);
         }
-        let read = Adapter::load(dir.path(), &f.config, CPU).unwrap();
+        let read = Adapter::load(dir.path(), &f.config, device()).unwrap();
         assert_eq!(read.config, f.adapter.config, "{}", f.name);
         let every = eraser_model::LoraConfig { targets: Module::SINGLE.to_vec(), ..f.adapter.config.clone() };
-        let every = Adapter::new(every, &f.config, 1, CPU).unwrap();
+        let every = Adapter::new(every, &f.config, 1, device()).unwrap();
         assert_eq!(every.config.targets, fresh.config.targets, "{}", f.name);
     });
 }
@@ -292,7 +294,7 @@ fn what_is_exported_is_what_was_read() {
             assert!(names.iter().all(|name| own.contains_key(*name)), "{}: {names:?}", f.name);
         }
         for (name, tensor) in all {
-            let read = file.tensor(&name, tensor.dims(), DType::F32, CPU).unwrap();
+            let read = file.tensor(&name, tensor.dims(), DType::F32, device()).unwrap();
             let apart = (read - &tensor).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(apart < 1e-6, "{}, {name}: {apart}", f.name);
         }
@@ -321,14 +323,14 @@ impl TensorSource for Trained {
 fn full_training_reaches_every_weight_with_the_same_gradient_in_both_forms() {
     each(|f| {
         let source = Trained(HfDirectory::open(&root().join(&f.name)).unwrap());
-        let decoder = Decoder::load(&f.config, &source, DType::F32, CPU).unwrap();
+        let decoder = Decoder::load(&f.config, &source, DType::F32, device()).unwrap();
         let run = || {
             let (ids, segments) = f.pack();
             let trace = decoder.trace(&ids, &segments, None, TraceOptions::default()).unwrap();
             let rows: Vec<u32> = (0..ids.len() as u32).collect();
             let hidden = decoder.final_hidden(trace.output(), &rows).unwrap();
             let nll = decoder.cross_entropy(&hidden, &ids).unwrap();
-            let ones = Tensor::ones(ids.len(), DType::F32, CPU).unwrap();
+            let ones = Tensor::ones(ids.len(), DType::F32, device()).unwrap();
             let mut gradients = Gradients::default();
             trace.backward_losses(&nll, &ones, &mut gradients).unwrap();
             let flat = |(name, t): (String, Tensor)| {
@@ -390,7 +392,7 @@ fn experts_are_quantised_and_have_no_adapters() {
     assert!(f.logits(None).iter().flatten().zip(f.base.iter().flatten()).all(|(a, b)| (a - b).abs() < 1.0));
     let targets = vec![Module::Gate, Module::Down];
     let config = eraser_model::LoraConfig { targets, ..f.adapter.config.clone() };
-    let error = Adapter::new(config, &f.config, 1, CPU).unwrap_err();
+    let error = Adapter::new(config, &f.config, 1, device()).unwrap_err();
     assert!(error.hints()[1].contains("experts and their router have no adapters"), "{error:?}");
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Resul
 }
 
 /// Where operations are run a second time: the device that the environment variable `ERASER_TEST_DEVICE` names (`cuda:0`).
-fn device() -> Option<Device> {
+pub(crate) fn device() -> Option<Device> {
     static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
     let open = || {
         let name = std::env::var("ERASER_TEST_DEVICE").ok()?;

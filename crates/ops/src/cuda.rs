@@ -18,7 +18,7 @@ pub(crate) use attention::attention;
 pub(crate) use cached::{Plan, Slots};
 pub(crate) use device::{free_memory, prepare};
 pub(crate) use linear::{linear, lora_linear};
-pub(crate) use losses::{cross_entropy, kl_divergence};
+pub(crate) use losses::{argmax, cross_entropy, kl_divergence};
 pub(crate) use optimiser::{adamw, norm};
 pub(crate) use rows::{Rotation, activate, rms_norm, rope};
 

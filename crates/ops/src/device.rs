@@ -6,7 +6,7 @@ pub(crate) mod kinds;
 pub use kinds::{AdamWStep, Appended, Reads, Span};
 
 use crate::attention::shape::AttentionShape;
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// True when optimiser and gradients need not go through the host's memory.
 pub fn has_operations(device: &Device) -> bool {
@@ -59,6 +59,21 @@ pub fn norm(gradients: &[&Tensor]) -> Result<f64> {
     bail!("{:?} has no norm of its own", first.device())
 }
 
+/// The place of the largest number of each row of `logits` `[n, V]` in f32: of equals the first, and what is no number is
+/// never the largest (0, where nothing else is there).
+///
+/// Errors when they are in another type, or the device has no such operation.
+pub fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
+    if logits.dtype() != DType::F32 {
+        bail!("argmax: rows are in {:?}", logits.dtype());
+    }
+    #[cfg(feature = "cuda")]
+    if has_operations(logits.device()) {
+        return crate::cuda::argmax(logits);
+    }
+    bail!("{:?} has no search of rows of its own", logits.device())
+}
+
 /// Attention of a pass to keys and values that are kept on the device: made once, used in every layer.
 pub struct CachedAttention {
     #[cfg(feature = "cuda")]
@@ -98,5 +113,37 @@ impl CachedAttention {
         return self.plan.attend(qkv, layer, shape);
         #[cfg(not(feature = "cuda"))]
         match (self.never, qkv, layer, shape) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::conformance::{device, random};
+    use candle_core::{Device, Tensor};
+
+    /// On the device of the environment; the CPU has no such operation, and says so.
+    #[test]
+    fn the_largest_of_each_row_conforms() {
+        assert!(super::argmax(&random((2, 3), 1)).is_err());
+        let Some(device) = device() else { return };
+        for width in [1, 31, 32, 513, 5000] {
+            let mut rows = random((7, width), width as u64).to_vec2::<f32>().unwrap();
+            rows[0].fill(f32::NAN);
+            rows[1].fill(f32::NEG_INFINITY);
+            rows[2].fill(0.5);
+            rows[3][width / 2..].fill(2.0);
+            rows[4][width - 1] = 3.0;
+            rows[5][0] = f32::NAN;
+            let first = |row: &Vec<f32>| {
+                let mut best = (0, f32::NEG_INFINITY);
+                for (i, &z) in row.iter().enumerate() {
+                    best = if z > best.1 { (i, z) } else { best };
+                }
+                best.0 as u32
+            };
+            let want: Vec<u32> = rows.iter().map(first).collect();
+            let logits = Tensor::new(rows, &Device::Cpu).unwrap().to_device(&device).unwrap();
+            assert_eq!(super::argmax(&logits).unwrap(), want, "rows of {width}");
+        }
     }
 }

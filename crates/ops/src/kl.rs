@@ -396,6 +396,24 @@ mod tests {
         }
     }
 
+    /// Once: logits that a training had shifted by more than 88 nats gave no number on a device, in f32.
+    #[test]
+    fn logits_that_are_far_apart_conform() {
+        let (h, r) = (random((7, 5), 1), random((7, 5), 3));
+        let mut w = random((600, 5), 2).to_vec2::<f32>().unwrap();
+        for row in &mut w {
+            row[0] = 1.0;
+        }
+        let w = Tensor::new(w, &Device::Cpu).unwrap();
+        let first = Tensor::new(&[[1f32, 0.0, 0.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+        for (shift, scale) in [(200.0, 1.0), (-200.0, 1.0), (0.0, 60.0), (300.0, 30.0)] {
+            let far = (&h * scale).unwrap().broadcast_add(&(&first * shift).unwrap()).unwrap();
+            let inputs = [Input::Tracked(far), Input::Frozen((&r * scale).unwrap()), Input::Frozen(w.clone())];
+            let name = format!("kl_divergence of logits {shift} apart, times {scale}");
+            check(&name, &inputs, |x| kl_divergence(&x[0], &x[1], &x[2]));
+        }
+    }
+
     #[test]
     fn a_head_in_bf16_conforms() {
         for (n, d, vocabulary) in [(0, 4, 5), (3, 7, 11), (9, 40, 2 * TILE + 37), (600, 3, 13)] {

@@ -232,7 +232,8 @@ impl Engine {
                 continue;
             }
             let (key, prompt) = (running.next_key, job.prompt.clone());
-            wave.push(Sequence { key, adapter: job.lane, prompt, options: job.options.clone() });
+            let (options, logits) = (job.options.clone(), job.top.is_some());
+            wave.push(Sequence { key, adapter: job.lane, prompt, options, logits });
             running.jobs.insert(key, job);
             running.next_key += 1;
         }

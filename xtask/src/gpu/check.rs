@@ -21,31 +21,44 @@ pub(crate) struct Options {
     python: PathBuf,
 }
 
+/// The parts of the kernels' text, in the order in which the operations put them together.
+const KERNELS: [&str; 5] = ["common.cu", "rows.cu", "attention.cu", "cached.cu", "losses.cu"];
+
 /// Builds for each.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let root = std::env::current_dir().map_err(Error::failed)?.join("target/cuda");
     let home = toolkit::fetch(&root, &options.python)?;
     for capability in &options.capabilities {
+        kernels(&root, &home, *capability)?;
         let started = Instant::now();
         build(&home, *capability, &["build", "--release", "--package", "eraser", "--features", "cuda"])?;
         println!("compute capability {capability}: built in {:.0} s", started.elapsed().as_secs_f64());
     }
-    build(
-        &home,
-        *options.capabilities.last().unwrap_or(&90),
-        &[
-            "test",
-            "--release",
-            "--no-run",
-            "--package",
-            "eraser",
-            "--package",
-            "eraser-ops",
-            "--features",
-            "eraser/cuda",
-            "--lib",
-        ],
-    )
+    let tests = |what: &str| {
+        let arguments: Vec<&str> = ["test", "--release", "--no-run"].into_iter().chain(what.split(' ')).collect();
+        build(&home, *options.capabilities.last().unwrap_or(&90), &arguments)
+    };
+    tests("--package eraser --package eraser-ops --features eraser/cuda --lib")?;
+    tests("--package eraser --package eraser-model --features eraser/cuda --test families --test layers")
+}
+
+/// That the text of our own kernels compiles: the program compiles it when it opens a device, so no build does.
+fn kernels(root: &Path, home: &Path, capability: u32) -> Result<()> {
+    let text: Result<String> = KERNELS
+        .iter()
+        .map(|name| {
+            let path = Path::new("crates/ops/src/cuda/kernels").join(name);
+            std::fs::read_to_string(&path).map_err(|e| Error::failed(format!("{}: {e}", path.display())))
+        })
+        .collect();
+    let file = root.join("kernels.cu");
+    std::fs::write(&file, text?).map_err(Error::failed)?;
+    let status = Command::new(home.join("bin/nvcc"))
+        .args(["-std=c++17", "--ptx", &format!("--gpu-architecture=compute_{capability}"), "--output-file"])
+        .args([&file.with_extension("ptx"), &file])
+        .status()
+        .map_err(Error::failed)?;
+    if status.success() { Ok(()) } else { Err(Error::failed(format!("the kernels do not compile: {status}"))) }
 }
 
 /// Runs cargo with the toolkit.

@@ -2,6 +2,7 @@
 //! the checks and measurements that are made there. Invariant: what has not run on a device is not said of it.
 
 pub(crate) mod check;
+mod checks;
 pub(crate) mod pack;
 mod shape;
 pub(crate) mod suite;

@@ -29,13 +29,13 @@ const SCRIPT: &str = r#"#!/bin/sh
 # PYTHON names one.
 set -eu
 cd "$(dirname "$0")"
-for program in eraser conformance xtask; do
+for program in eraser conformance xtask recorded/families recorded/layers; do
     [ -x "$program" ] || { xz --decompress --keep "$program.xz"; chmod +x "$program"; }
 done
 found=$("${PYTHON:-python3}" -c 'import glob, sys; print(":".join(d for p in sys.path for d in glob.glob(p + "/nvidia/*/lib")))' || true)
 export LD_LIBRARY_PATH="$found:/usr/local/nvidia/lib64:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}"
-exec ./xtask gpu-suite --binary ./eraser --conformance ./conformance --organism organism --script gpu_torch.py --work work \
-    ${PYTHON:+--python "$PYTHON"} "$@"
+exec ./xtask gpu-suite --binary ./eraser --conformance ./conformance --families recorded --organism organism \
+    --script gpu_torch.py --work "${WORK:-work}" ${PYTHON:+--python "$PYTHON"} "$@"
 "#;
 
 /// Makes the folder.
@@ -46,9 +46,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     fs::create_dir_all(out).map_err(Error::failed)?;
     let own = std::env::current_exe().map_err(Error::failed)?;
-    for (name, from) in
-        [("eraser", options.built.join("eraser")), ("conformance", tests(&options.built)?), ("xtask", own)]
-    {
+    let recorded = out.join("recorded");
+    for kind in ["families", "layers"] {
+        let fixtures = Path::new("tests/fixtures").join(kind);
+        copy(&Path::new("crates/model").join(&fixtures), &recorded.join(&fixtures))?;
+    }
+    let gradient = "tests/fixtures/gradient.json";
+    fs::copy(Path::new("crates/model").join(gradient), recorded.join(gradient)).map_err(Error::failed)?;
+    for (name, from) in [
+        ("eraser", options.built.join("eraser")),
+        ("conformance", tests(&options.built, "eraser_ops-")?),
+        ("recorded/families", tests(&options.built, "families-")?),
+        ("recorded/layers", tests(&options.built, "layers-")?),
+        ("xtask", own),
+    ] {
         let to = out.join(name);
         fs::copy(&from, &to).map_err(|e| {
             Error::request(format!("{}: {e}", from.display()))
@@ -73,8 +84,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The newest test program of the crate `eraser-ops`.
-fn tests(built: &Path) -> Result<PathBuf> {
+/// The newest test program whose name begins so.
+fn tests(built: &Path, own: &str) -> Result<PathBuf> {
     let dir = built.join("deps");
     let entries = fs::read_dir(&dir).map_err(|e| {
         Error::request(format!("{}: {e}", dir.display()))
@@ -82,11 +93,11 @@ fn tests(built: &Path) -> Result<PathBuf> {
     })?;
     let named = |path: &Path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("eraser_ops-") && !name.contains('.')
+        name.starts_with(own) && !name.contains('.')
     };
     let found = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| named(path));
     found.max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok()).ok_or_else(|| {
-        Error::request("there is no test program of eraser-ops").hint("cargo xtask cuda-check builds it")
+        Error::request(format!("there is no test program {own}*")).hint("cargo xtask cuda-check builds it")
     })
 }
 

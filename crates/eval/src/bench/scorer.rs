@@ -143,7 +143,7 @@ fn write(subject: &Subject<'_>, asks: &[&Ask], alive: &mut dyn FnMut(usize) -> b
             let budget = if ask.chat { model.budget(ask.open, room) } else { None };
             let options =
                 GenerateOptions { budget, ..GenerateOptions::greedy(ask.most.min(room), model.tokenizer.stops()) };
-            Sequence { key, adapter: 0, prompt: ask.ids.clone(), options }
+            Sequence { key, adapter: 0, prompt: ask.ids.clone(), options, logits: false }
         };
         let after = order.last().map(|&next| asks[next].ids.as_slice());
         let mut on_token = |token: Emitted<'_>| {

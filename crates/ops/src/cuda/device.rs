@@ -240,6 +240,7 @@ impl Fresh {
             match dtype {
                 DType::F32 => CudaStorage::wrap_cuda_slice(device.alloc::<f32>(n)?, device.clone()),
                 DType::BF16 => CudaStorage::wrap_cuda_slice(device.alloc::<bf16>(n)?, device.clone()),
+                DType::U32 => CudaStorage::wrap_cuda_slice(device.alloc::<u32>(n)?, device.clone()),
                 other => bail!("no kernels for {other:?}"),
             }
         };

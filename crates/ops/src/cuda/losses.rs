@@ -29,6 +29,16 @@ pub(crate) fn kl_divergence(hidden: &Tensor, reference: &Tensor, head: &Tensor, 
     losses(hidden, head, &Against::States(&ready(&reference.to_dtype(hidden.dtype())?)?), cap)
 }
 
+/// As [`crate::device::argmax`], of rows in f32.
+pub(crate) fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
+    let (logits, device) = (ready(logits)?, of(logits)?);
+    let (rows, vocabulary) = logits.dims2()?;
+    let found = Fresh::new(&device, DType::U32, rows)?;
+    let arguments = [Arg::At(address(&logits)?), Arg::At(found.at()?), Arg::U32(vocabulary as u32)];
+    launch(&device, "argmax_rows", rows as u64, THREADS, &arguments)?;
+    found.into_tensor().to_vec1()
+}
+
 fn losses(hidden: &Tensor, head: &Tensor, against: &Against<'_>, cap: Option<f32>) -> Result<Tensor> {
     let (device, dtype) = (of(hidden)?, hidden.dtype());
     let (hidden, head) = (ready(hidden)?, head.detach().to_dtype(dtype)?.contiguous()?);

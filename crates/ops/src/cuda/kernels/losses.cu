@@ -35,28 +35,58 @@ __device__ void cross_entropy(const float *z, const u32 *targets, float *losses,
 #define CROSS_ENTROPY(T) (const float *z, const u32 *targets, float *losses, T *dz, u32 v, float cap, u32 want)
 BOTH(cross_entropy, CROSS_ENTROPY, (z, targets, losses, dz, v, cap, want))
 
+// p - q, where the logarithm of their ratio is `gap`, from q where they are near each other, from p where p is larger by
+// far: q can be 0 and the ratio infinite there.
+__device__ __forceinline__ float excess(float p, float q, float gap) { return gap < 1.0f ? q * expm1f(gap) : p - q; }
+
 // losses[row] = KL(softmax(r) || softmax(z)); dz, where it is wanted, is softmax(z) - softmax(r).
 template <typename T>
 __device__ void divergence(const float *z, const float *r, float *losses, T *dz, u32 v, float cap, u32 want) {
     u32 row = blockIdx.x;
     z += (u64)row * v, r += (u64)row * v, dz += (u64)row * v;
-    float theirs = log_sum(r, v, cap), mean = 0.0f, grown = 0.0f;
+    // What is added to all logits of a row changes nothing, and can be more than the exponential of an f32 has room for.
+    float ours = log_sum(z, v, cap), theirs = log_sum(r, v, cap), shift = ours - theirs, mean = 0.0f, grown = 0.0f;
     for (u32 i = threadIdx.x; i < v; i += blockDim.x) {
-        float other = logit(r[i], cap), gap = logit(z[i], cap) - other, q = expf(other - theirs);
+        float other = logit(r[i], cap), own = logit(z[i], cap), q = expf(other - theirs), gap = own - other - shift;
         mean += q * gap;
-        grown += q * expm1f(gap);
+        grown += excess(expf(own - ours), q, gap);
     }
     // E[r - l] + ln E[exp(l - r)]: small differences are taken before anything large is summed.
     mean = block_reduce<false>(mean), grown = log1pf(block_reduce<false>(grown));
     if (threadIdx.x == 0) losses[row] = grown - mean;
     if (!want) return;
     for (u32 i = threadIdx.x; i < v; i += blockDim.x) {
-        float other = logit(r[i], cap), own = logit(z[i], cap), q = expf(other - theirs);
-        put(dz + i, (q * expf(own - other - grown) - q) * logit_slope(own, cap));
+        float other = logit(r[i], cap), own = logit(z[i], cap), q = expf(other - theirs), gap = own - other - shift;
+        put(dz + i, excess(expf(own - ours - grown), q, gap - grown) * logit_slope(own, cap));
     }
 }
 #define DIVERGENCE(T) (const float *z, const float *r, float *losses, T *dz, u32 v, float cap, u32 want)
 BOTH(divergence, DIVERGENCE, (z, r, losses, dz, v, cap, want))
+
+// found[row] = the place of the row's largest logit: of equals the first, and what is no number is never the largest.
+extern "C" __global__ void argmax_rows(const float *z, u32 *found, u32 v) {
+    __shared__ float mosts[32];
+    __shared__ u32 places[32];
+    z += (u64)blockIdx.x * v;
+    float most = -INFINITY;
+    u32 place = v;
+    for (u32 i = threadIdx.x; i < v; i += blockDim.x)
+        if (z[i] > most) most = z[i], place = i;
+    u32 warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    for (u32 round = 0; round < 2; round++) {
+        for (u32 step = 16; step > 0; step >>= 1) {
+            float other = __shfl_xor_sync(0xffffffffu, most, step);
+            u32 at = __shfl_xor_sync(0xffffffffu, place, step);
+            if (other > most || (other == most && at < place)) most = other, place = at;
+        }
+        if (round == 1) break;
+        if (lane == 0) mosts[threadIdx.x / 32] = most, places[threadIdx.x / 32] = place;
+        __syncthreads();
+        if (threadIdx.x >= 32) return;
+        most = lane < warps ? mosts[lane] : -INFINITY, place = lane < warps ? places[lane] : v;
+    }
+    if (threadIdx.x == 0) found[blockIdx.x] = place == v ? 0 : place;
+}
 
 // y = x times the factor of each row.
 template <typename T> __device__ void scale_rows(const T *x, const float *factors, T *y, u32 width, u64 n) {
