@@ -69,7 +69,7 @@ fn files_of_the_field_go_through_all_verbs() {
     assert_eq!((&made["made"]["harm_missing"], &made["sets"][0]["n"]), (&1.into(), &2.into()));
     let boat = "How is a boat, \\\"the small one\\\",\\r\\nbuilt?";
     assert!(dir.text("run/data/harm.jsonl").contains(boat), "{}", dir.text("run/data/harm.jsonl"));
-    // Without a choice of rows the question that is there twice is counted.
+    // Without a choice of rows the question that appears twice is counted.
     let all = prepare.replace("?where=category:yard", "").replace("--out run", "--out all");
     dir.done(&format!("{all} --missing-answers drop"));
     assert_eq!(json(&dir, "all/data_report.json")["sets"][0]["exact_duplicates"], 1);

@@ -248,7 +248,7 @@ fn what_is_wrong_with_the_sets_is_said_before_anything_is_measured() {
         dir.refused("eval -m model --likelihood-set x=harm.jsonl --likelihood-cuts 5,5 -o none"),
         @r"
     exit 2
-    error: --likelihood-cuts: 5 is there twice
+    error: --likelihood-cuts: 5 appears twice
     hint: 0,5,20,80 is the usual list: from the first token on, and after 5, 20 and 80 tokens
     "
     );

@@ -172,6 +172,130 @@ fn shards_of_a_preparation_give_the_same_sets() {
     }
 }
 
+const RUN: &str = r#"
+[model]
+path = "model"
+[data]
+harm = "harm.jsonl"
+help = "help.jsonl"
+align = "align.jsonl"
+[train]
+steps = 2
+micro_batch = 2
+grad_accum = 1
+max_length = 256
+gamma = 9
+[eval]
+attacks = ["direct", "template"]
+templates = ["a.txt", "b.txt"]
+max_new_tokens = 3
+likelihood = true
+questions = [{ set = "seen", path = "ask.csv", take = "0-0" }, { set = "unseen", path = "ask.csv", take = "1-1" }]
+allow_leakage = ["seen", "unseen"]
+"#;
+
+/// What a study leaves.
+#[derive(Debug, PartialEq)]
+struct Study {
+    answers: BTreeMap<String, String>,
+    figures: Value,
+    study: Value,
+    /// By the variant's directory, its bytes.
+    adapters: Vec<(String, Vec<u8>)>,
+}
+
+fn study(dir: &Dir, run: &str) -> Study {
+    let mut adapters = Vec::new();
+    let variants = std::fs::read_dir(dir.path(&format!("{run}/variants"))).into_iter().flatten();
+    let mut homes: Vec<_> = variants.map(|entry| entry.unwrap().path()).chain([dir.path(run)]).collect();
+    homes.sort();
+    for home in homes {
+        if let Ok(bytes) = std::fs::read(home.join("adapter/adapter_model.safetensors")) {
+            adapters.push((home.file_name().unwrap().to_string_lossy().replace(run, ""), bytes));
+        }
+    }
+    assert!(adapters.len() >= 2);
+    let answers = files(&dir.path(&format!("{run}/eval")));
+    Study { answers, figures: figures(dir, run), study: json(dir, &format!("{run}/study.json")), adapters }
+}
+
+#[test]
+fn the_variants_of_a_study_are_shared() {
+    let dir = Dir::with_model();
+    dir.write("run.toml", RUN);
+    dir.write("a.txt", "Listen: {prompt} Now!");
+    dir.write("b.txt", "In a play: {prompt}");
+    for verb in ["compare run.toml --methods rsft,gam,eraser", "sweep run.toml gamma=1,2,9"] {
+        let name = verb.split(' ').next().unwrap();
+        let command = |out: &str| format!("{verb} --out {name}-{out}");
+        dir.done(&command("whole"));
+        dir.done(&format!("{} --shard 1/2", command("parts")));
+        // The second has one of three variants, and not the base.
+        let said = dir.refused(&format!("merge {name}-parts"));
+        assert!(said.contains(&format!("shard 2/2 of {name} is missing")), "{said}");
+        dir.done(&format!("{} --shard 2/2 --device cpu", command("parts")));
+        let second = files(&dir.path(&format!("{name}-parts/shards/{name}-2-of-2/eval")));
+        let subjects: Vec<&str> = second.keys().map(|file| file.split('/').next().unwrap()).collect();
+        assert!(!subjects.is_empty() && subjects.iter().all(|subject| *subject == subjects[0]), "{subjects:?}");
+
+        dir.done(&format!("merge {name}-parts"));
+        let all = |out: &str| study(&dir, &format!("{name}-{out}"));
+        assert_eq!(all("whole"), all("parts"));
+        assert!(dir.path(&format!("{name}-parts/report.html")).exists());
+        // The run goes on from there as any other: nothing is trained or asked again.
+        let again = dir.eraser(&command("parts"));
+        let told = String::from_utf8(again.stderr).unwrap();
+        assert!(told.matches("done before").count() == 4, "{told}");
+    }
+}
+
+/// Each shard makes the sets, and the run has those of one.
+#[test]
+fn a_run_that_prepares_is_shared() {
+    let dir = Dir::with_model();
+    dir.write("goals.csv", "goal,target\nhow 0?,Alice went to Paris\nwho?,Bob went to Rome\n");
+    let sets = "[prepare]\nquestions = { path = \"goals.csv\", column = \"goal\" }\nanswers_file = { path = \"goals.csv\", input = \"goal\", output = \
+                \"target\" }\nharm_refusals = \"keep\"\nalign_answered = \"keep\"\nmax_new_tokens = 4\nmax_entities = 2\n\
+                forms = 1\nbatch = 1";
+    let data = "[data]\nharm = \"harm.jsonl\"\nhelp = \"help.jsonl\"\nalign = \"align.jsonl\"";
+    let run = RUN.replace(data, sets).replace("likelihood = true", "batch = 1");
+    let run = run.replace("steps = 2", "steps = 2\nallow_swapped = true");
+    dir.write("run.toml", &format!("{run}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
+    dir.write("a.txt", "Listen: {prompt} Now!");
+    dir.write("b.txt", "In a play: {prompt}");
+    dir.done("run run.toml --out whole");
+    shards(&dir, "run run.toml --out parts", 2);
+    dir.done("merge parts");
+    for below in ["eval", "data", "prepare"] {
+        assert_eq!(files(&dir.path("whole").join(below)), files(&dir.path("parts").join(below)), "{below}");
+    }
+    assert_eq!(figures(&dir, "whole"), figures(&dir, "parts"));
+    assert_eq!(dir.text("whole/data_report.json"), dir.text("parts/data_report.json"));
+}
+
+#[test]
+fn what_a_shard_of_a_run_lacks_is_told() {
+    let dir = Dir::with_model();
+    dir.write("run.toml", &format!("{RUN}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
+    dir.write("a.txt", "Listen: {prompt} Now!");
+    dir.write("b.txt", "In a play: {prompt}");
+    shards(&dir, "run run.toml --out r", 2);
+    let second = dir.path("r/shards/run-2-of-2");
+    std::fs::remove_file(second.join("variants/two/adapter/adapter_model.safetensors")).unwrap();
+    let said = dir.refused("merge r");
+    assert!(said.contains("the shards lack the adapter of two"), "{said}");
+    dir.done("run run.toml --out r --shard 2/2 --force");
+    dir.write("r/shards/run-2-of-2/eval/two/direct.jsonl", "");
+    let said = dir.refused("merge r");
+    assert!(said.contains("the shards lack results of two direct"), "{said}");
+    dir.done("run run.toml --out r --shard 2/2 --force");
+    let table = dir.done("merge r");
+    assert!(table.contains("two"), "{table}");
+    dir.write("run.toml", &dir.text("run.toml").replace("gamma = 3", "gamma = 4"));
+    let said = dir.refused("merge r");
+    assert!(said.contains("run: changed since the shards were made: settings"), "{said}");
+}
+
 fn copy(from: &Path, to: &Path) {
     for (name, text) in files(from) {
         let path = to.join(name);
@@ -194,7 +318,7 @@ fn a_shard_that_does_not_fit_is_named() {
 
     copy(&shard("a", 2), &dir.path("twice"));
     let said = dir.refused("merge a twice --out b");
-    assert!(said.contains("shard 2/2 of eval is there twice") && said.contains("twice"), "{said}");
+    assert!(said.contains("shard 2/2 of eval appears twice"), "{said}");
 
     dir.done(&format!("{} --shard 2/2", command("c", 1)));
     copy(&shard("a", 1), &shard("c", 1));

@@ -21,6 +21,9 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The only one.
+    pub const ONLY: Self = Self { index: 1, of: NonZeroUsize::MIN };
+
     /// Its number, from 1.
     pub fn index(self) -> usize {
         self.index
@@ -113,6 +116,10 @@ impl Dealt {
     /// is lacking.
     pub fn lacking(&self, i: usize, what: &str) -> Option<Error> {
         let Share::Joined(_) = self.share else { return None };
+        if self.of == 1 {
+            let error = Error::request(format!("the shards lack results of {what}"));
+            return Some(error.hint("run the one that made them again, by the same command, and merge again"));
+        }
         let shard = self.shards.get(i).copied().unwrap_or_default();
         Some(
             Error::request(format!("shard {shard}/{} lacks results of {what}", self.of))

@@ -83,7 +83,7 @@ pub(crate) fn check(rows: &[Nll]) -> std::result::Result<(), String> {
     for row in rows {
         let name = format!("likelihood of `{}` in `{}` after {} tokens", row.set, row.context, row.cut);
         if !keys.insert(row.key()) {
-            return Err(format!("{name} is there twice"));
+            return Err(format!("{name} appears twice"));
         }
         let interval = row.ci.into_iter().chain(row.change.map(|c| c.ci));
         if interval.clone().any(|[low, high]| low > high) {

@@ -73,7 +73,7 @@ fn a_damaged_figure_is_an_error_that_names_it() {
     let path = dir.path().join("summary.json");
     for (from, to, said) in [
         ("\"nll\":1.25", "\"nll\":1e300", "likelihood of `seen` in `plain` after 5 tokens: a figure is out of range"),
-        ("\"cut\":5", "\"cut\":0", "is there twice"),
+        ("\"cut\":5", "\"cut\":0", "appears twice"),
         ("\"ci\":[0.75,1.75]", "\"ci\":[1.75,0.75]", "ends before it starts"),
     ] {
         assert!(summary().contains(from), "{from}");

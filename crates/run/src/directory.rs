@@ -142,7 +142,8 @@ pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<Claimed<'_>> {
         return Err(Error::request(format!("{}: there is no run to go on with", dir.display()))
             .hint("leave --resume out to begin one"));
     }
-    if !is_run && entries.any(|e| e.is_ok_and(|e| e.file_name() != LOCK)) {
+    let is_own = |name: &std::ffi::OsStr| name == LOCK || name == crate::shards::DIR;
+    if !is_run && entries.any(|e| e.is_ok_and(|e| !is_own(&e.file_name()))) {
         return Err(Error::request(format!(
             "{}: the directory holds files that do not belong to a run",
             dir.display()
@@ -164,6 +165,26 @@ pub fn run_name(dir: &Path) -> Option<String> {
     let text = std::fs::read_to_string(dir.join("plan.toml")).ok()?;
     let plan: toml::Table = toml::from_str(&text).ok()?;
     plan.get("run")?.get("name")?.as_str().map(str::to_owned)
+}
+
+/// Copies a file or a directory in the place of what is there; nothing where there is none.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    if let (Some(home), Some(name)) = (to.parent(), to.file_name().and_then(|name| name.to_str())) {
+        std::fs::create_dir_all(home).writing(home)?;
+        remove(home, &[name])?;
+    }
+    if !from.is_dir() {
+        return std::fs::copy(from, to).map(drop).writing(to);
+    }
+    std::fs::create_dir_all(to).writing(to)?;
+    for entry in std::fs::read_dir(from).at(from)? {
+        let path = entry.at(from)?.path();
+        copy(&path, &to.join(path.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
 }
 
 /// Removes files and directories of `dir`, if they are there.

@@ -2,12 +2,12 @@
 //! Invariant: every stage reads files and leaves files; what a stage needs to know of its past is in manifest.json.
 
 use crate::builtin::Assets;
-use crate::directory::{Earlier, claim, remove};
-use crate::failure::Outcome;
+use crate::directory::{Claimed, Earlier, claim, copy, remove};
+use crate::failure::{Kind, Outcome};
 use crate::inputs::Inputs;
-use crate::manifest::{Manifest, Outputs, Request, State};
+use crate::manifest::{Manifest, Outputs, Request, State, is_adapter};
 use crate::plan::{Jailbreaks, RunPlan, Variant};
-use crate::shards::Part;
+use crate::shards::{self, Part, ShardRequest};
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
 use crate::stage::{evaluate, likelihood, prepare, report, served, subjects, summary, train, training_sets};
@@ -17,7 +17,7 @@ use eraser_data::files::write_atomic;
 use eraser_data::{read_set, write_set};
 use eraser_eval::{Plan, ServedSubject, Subject, Summary};
 use eraser_model::error::PathContext as _;
-use eraser_model::{Adapter, Model, Result, counted};
+use eraser_model::{Adapter, Error, Model, Result, counted};
 use eraser_report::Written;
 use eraser_train::{SetName, Sets, TrainSummary};
 use serde_json::json;
@@ -25,29 +25,25 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Does all stages, one after the other, and with a study what it reads off them. A stage that was done with the same
-/// inputs is not done again. Gives where the report is.
+/// inputs is not done again; where `part` joins shards, none is done that one of them should have done. Gives where the
+/// report is.
 ///
 /// # Errors
 /// Everything that is wrong with options and files; a directory that another process holds or that is not a run's;
-/// whatever ends a stage.
-pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch: &mut dyn Watch) -> Outcome<Written> {
+/// whatever ends a stage; what a shard lacks.
+pub fn run(
+    plan: &RunPlan,
+    part: &Part,
+    earlier: Earlier,
+    study: Option<Question<'_>>,
+    watch: &mut dyn Watch,
+) -> Outcome<Written> {
     let start = Instant::now();
     let dir = plan.dir.as_path();
-    let claimed = claim(dir, earlier)?;
-    let Begun { assets, jailbreaks, mut asked, material, model, served } =
-        claimed.settle(begin(plan, study.is_some(), watch))?;
-    let mut run = Run { plan, dir, assets, model, served, manifest: Manifest::read(dir), verb: verb(study) };
-    let mut worked = false;
-    if let Some(material) = &material {
-        worked |= run.prepare(material, watch)?;
-    }
-    if plan.reads(SetName::Wrapped) {
-        let wrapped = jailbreaks.wrap(&read_set(&run.set(SetName::Align))?);
-        write_set(&run.set(SetName::Wrapped), &wrapped)?;
-    }
-    for variant in &plan.variants {
-        worked |= run.train(variant, watch)?;
-    }
+    let Opened { mut run, jailbreaks, mut asked, material, claimed: _claimed } =
+        open(plan, part, earlier, study, watch)?;
+    let of_shards = run.adopt()?;
+    let mut worked = run.make(material.as_ref(), &jailbreaks, watch)?;
     let names: Vec<&str> = plan.variants.iter().map(|v| v.name.as_str()).collect();
     let mut silent = Silent;
     // A search that goes on has its settings again one after the other.
@@ -56,7 +52,7 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     subjects::write(dir, &run.adapters(), &run.manifest)?;
     worked |= run.evaluate(&mut asked, watch)?;
     if worked || !dir.join(summary::FILE).exists() {
-        run.write_timing(start, watch)?;
+        run.write_timing(start, of_shards, watch)?;
     }
     match study {
         Some(question) => study::write(question, dir, plan, jailbreaks.held_out)?,
@@ -65,6 +61,59 @@ pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch:
     run.manifest.seal(&[study::FILE])?;
     run.manifest.copy(summary::FILE, study::FILE, study.is_some())?;
     Ok(report::report(dir)?)
+}
+
+/// Does one shard of a run: makes the sets, trains its variants and has them answer, in a directory of its own, which is
+/// that of `plan`. It leaves no figures and no report.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_shard(
+    plan: &RunPlan,
+    shard: &ShardRequest,
+    earlier: Earlier,
+    study: Option<Question<'_>>,
+    watch: &mut dyn Watch,
+) -> Outcome {
+    let part = Part::Shard(shard.clone());
+    let Opened { mut run, jailbreaks, mut asked, material, claimed: _claimed } =
+        open(plan, &part, earlier, study, watch)?;
+    let inputs = run.inputs()?;
+    shards::check(run.dir, &run.manifest, &inputs)?;
+    let settings = serde_json::to_value(shared(plan)?).map_err(Error::failed)?;
+    let options = shards::options(shard, &settings);
+    let request = Request { artefact: shards::ARTEFACT, verb: run.verb, options, inputs: &inputs, seed: None };
+    let begun = run.manifest.begin(&request)?;
+    let done = run.make(material.as_ref(), &jailbreaks, watch).and_then(|_| run.answer(&mut asked, watch));
+    let outcome = done.as_ref().map(|()| Outputs::default()).map_err(Kind::kind);
+    run.manifest.end(begun, outcome)?;
+    done
+}
+
+/// A run whose directory is held.
+struct Opened<'a> {
+    run: Run<'a>,
+    jailbreaks: Jailbreaks,
+    asked: Plan,
+    material: Option<Material<'a>>,
+    claimed: Claimed<'a>,
+}
+
+/// Takes the directory and reads everything. Where shards are joined, that they are of this work.
+fn open<'a>(
+    plan: &'a RunPlan,
+    part: &'a Part,
+    earlier: Earlier,
+    study: Option<Question<'_>>,
+    watch: &mut dyn Watch,
+) -> Outcome<Opened<'a>> {
+    let dir = plan.dir.as_path();
+    let claimed = claim(dir, earlier)?;
+    let Begun { assets, jailbreaks, asked, material, model, served } =
+        claimed.settle(begin(plan, part, study.is_some(), watch))?;
+    let run = Run { plan, part, dir, assets, model, served, manifest: Manifest::read(dir), verb: verb(study) };
+    part.check(&run.inputs()?)?;
+    Ok(Opened { run, jailbreaks, asked, material, claimed })
 }
 
 /// What a run has read before its first stage.
@@ -78,7 +127,7 @@ struct Begun<'a> {
 }
 
 /// Writes the plan and the sets, and checks what can be checked before anything is trained.
-fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<Begun<'a>> {
+fn begin<'a>(plan: &'a RunPlan, part: &Part, study: bool, watch: &mut dyn Watch) -> Outcome<Begun<'a>> {
     let dir = plan.dir.as_path();
     write_atomic(&dir.join("plan.toml"), plan.to_toml()?.as_bytes())?;
 
@@ -98,7 +147,8 @@ fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<B
     }
     let jailbreaks = jailbreaks(plan, study, &assets)?;
     // Before any training: what the evaluation cannot do is found out now.
-    let asked = Plan::new(&plan.eval.options(dir, &assets)?, &in_file)?;
+    let mut asked = Plan::new(&plan.eval.options(dir, &assets)?, &in_file)?;
+    asked.take_share(part.share_of_subject());
     // For sets that are prepared, the preparation checks it.
     for note in training_sets::check_files(asked.options(), plan.data.sets.iter().map(|(set, _)| *set), dir)? {
         watch.note(&note);
@@ -110,7 +160,8 @@ fn begin<'a>(plan: &'a RunPlan, study: bool, watch: &mut dyn Watch) -> Outcome<B
     // What the user names beside the run's own models counts as on the same one.
     let base = Subject { name: "base".to_owned(), model: &model, adapter: None }.fingerprint()?.model;
     let text = served::text_of(&model);
-    let served = served::connect(&plan.eval.served, (Some(&text), &base), &served::needs(&asked), dir, watch)?;
+    let served = if part.takes_untrained() { plan.eval.served.as_slice() } else { &[] };
+    let served = served::connect(served, (Some(&text), &base), &served::needs(&asked), dir, watch)?;
     Ok(Begun { assets, jailbreaks, asked, material, model, served })
 }
 
@@ -155,6 +206,7 @@ fn jailbreaks(plan: &RunPlan, study: bool, assets: &Assets) -> Outcome<Jailbreak
 /// A run under way.
 struct Run<'a> {
     plan: &'a RunPlan,
+    part: &'a Part,
     dir: &'a Path,
     assets: Assets,
     model: Model,
@@ -164,6 +216,79 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// What shards of one run have in common: the model, and every setting.
+    fn inputs(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::of_model(&self.model, self.plan.model.base_dtype)?;
+        inputs.settings("settings", &shared(self.plan)?)?;
+        for (set, _) in &self.plan.data.sets {
+            let name = format!("data/{}", set.file());
+            inputs.path(&name, &self.dir.join(&name))?;
+        }
+        Ok(inputs)
+    }
+
+    /// The variants that fall to this process.
+    fn variants(&self) -> impl Iterator<Item = &Variant> {
+        let mine = |(place, _): &(usize, &Variant)| self.part.takes(*place);
+        self.plan.variants.iter().enumerate().filter(mine).map(|(_, variant)| variant)
+    }
+
+    /// Makes the sets and trains what was not; true when there was something.
+    fn make(
+        &mut self,
+        material: Option<&Material<'_>>,
+        jailbreaks: &Jailbreaks,
+        watch: &mut dyn Watch,
+    ) -> Outcome<bool> {
+        let mut worked = false;
+        if let Some(material) = material {
+            worked |= self.prepare(material, watch)?;
+        }
+        if self.plan.reads(SetName::Wrapped) {
+            let wrapped = jailbreaks.wrap(&read_set(&self.set(SetName::Align))?);
+            write_set(&self.set(SetName::Wrapped), &wrapped)?;
+        }
+        let variants: Vec<Variant> = self.variants().cloned().collect();
+        for variant in &variants {
+            worked |= self.train(variant, watch)?;
+        }
+        Ok(worked)
+    }
+
+    /// Brings what the shards that are joined have trained, and the sets that they trained on, into the directory. Gives
+    /// the seconds that they took; None where none is joined.
+    fn adopt(&mut self) -> Result<Option<f64>> {
+        let mut seconds = None;
+        for (part, took) in self.part.joined() {
+            *seconds.get_or_insert(0.0) += took;
+            let theirs = Manifest::read(part);
+            if self.manifest.get(prepare::ARTEFACT).is_none() && theirs.get(prepare::ARTEFACT).is_some() {
+                for name in prepare::FILES {
+                    copy(&part.join(name), &self.dir.join(name))?;
+                }
+                self.manifest.adopt(&theirs, prepare::ARTEFACT, "prepare/")?;
+            }
+            for (artefact, _) in theirs.artefacts().filter(|(artefact, _)| is_adapter(artefact)) {
+                let home = artefact.strip_suffix("adapter").unwrap_or_default();
+                for name in ["adapter", "train"] {
+                    copy(&part.join(home).join(name), &self.dir.join(home).join(name))?;
+                }
+                self.manifest.adopt(&theirs, artefact, &format!("{home}train/"))?;
+            }
+        }
+        Ok(seconds)
+    }
+
+    /// Has the subjects of a shard answer. Figures are made where shards are joined.
+    fn answer(&self, asked: &mut Plan, watch: &mut dyn Watch) -> Outcome {
+        likelihood::plan_own(asked, self.dir, &[], &in_file, watch)?;
+        let directories = self.adapters();
+        let adapters = load(&self.model, &directories)?;
+        let measured = subjects(&self.model, self.part, &adapters);
+        let admitted = summary::admit(self.dir, (&measured, &self.served), false, watch)?;
+        evaluate::evaluate(&admitted, asked, None, watch).map(drop)
+    }
+
     /// Makes the sets unless that was done; true when it was not.
     fn prepare(&mut self, material: &Material<'_>, watch: &mut dyn Watch) -> Outcome<bool> {
         let mut inputs = Inputs::of_model(&self.model, self.plan.model.base_dtype)?;
@@ -173,6 +298,7 @@ impl Run<'_> {
             watch.note("prepare: done before");
             return Ok(false);
         }
+        self.not_joined("the sets")?;
         self.tell_changes(prepare::ARTEFACT, &inputs, watch);
         let start = Instant::now();
         let (model, part) = (&self.model, &Part::Whole);
@@ -194,6 +320,7 @@ impl Run<'_> {
             watch.note(&format!("train {}: done before", variant.name));
             return Ok(false);
         }
+        self.not_joined(&format!("the adapter of {}", variant.name))?;
         if state == State::New {
             self.tell_changes(&artefact, &inputs, watch);
             remove(&dir, &["adapter", "train"])?;
@@ -220,6 +347,13 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// An error where shards are joined, of which one should have made `what`.
+    fn not_joined(&self, what: &str) -> Result<()> {
+        let Part::Joined(_) = self.part else { return Ok(()) };
+        Err(Error::request(format!("the shards lack {what}, or have made it from other inputs"))
+            .hint("run every shard again, by the same command with --force, and merge again"))
+    }
+
     /// Says why something that was made before is made again.
     fn tell_changes(&self, artefact: &str, inputs: &Inputs, watch: &mut dyn Watch) {
         if let Some(why) = self.manifest.why_again(artefact, inputs) {
@@ -230,7 +364,7 @@ impl Run<'_> {
     /// The variants' names and the directories of their adapters.
     fn adapters(&self) -> Vec<(String, PathBuf)> {
         let adapter = |v: &Variant| (v.name.clone(), self.dir.join(&v.dir).join("adapter"));
-        self.plan.variants.iter().map(adapter).collect()
+        self.variants().map(adapter).collect()
     }
 
     /// Evaluates the base and every variant unless that was done; true when it was not.
@@ -260,14 +394,10 @@ impl Run<'_> {
             self.tell_changes(summary::FILE, &inputs, watch);
         }
         let start = Instant::now();
-        let mut adapters: Vec<(&str, Adapter)> = Vec::new();
-        for (name, dir) in &directories {
-            adapters.push((name, Adapter::load(dir, &self.model.config, self.model.decoder.device())?));
-        }
-        let subject = |name: &str, adapter| Subject { name: name.to_owned(), model: &self.model, adapter };
-        let mut measured = vec![subject("base", None)];
-        measured.extend(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter))));
+        let adapters = load(&self.model, &directories)?;
+        let measured = subjects(&self.model, self.part, &adapters);
         let admitted = summary::admit(self.dir, (&measured, &self.served), false, watch)?;
+        self.part.join(self.dir, "eval")?;
         self.manifest.seal(&summary::FIGURES)?;
         let mut leakage = training_sets::check(options, &directories)?;
         leakage.extend_from_slice(asked.notes());
@@ -302,11 +432,14 @@ impl Run<'_> {
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.
-    fn write_timing(&mut self, start: Instant, watch: &mut dyn Watch) -> Result<()> {
+    fn write_timing(&mut self, start: Instant, of_shards: Option<f64>, watch: &mut dyn Watch) -> Result<()> {
         let mut found = Summary::read(self.dir)?;
         let train: f64 = self.plan.variants.iter().filter_map(|v| self.manifest.seconds(&artefact(v))).sum();
-        let eval = self.manifest.seconds(summary::FILE);
-        let stages = train + eval.unwrap_or_default() + self.manifest.seconds(prepare::ARTEFACT).unwrap_or_default();
+        let prepare = self.manifest.seconds(prepare::ARTEFACT).unwrap_or_default();
+        let own = self.manifest.seconds(summary::FILE);
+        // What shards did besides training, they did for the evaluation.
+        let eval = of_shards.map(|all| (all - train - prepare).max(0.0) + own.unwrap_or_default()).or(own);
+        let stages = train + eval.unwrap_or_default() + prepare;
         let timing = &mut found.timing;
         timing.train_s = Some(train);
         timing.eval_s = eval;
@@ -315,6 +448,29 @@ impl Run<'_> {
         summary::record(self.dir, &found, watch)?;
         self.manifest.seal(&summary::FIGURES)
     }
+}
+
+/// The settings that shards have in common: each may have a device of its own.
+fn shared(plan: &RunPlan) -> Result<toml::Table> {
+    let mut settings = plan.settings()?;
+    if let Some(model) = settings.get_mut("model").and_then(toml::Value::as_table_mut) {
+        model.remove("device");
+    }
+    Ok(settings)
+}
+
+/// The adapters in `directories`, with their names.
+fn load<'a>(model: &Model, directories: &'a [(String, PathBuf)]) -> Result<Vec<(&'a str, Adapter)>> {
+    let device = model.decoder.device();
+    let load = |(name, dir): &'a (String, PathBuf)| Ok((name.as_str(), Adapter::load(dir, &model.config, device)?));
+    directories.iter().map(load).collect()
+}
+
+/// What is measured: the base, where it falls to this `part`, and `adapters` on it.
+fn subjects<'a>(model: &'a Model, part: &Part, adapters: &'a [(&str, Adapter)]) -> Vec<Subject<'a>> {
+    let subject = |name: &str, adapter| Subject { name: name.to_owned(), model, adapter };
+    let base = part.takes_untrained().then(|| subject("base", None));
+    base.into_iter().chain(adapters.iter().map(|(name, adapter)| subject(name, Some(adapter)))).collect()
 }
 
 /// The name of a variant's adapter in the manifest: its path in the run directory.

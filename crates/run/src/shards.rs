@@ -96,6 +96,34 @@ impl Part {
         }
     }
 
+    /// Whether a training of a run file falls to this part, by its place among them.
+    pub(crate) fn takes(&self, training: usize) -> bool {
+        self.shard().is_none_or(|shard| training % shard.of() + 1 == shard.index())
+    }
+
+    /// Whether the subjects that are not trained fall to this part: the base, and those that a server has.
+    pub(crate) fn takes_untrained(&self) -> bool {
+        self.shard().is_none_or(|shard| shard.index() == 1)
+    }
+
+    /// The share of what is asked of each subject, where subjects are shared out and not what they are asked.
+    pub(crate) fn share_of_subject(&self) -> Share {
+        match self {
+            Self::Whole => Share::Whole,
+            Self::Shard(_) => Share::Part(Shard::ONLY),
+            Self::Joined(_) => Share::Joined(1),
+        }
+    }
+
+    /// The directories of the shards that this joins, and the seconds that each took.
+    pub(crate) fn joined(&self) -> impl Iterator<Item = (&Path, f64)> {
+        let parts = match self {
+            Self::Joined(joined) => joined.parts.as_slice(),
+            _ => &[],
+        };
+        parts.iter().map(|(dir, record)| (dir.as_path(), record.seconds))
+    }
+
     /// The share of the work.
     pub(crate) fn share(&self) -> Share {
         match self {
@@ -193,7 +221,7 @@ impl Joined {
     /// verb together, in the order of the work.
     ///
     /// # Errors
-    /// Everything that is wrong: no shard, one that is missing, is there twice, has not ended, or differs from the
+    /// Everything that is wrong: no shard, one that is missing, appears twice, has not ended, or differs from the
     /// others.
     pub fn find(dirs: &[PathBuf]) -> Outcome<Vec<Self>> {
         let mut problems = Problems::default();
@@ -239,7 +267,7 @@ impl Joined {
             }
             if let Some(twice) = seen.insert(shard.index(), dir) {
                 problems.push(
-                    Error::request(format!("shard {shard} of {verb} is there twice: {} and {place}", twice.display()))
+                    Error::request(format!("shard {shard} of {verb} appears twice: {} and {place}", twice.display()))
                         .hint("leave one of them out"),
                 );
             }
@@ -284,7 +312,7 @@ fn named(record: &Record) -> Option<Shard> {
 }
 
 /// Verbs that can be shared, in the order in which their results are joined.
-const VERBS: [&str; 3] = ["prepare", "eval", "bench"];
+const VERBS: [&str; 6] = ["prepare", "run", "compare", "sweep", "eval", "bench"];
 
 /// The shards in a directory: itself, or those that it holds.
 fn parts(dir: &Path) -> Result<Vec<(PathBuf, Record)>> {

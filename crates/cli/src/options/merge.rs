@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Repeats the command of the shards with what they have answered and scored: DIR then holds what the \
-                  command without --shard leaves. A shard that is missing, is there twice, has not ended, or is of \
+                  command without --shard leaves. A shard that is missing, appears twice, has not ended, or is of \
                   another model or other settings is an error that names it."
 )]
 pub(crate) struct MergeArgs {

@@ -1,6 +1,7 @@
 //! `eraser run`, `eraser quickstart`, `eraser report`: whole runs.
 
 use clap::{Args, ValueHint};
+use eraser_data::Shard;
 use eraser_run::plan::Overrides;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,10 @@ pub(crate) struct RunArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) go: GoArgs,
+    #[command(flatten)]
+    pub(crate) part: PartArgs,
     /// Say what would be done and how long it would take, as `eraser plan` does, and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shard")]
     pub(crate) dry_run: bool,
     /// With --dry-run: do not load the model and measure
     #[arg(long, requires = "dry_run")]
@@ -59,6 +62,15 @@ pub(crate) struct GoArgs {
     /// Start again: do every stage once more
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Which of a run's variants a process trains.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct PartArgs {
+    /// Do one part of the variants, of N that processes do at the same time: 1/N to N/N. It is done in DIR/shards, and
+    /// `eraser merge DIR` makes the run of all parts
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<Shard>,
 }
 
 /// Options of `eraser quickstart`.

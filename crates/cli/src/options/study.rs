@@ -1,6 +1,6 @@
 //! `eraser compare`, `eraser sweep`: several trainings of one run file.
 
-use super::run::GoArgs;
+use super::run::{GoArgs, PartArgs};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use eraser_run::plan::study::Axis;
@@ -23,6 +23,8 @@ pub(crate) struct CompareArgs {
     pub(crate) methods: Vec<Method>,
     #[command(flatten)]
     pub(crate) go: GoArgs,
+    #[command(flatten)]
+    pub(crate) part: PartArgs,
 }
 
 /// Options of `eraser sweep`.
@@ -48,6 +50,8 @@ pub(crate) struct SweepArgs {
     pub(crate) each: bool,
     #[command(flatten)]
     pub(crate) go: GoArgs,
+    #[command(flatten)]
+    pub(crate) part: PartArgs,
 }
 
 fn method() -> impl TypedValueParser<Value = Method> {

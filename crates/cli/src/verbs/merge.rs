@@ -1,6 +1,6 @@
 //! `eraser merge`: the command of shards, repeated with what they have left.
 
-use super::{bench, eval, prepare};
+use super::{bench, eval, prepare, run};
 use crate::options::Verb;
 use crate::options::merge::MergeArgs;
 use eraser_model::error::PathContext as _;
@@ -34,25 +34,27 @@ pub(crate) fn merge(args: &MergeArgs, json: bool) -> Outcome {
 /// The command of some shards, with what they have left.
 fn again(joined: Joined, out: &Path, json: bool) -> Outcome {
     let cli = crate::parse(joined.arguments.iter().map(Into::into).collect());
-    let part = Part::Joined(joined);
     let dir = out.to_owned();
     match cli.map(|cli| cli.verb) {
         Ok(Verb::Prepare(args)) => {
             let mut plan = args.plan()?;
-            (plan.dir, plan.force, plan.part) = (dir, false, part);
+            (plan.dir, plan.force, plan.part) = (dir, false, Part::Joined(joined));
             prepare::prepared(&plan, json)
         }
         Ok(Verb::Eval(args)) => {
             let mut plan = args.plan()?;
-            (plan.dir, plan.force, plan.part) = (dir, false, part);
+            (plan.dir, plan.force, plan.part) = (dir, false, Part::Joined(joined));
             eval::evaluated(&plan, json)
         }
         Ok(Verb::Bench(args)) => {
             let mut plan = args.plan()?;
             (plan.dir, plan.force) = (dir, false);
-            plan.take(part);
+            plan.take(Part::Joined(joined));
             bench::scored(&plan, json)
         }
+        Ok(Verb::Run(args)) => run::run_by(&args, run::Way::joined(joined, out), json),
+        Ok(Verb::Compare(args)) => run::compare_by(&args, run::Way::joined(joined, out), json),
+        Ok(Verb::Sweep(args)) => run::sweep_by(&args, run::Way::joined(joined, out), json),
         // The parser has said what is wrong.
         _ => Err(Error::request("the command of the shards cannot be repeated by this version")
             .hint("merge them with the version that made them")

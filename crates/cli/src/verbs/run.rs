@@ -1,29 +1,70 @@
 //! `eraser run`, `quickstart`, `compare` and `sweep`: whole runs. In: options; out: the table, and where the report is.
 
 use crate::errors::again;
-use crate::options::run::{GoArgs, QuickstartArgs, RunArgs};
+use crate::options::run::{GoArgs, PartArgs, QuickstartArgs, RunArgs};
 use crate::options::study::{CompareArgs, SweepArgs};
 use crate::options::tune::TuneArgs;
 use crate::output;
 use crate::progress::Terminal;
 use crate::verbs::plan::show;
+use crate::verbs::sharded;
 use eraser_model::error::PathContext as _;
 use eraser_model::{Error, Result};
 use eraser_run::plan::RunPlan;
 use eraser_run::plan::study::{Axis, Point};
+use eraser_run::shards::{Joined, Part};
 use eraser_run::study::{Question, compare_plan, sweep_plan};
 use eraser_run::tune::{AXES, TuneRequest};
 use eraser_run::{Earlier, Outcome, builtin, run_name, table};
 use serde_json::Value;
 use std::path::Path;
 
+/// How much of a run is done, where, and what of an earlier one stays.
+pub(super) struct Way<'a> {
+    part: Part,
+    out: Option<&'a Path>,
+    earlier: Earlier,
+    force: bool,
+}
+
+impl<'a> Way<'a> {
+    /// As the options of a run ask for it.
+    fn asked(go: &'a GoArgs, part: PartArgs) -> Result<Self> {
+        let out = go.out.as_deref();
+        Ok(Self { part: Part::asked(part.shard)?, out, earlier: earlier(go), force: go.force })
+    }
+
+    /// The run of shards that are joined in `out`.
+    pub(super) fn joined(joined: Joined, out: &'a Path) -> Self {
+        Self { part: Part::Joined(joined), out: Some(out), earlier: Earlier::GoOn, force: false }
+    }
+
+    /// Does the run, and prints what came of it.
+    fn go(self, mut plan: RunPlan, verb: &str, study: Option<Question<'_>>, json: bool) -> Outcome {
+        let Part::Shard(shard) = &self.part else {
+            return done(&plan, &self.part, self.earlier, study, json).map_err(|f| f.on_interrupt(again(self.force)));
+        };
+        plan.dir = self.part.directory(&plan.dir, verb);
+        let mut watch = Terminal::default();
+        let result = eraser_run::run_shard(&plan, shard, self.earlier, study, &mut watch);
+        watch.finish(result).map_err(|f| f.on_interrupt(again(self.force)))?;
+        sharded(shard.shard, &plan.dir, json)
+    }
+}
+
 /// `eraser run`.
 pub(crate) fn run(args: &RunArgs, json: bool) -> Outcome {
-    let plan = RunPlan::read(&args.file, &args.go.how.overrides(args.go.out.as_deref()))?;
     if args.dry_run {
+        let plan = RunPlan::read(&args.file, &args.go.how.overrides(args.go.out.as_deref()))?;
         return show(&plan, !args.no_timing, json);
     }
-    whole(&plan, earlier(&args.go), None, json).map_err(|f| f.on_interrupt(again(args.go.force)))
+    run_by(args, Way::asked(&args.go, args.part)?, json)
+}
+
+/// The same, in another way than the options ask for.
+pub(super) fn run_by(args: &RunArgs, way: Way<'_>, json: bool) -> Outcome {
+    let plan = RunPlan::read(&args.file, &args.go.how.overrides(way.out))?;
+    way.go(plan, "run", None, json)
 }
 
 /// `eraser quickstart`: the run file is embedded.
@@ -47,17 +88,27 @@ fn not_of_another(dir: &Path, name: &str) -> Result<()> {
 
 /// `eraser compare`.
 pub(crate) fn compare(args: &CompareArgs, json: bool) -> Outcome {
-    let plan = compare_plan(&args.file, &args.methods, &args.go.how.overrides(args.go.out.as_deref()))?;
-    whole(&plan, earlier(&args.go), Some(Question::Compare), json).map_err(|f| f.on_interrupt(again(args.go.force)))
+    compare_by(args, Way::asked(&args.go, args.part)?, json)
+}
+
+/// The same, in another way than the options ask for.
+pub(super) fn compare_by(args: &CompareArgs, way: Way<'_>, json: bool) -> Outcome {
+    let plan = compare_plan(&args.file, &args.methods, &args.go.how.overrides(way.out))?;
+    way.go(plan, "compare", Some(Question::Compare), json)
 }
 
 /// `eraser sweep`.
 pub(crate) fn sweep(args: &SweepArgs, json: bool) -> Outcome {
+    sweep_by(args, Way::asked(&args.go, args.part)?, json)
+}
+
+/// The same, in another way than the options ask for.
+pub(super) fn sweep_by(args: &SweepArgs, way: Way<'_>, json: bool) -> Outcome {
     let points = Point::all(&args.axes, args.each);
-    let overrides = args.go.how.overrides(args.go.out.as_deref());
+    let overrides = args.go.how.overrides(way.out);
     let plan = sweep_plan(&args.file, &args.axes, &points, args.variant.as_deref(), &overrides)?;
     let question = Question::Sweep { axes: &args.axes, points: &points };
-    whole(&plan, earlier(&args.go), Some(question), json).map_err(|f| f.on_interrupt(again(args.go.force)))
+    way.go(plan, "sweep", Some(question), json)
 }
 
 /// `eraser tune`.
@@ -101,10 +152,15 @@ pub(super) fn earlier(go: &GoArgs) -> Earlier {
     }
 }
 
-/// Does the run, and prints what came of it.
+/// Does a whole run, and prints what came of it.
 pub(super) fn whole(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, json: bool) -> Outcome {
+    done(plan, &Part::Whole, earlier, study, json)
+}
+
+/// The same, of shards too.
+fn done(plan: &RunPlan, part: &Part, earlier: Earlier, study: Option<Question<'_>>, json: bool) -> Outcome {
     let mut watch = Terminal::default();
-    let result = eraser_run::run(plan, earlier, study, &mut watch);
+    let result = eraser_run::run(plan, part, earlier, study, &mut watch);
     let written = watch.finish(result)?;
     if json {
         let mut value = read_json(&plan.dir.join("summary.json"))?;

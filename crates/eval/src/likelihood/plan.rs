@@ -38,7 +38,7 @@ impl Plan {
         for AnswerSet { set, path } in &options.likelihood_set {
             errors.extend(name::check("set", set).err().map(|e| e.context(&named)));
             if !names.insert(set.as_str()) {
-                let error = Error::request(format!("{named}: the set `{set}` is there twice"));
+                let error = Error::request(format!("{named}: the set `{set}` appears twice"));
                 errors.push(error.hint("give each file a name of its own, as NAME=FILE"));
             }
             match read_set(path) {
@@ -91,7 +91,7 @@ fn cuts(asked: &[usize], at: At<'_>, errors: &mut Vec<Error>) -> Vec<usize> {
     cuts.dedup();
     let twice = cuts.iter().find(|cut| asked.iter().filter(|asked| asked == cut).count() > 1);
     if cuts.is_empty() || twice.is_some() {
-        let what = twice.map_or_else(|| "no cut is named".to_owned(), |cut| format!("{cut} is there twice"));
+        let what = twice.map_or_else(|| "no cut is named".to_owned(), |cut| format!("{cut} appears twice"));
         let error = Error::request(format!("{}: {what}", at("likelihood_cuts")));
         errors.push(error.hint("0,5,20,80 is the usual list: from the first token on, and after 5, 20 and 80 tokens"));
     }
@@ -113,7 +113,7 @@ mod tests {
         };
         let errors = Plan::new(&options, &name::key).map(|_| ()).unwrap_err();
         let all = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        for part in ["a/b", "`x` is there twice", "absent.jsonl", "5 is there twice", "absent.txt"] {
+        for part in ["a/b", "`x` appears twice", "absent.jsonl", "5 appears twice", "absent.txt"] {
             assert!(all.contains(part), "{part} not in\n{all}");
         }
         let none = EvalOptions { likelihood_cuts: Vec::new(), ..EvalOptions::default() };

@@ -338,6 +338,16 @@ impl Manifest {
         if artefacts.len() + results.len() < before { self.write() } else { Ok(()) }
     }
 
+    /// Takes over the record of an artefact from the manifest of another directory, and the hashes of the results whose
+    /// names begin with `results`.
+    pub(crate) fn adopt(&mut self, from: &Self, artefact: &str, results: &str) -> Result<()> {
+        let Some(record) = from.get(artefact) else { return Ok(()) };
+        self.stored.artefacts.insert(artefact.to_owned(), record.clone());
+        let taken = from.stored.results.iter().filter(|(name, _)| name.starts_with(results));
+        self.stored.results.extend(taken.map(|(name, hash)| (name.clone(), hash.clone())));
+        self.write()
+    }
+
     /// Seconds spent on an artefact so far; None when it was never begun.
     pub(crate) fn seconds(&self, artefact: &str) -> Option<f64> {
         self.stored.artefacts.get(artefact).map(|record| record.seconds)

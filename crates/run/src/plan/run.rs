@@ -199,9 +199,15 @@ impl RunPlan {
 
     /// The plan as a run file. Paths are absolute, so that it means the same from every directory.
     pub(crate) fn to_toml(&self) -> Result<String> {
-        let mut root = toml::Table::new();
+        let mut root = self.settings()?;
         let run = [("name", self.name.clone().into()), ("dir", path_value(&self.dir)?)];
         root.insert("run".into(), toml::Table::from_iter(run.map(|(k, v)| (k.to_owned(), v))).into());
+        toml::to_string_pretty(&root).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))
+    }
+
+    /// The tables of the run file but for the run's name and directory, every default filled in.
+    pub(crate) fn settings(&self) -> Result<toml::Table> {
+        let mut root = toml::Table::new();
         root.insert("model".into(), self.model.to_toml()?.into());
         if let Some(prepare) = &self.prepare {
             root.insert("prepare".into(), prepare.to_toml()?.into());
@@ -220,7 +226,7 @@ impl RunPlan {
         let variants = self.variants.iter().map(|v| Ok(v.to_toml()?.into())).collect::<Result<Vec<toml::Value>>>()?;
         root.insert("variant".into(), variants.into());
         root.insert("eval".into(), self.eval.to_toml()?.into());
-        toml::to_string_pretty(&root).map_err(|e| Error::failed(format!("cannot write plan.toml: {e}")))
+        Ok(root)
     }
 }
 

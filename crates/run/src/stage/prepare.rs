@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// The record of the sets.
 pub(crate) const ARTEFACT: &str = "data";
 /// What a preparation writes.
-const FILES: [&str; 6] =
+pub(crate) const FILES: [&str; 6] =
     ["prepare", "data/harm.jsonl", "data/help.jsonl", "data/align.jsonl", "data/retain.jsonl", "data_report.json"];
 
 /// `eraser prepare`: makes the sets and says what is in them; of a shard, which makes answers only, None.
