@@ -199,7 +199,7 @@ allow_leakage = ["seen", "unseen"]
 struct Study {
     answers: BTreeMap<String, String>,
     figures: Value,
-    study: Value,
+    findings: Value,
     /// By the variant's directory, its bytes.
     adapters: Vec<(String, Vec<u8>)>,
 }
@@ -216,7 +216,7 @@ fn study(dir: &Dir, run: &str) -> Study {
     }
     assert!(adapters.len() >= 2);
     let answers = files(&dir.path(&format!("{run}/eval")));
-    Study { answers, figures: figures(dir, run), study: json(dir, &format!("{run}/study.json")), adapters }
+    Study { answers, figures: figures(dir, run), findings: json(dir, &format!("{run}/study.json")), adapters }
 }
 
 #[test]
@@ -279,16 +279,17 @@ fn what_a_shard_of_a_run_lacks_is_told() {
     dir.write("run.toml", &format!("{RUN}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
     dir.write("a.txt", "Listen: {prompt} Now!");
     dir.write("b.txt", "In a play: {prompt}");
-    shards(&dir, "run run.toml --out r", 2);
-    let second = dir.path("r/shards/run-2-of-2");
+    // The third has nothing to do.
+    shards(&dir, "run run.toml --out r", 3);
+    let second = dir.path("r/shards/run-2-of-3");
     std::fs::remove_file(second.join("variants/two/adapter/adapter_model.safetensors")).unwrap();
     let said = dir.refused("merge r");
     assert!(said.contains("the shards lack the adapter of two"), "{said}");
-    dir.done("run run.toml --out r --shard 2/2 --force");
-    dir.write("r/shards/run-2-of-2/eval/two/direct.jsonl", "");
+    dir.done("run run.toml --out r --shard 2/3 --force");
+    dir.write("r/shards/run-2-of-3/eval/two/direct.jsonl", "");
     let said = dir.refused("merge r");
     assert!(said.contains("the shards lack results of two direct"), "{said}");
-    dir.done("run run.toml --out r --shard 2/2 --force");
+    dir.done("run run.toml --out r --shard 2/3 --force");
     let table = dir.done("merge r");
     assert!(table.contains("two"), "{table}");
     dir.write("run.toml", &dir.text("run.toml").replace("gamma = 3", "gamma = 4"));
