@@ -271,6 +271,15 @@ fn a_run_that_prepares_is_shared() {
     }
     assert_eq!(figures(&dir, "whole"), figures(&dir, "parts"));
     assert_eq!(dir.text("whole/data_report.json"), dir.text("parts/data_report.json"));
+    // Other sets in the place of those.
+    dir.write("run.toml", &dir.text("run.toml").replace("max_new_tokens = 4", "max_new_tokens = 5"));
+    for shard in [1, 2] {
+        dir.done(&format!("run run.toml --out parts --shard {shard}/2 --force"));
+    }
+    dir.done("merge parts");
+    dir.done("run run.toml --out other");
+    assert_eq!(files(&dir.path("other/data")), files(&dir.path("parts/data")));
+    assert_eq!(figures(&dir, "other"), figures(&dir, "parts"));
 }
 
 #[test]
@@ -293,8 +302,38 @@ fn what_a_shard_of_a_run_lacks_is_told() {
     let table = dir.done("merge r");
     assert!(table.contains("two"), "{table}");
     dir.write("run.toml", &dir.text("run.toml").replace("gamma = 3", "gamma = 4"));
+    let plan = dir.text("r/plan.toml");
     let said = dir.refused("merge r");
-    assert!(said.contains("run: changed since the shards were made: settings"), "{said}");
+    assert!(said.contains("run: changed since the shards were made: variants"), "{said}");
+    assert_eq!(dir.text("r/plan.toml"), plan, "what is refused replaces nothing");
+    let said = dir.refused("merge r --out r/shards/run-1-of-3");
+    assert!(said.contains("is within a shard"), "{said}");
+}
+
+/// Merged into a finished run of other sets, shards lacked theirs for ever; of other templates, they had replaced its
+/// adapters before they were refused.
+#[test]
+fn shards_take_the_place_of_a_run_whole_or_not_at_all() {
+    let dir = Dir::with_model();
+    dir.write("run.toml", &format!("{RUN}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
+    dir.write("a.txt", "Listen: {prompt} Now!");
+    dir.write("b.txt", "In a play: {prompt}");
+    shards(&dir, "run run.toml --out r", 2);
+    dir.done("merge r");
+    let adapter = |run: &str| std::fs::read(dir.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap();
+    let (before, summary) = (adapter("r"), dir.text("r/summary.json"));
+    dir.write("run.toml", &dir.text("run.toml").replace("steps = 2", "steps = 3"));
+    dir.done("run run.toml --out r --shard 1/2 --force");
+    dir.write("b.txt", "In a play, {prompt}");
+    dir.done("run run.toml --out r --shard 2/2 --force");
+    let said = dir.refused("merge r");
+    assert!(said.contains("is of other work than") && said.contains("template b.txt differ"), "{said}");
+    assert!(before == adapter("r") && summary == dir.text("r/summary.json"));
+    dir.done("run run.toml --out r --shard 1/2 --force");
+    dir.done("merge r --device cpu");
+    dir.done("run run.toml --out whole");
+    assert!(before != adapter("r") && adapter("whole") == adapter("r"));
+    assert_eq!(figures(&dir, "whole"), figures(&dir, "r"));
 }
 
 fn copy(from: &Path, to: &Path) {

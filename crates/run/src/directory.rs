@@ -151,6 +151,13 @@ pub(crate) fn claim(dir: &Path, earlier: Earlier) -> Result<Claimed<'_>> {
         .hint("name an empty or a new directory with --out"));
     }
     let claimed = Claimed { dir, _lock: lock(dir)? };
+    if earlier == Earlier::Removed {
+        let shards = std::fs::read_dir(dir.join(crate::shards::DIR)).into_iter().flatten();
+        if let Some(shard) = shards.filter_map(|e| Some(e.ok()?.path())).find(|shard| busy(shard)) {
+            return Err(Error::request(format!("{}: another eraser process is working in it", shard.display()))
+                .hint("wait for it, or stop it: --force removes the shards of the directory too"));
+        }
+    }
     remove(dir, &[GONE])?;
     // Left by a process that was killed before it had begun.
     claimed.put_back()?;

@@ -31,7 +31,7 @@ pub use export::{ExportKind, ExportPlan, export};
 pub use failure::{Failure, Outcome, Problems};
 pub use gate::{Condition, Found, Gate, gate};
 pub use machine::Machine;
-pub use pipeline::{describe, run, run_shard};
+pub use pipeline::{describe, run, run_joined, run_shard};
 pub use stage::bench::bench;
 pub use stage::evaluate::eval;
 pub use stage::judge::judge;

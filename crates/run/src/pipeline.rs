@@ -10,7 +10,7 @@ use crate::plan::{Jailbreaks, RunPlan, Variant};
 use crate::shards::{self, Part, ShardRequest};
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
-use crate::stage::{evaluate, likelihood, prepare, report, served, subjects, summary, train, training_sets};
+use crate::stage::{common, evaluate, likelihood, prepare, report, served, subjects, summary, train, training_sets};
 use crate::study::{self, Question};
 use crate::watch::{Silent, Watch};
 use eraser_data::files::write_atomic;
@@ -25,13 +25,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Does all stages, one after the other, and with a study what it reads off them. A stage that was done with the same
-/// inputs is not done again; where `part` joins shards, none is done that one of them should have done. Gives where the
-/// report is.
+/// inputs is not done again. Gives where the report is.
 ///
 /// # Errors
 /// Everything that is wrong with options and files; a directory that another process holds or that is not a run's;
-/// whatever ends a stage; what a shard lacks.
-pub fn run(
+/// whatever ends a stage.
+pub fn run(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>>, watch: &mut dyn Watch) -> Outcome<Written> {
+    run_joined(plan, &Part::Whole, earlier, study, watch)
+}
+
+/// As [`run`]; where `part` joins shards, nothing is done that one of them should have done.
+///
+/// # Errors
+/// As [`run`]; what a shard lacks.
+pub fn run_joined(
     plan: &RunPlan,
     part: &Part,
     earlier: Earlier,
@@ -40,9 +47,9 @@ pub fn run(
 ) -> Outcome<Written> {
     let start = Instant::now();
     let dir = plan.dir.as_path();
-    let Opened { mut run, jailbreaks, mut asked, material, claimed: _claimed } =
+    let Opened { mut run, jailbreaks, mut asked, material, inputs: _, claimed: _claimed } =
         open(plan, part, earlier, study, watch)?;
-    let of_shards = run.adopt()?;
+    let of_shards = run.adopt(watch)?;
     let mut worked = run.make(material.as_ref(), &jailbreaks, watch)?;
     let names: Vec<&str> = plan.variants.iter().map(|v| v.name.as_str()).collect();
     let mut silent = Silent;
@@ -76,11 +83,9 @@ pub fn run_shard(
     watch: &mut dyn Watch,
 ) -> Outcome {
     let part = Part::Shard(shard.clone());
-    let Opened { mut run, jailbreaks, mut asked, material, claimed: _claimed } =
+    let Opened { mut run, jailbreaks, mut asked, material, inputs, claimed: _claimed } =
         open(plan, &part, earlier, study, watch)?;
-    let inputs = run.inputs()?;
-    shards::check(run.dir, &run.manifest, &inputs)?;
-    let settings = serde_json::to_value(shared(plan)?).map_err(Error::failed)?;
+    let settings = serde_json::to_value(plan.settings()?).map_err(Error::failed)?;
     let options = shards::options(shard, &settings);
     let request = Request { artefact: shards::ARTEFACT, verb: run.verb, options, inputs: &inputs, seed: None };
     let begun = run.manifest.begin(&request)?;
@@ -96,10 +101,12 @@ struct Opened<'a> {
     jailbreaks: Jailbreaks,
     asked: Plan,
     material: Option<Material<'a>>,
+    /// What shards have in common; empty where there are none.
+    inputs: Inputs,
     claimed: Claimed<'a>,
 }
 
-/// Takes the directory and reads everything. Where shards are joined, that they are of this work.
+/// Takes the directory and reads everything.
 fn open<'a>(
     plan: &'a RunPlan,
     part: &'a Part,
@@ -109,11 +116,10 @@ fn open<'a>(
 ) -> Outcome<Opened<'a>> {
     let dir = plan.dir.as_path();
     let claimed = claim(dir, earlier)?;
-    let Begun { assets, jailbreaks, asked, material, model, served } =
+    let Begun { assets, jailbreaks, asked, material, model, served, inputs } =
         claimed.settle(begin(plan, part, study.is_some(), watch))?;
     let run = Run { plan, part, dir, assets, model, served, manifest: Manifest::read(dir), verb: verb(study) };
-    part.check(&run.inputs()?)?;
-    Ok(Opened { run, jailbreaks, asked, material, claimed })
+    Ok(Opened { run, jailbreaks, asked, material, inputs, claimed })
 }
 
 /// What a run has read before its first stage.
@@ -124,14 +130,38 @@ struct Begun<'a> {
     material: Option<Material<'a>>,
     model: Model,
     served: Vec<ServedSubject>,
+    inputs: Inputs,
+}
+
+/// Reads the model and, of shards, that they are of this work, before anything is written.
+fn checked(
+    plan: &RunPlan,
+    part: &Part,
+    material: Option<&Material<'_>>,
+    assets: &Assets,
+    watch: &mut dyn Watch,
+) -> Result<Option<(Model, Inputs)>> {
+    if matches!(part, Part::Whole) {
+        return Ok(None);
+    }
+    let model = plan.model.load(assets, watch)?;
+    let inputs = common::inputs(plan, (&model, material), assets)?;
+    part.check(&inputs)?;
+    if let Part::Shard(_) = part {
+        shards::check(&plan.dir, &Manifest::read(&plan.dir), &inputs)?;
+    }
+    Ok(Some((model, inputs)))
 }
 
 /// Writes the plan and the sets, and checks what can be checked before anything is trained.
 fn begin<'a>(plan: &'a RunPlan, part: &Part, study: bool, watch: &mut dyn Watch) -> Outcome<Begun<'a>> {
     let dir = plan.dir.as_path();
+    let assets = Assets::InRun(dir.to_owned());
+    let material =
+        plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
+    let checked = checked(plan, part, material.as_ref(), &assets, watch)?;
     write_atomic(&dir.join("plan.toml"), plan.to_toml()?.as_bytes())?;
 
-    let assets = Assets::InRun(dir.to_owned());
     let data = dir.join("data");
     std::fs::create_dir_all(&data).writing(&data)?;
     for (set, source) in &plan.data.sets {
@@ -154,15 +184,16 @@ fn begin<'a>(plan: &'a RunPlan, part: &Part, study: bool, watch: &mut dyn Watch)
         watch.note(&note);
     }
 
-    let material =
-        plan.prepare.as_ref().map(|p| Material::read(p, plan.eval.files(), &plan.eval.answers, &assets)).transpose()?;
-    let model = plan.model.load(&assets, watch)?;
+    let (model, inputs) = match checked {
+        Some(checked) => checked,
+        None => (plan.model.load(&assets, watch)?, Inputs::default()),
+    };
     // What the user names beside the run's own models counts as on the same one.
     let base = Subject { name: "base".to_owned(), model: &model, adapter: None }.fingerprint()?.model;
     let text = served::text_of(&model);
     let served = if part.takes_untrained() { plan.eval.served.as_slice() } else { &[] };
     let served = served::connect(served, (Some(&text), &base), &served::needs(&asked), dir, watch)?;
-    Ok(Begun { assets, jailbreaks, asked, material, model, served })
+    Ok(Begun { assets, jailbreaks, asked, material, model, served, inputs })
 }
 
 /// A key of the run file's evaluation, for errors.
@@ -216,17 +247,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// What shards of one run have in common: the model, and every setting.
-    fn inputs(&self) -> Result<Inputs> {
-        let mut inputs = Inputs::of_model(&self.model, self.plan.model.base_dtype)?;
-        inputs.settings("settings", &shared(self.plan)?)?;
-        for (set, _) in &self.plan.data.sets {
-            let name = format!("data/{}", set.file());
-            inputs.path(&name, &self.dir.join(&name))?;
-        }
-        Ok(inputs)
-    }
-
     /// The variants that fall to this process.
     fn variants(&self) -> impl Iterator<Item = &Variant> {
         let mine = |(place, _): &(usize, &Variant)| self.part.takes(*place);
@@ -257,19 +277,25 @@ impl Run<'_> {
 
     /// Brings what the shards that are joined have trained, and the sets that they trained on, into the directory. Gives
     /// the seconds that they took; None where none is joined.
-    fn adopt(&mut self) -> Result<Option<f64>> {
+    fn adopt(&mut self, watch: &mut dyn Watch) -> Result<Option<f64>> {
         let mut seconds = None;
         for (part, took) in self.part.joined() {
-            *seconds.get_or_insert(0.0) += took;
             let theirs = Manifest::read(part);
-            if self.manifest.get(prepare::ARTEFACT).is_none() && theirs.get(prepare::ARTEFACT).is_some() {
+            // Every shard has made the same sets.
+            if seconds.is_none() && theirs.get(prepare::ARTEFACT) != self.manifest.get(prepare::ARTEFACT) {
                 for name in prepare::FILES {
                     copy(&part.join(name), &self.dir.join(name))?;
                 }
                 self.manifest.adopt(&theirs, prepare::ARTEFACT, "prepare/")?;
             }
-            for (artefact, _) in theirs.artefacts().filter(|(artefact, _)| is_adapter(artefact)) {
+            *seconds.get_or_insert(0.0) += took;
+            for (artefact, record) in theirs.artefacts().filter(|(artefact, _)| is_adapter(artefact)) {
                 let home = artefact.strip_suffix("adapter").unwrap_or_default();
+                let file = self.dir.join(artefact).join("adapter_model.safetensors");
+                if self.manifest.get(artefact) == Some(record) && file.exists() {
+                    continue;
+                }
+                train::forget_durability(self.dir, &mut self.manifest, watch)?;
                 for name in ["adapter", "train"] {
                     copy(&part.join(home).join(name), &self.dir.join(home).join(name))?;
                 }
@@ -448,15 +474,6 @@ impl Run<'_> {
         summary::record(self.dir, &found, watch)?;
         self.manifest.seal(&summary::FIGURES)
     }
-}
-
-/// The settings that shards have in common: each may have a device of its own.
-fn shared(plan: &RunPlan) -> Result<toml::Table> {
-    let mut settings = plan.settings()?;
-    if let Some(model) = settings.get_mut("model").and_then(toml::Value::as_table_mut) {
-        model.remove("device");
-    }
-    Ok(settings)
 }
 
 /// The adapters in `directories`, with their names.

@@ -217,6 +217,11 @@ pub(crate) fn beside(dir: &Path, file: &Path) -> Vec<PathBuf> {
 }
 
 impl Joined {
+    /// The directories of the shards.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|(dir, _)| dir.as_path())
+    }
+
     /// Finds the shards in `dirs`, each the directory of a shard or one that holds some, and checks them; those of each
     /// verb together, in the order of the work.
     ///

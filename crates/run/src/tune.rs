@@ -11,7 +11,6 @@ use crate::manifest::Manifest;
 use crate::pipeline;
 use crate::plan::study::{Axis, Point, Variants};
 use crate::plan::{Overrides, RunPlan};
-use crate::shards::Part;
 use crate::study::{Bounds, Question, broken, ranking};
 use crate::watch::Watch;
 use eraser_data::files::write_atomic;
@@ -169,7 +168,7 @@ fn plan(request: &TuneRequest<'_>, points: &[Point], tune: bool) -> Outcome<RunP
 /// Trains and measures every setting of `points` that was not yet.
 fn go(request: &TuneRequest<'_>, points: &[Point], earlier: Earlier, watch: &mut dyn Watch) -> Outcome<Written> {
     let question = Question::Tune { axes: request.axes, points, bounds: &request.bounds };
-    pipeline::run(&plan(request, points, true)?, &Part::Whole, earlier, Some(question), watch)
+    pipeline::run(&plan(request, points, true)?, earlier, Some(question), watch)
 }
 
 /// An error where `[tune]` and `[eval]` ask the same questions.

@@ -17,4 +17,7 @@ pub(crate) struct MergeArgs {
     /// Directory for the results [default: RUN, where there is one that holds all shards]
     #[arg(long, short = 'o', value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
+    /// Where to compute, in place of what the first shard was told
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
 }

@@ -21,7 +21,15 @@ pub(crate) fn merge(args: &MergeArgs, json: bool) -> Outcome {
                 .into());
         }
     };
-    for joined in Joined::find(&runs)? {
+    for mut joined in Joined::find(&runs)? {
+        if let Some(part) = joined.directories().find(|part| out.starts_with(part)) {
+            return Err(Error::request(format!("--out: {} is within a shard, {}", out.display(), part.display()))
+                .hint("name another directory")
+                .into());
+        }
+        if let Some(device) = &args.device {
+            computed_on(&mut joined.arguments, device);
+        }
         // Paths of the command are relative to where it was given.
         if joined.directory.is_dir() {
             std::env::set_current_dir(&joined.directory).at(&joined.directory)?;
@@ -29,6 +37,16 @@ pub(crate) fn merge(args: &MergeArgs, json: bool) -> Outcome {
         again(joined, &out, json)?;
     }
     Ok(())
+}
+
+/// Puts a device into the arguments of a command, in place of one that is there.
+fn computed_on(arguments: &mut Vec<String>, device: &str) {
+    const FLAG: &str = "--device";
+    if let Some(at) = arguments.iter().position(|argument| argument == FLAG) {
+        arguments.drain(at..(at + 2).min(arguments.len()));
+    }
+    arguments.retain(|argument| !argument.strip_prefix(FLAG).is_some_and(|rest| rest.starts_with('=')));
+    arguments.extend([FLAG.to_owned(), device.to_owned()]);
 }
 
 /// The command of some shards, with what they have left.

@@ -160,7 +160,7 @@ pub(super) fn whole(plan: &RunPlan, earlier: Earlier, study: Option<Question<'_>
 /// The same, of shards too.
 fn done(plan: &RunPlan, part: &Part, earlier: Earlier, study: Option<Question<'_>>, json: bool) -> Outcome {
     let mut watch = Terminal::default();
-    let result = eraser_run::run(plan, part, earlier, study, &mut watch);
+    let result = eraser_run::run_joined(plan, part, earlier, study, &mut watch);
     let written = watch.finish(result)?;
     if json {
         let mut value = read_json(&plan.dir.join("summary.json"))?;

@@ -47,6 +47,7 @@ pub use section::ELSEWHERE;
 pub use served::ServedPlan;
 pub use sets::set_key;
 pub use size::Size;
+pub(crate) use source::question_row;
 pub use source::{Source, check_path};
 pub use train::{TrainPlan, TrainRequest};
 pub use variables::{as_flag as template_variable, of_flags as template_variables};

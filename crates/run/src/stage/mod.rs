@@ -2,6 +2,7 @@
 //! in the manifest. Invariant: a stage reads files and leaves files; it holds the directory's lock while it works.
 
 pub(crate) mod bench;
+pub(crate) mod common;
 pub(crate) mod evaluate;
 pub(crate) mod judge;
 pub(crate) mod likelihood;
