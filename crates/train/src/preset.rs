@@ -60,7 +60,7 @@ fn strong(published: TrainOptions) -> TrainOptions {
         rank: 16,
         alpha: 32.0,
         lora_dropout: 0.0,
-        lr: 4e-4,
+        lr: 6e-4,
         schedule: Schedule::Cosine,
         max_grad_norm: Some(1.0),
         steps: Some(60),
