@@ -194,6 +194,20 @@ questions = [{ set = "seen", path = "ask.csv", take = "0-0" }, { set = "unseen",
 allow_leakage = ["seen", "unseen"]
 "#;
 
+/// A model, a run file, and the templates that it names.
+fn with_run(run: &str) -> Dir {
+    let dir = Dir::with_model();
+    dir.write("run.toml", run);
+    dir.write("a.txt", "Listen: {prompt} Now!");
+    dir.write("b.txt", "In a play: {prompt}");
+    dir
+}
+
+/// A run file of two variants.
+fn two_variants(run: &str) -> String {
+    format!("{run}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n")
+}
+
 /// What a study leaves.
 #[derive(Debug, PartialEq)]
 struct Study {
@@ -221,10 +235,7 @@ fn study(dir: &Dir, run: &str) -> Study {
 
 #[test]
 fn the_variants_of_a_study_are_shared() {
-    let dir = Dir::with_model();
-    dir.write("run.toml", RUN);
-    dir.write("a.txt", "Listen: {prompt} Now!");
-    dir.write("b.txt", "In a play: {prompt}");
+    let dir = with_run(RUN);
     for verb in ["compare run.toml --methods rsft,gam,eraser", "sweep run.toml gamma=1,2,9"] {
         let name = verb.split(' ').next().unwrap();
         let command = |out: &str| format!("{verb} --out {name}-{out}");
@@ -252,17 +263,14 @@ fn the_variants_of_a_study_are_shared() {
 /// Each shard makes the sets, and the run has those of one.
 #[test]
 fn a_run_that_prepares_is_shared() {
-    let dir = Dir::with_model();
-    dir.write("goals.csv", "goal,target\nhow 0?,Alice went to Paris\nwho?,Bob went to Rome\n");
     let sets = "[prepare]\nquestions = { path = \"goals.csv\", column = \"goal\" }\nanswers_file = { path = \"goals.csv\", input = \"goal\", output = \
                 \"target\" }\nharm_refusals = \"keep\"\nalign_answered = \"keep\"\nmax_new_tokens = 4\nmax_entities = 2\n\
                 forms = 1\nbatch = 1";
     let data = "[data]\nharm = \"harm.jsonl\"\nhelp = \"help.jsonl\"\nalign = \"align.jsonl\"";
     let run = RUN.replace(data, sets).replace("likelihood = true", "batch = 1");
     let run = run.replace("steps = 2", "steps = 2\nallow_swapped = true");
-    dir.write("run.toml", &format!("{run}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
-    dir.write("a.txt", "Listen: {prompt} Now!");
-    dir.write("b.txt", "In a play: {prompt}");
+    let dir = with_run(&two_variants(&run));
+    dir.write("goals.csv", "goal,target\nhow 0?,Alice went to Paris\nwho?,Bob went to Rome\n");
     dir.done("run run.toml --out whole");
     shards(&dir, "run run.toml --out parts", 2);
     dir.done("merge parts");
@@ -284,10 +292,7 @@ fn a_run_that_prepares_is_shared() {
 
 #[test]
 fn what_a_shard_of_a_run_lacks_is_told() {
-    let dir = Dir::with_model();
-    dir.write("run.toml", &format!("{RUN}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
-    dir.write("a.txt", "Listen: {prompt} Now!");
-    dir.write("b.txt", "In a play: {prompt}");
+    let dir = with_run(&two_variants(RUN));
     // The third has nothing to do.
     shards(&dir, "run run.toml --out r", 3);
     let second = dir.path("r/shards/run-2-of-3");
@@ -314,10 +319,7 @@ fn what_a_shard_of_a_run_lacks_is_told() {
 /// adapters before they were refused.
 #[test]
 fn shards_take_the_place_of_a_run_whole_or_not_at_all() {
-    let dir = Dir::with_model();
-    dir.write("run.toml", &format!("{RUN}\n[[variant]]\nname = \"one\"\n[[variant]]\nname = \"two\"\ngamma = 3\n"));
-    dir.write("a.txt", "Listen: {prompt} Now!");
-    dir.write("b.txt", "In a play: {prompt}");
+    let dir = with_run(&two_variants(RUN));
     shards(&dir, "run run.toml --out r", 2);
     dir.done("merge r");
     let adapter = |run: &str| std::fs::read(dir.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap();

@@ -104,19 +104,18 @@ pub fn score_likeliest(
     };
     let rows = |hidden: &Tensor, targets: &[u32]| -> Result<Vec<Likeliest>> {
         let mut scores = Vec::with_capacity(targets.len());
-        if device::has_operations(hidden.device()) {
-            for (at, targets) in targets.chunks(LOGIT_ROWS).enumerate() {
-                let hidden = hidden.narrow(0, at * LOGIT_ROWS, targets.len())?;
-                let nll = decoder.cross_entropy(&hidden, targets)?.to_vec1::<f32>()?;
-                let likeliest = device::argmax(&decoder.logits(&hidden)?)?;
-                let is_likeliest = likeliest.into_iter().zip(targets).map(|(likeliest, &id)| likeliest == id);
-                scores.extend(nll.into_iter().map(|nll| -nll).zip(is_likeliest));
-            }
-            return Ok(scores);
-        }
         for (at, targets) in targets.chunks(LOGIT_ROWS).enumerate() {
-            let logits = decoder.logits(&hidden.narrow(0, at * LOGIT_ROWS, targets.len())?)?.to_vec2::<f32>()?;
-            scores.par_extend(logits.par_iter().zip(targets).map(|(row, &id)| token(row, id)));
+            let hidden = hidden.narrow(0, at * LOGIT_ROWS, targets.len())?;
+            let logits = decoder.logits(&hidden)?;
+            if device::has_operations(logits.device()) {
+                let nll = decoder.cross_entropy(&hidden, targets)?.to_vec1::<f32>()?;
+                let is_likeliest =
+                    device::argmax(&logits)?.into_iter().zip(targets).map(|(likeliest, id)| likeliest == *id);
+                scores.extend(nll.into_iter().map(|nll| -nll).zip(is_likeliest));
+            } else {
+                let logits = logits.to_vec2::<f32>()?;
+                scores.par_extend(logits.par_iter().zip(targets).map(|(row, &id)| token(row, id)));
+            }
         }
         Ok(scores)
     };

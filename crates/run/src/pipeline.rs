@@ -7,7 +7,7 @@ use crate::failure::{Kind, Outcome};
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State, is_adapter};
 use crate::plan::{Jailbreaks, RunPlan, Variant};
-use crate::shards::{self, Part, ShardRequest};
+use crate::shards::{self, Joined, Part, ShardRequest};
 use crate::stage::prepare::{Material, Preparing};
 use crate::stage::train::Training;
 use crate::stage::{common, evaluate, likelihood, prepare, report, served, subjects, summary, train, training_sets};
@@ -49,7 +49,7 @@ pub fn run_joined(
     let dir = plan.dir.as_path();
     let Opened { mut run, jailbreaks, mut asked, material, inputs: _, claimed: _claimed } =
         open(plan, part, earlier, study, watch)?;
-    let of_shards = run.adopt(watch)?;
+    run.adopt(watch)?;
     let mut worked = run.make(material.as_ref(), &jailbreaks, watch)?;
     let names: Vec<&str> = plan.variants.iter().map(|v| v.name.as_str()).collect();
     let mut silent = Silent;
@@ -59,7 +59,7 @@ pub fn run_joined(
     subjects::write(dir, &run.adapters(), &run.manifest)?;
     worked |= run.evaluate(&mut asked, watch)?;
     if worked || !dir.join(summary::FILE).exists() {
-        run.write_timing(start, of_shards, watch)?;
+        run.write_timing(start, watch)?;
     }
     match study {
         Some(question) => study::write(question, dir, plan, jailbreaks.held_out)?,
@@ -246,10 +246,11 @@ struct Run<'a> {
     verb: &'static str,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// The variants that fall to this process.
-    fn variants(&self) -> impl Iterator<Item = &Variant> {
-        let mine = |(place, _): &(usize, &Variant)| self.part.takes(*place);
+    fn variants(&self) -> impl Iterator<Item = &'a Variant> + use<'a> {
+        let part = self.part;
+        let mine = move |(place, _): &(usize, &Variant)| part.takes(*place);
         self.plan.variants.iter().enumerate().filter(mine).map(|(_, variant)| variant)
     }
 
@@ -268,27 +269,23 @@ impl Run<'_> {
             let wrapped = jailbreaks.wrap(&read_set(&self.set(SetName::Align))?);
             write_set(&self.set(SetName::Wrapped), &wrapped)?;
         }
-        let variants: Vec<Variant> = self.variants().cloned().collect();
-        for variant in &variants {
+        for variant in self.variants() {
             worked |= self.train(variant, watch)?;
         }
         Ok(worked)
     }
 
-    /// Brings what the shards that are joined have trained, and the sets that they trained on, into the directory. Gives
-    /// the seconds that they took; None where none is joined.
-    fn adopt(&mut self, watch: &mut dyn Watch) -> Result<Option<f64>> {
-        let mut seconds = None;
-        for (part, took) in self.part.joined() {
+    /// Brings what the shards that are joined have trained, and the sets that they trained on, into the directory.
+    fn adopt(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        for (i, part) in self.part.joined().into_iter().flat_map(Joined::directories).enumerate() {
             let theirs = Manifest::read(part);
             // Every shard has made the same sets.
-            if seconds.is_none() && theirs.get(prepare::ARTEFACT) != self.manifest.get(prepare::ARTEFACT) {
+            if i == 0 && theirs.get(prepare::ARTEFACT) != self.manifest.get(prepare::ARTEFACT) {
                 for name in prepare::FILES {
                     copy(&part.join(name), &self.dir.join(name))?;
                 }
                 self.manifest.adopt(&theirs, prepare::ARTEFACT, "prepare/")?;
             }
-            *seconds.get_or_insert(0.0) += took;
             for (artefact, record) in theirs.artefacts().filter(|(artefact, _)| is_adapter(artefact)) {
                 let home = artefact.strip_suffix("adapter").unwrap_or_default();
                 let file = self.dir.join(artefact).join("adapter_model.safetensors");
@@ -302,7 +299,7 @@ impl Run<'_> {
                 self.manifest.adopt(&theirs, artefact, &format!("{home}train/"))?;
             }
         }
-        Ok(seconds)
+        Ok(())
     }
 
     /// Has the subjects of a shard answer. Figures are made where shards are joined.
@@ -458,13 +455,18 @@ impl Run<'_> {
     }
 
     /// Completes summary.json by what the run took, the time of earlier invocations included.
-    fn write_timing(&mut self, start: Instant, of_shards: Option<f64>, watch: &mut dyn Watch) -> Result<()> {
+    fn write_timing(&mut self, start: Instant, watch: &mut dyn Watch) -> Result<()> {
         let mut found = Summary::read(self.dir)?;
         let train: f64 = self.plan.variants.iter().filter_map(|v| self.manifest.seconds(&artefact(v))).sum();
         let prepare = self.manifest.seconds(prepare::ARTEFACT).unwrap_or_default();
         let own = self.manifest.seconds(summary::FILE);
         // What shards did besides training, they did for the evaluation.
-        let eval = of_shards.map(|all| (all - train - prepare).max(0.0) + own.unwrap_or_default()).or(own);
+        let eval = self
+            .part
+            .joined()
+            .map(Joined::seconds)
+            .map(|all| (all - train - prepare).max(0.0) + own.unwrap_or_default())
+            .or(own);
         let stages = train + eval.unwrap_or_default() + prepare;
         let timing = &mut found.timing;
         timing.train_s = Some(train);

@@ -115,13 +115,12 @@ impl Part {
         }
     }
 
-    /// The directories of the shards that this joins, and the seconds that each took.
-    pub(crate) fn joined(&self) -> impl Iterator<Item = (&Path, f64)> {
-        let parts = match self {
-            Self::Joined(joined) => joined.parts.as_slice(),
-            _ => &[],
-        };
-        parts.iter().map(|(dir, record)| (dir.as_path(), record.seconds))
+    /// The shards that this joins, if it does.
+    pub(crate) fn joined(&self) -> Option<&Joined> {
+        match self {
+            Self::Joined(joined) => Some(joined),
+            _ => None,
+        }
     }
 
     /// The share of the work.
@@ -166,7 +165,7 @@ impl Part {
         for (name, parts) in files {
             append(&dir.join(name), &parts)?;
         }
-        Ok(joined.parts.iter().map(|(_, record)| record.seconds).sum())
+        Ok(joined.seconds())
     }
 }
 
@@ -220,6 +219,11 @@ impl Joined {
     /// The directories of the shards.
     pub fn directories(&self) -> impl Iterator<Item = &Path> {
         self.parts.iter().map(|(dir, _)| dir.as_path())
+    }
+
+    /// Seconds that they took together.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.parts.iter().map(|(_, record)| record.seconds).sum()
     }
 
     /// Finds the shards in `dirs`, each the directory of a shard or one that holds some, and checks them; those of each

@@ -24,30 +24,30 @@ pub(super) struct Way<'a> {
     part: Part,
     out: Option<&'a Path>,
     earlier: Earlier,
-    force: bool,
 }
 
 impl<'a> Way<'a> {
     /// As the options of a run ask for it.
     fn asked(go: &'a GoArgs, part: PartArgs) -> Result<Self> {
         let out = go.out.as_deref();
-        Ok(Self { part: Part::asked(part.shard)?, out, earlier: earlier(go), force: go.force })
+        Ok(Self { part: Part::asked(part.shard)?, out, earlier: earlier(go) })
     }
 
     /// The run of shards that are joined in `out`.
     pub(super) fn joined(joined: Joined, out: &'a Path) -> Self {
-        Self { part: Part::Joined(joined), out: Some(out), earlier: Earlier::GoOn, force: false }
+        Self { part: Part::Joined(joined), out: Some(out), earlier: Earlier::GoOn }
     }
 
     /// Does the run, and prints what came of it.
     fn go(self, mut plan: RunPlan, verb: &str, study: Option<Question<'_>>, json: bool) -> Outcome {
         let Part::Shard(shard) = &self.part else {
-            return done(&plan, &self.part, self.earlier, study, json).map_err(|f| f.on_interrupt(again(self.force)));
+            return done(&plan, &self.part, self.earlier, study, json)
+                .map_err(|f| f.on_interrupt(again(self.earlier == Earlier::Removed)));
         };
         plan.dir = self.part.directory(&plan.dir, verb);
         let mut watch = Terminal::default();
         let result = eraser_run::run_shard(&plan, shard, self.earlier, study, &mut watch);
-        watch.finish(result).map_err(|f| f.on_interrupt(again(self.force)))?;
+        watch.finish(result).map_err(|f| f.on_interrupt(again(self.earlier == Earlier::Removed)))?;
         sharded(shard.shard, &plan.dir, json)
     }
 }

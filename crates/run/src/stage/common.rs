@@ -5,10 +5,9 @@
 use crate::builtin::Assets;
 use crate::inputs::Inputs;
 use crate::plan::{QuestionFile, RunPlan};
+use crate::stage::evaluate;
 use crate::stage::prepare::Material;
 use eraser_data::Record;
-use eraser_eval::EvalOptions;
-use eraser_eval::judge::JudgeOptions;
 use eraser_model::{Model, Result};
 
 /// The hashes. Each shard may have a device of its own, and files at another place.
@@ -40,15 +39,11 @@ pub(crate) fn inputs(
     for file in &plan.eval.answers {
         inputs.settings(&format!("likelihood {}", file.name), &rows(file.records(assets)?))?;
     }
-    for path in plan.eval.options.templates.iter().chain(&plan.data.jailbreaks) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        inputs.path(&format!("template {name}"), &assets.locate(path)?)?;
+    let mut options = plan.eval.options.clone();
+    options.templates.extend(plan.data.jailbreaks.iter().cloned());
+    for path in &mut options.templates {
+        *path = assets.locate(path)?;
     }
-    let (options, templates) = (plan.eval.options.clone(), Vec::new());
-    if let Some(path) = &options.judge.prompt {
-        inputs.path("judge prompt", path)?;
-    }
-    let judge = JudgeOptions { prompt: None, ..options.judge.clone() };
-    inputs.settings("evaluation", &EvalOptions { templates, judge, ..options })?;
-    Ok(inputs)
+    inputs.settings("allow_leakage", &options.allow_leakage)?;
+    evaluate::inputs(inputs, &options, &[])
 }
