@@ -2,11 +2,14 @@
 
     python benches/methods_torch.py --eraser BINARY --model SMOLLM2 --harm harm.json --help-set help.json --work DIR
 
-Both sides start from one adapter, see the same rows in the same order (4 a step) and use AdamW at a constant rate. The formulas
-are those of the papers as `eraser methods` gives them. Prints a table, and ends with an error where a loss differs by more than
+Both sides start from one adapter, see the same rows in the same order (4 a step) and use AdamW at a constant rate. `rmu, in full`
+trains weights of the model itself, as RMU is published: there is no adapter then. The formulas are those of the papers as
+`eraser methods` gives them. Prints a table, and ends with an error where a loss differs by more than
 1e-3 of the larger of 1 and itself.
 """
 import argparse
+import contextlib
+import copy
 import hashlib
 import json
 import pathlib
@@ -26,7 +29,7 @@ parser.add_argument("--model", required=True)
 parser.add_argument("--harm", type=pathlib.Path, required=True)
 parser.add_argument("--help-set", type=pathlib.Path, required=True)
 parser.add_argument("--work", type=pathlib.Path, required=True)
-parser.add_argument("--methods", default="npo,simnpo,rmu,circuit-breakers")
+parser.add_argument("--methods", nargs="+", default=["npo", "simnpo", "rmu", "rmu, in full", "circuit-breakers"])
 parser.add_argument("--steps", type=int, default=10)
 parser.add_argument("--rows", type=int, default=4)
 parser.add_argument("--lr", type=float, default=1e-4)
@@ -34,7 +37,9 @@ args = parser.parse_args()
 args.work.mkdir(parents=True, exist_ok=True)
 
 tokenizer = AutoTokenizer.from_pretrained(args.model)
-LAYERS = {"rmu": [6], "circuit-breakers": [9, 19]}
+LAYERS = {"rmu": [6], "rmu, in full": [6], "circuit-breakers": [9, 19]}
+# In these methods down_proj of these blocks is trained in full.
+FULL, IN_FULL = ["rmu, in full"], [4, 5, 6]
 STEERING = 2.0
 
 
@@ -81,25 +86,32 @@ def direction(width, seed=42, name=b"control-vector"):
 
 
 class Sides:
-    """A model with the adapter, and without."""
+    """A model with the adapter, and without; or one whose weights are trained, and the same as it was."""
 
-    def __init__(self):
-        self.model = PeftModel.from_pretrained(base, start, is_trainable=True).train()
-        self.blocks = self.model.base_model.model.model.layers
+    def __init__(self, in_full):
+        self.frozen = None
+        if in_full:
+            self.frozen, self.model = base, copy.deepcopy(base).train().requires_grad_(False)
+            for block in IN_FULL:
+                self.model.model.layers[block].mlp.down_proj.weight.requires_grad_(True)
+        else:
+            self.model = PeftModel.from_pretrained(base, start, is_trainable=True).train()
 
     def run(self, sample, frozen=False):
         """Logits, and the residual stream behind the embedding and every block."""
         question, answer = sample
         caught = []
-        hooks = [self.blocks[0].register_forward_pre_hook(lambda _, x: caught.append(x[0][0]))]
+        model = self.frozen if frozen and self.frozen else self.model
+        blocks = (model.base_model.model if hasattr(model, "disable_adapter") else model).model.layers
+        hooks = [blocks[0].register_forward_pre_hook(lambda _, x: caught.append(x[0][0]))]
         keep = lambda _, __, out: caught.append((out if torch.is_tensor(out) else out[0])[0])
-        hooks += [block.register_forward_hook(keep) for block in self.blocks]
+        hooks += [block.register_forward_hook(keep) for block in blocks]
         ids = torch.tensor([question + answer])
         if frozen:
-            with torch.no_grad(), self.model.disable_adapter():
-                logits = self.model(input_ids=ids).logits[0]
+            with torch.no_grad(), contextlib.nullcontext() if self.frozen else model.disable_adapter():
+                logits = model(input_ids=ids).logits[0]
         else:
-            logits = self.model(input_ids=ids).logits[0]
+            logits = model(input_ids=ids).logits[0]
         for hook in hooks:
             hook.remove()
         return logits, caught
@@ -128,7 +140,7 @@ def terms(method, sides, harm, kept, progress):
             losses = torch.stack([sides.nll(s).mean() for s in harm])
         return {"harm": (weight, -2 / beta * F.logsigmoid(beta * losses).mean()), "help": (1.0, retain)}
     blocks = LAYERS[method]
-    if method == "rmu":
+    if method.startswith("rmu"):
         target = STEERING * direction(base.config.hidden_size)
         steered = [((sides.states(s, blocks)[0][0] - target) ** 2).mean() for s in harm]
         drifted = [((a - b) ** 2).mean() for s in kept for a, b in sides.states(s, blocks)]
@@ -140,7 +152,7 @@ def terms(method, sides, harm, kept, progress):
 
 
 def torch_side(method):
-    sides = Sides()
+    sides = Sides(method in FULL)
     optimiser = torch.optim.AdamW([p for p in sides.model.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.0)
     for step in range(args.steps):
         pick = lambda rows: [rows[(step * args.rows + i) % len(rows)] for i in range(args.rows)]
@@ -150,19 +162,25 @@ def torch_side(method):
         loss.backward()
         optimiser.step()
         yield loss.item(), {name: value.item() for name, (_, value) in found.items()}
-    sides.model.unload()
+    if not sides.frozen:
+        sides.model.unload()
 
 
 def our_side(method):
-    out = args.work / method
+    out = args.work / method.replace(", ", "-").replace(" ", "-")
+    name = method.split(",")[0]
     shutil.rmtree(out, ignore_errors=True)
-    command = [args.eraser, "train", "--method", method, "--model", args.model, "--harm", args.harm, "--help-set", args.help_set]
+    command = [args.eraser, "train", "--method", name, "--model", args.model, "--harm", args.harm, "--help-set", args.help_set]
     command += f"--steps {args.steps} --micro-batch {args.rows} --grad-accum 1 --lr {args.lr} --schedule constant".split()
-    command += "--lora-dropout 0 --max-length 1024 --order file --templates model --warmup-steps 0 --json".split()
-    command += ["--init-adapter", start, "--out", out]
+    command += "--max-length 1024 --order file --templates model --warmup-steps 0 --json".split()
+    command += ["--out", out]
+    if method in FULL:
+        command += ["--full", "--targets", "down", "--layers", ",".join(map(str, IN_FULL))]
+    else:
+        command += ["--lora-dropout", "0", "--init-adapter", start]
     if method in LAYERS:
         command += ["--loss-layers", ",".join(map(str, LAYERS[method]))]
-    if method == "rmu":
+    if name == "rmu":
         command += ["--steering", str(STEERING)]
     lines = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout.splitlines()
     return [line for line in map(json.loads, lines) if isinstance(line.get("step"), int)]
@@ -170,7 +188,7 @@ def our_side(method):
 
 worst = 0.0
 print("| method | losses, first and last step | largest difference |\n| --- | --- | --- |")
-for method in args.methods.split(","):
+for method in args.methods:
     ours, gap, losses = our_side(method), 0.0, []
     for line, (loss, values) in zip(ours, torch_side(method), strict=True):
         pairs = [(line["loss"], loss)] + [(line[f"l_{name}"], value) for name, value in values.items()]

@@ -82,7 +82,7 @@ pub fn adapter_fingerprint(adapter: &Adapter) -> Result<String> {
     if !config.patterns.is_empty() {
         hash.update(format!("{:?}", config.patterns));
     }
-    for (name, var) in adapter.parameters() {
+    for (name, var) in adapter.tensors() {
         hash.update(name);
         for value in var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()? {
             hash.update(value.to_le_bytes());

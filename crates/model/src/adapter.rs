@@ -8,7 +8,7 @@ pub use crate::lora_config::{LoraConfig, Module};
 use crate::lora_patterns::{Own, Patterns, warn_unmatched};
 use crate::{Error, ModelConfig, Result, error::PathContext};
 use candle_core::{DType, Device, Tensor, Var};
-use eraser_ops::block::Linears;
+use eraser_ops::{Factor, block::Linears};
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use safetensors::{SafeTensors, tensor::TensorView};
@@ -18,7 +18,7 @@ use std::path::Path;
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// What the names of a PEFT adapter's tensors begin with.
-const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 /// Paths of the decoder in classes of transformers: of one that is nothing else, and as the text part of a larger
 /// model, as version 5 and earlier ones have it.
 const PATHS: [&str; 3] = ["model", "model.language_model", "language_model.model"];
@@ -35,6 +35,8 @@ pub struct Lora {
     pub b: Var,
     /// Multiplies `B A`.
     pub scale: f32,
+    /// The factor that is the identity and is not trained: the other one is then a change of the whole weight.
+    pub identity: Option<Factor>,
 }
 
 /// What a class of transformers calls the modules of a decoder.
@@ -109,6 +111,7 @@ impl Adapter {
                     a: Var::from_vec(a, (r, input), device)?,
                     b: Var::zeros((out, r), DType::F32, device)?,
                     scale,
+                    identity: None,
                 });
             }
             layers.push(pairs);
@@ -177,7 +180,7 @@ impl Adapter {
         } else if scales.iter().all(|scale| *scale == 0.0) {
             tracing::warn!("{at}: `lora_alpha` is {alpha}: the adapter changes nothing");
         } else if self.is_noop()? {
-            tracing::warn!("{at}: every lora_B is zero: the adapter changes nothing");
+            tracing::warn!("{at}: a factor of every pair is zero: the adapter changes nothing");
         }
         Ok(self)
     }
@@ -190,7 +193,7 @@ impl Adapter {
         let mut pairs = Vec::new();
         for (layer, adapted) in self.layers.iter().enumerate() {
             for module in Module::ALL {
-                if let Some(Lora { a, b, scale }) = &adapted[module] {
+                if let Some(Lora { a, b, scale, .. }) = &adapted[module] {
                     let path = module.hf_name(layer, self.names.mlp);
                     for (module, b) in crate::weights::apart(&path, &b.as_detached_tensor())? {
                         pairs.push(Pair { module, a: a.as_detached_tensor(), b, scale: *scale });
@@ -204,28 +207,17 @@ impl Adapter {
     /// Writes a PEFT directory, each file atomically. `base` is `base_model_name_or_path`.
     pub fn save(&self, dir: &Path, base: &str) -> Result<()> {
         std::fs::create_dir_all(dir).writing(dir)?;
-        let parameters = self.parameters();
-        let tensors: Vec<(String, Tensor)> =
-            parameters.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor())).collect();
+        let tensors = self.tensors();
+        let tensors: Vec<(String, Tensor)> = tensors.iter().map(|(n, v)| (n.clone(), v.as_detached_tensor())).collect();
         crate::weights::save_safetensors(&dir.join(WEIGHTS_FILE), &tensors, DType::F32)?;
         let mut text = serde_json::to_string_pretty(&self.peft_config(base)).map_err(Error::failed)?;
         text.push('\n');
         crate::files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
     }
 
-    /// Every trainable tensor under its PEFT name, in a fixed order (layer, module, A then B).
-    pub fn parameters(&self) -> Vec<(String, Var)> {
-        let mut all = Vec::new();
-        for (layer, pairs) in self.layers.iter().enumerate() {
-            for module in Module::ALL {
-                if let Some(lora) = &pairs[module] {
-                    let name = format!("{PREFIX}{}", self.names.path(layer, module));
-                    all.push((format!("{name}.lora_A.weight"), lora.a.clone()));
-                    all.push((format!("{name}.lora_B.weight"), lora.b.clone()));
-                }
-            }
-        }
-        all
+    /// The path of a module in the checkpoint's class.
+    pub(crate) fn path(&self, layer: usize, module: Module) -> String {
+        self.names.path(layer, module)
     }
 
     /// The first adapted block; 0 when none is.
@@ -233,10 +225,11 @@ impl Adapter {
         self.layers.iter().position(|pairs| pairs.iter().any(Option::is_some)).unwrap_or(0)
     }
 
-    /// True when the adapter leaves every output as it is (every B is zero).
+    /// True when the adapter leaves every output as it is: of every pair a factor is zero, as a new B is.
     pub fn is_noop(&self) -> Result<bool> {
         for lora in self.pairs() {
-            if lora.b.as_tensor().abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
+            let size = |factor: &Var| factor.as_tensor().abs()?.sum_all()?.to_scalar::<f32>();
+            if size(&lora.b)? != 0.0 && size(&lora.a)? != 0.0 {
                 return Ok(false);
             }
         }
@@ -257,7 +250,7 @@ impl Adapter {
         self.pairs().map(|lora| lora.scale.abs()).fold(0.0, f32::max)
     }
 
-    fn pairs(&self) -> impl Iterator<Item = &Lora> {
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = &Lora> {
         self.layers.iter().flat_map(Pairs::iter).flatten()
     }
 
@@ -380,7 +373,7 @@ fn read_pairs(
                     targets.push(module);
                     layers.push(layer);
                     owns.push((Names::of(model).path(layer, module), own));
-                    Some(Lora { a, b, scale: own.scale })
+                    Some(Lora::new(a, b, own.scale)?)
                 }
                 (None, None, _) => None,
                 (a, ..) => {

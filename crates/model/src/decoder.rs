@@ -94,7 +94,7 @@ impl<'a> BlockContext<'a> {
         let lora = self.lora.and_then(|pairs| pairs[module].as_ref())?;
         let dropout = self.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(module as u64), ..d });
         let owners = self.beside.and_then(|(layer, beside)| beside.adapters.owners(layer, module, beside.rows));
-        Some(LoraInput { a: &lora.a, b: &lora.b, scale: lora.scale, dropout, owners })
+        Some(LoraInput { a: &lora.a, b: &lora.b, scale: lora.scale, dropout, owners, identity: lora.identity })
     }
 }
 

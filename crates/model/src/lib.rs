@@ -2,6 +2,7 @@
 
 pub mod adapter;
 mod adapter_config;
+mod adapter_factors;
 mod adapter_gguf;
 pub mod batch;
 mod budget;

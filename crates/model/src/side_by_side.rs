@@ -81,5 +81,5 @@ fn stacked(pairs: &[Option<Lora>]) -> Result<Option<Lora>> {
         return Ok(None);
     }
     let (a, b) = (Tensor::cat(&a, 0)?, Tensor::cat(&b, 1)?.contiguous()?);
-    Ok(Some(Lora { a: Var::from_tensor(&a)?, b: Var::from_tensor(&b)?, scale: 1.0 }))
+    Ok(Some(Lora { a: Var::from_tensor(&a)?, b: Var::from_tensor(&b)?, scale: 1.0, identity: None }))
 }

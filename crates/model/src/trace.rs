@@ -308,9 +308,12 @@ impl Trace<'_> {
         let mut found = block::backward(&fused, &input, saved, grad, want_input)?;
         let Some(adapter) = self.adapter else { return Ok(found.input) };
         for module in Module::ALL {
-            if let (Some(pair), Some((a, b))) = (&adapter.layers[layer][module], found.pairs[module].take()) {
-                gradients.add(&pair.a, a)?;
-                gradients.add(&pair.b, b)?;
+            if let (Some(pair), Some(found)) = (&adapter.layers[layer][module], found.pairs[module].take()) {
+                for (variable, gradient) in [&pair.a, &pair.b].into_iter().zip(found) {
+                    if let Some(gradient) = gradient {
+                        gradients.add(variable, gradient)?;
+                    }
+                }
             }
         }
         Ok(found.input)

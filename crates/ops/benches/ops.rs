@@ -69,7 +69,7 @@ fn adapted(c: &mut Criterion) {
     });
     for (name, dropout) in [("lora", None), ("lora, dropout", Some(Dropout { p: 0.05, seed: 1 }))] {
         group.bench_function(name, |bench| {
-            let lora = LoraInput { a: &a, b: &b, scale: 2.0, dropout, owners: None };
+            let lora = LoraInput { a: &a, b: &b, scale: 2.0, dropout, owners: None, identity: None };
             bench.iter(|| backward_from(&lora_linear(&x, &w, None, lora).unwrap(), &grad).unwrap());
         });
     }
@@ -146,7 +146,9 @@ fn blocks(c: &mut Criterion) {
     let pairs: Vec<(Var, Var)> = [0, 2]
         .map(|i: usize| [random((8, WIDTH)), random((shapes[i].0, 8))].map(|x| Var::from_tensor(&x).unwrap()).into())
         .to_vec();
-    let lora = |i: usize| Some(LoraInput { a: &pairs[i].0, b: &pairs[i].1, scale: 2.0, dropout: None, owners: None });
+    let lora = |i: usize| {
+        Some(LoraInput { a: &pairs[i].0, b: &pairs[i].1, scale: 2.0, dropout: None, owners: None, identity: None })
+    };
     let linear = |i: usize, lora| BlockLinear { weight: &weights[i], bias: None, lora };
     let norm = random((1, WIDTH)).flatten_all().unwrap();
     let inv_freq: Vec<f32> = (0..32).map(|i| 1e5f32.powf(-(i as f32) / 32.0)).collect();

@@ -343,7 +343,7 @@ fn with_pair<R>(lora: &LoraInput<'_>, f: impl FnOnce(Pair<'_>) -> R) -> Result<R
     let (a, b) = (slices::read(lora.a), slices::read(lora.b));
     let (a, b, rank) = (a.as_slice()?, b.as_slice()?, lora.a.dims2()?.0);
     let dropout = lora.dropout.filter(|dropout| dropout.p != 0.0);
-    Ok(f(Pair { a, b, rank, scale: lora.scale, dropout, owners: lora.owners }))
+    Ok(f(Pair { a, b, rank, scale: lora.scale, dropout, owners: lora.owners, identity: lora.identity }))
 }
 
 /// All columns of a matrix `width` wide.

@@ -33,7 +33,7 @@ pub use attention::{AttentionShape, attention, attention_cached};
 pub use cross_entropy::{cross_entropy, cross_entropy_capped};
 pub use embedding::{embedding, gather_rows};
 pub use kl::{kl_divergence, kl_divergence_capped};
-pub use linear::{Dropout, LoraInput, Owners, linear, lora_linear};
+pub use linear::{Dropout, Factor, LoraInput, Owners, linear, lora_linear};
 pub use mixture::{Routing, mixture};
 pub use rms_norm::rms_norm;
 pub use rope::{RopeTable, rope};

@@ -5,11 +5,13 @@ pub(crate) mod dropout;
 mod lora;
 mod panels;
 pub(crate) mod product;
+mod whole;
 
 pub use dropout::Dropout;
 pub(crate) use lora::{FactorsWanted, Pair};
 pub use lora::{LoraInput, Owners, lora_linear};
 pub(crate) use product::Columns;
+pub use whole::Factor;
 
 use crate::gemm::Mat;
 use crate::{form, simd, slices, weight};

@@ -95,6 +95,9 @@ pub enum Templates {
     File(PathBuf),
 }
 
+/// What a low-rank pair has and the change of a whole weight has not.
+const OF_LOW_RANK: [&str; 4] = ["rank", "alpha", "lora_dropout", "rslora"];
+
 /// What prompt noise of a round is made of.
 const NOISE_OF_ROUNDS: [&str; 4] = ["noise_before", "noise_after", "noise_kind", "noise_share"];
 
@@ -135,6 +138,8 @@ pub struct TrainOptions {
     pub layers: Option<Vec<usize>>,
     /// rsLoRA scaling.
     pub rslora: bool,
+    /// The weights of these modules are trained as a whole: rank, alpha, rslora and dropout then have no meaning.
+    pub full: bool,
     /// Peak learning rate.
     pub lr: f64,
     /// Schedule.
@@ -266,6 +271,7 @@ impl Default for TrainOptions {
             targets: vec![Module::Q, Module::V],
             layers: None,
             rslora: false,
+            full: false,
             lr: 2e-5,
             schedule: Schedule::Cosine,
             warmup_steps: 0,
@@ -367,6 +373,9 @@ impl TrainOptions {
     pub fn uses(&self, name: &str) -> bool {
         // Rounds ask the model under prompt noise, whether or not a term has some.
         let in_rounds = self.rounds > 0 && NOISE_OF_ROUNDS.contains(&name);
+        if self.full && OF_LOW_RANK.contains(&name) {
+            return false;
+        }
         self.method.uses(name) || in_rounds || self.extra().iter().any(|extra| extra.method.uses(name))
     }
 
@@ -482,12 +491,17 @@ impl TrainOptions {
         })
     }
 
+    /// The probability that an element of an adapter's input is dropped in training.
+    pub fn dropout(&self) -> f64 {
+        if self.full { 0.0 } else { self.lora_dropout }
+    }
+
     /// The adapter these options ask for.
     pub fn lora_config(&self) -> LoraConfig {
         LoraConfig {
             r: self.rank,
             alpha: self.alpha,
-            dropout: self.lora_dropout,
+            dropout: self.dropout(),
             targets: self.targets.clone(),
             layers: self.layers.clone(),
             rslora: self.rslora,

@@ -504,7 +504,7 @@ fn measured(losses: Tensor) -> Result<(Tensor, Vec<f32>)> {
 /// dropped for all of them or none.
 fn trace_options(options: &TrainOptions, from: usize, set: u64) -> TraceOptions {
     let mix = options.seed.wrapping_mul(0xD129_0DDF_53E4_3C9B) ^ ((from as u64) << 8 | set << 4);
-    let dropout = (options.lora_dropout > 0.0).then_some(Dropout { p: options.lora_dropout as f32, seed: mix });
+    let dropout = (options.dropout() > 0.0).then_some(Dropout { p: options.dropout() as f32, seed: mix });
     let checkpoint = match options.checkpoint_activations {
         CheckpointActivations::Auto => Checkpoint::Beyond(ACTIVATIONS),
         CheckpointActivations::On => Checkpoint::Always,

@@ -211,17 +211,30 @@ fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
     let terms = options.terms();
     let of_states = |term: &Term| matches!(term.loss, Loss::States(_));
     let (of_states, only) = (terms.iter().any(of_states), terms.iter().all(of_states));
+    let device = model.decoder.device();
     let mut adapter = if let Some(dir) = &options.init_adapter {
-        Adapter::load(dir, &model.config, model.decoder.device())?
+        let adapter = Adapter::load(dir, &model.config, device)?;
+        if adapter.is_whole() != options.full {
+            let [kind, hint] = match options.full {
+                true => ["an adapter of low rank, not changes of whole weights", "leave out --full"],
+                false => ["changes of whole weights, not an adapter of low rank", "add --full"],
+            };
+            return Err(Error::request(format!("init_adapter: {} holds {kind}", dir.display())).hint(hint));
+        }
+        adapter
     } else {
         let mut config = options.lora_config();
         if let (None, Some(top), true) = (&config.layers, looked_at.iter().max(), only) {
             // Harmful answers change nothing above.
             config.layers = Some((0..=*top.min(&(model.config.num_layers - 1))).collect());
         }
-        Adapter::new(config, &model.config, options.seed, model.decoder.device())?
+        if options.full {
+            Adapter::whole(config, &model.config, device)?
+        } else {
+            Adapter::new(config, &model.config, options.seed, device)?
+        }
     };
-    adapter.config.dropout = options.lora_dropout;
+    adapter.config.dropout = options.dropout();
     let (blocks, first) = (model.config.num_layers, adapter.first_block());
     if let Some(layer) = looked_at.iter().find(|&&layer| layer >= blocks) {
         return Err(Error::request(format!("loss_layers: the model has no layer {layer}"))
@@ -339,7 +352,7 @@ impl<'a> Run<'a> {
         let (before, ranks) = (position.ranks, group.size());
         position.ranks = ranks;
         let deals = [before, ranks].map(|ranks| Deal { ranks, ..deal(group, options) });
-        Ok((before != ranks).then(|| agree::other_ranks(deals, position.step, options.lora_dropout)))
+        Ok((before != ranks).then(|| agree::other_ranks(deals, position.step, options.dropout())))
     }
 
     /// Rows of an epoch: those of the help set, or of the first set of a method that does not see it.

@@ -8,7 +8,9 @@ mod common;
 use candle_core::Device;
 use common::{model, organism};
 use eraser_data::{Record, read_set};
+use eraser_model::adapter::Module;
 use eraser_model::{Adapter, ErrorKind, Model};
+use eraser_ops::Segments;
 use eraser_train::{Control, Method, Observer, SetName, Sets, StepMetrics, Templates, TrainOptions, check, train};
 use std::path::Path;
 
@@ -73,12 +75,23 @@ fn attacked(steps: usize) -> TrainOptions {
     TrainOptions { attack_steps: Some(steps), ..options("lat") }
 }
 
+/// RMU as it is published: a module of some blocks is trained itself.
+fn in_full() -> TrainOptions {
+    TrainOptions {
+        full: true,
+        targets: vec![Module::Down],
+        layers: Some(vec![0, 1]),
+        loss_layers: Some(vec![1]),
+        ..options("rmu")
+    }
+}
+
 /// A dual variable that began again at 1, or a ramp that began again at 0, would give other bytes.
 #[test]
 fn a_resumed_run_takes_the_steps_of_one_that_was_not_stopped() {
     let model = model();
     let pdu = TrainOptions { dual_warmup: Some(1), retain_eps: Some(0.5), dual_step: 0.3, ..options("pdu") };
-    for options in [pdu, options("circuit-breakers"), options("dpo"), options("rmu"), attacked(3)] {
+    for options in [pdu, options("circuit-breakers"), options("dpo"), options("rmu"), attacked(3), in_full()] {
         let [whole, parts] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let (steps, adapter) = run(&model, &options, whole.path(), 0, false);
         let (first, _) = run(&model, &options, parts.path(), 3, false);
@@ -137,6 +150,49 @@ fn only_layers_that_hidden_states_depend_on_are_adapted() {
     assert!(refused(above).contains("nothing is adapted"));
     let beyond = TrainOptions { loss_layers: Some(vec![blocks]), ..options("circuit-breakers") };
     assert!(refused(beyond).contains(&format!("the model has no layer {blocks}")));
+}
+
+#[test]
+fn whole_weights_are_trained_and_merged() {
+    let mut model = model();
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainOptions { steps: Some(1), lr: 1e-3, ..in_full() };
+    run(&model, &options, dir.path(), 0, false);
+    let adapter = Adapter::load(&dir.path().join("adapter"), &model.config, &Device::Cpu).unwrap();
+    assert!(adapter.is_whole() && !adapter.is_noop().unwrap());
+    assert_eq!((adapter.parameters().len(), adapter.tensors().len()), (2, 4));
+    // The first step of AdamW moves every value by the rate.
+    for (name, change) in adapter.parameters() {
+        let flat = change.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let moved = flat.iter().filter(|x| (x.abs() - 1e-3).abs() < 1e-5).count();
+        assert!(moved * 10 > flat.len() * 9, "{name}: {moved} of {}", flat.len());
+    }
+    let tokens = [5u32, 9, 14, 3, 8, 21];
+    let logits = |model: &Model, adapter: Option<&Adapter>| -> Vec<f32> {
+        let whole = Segments::from_lengths([tokens.len()]);
+        let states = model.decoder.hidden(&tokens, &whole, adapter).unwrap();
+        model.decoder.logits(&states).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let (base, beside) = (logits(&model, None), logits(&model, Some(&adapter)));
+    model.decoder.merge(&adapter).unwrap();
+    let merged = logits(&model, None);
+    let apart = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+    assert!(apart(&beside, &merged) < 1e-3 && apart(&base, &merged) > 1e-2, "{}", apart(&beside, &merged));
+}
+
+#[test]
+fn whole_weights_are_not_gone_on_with_as_low_rank_nor_the_other_way() {
+    let model = model();
+    let [whole, low] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let refused = |options: TrainOptions| check(&model, &sets(), &options).unwrap_err().to_string();
+    for (dir, full) in [(&whole, true), (&low, false)] {
+        let options = TrainOptions { full, steps: Some(1), ..in_full() };
+        run(&model, &options, dir.path(), 0, false);
+        let init_adapter = Some(dir.path().join("adapter"));
+        check(&model, &sets(), &TrainOptions { init_adapter: init_adapter.clone(), ..options.clone() }).unwrap();
+        let error = refused(TrainOptions { init_adapter, full: !full, ..options });
+        assert!(error.starts_with("init_adapter: ") && error.contains("whole weights"), "{error}");
+    }
 }
 
 #[test]

@@ -215,6 +215,10 @@ pub(crate) struct AdapterArgs {
     /// Scale by alpha / sqrt(rank) (rsLoRA)
     #[arg(long)]
     pub(crate) rslora: bool,
+    /// Train the weights of --targets themselves, in the --layers given, without low-rank factors; the run's adapter is
+    /// then as large as they are, and `export --merged` makes a model of it
+    #[arg(long)]
+    pub(crate) full: bool,
     /// Start from this adapter: a PEFT directory, or a GGUF file
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) init_adapter: Option<PathBuf>,
@@ -423,6 +427,7 @@ pub(crate) fn options(method: Method, out: &OutArgs, adapter: &AdapterArgs, opti
         targets: ada.targets,
         layers: ada.layers,
         rslora: ada.rslora,
+        full: ada.full,
         init_adapter: ada.init_adapter,
         lr: opt.lr.unwrap_or(method.lr),
         schedule: opt.schedule,
@@ -505,7 +510,7 @@ mod tests {
     #[test]
     fn every_field_has_a_flag() {
         let set = options(
-            "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --lr 1e-3 --schedule constant \
+            "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --full --lr 1e-3 --schedule constant \
              --warmup-steps 3 --weight-decay 0.1 --adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --max-grad-norm 1 \
              --epochs 1 --steps 9 --micro-batch 2 --grad-accum 3 --max-length 99 --gamma 3.5 --gamma-scope sample \
              --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --retain-take 6 --noise off \

@@ -10,7 +10,7 @@ use crate::{
 };
 use candle_core::{DType, Device, Tensor};
 use eraser_ops::{
-    LoraInput, RopeTable, Weight, activate,
+    Factor, LoraInput, RopeTable, Weight, activate,
     block::{self, Linears, Norms},
     linear, lora_linear, rms_norm, rope,
 };
@@ -333,7 +333,8 @@ impl Block {
         let Some(pair) = context.lora(module) else {
             return Ok(linear(x, &weight, bias.as_ref())?);
         };
-        let (a, b) = (tracked(pair.a, context.track), tracked(pair.b, context.track));
+        let factor = |factor, t: &Tensor| tracked(t, context.track && pair.identity != Some(factor));
+        let (a, b) = (factor(Factor::A, pair.a), factor(Factor::B, pair.b));
         Ok(lora_linear(x, &weight, bias.as_ref(), LoraInput { a: &a, b: &b, ..pair })?)
     }
 }

@@ -4,14 +4,15 @@
 use super::forward::{is_one, norm, turn};
 use super::{Activations, Block, BlockLinear, Linears, Saved, Sharing, Widths, whole, with_pair};
 use crate::attention::flash::Want;
-use crate::linear::{Columns, FactorsWanted, product};
+use crate::linear::{Columns, Factor, FactorsWanted, product};
 use crate::weight::Weight;
 use crate::{activation, rms_norm, simd, slices};
 use candle_core::{Result, Tensor, bail};
 use std::borrow::Cow;
 
-/// The gradients of a low-rank pair, `(dA, dB)`; None where there is no pair, or its gradient is not wanted.
-pub type PairGradient = Option<(Tensor, Tensor)>;
+/// The gradients of a low-rank pair, dA and dB, of those that are trained; None where there is no pair, or its gradient is
+/// not wanted.
+pub type PairGradient = Option<[Option<Tensor>; 2]>;
 
 /// Gradients of a block.
 #[derive(Debug, Default)]
@@ -284,9 +285,11 @@ fn pair(
     dx: Option<&mut [f32]>,
 ) -> Result<PairGradient> {
     let Some(lora) = &linear.lora else { return Ok(None) };
-    let wanted = FactorsWanted { a: true, b: true };
+    let trained = |factor| lora.identity != Some(factor);
+    let wanted = FactorsWanted { a: trained(Factor::A), b: trained(Factor::B) };
     let factors = with_pair(lora, |pair| pair.backward(x, low, grad, columns, dx, wanted))?;
-    Ok(Some((slices::tensor(factors.a, lora.a.shape()), slices::tensor(factors.b, lora.b.shape()))))
+    let a = wanted.a.then(|| slices::tensor(factors.a, lora.a.shape()));
+    Ok(Some([a, wanted.b.then(|| slices::tensor(factors.b, lora.b.shape()))]))
 }
 
 /// The gradient of `x` from that of its norm, plus `also`; without a norm, that is the sum of the two.

@@ -119,7 +119,7 @@ impl Parts {
 
     fn lora(&self, i: usize) -> Option<LoraInput<'_>> {
         let dropout = self.dropout.map(|p| Dropout { p, seed: i as u64 });
-        self.pairs[i].as_ref().map(|(a, b)| LoraInput { a, b, scale: 0.3, dropout, owners: None })
+        self.pairs[i].as_ref().map(|(a, b)| LoraInput { a, b, scale: 0.3, dropout, owners: None, identity: None })
     }
 
     fn composed(&self, x: &Tensor, positions: &[u32]) -> Tensor {
@@ -244,7 +244,7 @@ impl Parts {
         }
         for (i, (found, pair)) in grads.pairs.iter().zip(&self.pairs).enumerate() {
             assert_eq!(found.is_some(), pair.is_some(), "pair {i}");
-            if let (Some((da, db)), Some((a, b))) = (found, pair) {
+            if let (Some([Some(da), Some(db)]), Some((a, b))) = (found, pair) {
                 close(&format!("A of {i}"), da, want_grads.get(a).unwrap());
                 close(&format!("B of {i}"), db, want_grads.get(b).unwrap());
             }

@@ -4,6 +4,7 @@
 
 use super::dropout::Dropout;
 use super::product::Columns;
+use super::whole::{Factor, Whole};
 use super::{check_shapes, composed as composed_linear, product};
 use crate::gemm::Mat;
 use crate::weight::read_matrix;
@@ -29,6 +30,8 @@ pub struct LoraInput<'a> {
     pub dropout: Option<Dropout>,
     /// Several adapters beside each other, each with rows of its own; None when all rows use the whole pair.
     pub owners: Option<Owners<'a>>,
+    /// The factor that is the identity and is not trained: products with it may be left out, and it has no gradient.
+    pub identity: Option<Factor>,
 }
 
 /// Which part of a pair each row uses. Adapters are beside each other in the rank: their `a` are below each other, their
@@ -98,6 +101,7 @@ pub fn lora_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, lora: Lor
         bias: bias.map(Tensor::contiguous).transpose()?,
         scale: lora.scale,
         dropout,
+        identity: lora.identity,
         low: OnceLock::new(),
     };
     let (x, a, b) = (x.contiguous()?, lora.a.contiguous()?, lora.b.contiguous()?);
@@ -148,6 +152,8 @@ pub(crate) struct Pair<'a> {
     pub(crate) scale: f32,
     pub(crate) dropout: Option<Dropout>,
     pub(crate) owners: Option<Owners<'a>>,
+    /// The factor that is the identity.
+    pub(crate) identity: Option<Factor>,
 }
 
 /// Which factors' gradients are asked for.
@@ -173,13 +179,17 @@ struct Scratch {
 }
 
 impl Pair<'_> {
-    fn widths(&self) -> (usize, usize) {
+    pub(super) fn widths(&self) -> (usize, usize) {
         (self.a.len() / self.rank, self.b.len() / self.rank)
     }
 
     /// Adds `scale * dropout(x) A^T B^T` to `columns` of `out`; returns `dropout(x) A^T`, `[T, rank]`, which the
-    /// backward needs.
+    /// backward needs; of a change of the whole weight nothing.
     pub(crate) fn forward(&self, x: &[f32], out: &mut [f32], columns: Columns) -> Vec<f32> {
+        if let Some(whole) = Whole::of(self) {
+            whole.forward(x, out, columns);
+            return Vec::new();
+        }
         let (rank, (inputs, outputs)) = (self.rank, self.widths());
         let tokens = x.len() / inputs;
         let mut low = vec![0.0; tokens * rank];
@@ -209,6 +219,9 @@ impl Pair<'_> {
         dx: Option<&mut [f32]>,
         want: FactorsWanted,
     ) -> Factors {
+        if let Some(whole) = Whole::of(self) {
+            return whole.backward(x, grad, columns, dx);
+        }
         let (rank, (inputs, outputs)) = (self.rank, self.widths());
         let tokens = x.len() / inputs;
         let pieces: Vec<Option<&mut [f32]>> = match dx {
@@ -278,13 +291,14 @@ struct LoraLinear {
     bias: Option<Tensor>,
     scale: f32,
     dropout: Option<Dropout>,
+    identity: Option<Factor>,
     /// `dropout(x) A^T`, `[T, r]`, kept from forward to backward.
     low: OnceLock<Vec<f32>>,
 }
 
 impl LoraLinear {
     fn pair<'a>(&self, a: &'a [f32], b: &'a [f32], rank: usize) -> Pair<'a> {
-        Pair { a, b, rank, scale: self.scale, dropout: self.dropout, owners: None }
+        Pair { a, b, rank, scale: self.scale, dropout: self.dropout, owners: None, identity: self.identity }
     }
 }
 
@@ -329,7 +343,8 @@ impl CustomOp3 for LoraLinear {
         let weight = read_matrix(&ww)?;
         let mut dx = x.track_op().then(|| product::input_gradient(gg, weight, tokens));
         let low = self.low.get().map_or(&[][..], Vec::as_slice);
-        let want = FactorsWanted { a: a.track_op(), b: b.track_op() };
+        let trained = |factor, tensor: &Tensor| tensor.track_op() && self.identity != Some(factor);
+        let want = FactorsWanted { a: trained(Factor::A, a), b: trained(Factor::B, b) };
         let columns = Columns { stride: outputs, at: 0 };
         let factors = pair.backward(xs.as_slice()?, low, gg, columns, dx.as_deref_mut(), want);
         let da = want.a.then(|| slices::tensor(factors.a, a.shape()));
@@ -366,7 +381,7 @@ mod tests {
                             &x[0],
                             &x[1],
                             Some(&x[2]),
-                            LoraInput { a: &x[3], b: &x[4], scale: 0.5, dropout, owners: None },
+                            LoraInput { a: &x[3], b: &x[4], scale: 0.5, dropout, owners: None, identity: None },
                         )
                     });
                 }
@@ -382,7 +397,7 @@ mod tests {
                 &x[0],
                 w,
                 None,
-                LoraInput { a: &x[1], b: &x[2], scale: 0.5, dropout: Some(DROPOUT), owners: None },
+                LoraInput { a: &x[1], b: &x[2], scale: 0.5, dropout: Some(DROPOUT), owners: None, identity: None },
             )
         });
     }
@@ -392,7 +407,12 @@ mod tests {
         let all: Vec<Input> =
             [random((3, 4), 1), random((5, 4), 2), random((2, 4), 3), random((5, 2), 4)].map(Input::Tracked).to_vec();
         check("lora, all tracked", &all, |x| {
-            lora_linear(&x[0], &x[1], None, LoraInput { a: &x[2], b: &x[3], scale: 2.0, dropout: None, owners: None })
+            lora_linear(
+                &x[0],
+                &x[1],
+                None,
+                LoraInput { a: &x[2], b: &x[3], scale: 2.0, dropout: None, owners: None, identity: None },
+            )
         });
     }
 
@@ -416,7 +436,7 @@ mod tests {
             pool.install(|| {
                 let [x, a, b] = [random((300, 40), 1), random((4, 40), 2), random((30, 4), 3)]
                     .map(|x| Var::from_tensor(&x).unwrap());
-                let lora = LoraInput { a: &a, b: &b, scale: 0.5, dropout: Some(DROPOUT), owners: None };
+                let lora = LoraInput { a: &a, b: &b, scale: 0.5, dropout: Some(DROPOUT), owners: None, identity: None };
                 let y = lora_linear(&x, &random((30, 40), 4), None, lora).unwrap();
                 let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
                 [x, a, b].map(|v| grads.get(&v).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap())
@@ -433,7 +453,7 @@ mod tests {
                 &x,
                 &w,
                 None,
-                LoraInput { a, b, scale: 1.0, dropout: Some(Dropout { p, seed: 1 }), owners: None },
+                LoraInput { a, b, scale: 1.0, dropout: Some(Dropout { p, seed: 1 }), owners: None, identity: None },
             )
         };
         assert!(run(&a, &b, 0.5).is_ok());
@@ -444,7 +464,7 @@ mod tests {
     }
 
     fn pair<'a>(a: &'a Tensor, b: &'a Tensor, owners: Option<Owners<'a>>) -> LoraInput<'a> {
-        LoraInput { a, b, scale: 0.5, dropout: None, owners }
+        LoraInput { a, b, scale: 0.5, dropout: None, owners, identity: None }
     }
 
     /// Rows of three adapters in one product, the second of which is none, fused, composed and one by one.
@@ -460,7 +480,7 @@ mod tests {
         let mut out = vec![0.0; tokens * outputs];
         let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let (av, bv) = (values(&a), values(&b));
-        let own = Pair { a: &av, b: &bv, rank, scale: 0.5, dropout: None, owners: Some(owners) };
+        let own = Pair { a: &av, b: &bv, rank, scale: 0.5, dropout: None, owners: Some(owners), identity: None };
         own.forward(&values(&x), &mut out, Columns { stride: outputs, at: 0 });
         let base = linear(&x, &w, None).unwrap().to_vec2::<f32>().unwrap();
         for (t, row) in got.iter().enumerate() {

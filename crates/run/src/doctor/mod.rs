@@ -66,7 +66,7 @@ pub fn doctor(plan: &ModelPlan, adapter: Option<&Path>, watch: &mut dyn Watch) -
     if let Some(dir) = adapter
         && let Some(adapter) = found.part("adapter", || Adapter::load(dir, &model.config, model.decoder.device()))
     {
-        let pairs = eraser_model::counted(adapter.parameters().len() / 2, "pair");
+        let pairs = eraser_model::counted(adapter.tensors().len() / 2, "pair");
         found.ok("adapter", format!("{} fits: {}, {pairs} of matrices", dir.display(), adapter.ranks_in_words()));
         let result = forward(&mut found, &model, Some(&adapter));
         found.of("adapter", result);

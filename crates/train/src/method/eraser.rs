@@ -51,6 +51,7 @@ mod tests {
     #[test]
     fn loss_and_gradients_are_those_of_pytorch() {
         parity::check("eraser");
+        parity::check_variant("eraser, in full", parity::in_full(TrainOptions::default()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::Method;
 use crate::{Control, Observer, Order, SetName, Sets, StepMetrics, Templates, TrainOptions, train};
 use candle_core::{Device, Tensor};
 use eraser_data::Record;
+use eraser_model::adapter::Module;
 use eraser_model::load::{BaseDtype, Compute, LoadOptions};
 use serde::Deserialize;
 use std::{collections::HashMap, path::Path};
@@ -50,6 +51,11 @@ pub(super) fn check_variant(name: &str, options: TrainOptions) {
     check_within(name, options, TOLERANCE);
 }
 
+/// The method with whole weights trained in place of an adapter, as the fixtures have it.
+pub(super) fn in_full(options: TrainOptions) -> TrainOptions {
+    TrainOptions { full: true, targets: vec![Module::Up, Module::Down], layers: Some(vec![0, 1]), ..options }
+}
+
 /// The same with another bound.
 pub(super) fn check_within(name: &str, options: TrainOptions, tolerance: f64) {
     let fixture: Fixture = serde_json::from_str(include_str!("../../tests/fixtures/methods.json")).unwrap();
@@ -84,7 +90,7 @@ pub(super) fn check_within(name: &str, options: TrainOptions, tolerance: f64) {
         micro_batch: sets.rows(SetName::Harm).len(),
         grad_accum: 1,
         templates: Templates::File(dir.path().join("plain.txt")),
-        init_adapter: Some(family.join("adapter")),
+        init_adapter: (!options.full).then(|| family.join("adapter")),
         dump_grads: Some(dumped.clone()),
         ..options
     };

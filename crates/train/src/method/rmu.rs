@@ -8,8 +8,8 @@
 //!
 //! The means are over the numbers of a state, the tokens of an answer, and answers. `c` (`steering`) is 2 and the block is
 //! the 8th of 32, as open-unlearning has them; the authors' code has 6.5 or 20, takes every position of running text,
-//! and weighs the second term by 100 to 1200. Both train `down_proj` of three blocks in full; here it is an adapter, of
-//! the blocks up to that one where no others are chosen.
+//! and weighs the second term by 100 to 1200. Both train `down_proj` of three blocks in full (`full`); here it is an
+//! adapter, of the blocks up to that one, where nothing else is asked for.
 
 use super::term::{Loss, Method, StateLoss, Term, TermSettings};
 
@@ -18,8 +18,8 @@ const STEERING: f64 = 2.0;
 /// The 8th block of 32.
 const DEPTHS: [f64; 1] = [8.0 / 32.0];
 pub(super) const METHOD: Method = Method {
-    note: "published: down_proj of blocks 5, 6 and 7 of 32 trained in full, with the loss behind block 7; the nearest adapter \
-           is --targets down --layers 5-7 --loss-layers 7. The authors' code has --steering 6.5 and --help-weight 1200 for \
+    note: "published: down_proj of blocks 5, 6 and 7 of 32 trained in full, with the loss behind block 7: --full --targets \
+           down --layers 5-7 --loss-layers 7. The authors' code has --steering 6.5 and --help-weight 1200 for \
            Zephyr-7B",
     depths: &DEPTHS,
     ..Method::new("rmu", "arXiv 2403.03218", 5e-5, terms)
@@ -42,6 +42,7 @@ mod tests {
         let method = Method::named("rmu").unwrap();
         let options =
             TrainOptions { method, loss_layers: Some(vec![1]), steering: Some(6.5), ..TrainOptions::default() };
-        parity::check_variant("rmu, behind block 1", options);
+        parity::check_variant("rmu, behind block 1", options.clone());
+        parity::check_variant("rmu, behind block 1, in full", parity::in_full(options));
     }
 }
