@@ -189,7 +189,9 @@ fn share(node: &SimpleCommunicator) -> usize {
     let own = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| processors(&status));
     let own = own.unwrap_or_else(|| (0..granted).collect());
     let mut mine = vec![0i32; PROCESSORS];
-    own.iter().for_each(|&cpu| mine[cpu] = 1);
+    for &cpu in &own {
+        mine[cpu] = 1;
+    }
     let mut ranks = vec![0i32; PROCESSORS];
     node.all_reduce_into(&mine[..], &mut ranks[..], SystemOperation::sum());
     of_processors(&own, &ranks, granted, node.size() as usize)
