@@ -15,8 +15,9 @@ pub enum DeviceName {
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
+    /// The CUDA device of this number; None: the one that this process takes, the first where it is alone
+    /// ([`eraser_ops::device::own_cuda`]).
+    Cuda(Option<usize>),
     /// Apple's Metal.
     Metal,
 }
@@ -28,13 +29,15 @@ impl DeviceName {
     /// A device that is not there.
     pub fn open(self) -> Result<Device> {
         let device = match self {
-            Self::Auto if candle_core::utils::cuda_is_available() => eraser_ops::device::cuda(0).or_else(|error| {
-                tracing::warn!("no CUDA device can be used ({error}); the CPU computes");
-                Ok(Device::Cpu)
-            }),
+            Self::Auto if candle_core::utils::cuda_is_available() => {
+                eraser_ops::device::cuda(eraser_ops::device::own_cuda()).or_else(|error| {
+                    tracing::warn!("no CUDA device can be used ({error}); the CPU computes");
+                    Ok(Device::Cpu)
+                })
+            }
             Self::Auto if candle_core::utils::metal_is_available() => Device::new_metal(0),
             Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => eraser_ops::device::cuda(number),
+            Self::Cuda(number) => eraser_ops::device::cuda(number.unwrap_or_else(eraser_ops::device::own_cuda)),
             Self::Metal => Device::new_metal(0),
         };
         device.map_err(|e| Error::from(e).context(format_args!("device {self}")))
@@ -50,8 +53,9 @@ impl FromStr for DeviceName {
             "cpu" => (Self::Cpu, None),
             "metal" => (Self::Metal, (!cfg!(feature = "metal")).then_some("metal")),
             _ => {
-                let number = if text == "cuda" { Some("0") } else { text.strip_prefix("cuda:") };
-                let number = number.and_then(|n| n.parse().ok()).ok_or_else(|| {
+                let number = text.strip_prefix("cuda:").map(|n| n.parse().ok());
+                let number = if text == "cuda" { Some(None) } else { number.filter(Option::is_some) };
+                let number = number.ok_or_else(|| {
                     Error::request(format!("unknown device `{text}`"))
                         .hint("devices are auto, cpu, cuda, cuda:N and metal")
                 })?;
@@ -71,7 +75,8 @@ impl fmt::Display for DeviceName {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
             Self::Metal => f.write_str("metal"),
         }
     }
@@ -94,9 +99,11 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cudax", "CPU"] {
             assert!(text.parse::<DeviceName>().unwrap_err().hints()[0].contains("auto, cpu"), "{text}");
         }
-        for (text, feature, on) in
-            [("cuda:1", "cuda", cfg!(feature = "cuda")), ("metal", "metal", cfg!(feature = "metal"))]
-        {
+        for (text, feature, on) in [
+            ("cuda", "cuda", cfg!(feature = "cuda")),
+            ("cuda:1", "cuda", cfg!(feature = "cuda")),
+            ("metal", "metal", cfg!(feature = "metal")),
+        ] {
             match text.parse::<DeviceName>() {
                 Ok(name) => assert!(on && name.to_string() == text),
                 Err(error) => assert!(!on && error.hints()[0].contains(&format!("feature `{feature}`"))),

@@ -10,13 +10,15 @@ mod cached;
 mod device;
 mod linear;
 mod losses;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 mod optimiser;
 mod product;
 mod rows;
 
 pub(crate) use attention::attention;
 pub(crate) use cached::{Plan, Slots};
-pub(crate) use device::{free_memory, prepare};
+pub(crate) use device::{count, free_memory, prepare};
 pub(crate) use linear::{linear, lora_linear};
 pub(crate) use losses::{argmax, cross_entropy, kl_divergence};
 pub(crate) use optimiser::{adamw, norm};

@@ -3,10 +3,40 @@
 
 pub(crate) mod kinds;
 
+#[cfg(feature = "nccl")]
+pub use crate::cuda::nccl::{Communicator, ID, new_id};
 pub use kinds::{AdamWStep, Appended, Reads, Span};
 
 use crate::attention::shape::AttentionShape;
 use candle_core::{DType, Device, Result, Tensor, bail};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The number of this process among those that share the devices of its machine.
+static PLACE: AtomicUsize = AtomicUsize::new(0);
+
+/// Says that this process is number `place` (from 0) of several on this machine, so that each takes a CUDA device of
+/// its own where none is named.
+pub fn share_devices(place: usize) {
+    PLACE.store(place, Ordering::Relaxed);
+}
+
+/// The number of the CUDA device that this process takes where none is named: the first one, or that of its place among
+/// several processes. Where there are more of them than devices, they begin again with the first.
+pub fn own_cuda() -> usize {
+    of_place(PLACE.load(Ordering::Relaxed), cuda_devices())
+}
+
+fn of_place(place: usize, devices: usize) -> usize {
+    place % devices.max(1)
+}
+
+/// How many CUDA devices this process sees.
+fn cuda_devices() -> usize {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::count();
+    #[cfg(not(feature = "cuda"))]
+    0
+}
 
 /// True when optimiser and gradients need not go through the host's memory.
 pub fn has_operations(device: &Device) -> bool {
@@ -120,6 +150,15 @@ impl CachedAttention {
 mod tests {
     use crate::conformance::{device, random};
     use candle_core::{Device, Tensor};
+
+    #[test]
+    fn processes_of_a_machine_take_its_devices_in_turn() {
+        let numbers = |devices| [0, 1, 2, 3].map(|place| super::of_place(place, devices));
+        assert_eq!(numbers(4), [0, 1, 2, 3]);
+        assert_eq!(numbers(2), [0, 1, 0, 1], "more processes than devices");
+        assert_eq!(numbers(1), [0; 4], "each sees one, its own");
+        assert_eq!(numbers(0), [0; 4], "what opens it says that there is none");
+    }
 
     /// On the device of the environment; the CPU has no such operation, and says so.
     #[test]

@@ -2,7 +2,7 @@
 //! every one. Invariant: terms are added in the order of ranks, in f64, so the same ranks give the same bits each time,
 //! and all of them hold the same adapter.
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor};
 use eraser_model::Result;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -42,6 +42,32 @@ pub trait Group: Send + Sync {
     /// # Errors
     /// As [`Self::exchange`].
     fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>>;
+
+    /// What carries tensors of `device`, on which this rank trains, to the other ranks and back without the memory of
+    /// the host. All ranks call it at once and get one, or none of them does: then values go through the host.
+    ///
+    /// # Errors
+    /// Devices that cannot reach each other although they should; a rank that cannot be reached.
+    fn transport(&self, device: &Device) -> Result<Option<Box<dyn Transport + '_>>> {
+        let _ = device;
+        Ok(None)
+    }
+}
+
+/// Carries tensors between the devices of ranks. All ranks call the same functions in the same order, with tensors of
+/// the same length, in f32 and of one dimension, which live on the device that the transport was asked for.
+pub trait Transport {
+    /// As [`Group::exchange`].
+    ///
+    /// # Errors
+    /// A device that cannot be reached.
+    fn exchange(&self, values: &Tensor) -> Result<Tensor>;
+
+    /// As [`Group::gather`].
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    fn gather(&self, values: &Tensor) -> Result<Tensor>;
 }
 
 /// One process.
@@ -150,6 +176,40 @@ impl Group for Counting<'_> {
         let to = if self.rank() == 0 { self.others() } else { 0 };
         self.count(bytes.len(), to, || self.group.broadcast(bytes))
     }
+
+    fn transport(&self, device: &Device) -> Result<Option<Box<dyn Transport + '_>>> {
+        let Some(inner) = self.group.transport(device)? else { return Ok(None) };
+        Ok(Some(Box::new(Counted { inner, counting: self })))
+    }
+}
+
+/// Counts what goes from device to device.
+struct Counted<'a> {
+    inner: Box<dyn Transport + 'a>,
+    counting: &'a Counting<'a>,
+}
+
+impl Counted<'_> {
+    /// As [`Counting::count`]. A device works on after the host was told that it will: before, it ends what is this
+    /// rank's own, and the clock stops when the values are there.
+    fn count(&self, values: &Tensor, bytes: usize, work: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        values.device().synchronize()?;
+        self.counting.count(bytes, self.counting.others(), || {
+            let found = work()?;
+            found.device().synchronize()?;
+            Ok(found)
+        })
+    }
+}
+
+impl Transport for Counted<'_> {
+    fn exchange(&self, values: &Tensor) -> Result<Tensor> {
+        self.count(values, 4 * values.elem_count() / self.counting.size(), || self.inner.exchange(values))
+    }
+
+    fn gather(&self, values: &Tensor) -> Result<Tensor> {
+        self.count(values, 4 * values.elem_count(), || self.inner.gather(values))
+    }
 }
 
 /// Makes every value the sum over ranks.
@@ -184,33 +244,4 @@ pub(crate) fn sum_f32(group: &dyn Group, values: &mut Vec<f32>) -> Result<()> {
     *values = group.gather(&sums)?;
     values.truncate(length);
     Ok(())
-}
-
-/// Makes every gradient the sum over ranks. A parameter has one where any rank has one.
-pub(crate) fn sum_gradients(
-    group: &dyn Group,
-    parameters: &[(String, Var)],
-    gradients: Vec<Option<Tensor>>,
-) -> Result<Vec<Option<Tensor>>> {
-    if group.size() == 1 {
-        return Ok(gradients);
-    }
-    // Whether there is one, for each parameter, and then the values.
-    let mut flat: Vec<f32> = gradients.iter().map(|gradient| f32::from(u8::from(gradient.is_some()))).collect();
-    for ((_, variable), gradient) in parameters.iter().zip(&gradients) {
-        match gradient {
-            Some(gradient) => flat.extend(gradient.flatten_all()?.to_vec1::<f32>()?),
-            None => flat.resize(flat.len() + variable.elem_count(), 0.0),
-        }
-    }
-    sum_f32(group, &mut flat)?;
-    let mut rest = flat.split_off(parameters.len());
-    let mut sums = Vec::with_capacity(parameters.len());
-    for ((_, variable), there) in parameters.iter().zip(flat) {
-        let after = rest.split_off(variable.elem_count().min(rest.len()));
-        let values = std::mem::replace(&mut rest, after);
-        let sum = || Tensor::from_vec(values, variable.shape(), variable.device());
-        sums.push((there > 0.0).then(sum).transpose()?);
-    }
-    Ok(sums)
 }

@@ -1,5 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+// The ranks of the tests are shared by tests of this crate from within and from without, which name it so.
+#[cfg(test)]
+extern crate self as eraser_train;
+
 pub mod adamw;
 mod agree;
 pub mod checkpoint;
@@ -7,6 +11,7 @@ mod deal;
 pub mod dual;
 pub mod feed;
 pub mod gamma;
+mod gradients;
 pub mod group;
 mod latent;
 mod logits;
@@ -31,7 +36,7 @@ pub use adamw::AdamW;
 pub use dual::Dual;
 pub use eraser_data::SetName;
 pub use gamma::Gamma;
-pub use group::{Alone, Group, Traffic};
+pub use group::{Alone, Group, Traffic, Transport};
 pub use method::{
     AlignLoss, Extra, Given, KlScope, Latent, LogitLoss, Loss, METHODS, Method, Npo, Preference, Ramp, StateLoss, Term,
     TermSettings,

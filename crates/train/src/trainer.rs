@@ -9,7 +9,8 @@ use crate::{
     deal::Deal,
     dual::{self, Dual},
     feed::templates,
-    group::{Alone, Counting, Group, sum_gradients},
+    gradients::sum_gradients,
+    group::{Alone, Counting, Group, Transport},
     method::{Loss, Ramp, Term},
     metrics::{Log, StepMetrics, TrainSummary},
     options::{Schedule, TrainOptions},
@@ -116,6 +117,7 @@ impl Training<'_> {
         let checkpoints = home.join("checkpoints");
         let settings = Settings::new(model, sets, options, &templates, &run.adapter.config)?;
         agree::on_settings(group, &settings)?;
+        run.transport = group.transport(model.decoder.device())?;
         let horizons = vec![Horizon { from: 0, steps: total }];
         let mut position = Position { horizons, settings, ranks: group.size(), ..Position::default() };
         if first {
@@ -308,6 +310,8 @@ struct Run<'a> {
     reference: Reference<'a>,
     parts: Vec<Part<'a>>,
     group: &'a dyn Group,
+    /// What takes gradients from device to device; None: they go through the host.
+    transport: Option<Box<dyn Transport + 'a>>,
 }
 
 impl<'a> Run<'a> {
@@ -331,6 +335,7 @@ impl<'a> Run<'a> {
             optimiser,
             parts,
             group,
+            transport: None,
         })
     }
 
@@ -427,7 +432,7 @@ impl<'a> Run<'a> {
         let step = Step { model: self.model, adapter: &self.adapter, options, group, gamma, number };
         let Done { sums, gradients, operations } = step.run(&mut self.parts, &mut self.reference)?;
         let grads = self.parameters.iter().map(|(_, v)| gradients.get(v).cloned()).collect();
-        let mut grads = sum_gradients(group, &self.parameters, grads)?;
+        let mut grads = sum_gradients(group, self.transport.as_deref(), &self.parameters, grads)?;
         if let (0, 0, Some(path)) = (group.rank(), number, &options.dump_grads) {
             dump(path, &self.parameters, &grads)?;
         }

@@ -16,7 +16,7 @@ use eraser_train::{
 };
 use std::collections::BTreeMap;
 use std::path::Path;
-use threads::ranks;
+use threads::{Through, ranks_through};
 
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 
@@ -71,6 +71,11 @@ struct Run<'a> {
     resume: bool,
 }
 
+/// Ranks whose gradients go through the hosts.
+fn ranks<T: Send>(n: usize, work: impl Fn(&dyn Group) -> T + Sync) -> Vec<T> {
+    ranks_through(n, Through::Hosts, work)
+}
+
 impl Run<'_> {
     fn at(&self, group: &dyn Group, dir: &Path) -> (Result<TrainSummary>, Steps) {
         // Where rank 0 stops, the others do, whatever they would.
@@ -84,10 +89,14 @@ impl Run<'_> {
 
     /// At `n` ranks; what rank 0 gives.
     fn by(&self, n: usize, dir: &Path) -> (Result<TrainSummary>, Steps) {
+        self.through(Through::Hosts, n, dir)
+    }
+
+    fn through(&self, through: Through, n: usize, dir: &Path) -> (Result<TrainSummary>, Steps) {
         if n == 1 {
             return self.at(&Alone, dir);
         }
-        let all = ranks(n, |group| self.at(group, dir));
+        let all = ranks_through(n, through, |group| self.at(group, dir));
         for (result, steps) in &all[1..] {
             assert_eq!(
                 result.as_ref().err().map(ToString::to_string),
@@ -238,6 +247,28 @@ fn ranks_make_the_adapter_of_one_process_and_the_same_bytes_each_time() {
         assert!(first == second, "{n} ranks");
         let cosine = cosine(&one, &several);
         assert!(cosine >= 0.99999, "{n} ranks: {cosine}");
+    }
+}
+
+#[test]
+fn gradients_that_go_from_device_to_device_make_the_same_bytes() {
+    let model = model();
+    for (n, gamma) in [(2, 4.0), (3, 9.0), (4, 0.5)] {
+        let options = TrainOptions { steps: Some(6), gamma: Gamma::Nats(gamma), ..options("eraser") };
+        let run = Run { model: &model, sets: sets(8), options, stop: 0, resume: false };
+        let made = |through| {
+            let dir = tempfile::tempdir().unwrap();
+            let (summary, steps) = run.through(through, n, dir.path());
+            let bytes = summary.unwrap().traffic.unwrap().bytes;
+            let values: usize = tensors(&dir.path().join(ADAPTER)).values().map(Vec::len).sum();
+            // What a rank gives of gradients; flags, counts and losses are less than a tenth of it here.
+            let least = (6 * 2 * 4 * values * (n - 1) / n) as u64;
+            assert!((least..least * 11 / 10 + 1).contains(&bytes), "{bytes} bytes, {least}");
+            (std::fs::read(dir.path().join(ADAPTER)).unwrap(), steps.seen)
+        };
+        let ((hosts, seen), (devices, same)) = (made(Through::Hosts), made(Through::Tensors));
+        assert!(hosts == devices, "{n} ranks");
+        assert_eq!(seen, same, "{n} ranks");
     }
 }
 

@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// Python with pip, which fetches CUDA's compiler
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
+    /// Leave out the build with the feature `nccl`, which needs an MPI and libclang
+    #[arg(long)]
+    without_nccl: bool,
 }
 
 /// The parts of the kernels' text, in the order in which the operations put them together.
@@ -31,15 +34,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for capability in &options.capabilities {
         kernels(&root, &home, *capability)?;
         let started = Instant::now();
-        build(&home, *capability, &["build", "--release", "--package", "eraser", "--features", "cuda"])?;
+        let plain = ["build", "--release", "--package", "eraser", "--features", "cuda"];
+        build(&home, &[], *capability, &plain)?;
         println!("compute capability {capability}: built in {:.0} s", started.elapsed().as_secs_f64());
     }
-    let tests = |what: &str| {
+    let tests = |libraries: &[PathBuf], what: &str| {
         let arguments: Vec<&str> = ["test", "--release", "--no-run"].into_iter().chain(what.split(' ')).collect();
-        build(&home, *options.capabilities.last().unwrap_or(&90), &arguments)
+        build(&home, libraries, *options.capabilities.last().unwrap_or(&90), &arguments)
     };
-    tests("--package eraser --package eraser-ops --features eraser/cuda --lib")?;
-    tests("--package eraser --package eraser-model --features eraser/cuda --test families --test layers")
+    tests(&[], "--package eraser --package eraser-ops --features eraser/cuda --lib")?;
+    tests(&[], "--package eraser --package eraser-model --features eraser/cuda --test families --test layers")?;
+    if options.without_nccl {
+        return Ok(());
+    }
+    let nccl = toolkit::fetch_nccl(&root, &options.python)?;
+    let started = Instant::now();
+    // The tests of the program and not the program: that of the feature `cuda`, which gpu-pack takes, stays.
+    tests(&[nccl], "--package eraser --features nccl --bin eraser").map_err(|error| {
+        error
+            .hint(
+                "the feature `nccl` needs an MPI and libclang; on Debian: apt-get install libopenmpi-dev libclang-dev",
+            )
+            .hint("--without-nccl leaves it out")
+    })?;
+    println!("feature nccl: built in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// That the text of our own kernels compiles: the program compiles it when it opens a device, so no build does.
@@ -61,19 +80,19 @@ fn kernels(root: &Path, home: &Path, capability: u32) -> Result<()> {
     if status.success() { Ok(()) } else { Err(Error::failed(format!("the kernels do not compile: {status}"))) }
 }
 
-/// Runs cargo with the toolkit.
-pub(super) fn build(home: &Path, capability: u32, arguments: &[&str]) -> Result<()> {
-    let mut path = vec![home.join("bin")];
-    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    let path = std::env::join_paths(path).map_err(Error::failed)?;
+/// Runs cargo with the toolkit, and with the libraries in other directories.
+fn build(home: &Path, libraries: &[PathBuf], capability: u32, arguments: &[&str]) -> Result<()> {
+    let join = |own: &[PathBuf], more: &[PathBuf]| std::env::join_paths(own.iter().chain(more)).map_err(Error::failed);
+    let lib = home.join("lib");
+    let path: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     let status = Command::new("cargo")
         .args(arguments)
         .args(["--target-dir", "target/cuda/build"])
-        .env("PATH", path)
+        .env("PATH", join(&[home.join("bin")], &path)?)
         .env("CUDA_HOME", home)
         .env("CUDA_COMPUTE_CAP", capability.to_string())
-        .env("LIBRARY_PATH", std::env::join_paths([home.join("lib/stubs"), home.join("lib")]).map_err(Error::failed)?)
-        .env("LD_LIBRARY_PATH", home.join("lib"))
+        .env("LIBRARY_PATH", join(&[lib.join("stubs"), lib.clone()], libraries)?)
+        .env("LD_LIBRARY_PATH", join(&[lib], libraries)?)
         .status()
         .map_err(Error::failed)?;
     if status.success() {

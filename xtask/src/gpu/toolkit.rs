@@ -1,6 +1,6 @@
 //! CUDA's compiler and libraries, from the Python package index. In: nothing; out: a directory that builds can use as
-//! `CUDA_HOME`. Invariant: one version of all parts, that of drivers from 580 on; nothing is installed outside the
-//! directory.
+//! `CUDA_HOME`, and one with NCCL's library. Invariant: one version of all parts, that of drivers from 580 on; nothing is
+//! installed outside the directory.
 
 use eraser_model::{Error, Result};
 use std::{
@@ -22,14 +22,14 @@ const PACKAGES: [&str; 8] = [
     "nvidia-curand==10.4.0.35",
 ];
 
+/// NCCL, of the version that the crate cudarc has the declarations of. 250 MB.
+const NCCL: &str = "nvidia-nccl-cu13==2.30.7";
+
 /// The toolkit in `dir`, fetched unless it is there.
 pub(super) fn fetch(dir: &Path, python: &Path) -> Result<PathBuf> {
     let home = dir.join("nvidia/cu13");
     if !home.join("bin/nvcc").exists() {
-        run(Command::new(python)
-            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
-            .arg(dir)
-            .args(PACKAGES))?;
+        install(python, dir, &PACKAGES)?;
     }
     make_executable(&home.join("bin"))?;
     make_executable(&home.join("nvvm/bin"))?;
@@ -45,6 +45,24 @@ pub(super) fn fetch(dir: &Path, python: &Path) -> Result<PathBuf> {
     link(&lib, &home.join("lib64"))?;
     driver_stub(&lib.join("stubs"))?;
     Ok(home)
+}
+
+/// The directory of NCCL's library, in `dir`, fetched unless it is there.
+pub(super) fn fetch_nccl(dir: &Path, python: &Path) -> Result<PathBuf> {
+    // In a folder of its own: pip leaves a package out whose folder (`nvidia`) is there already.
+    let home = dir.join("nccl");
+    let lib = home.join("nvidia/nccl/lib");
+    let library = lib.join("libnccl.so.2");
+    if !library.exists() {
+        install(python, &home, &[NCCL])?;
+    }
+    link(&library, &lib.join("libnccl.so"))?;
+    Ok(lib)
+}
+
+/// Has pip put packages into a folder.
+fn install(python: &Path, dir: &Path, packages: &[&str]) -> Result<()> {
+    run(Command::new(python).args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(dir).args(packages))
 }
 
 fn run(command: &mut Command) -> Result<()> {

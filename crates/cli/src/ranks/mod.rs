@@ -2,6 +2,8 @@
 //! verb's work, done here or with other ranks. Invariant: of several ranks only the first reads the command's options,
 //! prints and writes; without the feature `mpi` there is one.
 
+#[cfg(feature = "nccl")]
+mod nccl;
 #[cfg(feature = "mpi")]
 mod world;
 

@@ -1,10 +1,14 @@
 //! Ranks by MPI. In: what a rank has for the others; out: what they have for it. Invariant: every call of a collective
 //! function is made by all ranks, in one order, which is that of the trainer.
 
+#[cfg(feature = "nccl")]
+use candle_core::Device;
 use eraser_model::{Error, Result, counted};
 use eraser_run::Outcome;
 use eraser_run::workers::{self, Crew};
 use eraser_train::Group;
+#[cfg(feature = "nccl")]
+use eraser_train::Transport;
 use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
@@ -44,7 +48,12 @@ impl World {
             return Err(Error::request(what).hint("use one built with MPI_THREAD_SERIALIZED: Open MPI's packages are"));
         }
         let comm = Comm::new();
-        Ok((comm.size > 1).then(|| Self { _universe: universe, threads: share(comm.rank), comm }))
+        if comm.size == 1 {
+            return Ok(None);
+        }
+        let node = SimpleCommunicator::world().split_shared(comm.rank as i32);
+        eraser_ops::device::share_devices(node.rank() as usize);
+        Ok(Some(Self { _universe: universe, threads: share(&node), comm }))
     }
 
     pub(super) fn first(&self) -> bool {
@@ -147,6 +156,11 @@ impl Group for Comm {
         }
         Ok(bytes)
     }
+
+    #[cfg(feature = "nccl")]
+    fn transport(&self, device: &Device) -> Result<Option<Box<dyn Transport + '_>>> {
+        super::nccl::transport(self, device)
+    }
 }
 
 impl Crew for Comm {
@@ -170,13 +184,14 @@ impl Crew for Comm {
 }
 
 /// The threads of this rank: of each processor that it may run on, its share among the ranks of the node that may too.
-fn share(rank: usize) -> usize {
+fn share(node: &SimpleCommunicator) -> usize {
     let granted = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let own = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| processors(&status));
     let own = own.unwrap_or_else(|| (0..granted).collect());
-    let node = SimpleCommunicator::world().split_shared(rank as i32);
     let mut mine = vec![0i32; PROCESSORS];
-    own.iter().for_each(|&cpu| mine[cpu] = 1);
+    for &cpu in &own {
+        mine[cpu] = 1;
+    }
     let mut ranks = vec![0i32; PROCESSORS];
     node.all_reduce_into(&mine[..], &mut ranks[..], SystemOperation::sum());
     of_processors(&own, &ranks, granted, node.size() as usize)

@@ -6,7 +6,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::{
     CudaDevice, CudaStorage, DeviceId, WrapErr,
     cudarc::{
-        driver::{CudaFunction, DevicePtr, LaunchConfig, PushKernelArg, sys},
+        driver::{CudaContext, CudaFunction, DevicePtr, LaunchConfig, PushKernelArg, sys},
         nvrtc::{CompileOptions, compile_ptx_with_opts},
     },
 };
@@ -41,7 +41,8 @@ const KEPT_UPLOADS: usize = 24;
 #[allow(unsafe_code)]
 pub(crate) fn prepare(device: &Device) -> Result<()> {
     let Device::Cuda(device) = device else { return Ok(()) };
-    // SAFETY: every tensor of the device is made, used and freed on its one stream; nothing here makes another.
+    // SAFETY: every tensor of the device is made, used and freed on its one stream; while NCCL reads or writes one on a
+    // stream of its own, the host waits for it, and has waited for this one (`nccl.rs`).
     unsafe { device.disable_event_tracking() };
     // Without this, memory that was freed goes back to the driver whenever the host waits for the device, and is asked
     // for again. A driver that has no pools has no such attribute either.
@@ -52,6 +53,11 @@ pub(crate) fn prepare(device: &Device) -> Result<()> {
         let _ = unsafe { sys::cuMemPoolSetAttribute(pool, keep, (&raw mut all).cast()) };
     }
     kernels(device).map(drop)
+}
+
+/// How many devices this process sees; 0 without a driver.
+pub(crate) fn count() -> usize {
+    CudaContext::device_count().map_or(0, |n| n as usize)
 }
 
 /// Bytes of memory that are free on a CUDA device; None elsewhere.

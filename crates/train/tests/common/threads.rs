@@ -2,24 +2,35 @@
 
 #![allow(missing_docs, clippy::unwrap_used, unreachable_pub, reason = "shared by test crates")]
 
+use candle_core::{Device, Tensor};
 use eraser_model::Result;
-use eraser_train::Group;
+use eraser_train::{Group, Transport};
 use std::sync::{Arc, Barrier, Mutex};
+
+/// How gradients go from rank to rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// As lists of numbers, as they do through the memory of hosts.
+    Hosts,
+    /// As tensors, as they do between devices.
+    Tensors,
+}
 
 /// One of several threads.
 pub struct Thread {
     rank: usize,
+    through: Through,
     barrier: Arc<Barrier>,
     /// What each has brought.
     table: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// Does `work` at each of `n` ranks at once; what each gives, in their order.
-pub fn ranks<T: Send>(n: usize, work: impl Fn(&dyn Group) -> T + Sync) -> Vec<T> {
+pub fn ranks_through<T: Send>(n: usize, through: Through, work: impl Fn(&dyn Group) -> T + Sync) -> Vec<T> {
     let (barrier, table) = (Arc::new(Barrier::new(n)), Arc::new(Mutex::new(vec![Vec::new(); n])));
     std::thread::scope(|scope| {
         let start = |rank| {
-            let group = Thread { rank, barrier: Arc::clone(&barrier), table: Arc::clone(&table) };
+            let group = Thread { rank, through, barrier: Arc::clone(&barrier), table: Arc::clone(&table) };
             let work = &work;
             scope.spawn(move || work(&group))
         };
@@ -68,6 +79,26 @@ impl Group for Thread {
 
     fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
         Ok(self.meet(bytes).swap_remove(0))
+    }
+
+    fn transport(&self, device: &Device) -> Result<Option<Box<dyn Transport + '_>>> {
+        assert!(device.is_cpu());
+        Ok((self.through == Through::Tensors).then(|| Box::new(Carrier(self)) as Box<dyn Transport>))
+    }
+}
+
+/// Carries tensors of the CPU from thread to thread.
+struct Carrier<'a>(&'a Thread);
+
+impl Transport for Carrier<'_> {
+    fn exchange(&self, values: &Tensor) -> Result<Tensor> {
+        let found = self.0.exchange(&values.to_vec1()?)?;
+        Ok(Tensor::new(found, values.device())?)
+    }
+
+    fn gather(&self, values: &Tensor) -> Result<Tensor> {
+        let found = self.0.gather(&values.to_vec1()?)?;
+        Ok(Tensor::new(found, values.device())?)
     }
 }
 
