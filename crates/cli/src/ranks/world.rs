@@ -20,6 +20,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(5);
 /// Says that a job comes.
 const JOB: i32 = 1;
+/// What a rank asks within a job.
+const ASKED: i32 = 2;
+/// The answer to it.
+const ANSWER: i32 = 3;
 /// Most bytes of a message.
 const MESSAGE: usize = 1 << 30;
 /// Most processors of a node.
@@ -65,7 +69,7 @@ impl World {
         format!("{}, here with {}", counted(self.comm.size, "rank"), counted(eraser_ops::threads::count(), "thread"))
     }
 
-    /// Takes part in what the first rank trains.
+    /// Takes part in what the first rank calls the others to.
     pub(super) fn follow(&self) -> Outcome {
         let rank = self.comm.rank;
         // From within the pool, as verbs are.
@@ -167,6 +171,25 @@ impl Crew for Comm {
         let _ = first.receive_with_tag::<i32>(JOB);
         self.broadcast(Vec::new())
     }
+
+    fn ask(&self, said: u64) -> Result<u64> {
+        let world = SimpleCommunicator::world();
+        let first = world.process_at_rank(0);
+        first.send_with_tag(&said, ASKED);
+        while first.immediate_probe_with_tag(ANSWER).is_none() {
+            std::thread::sleep(LOOK);
+        }
+        Ok(first.receive_with_tag::<u64>(ANSWER).0)
+    }
+
+    fn answer(&self, reply: &mut dyn FnMut(u64) -> u64) -> Result<bool> {
+        let world = SimpleCommunicator::world();
+        let Some(asked) = world.any_process().immediate_probe_with_tag(ASKED) else { return Ok(false) };
+        let rank = world.process_at_rank(asked.source_rank());
+        let (said, _) = rank.receive_with_tag::<u64>(ASKED);
+        rank.send_with_tag(&reply(said), ANSWER);
+        Ok(true)
+    }
 }
 
 /// The threads of this rank: of each processor that it may run on, its share among the ranks of the node that may too.
@@ -176,7 +199,9 @@ fn share(rank: usize) -> usize {
     let own = own.unwrap_or_else(|| (0..granted).collect());
     let node = SimpleCommunicator::world().split_shared(rank as i32);
     let mut mine = vec![0i32; PROCESSORS];
-    own.iter().for_each(|&cpu| mine[cpu] = 1);
+    for &cpu in &own {
+        mine[cpu] = 1;
+    }
     let mut ranks = vec![0i32; PROCESSORS];
     node.all_reduce_into(&mine[..], &mut ranks[..], SystemOperation::sum());
     of_processors(&own, &ranks, granted, node.size() as usize)
