@@ -45,7 +45,7 @@ fn start() -> ExitCode {
     let ranks = match ranks::Ranks::of(&cli.verb) {
         Ok(ranks) => ranks,
         Err(error) => {
-            errors::print(&error.into(), cli.verb.name());
+            ranks::refuse(error, cli.verb.name());
             return ExitCode::from(2);
         }
     };

@@ -143,6 +143,50 @@ fn benchmarks_are_shared() {
     assert_eq!(utility("whole"), utility("parts"));
 }
 
+/// Ranks that were stopped have left their shards, and one process goes on from there.
+#[test]
+fn what_ranks_have_left_is_not_made_again() {
+    let dir = Dir::with_model();
+    let sum = |n: usize| format!("{{\"question\":\"{n} and 1?\",\"answer\":\"#### {}\"}}\n", n + 1);
+    // Two rounds.
+    dir.write("sums.jsonl", &(0..40).map(sum).collect::<String>());
+    let command = |out: &str| format!("bench -m model --tasks gsm8k=sums.jsonl --max-new-tokens 3 -o {out}");
+    dir.done(&command("whole"));
+    dir.done(&format!("{} --shard 1/2", command("parts")));
+    let left = dir.path("parts/shards/bench-1-of-2/bench/base/gsm8k.jsonl");
+    let done = std::fs::read_to_string(&left).unwrap().lines().count();
+    assert!(done == 32 || done == 8, "{done}");
+    let of_ranks = dir.path("parts/ranks/bench");
+    std::fs::create_dir_all(&of_ranks).unwrap();
+    std::fs::rename(dir.path("parts/shards/bench-1-of-2"), of_ranks.join("0001-of-0002")).unwrap();
+    std::fs::remove_dir_all(dir.path("parts/shards")).unwrap();
+    dir.done(&command("parts"));
+    assert_eq!(files(&dir.path("whole/bench")), files(&dir.path("parts/bench")));
+    assert_eq!(json(&dir, "parts/bench.json")["scored"], 40 - done);
+    assert!(!dir.path("parts/ranks").exists());
+}
+
+#[test]
+fn without_mpi_a_launcher_starts_no_command_twice() {
+    if cfg!(feature = "mpi") {
+        return;
+    }
+    let dir = Dir::with_model();
+    let of_two = |arguments: &str| {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("eraser"));
+        command.args(arguments.split_whitespace()).current_dir(dir.path("")).env("OMPI_COMM_WORLD_SIZE", "2");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let eval = "eval -m model --questions ask.csv --max-new-tokens 2 --out run";
+    let (code, said) = of_two(eval);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("mpirun started 2 processes, and this build of eraser has no MPI"), "{said}");
+    assert!(!dir.path("run").exists());
+    // Each of them may have been given a part.
+    assert_eq!(of_two(&format!("{eval} --shard 1/2")).0, Some(0));
+}
+
 #[test]
 fn shards_of_a_preparation_give_the_same_sets() {
     if !builtin() {

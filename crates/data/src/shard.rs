@@ -24,6 +24,12 @@ impl Shard {
     /// The only one.
     pub const ONLY: Self = Self { index: 1, of: NonZeroUsize::MIN };
 
+    /// Number `index` of `of`; None where there is no such shard.
+    pub fn new(index: usize, of: usize) -> Option<Self> {
+        let there = (1..=of).contains(&index) && of <= MOST;
+        NonZeroUsize::new(of).filter(|_| there).map(|of| Self { index, of })
+    }
+
     /// Its number, from 1.
     pub fn index(self) -> usize {
         self.index
@@ -45,13 +51,8 @@ impl FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
-        match parsed {
-            Some((index, of)) if (1..=of).contains(&index) && of <= MOST => {
-                NonZeroUsize::new(of).map(|of| Self { index, of }).ok_or_else(String::new)
-            }
-            _ => Err(format!("write it as I/N, as 1/4 to 4/4; there are at most {MOST} shards")),
-        }
+        let parsed = text.split_once('/').and_then(|(index, of)| Self::new(index.parse().ok()?, of.parse().ok()?));
+        parsed.ok_or_else(|| format!("write it as I/N, as 1/4 to 4/4; there are at most {MOST} shards"))
     }
 }
 

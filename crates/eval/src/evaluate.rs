@@ -101,9 +101,12 @@ fn evaluate_one(
         let what = format!("{subject} {}", job.file);
         let unfinished = path.with_extension(marks::UNFINISHED);
         fs::write(&unfinished, "").writing(&unfinished)?;
-        let size = if target.together() { options.batch.max(1).saturating_mul(BATCHES) } else { 1 };
+        let search = job.attack.as_ref().and_then(|attack| attack.search());
+        // A search takes far longer than the answer to what it has found, so it is shared out question by question.
+        let alone = search.is_some() || !target.together();
+        let size = if alone { 1 } else { options.batch.max(1).saturating_mul(BATCHES) };
         let mut rounds = Rounds::new(&job.items, target, size, plan.share)?;
-        if let Some(search) = job.attack.as_ref().and_then(|attack| attack.search()) {
+        if let Some(search) = search {
             let mut tick = |done, total| progress.tick(&format!("{what}, search"), done, total);
             rounds.items = searched(job, &rounds.items, search, target, &dir, &mut tick)?.into();
         }

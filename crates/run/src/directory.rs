@@ -18,7 +18,7 @@ const GONE: &str = ".removed";
 pub(crate) const DURABILITY: [&str; 2] = ["durability", "durability.json"];
 
 /// Everything that the verbs write into a run directory.
-pub(crate) const FILES: [&str; 27] = [
+pub(crate) const FILES: [&str; 28] = [
     "adapter",
     "bench",
     "bench.json",
@@ -32,6 +32,7 @@ pub(crate) const FILES: [&str; 27] = [
     "manifest.json",
     "plan.toml",
     "prepare",
+    "ranks",
     "reference",
     "report.csv",
     "report.html",

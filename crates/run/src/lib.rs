@@ -2,7 +2,9 @@
 
 mod bounded;
 pub mod builtin;
+mod crew;
 mod directory;
+mod divided;
 mod doctor;
 mod durability;
 mod estimate;

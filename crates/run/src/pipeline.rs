@@ -3,6 +3,7 @@
 
 use crate::builtin::Assets;
 use crate::directory::{Claimed, Earlier, claim, copy, remove};
+use crate::divided::{Work, divide};
 use crate::failure::{Kind, Outcome};
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State, is_adapter};
@@ -438,6 +439,12 @@ impl<'a> Run<'a> {
         let all = self.manifest.record(
             &request,
             || -> Outcome<Summary> {
+                if matches!(self.part, Part::Whole) {
+                    let adapters = directories.iter().map(|(name, dir)| (name.clone(), Some(dir.clone())));
+                    let subjects = std::iter::once(("base".to_owned(), None)).chain(adapters).collect();
+                    let work = Work::Eval { options: Box::new(options.clone()), subjects };
+                    divide(&work, (&self.plan.model, &self.model), self.dir, watch)?;
+                }
                 let judge = evaluate::judge(options, (&self.plan.model, &self.assets), watch)?;
                 let found = evaluate::evaluate(&admitted, asked, judge.as_ref(), watch)?;
                 Ok(summary::record(self.dir, &found, watch)?)

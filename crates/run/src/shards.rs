@@ -163,7 +163,7 @@ impl Part {
             }
         }
         for (name, parts) in files {
-            append(&dir.join(name), &parts)?;
+            append(&dir.join(name), &parts, false)?;
         }
         Ok(joined.seconds())
     }
@@ -340,7 +340,7 @@ fn parts(dir: &Path) -> Result<Vec<(PathBuf, Record)>> {
 }
 
 /// The names of inputs that are not the same.
-fn differing(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<String> {
+pub(crate) fn differing(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<String> {
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     // It covers the others that concern the model, which say what has changed.
     let covers = |name: &str| name == "model as loaded";
@@ -360,7 +360,7 @@ fn settings(a: &Value, b: &Value) -> String {
 }
 
 /// The files of results below a directory, by name.
-fn results(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn results(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
@@ -377,12 +377,13 @@ fn results(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Adds the lines of the files `parts` to the file at `path`, each once.
-fn append(path: &Path, parts: &[PathBuf]) -> Result<()> {
+/// Adds the lines of the files `parts` to the file at `path`, each once. A last line that was cut short is no result;
+/// where files of work that was stopped are joined, one is `kept` at the end.
+pub(crate) fn append(path: &Path, parts: &[PathBuf], kept: bool) -> Result<()> {
     if let Some(home) = path.parent() {
         std::fs::create_dir_all(home).writing(home)?;
     }
-    let mut all = Vec::new();
+    let (mut all, mut cut) = (Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     let own = path.to_owned();
     for file in std::iter::once(&own).chain(parts) {
@@ -390,14 +391,17 @@ fn append(path: &Path, parts: &[PathBuf]) -> Result<()> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             text => text.at(file)?,
         };
-        // A last line that was cut short is no result.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         for line in text[..whole].split_inclusive(|byte| *byte == b'\n') {
             if seen.insert(line.to_vec()) {
                 all.extend_from_slice(line);
             }
         }
+        if kept && whole < text.len() {
+            cut = text[whole..].to_vec();
+        }
     }
+    all.append(&mut cut);
     write_atomic(path, &all)
 }
 
@@ -415,9 +419,13 @@ mod tests {
         };
         let parts = [file("a", "1\n2\n"), file("b", "2\n3\n4"), file("c", "")];
         let all = dir.path().join("below/all");
-        append(&all, &parts).unwrap();
-        append(&all, &parts).unwrap();
+        append(&all, &parts, false).unwrap();
+        append(&all, &parts, false).unwrap();
         assert_eq!(std::fs::read_to_string(&all).unwrap(), "1\n2\n3\n");
+        // Kept for those that ask whether work was stopped in the middle of a line, and never in front of others.
+        append(&all, &parts, true).unwrap();
+        append(&all, &[file("d", "5\n")], true).unwrap();
+        assert_eq!(std::fs::read_to_string(&all).unwrap(), "1\n2\n3\n5\n4");
     }
 
     #[test]

@@ -1,55 +1,18 @@
-//! Processes that train together. In: a training of the first of them; out: the same training at all. Invariant: only
-//! the first does what a verb asks, and writes; the others do nothing but take their part in trainings it calls them to.
+//! Processes that work together. In: what the first of them calls the others to, a training or shards of some work;
+//! out: their part in it. Invariant: only the first does what a verb asks; the others do nothing but what it calls them
+//! to, and of a training only the first writes.
 
-use crate::builtin::Assets;
+use crate::crew;
+use crate::divided::{self, Held};
 use crate::failure::Outcome;
 use crate::plan::ModelPlan;
-use crate::watch::Silent;
 use eraser_data::{Record, SetName};
-use eraser_model::{Error, ErrorKind, Model, Result};
+use eraser_model::{Error, ErrorKind, Result};
 use eraser_train::{Control, Group, Observer, Sets, StepMetrics, TrainOptions, TrainSummary, Training};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Ranks of which the first calls the others.
-pub trait Crew: Group {
-    /// At rank 0: gives all others `job`, for which they wait.
-    ///
-    /// # Errors
-    /// A rank that cannot be reached.
-    fn call(&self, job: &[u8]) -> Result<()>;
-
-    /// At the others: the next job, whenever it comes.
-    ///
-    /// # Errors
-    /// Rank 0 cannot be reached.
-    fn wait(&self) -> Result<Vec<u8>>;
-}
-
-/// The ranks that this process calls.
-static CREW: OnceLock<Box<dyn Crew>> = OnceLock::new();
-/// They are in a training, and do not wait for a job.
-static BUSY: AtomicBool = AtomicBool::new(false);
-
-/// Says, at rank 0 and before any verb, who trains with this process.
-pub fn lead(crew: Box<dyn Crew>) {
-    // A second crew can only come from a second call, and changes nothing.
-    let _ = CREW.set(crew);
-}
-
-/// Sends the others home, at rank 0. False: they are in a training that failed here, and do not listen.
-///
-/// # Errors
-/// A rank that cannot be reached.
-pub fn dismiss() -> Result<bool> {
-    if BUSY.load(Ordering::SeqCst) {
-        return Ok(false);
-    }
-    CREW.get().map_or(Ok(()), |crew| crew.call(&[]))?;
-    Ok(true)
-}
+pub use crate::crew::{Crew, dismiss, lead};
 
 /// Trains: together with the others, where there are some and they can load the model by `plan`.
 pub(crate) fn train(
@@ -57,32 +20,39 @@ pub(crate) fn train(
     training: Training<'_>,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
-    let Some((crew, plan)) = CREW.get().zip(plan) else { return training.run(observer) };
+    let Some((crew, plan)) = crew::crew().zip(plan) else { return training.run(observer) };
     let job = serde_json::to_vec(&Job::of(plan, &training)).map_err(Error::failed)?;
-    BUSY.store(true, Ordering::SeqCst);
-    crew.call(&job)?;
-    let result = Training { group: crew.as_ref(), ..training }.run(observer);
-    // A training that ended, or was stopped, did so at all ranks.
-    let ended = result.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Interrupted);
-    BUSY.store(!ended, Ordering::SeqCst);
-    result
+    let group: &dyn Group = crew;
+    // A training that was stopped was so at all ranks.
+    let left = |error: &Error| error.kind() == ErrorKind::Interrupted;
+    crew::together(crew, &job, || Training { group, ..training }.run(observer), left)
 }
 
-/// Takes part in what rank 0 trains, at another rank, until it is sent home.
+/// What rank 0 calls the others to.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Called {
+    Divided(Box<divided::Job>),
+    Train(Box<Job>),
+}
+
+/// Does what rank 0 calls this rank to, until it is sent home.
 ///
 /// # Errors
-/// Whatever a training ends with, but for an interruption.
+/// Whatever a training ends with, but for an interruption; whatever ends a shard.
 pub fn follow(crew: &dyn Crew) -> Outcome {
-    let mut held = None;
+    let mut held = Held::default();
     loop {
         let job = crew.wait()?;
         if job.is_empty() {
             return Ok(());
         }
-        let job: Job = serde_json::from_slice(&job).map_err(Error::failed)?;
-        match job.work(crew, &mut held) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
-            _ => {}
+        match serde_json::from_slice(&job).map_err(Error::failed)? {
+            Called::Divided(job) => job.take_part(crew, &mut held)?,
+            Called::Train(job) => match job.work(crew, &mut held) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
+                _ => {}
+            },
         }
     }
 }
@@ -129,16 +99,10 @@ impl Job {
         self.sets.iter().filter_map(set).collect()
     }
 
-    /// Trains. `held` is the model of the last job, which the next one mostly has too.
-    fn work(&self, crew: &dyn Crew, held: &mut Option<(ModelPlan, Model)>) -> Result<TrainSummary> {
+    /// Trains.
+    fn work(&self, crew: &dyn Crew, held: &mut Held) -> Result<TrainSummary> {
         let (sets, options) = (self.sets(), &self.options);
-        let (_, model) = if let Some(same) = held.take_if(|(plan, _)| *plan == self.model) {
-            held.insert(same)
-        } else {
-            // Before the next one is read: two may not fit.
-            *held = None;
-            held.insert((self.model.clone(), self.model.load(&Assets::InCache, &mut Silent)?))
-        };
+        let model = held.load(&self.model)?;
         let (dir, states, resume) = (self.dir.as_path(), self.states.as_path(), self.resume);
         Training { model, sets: &sets, options, dir, states, resume, group: crew }.run(&mut Follower)
     }
@@ -158,8 +122,10 @@ impl Observer for Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builtin::Assets;
     use crate::failure::Problems;
     use crate::plan::ChatFlags;
+    use crate::watch::Silent;
     use eraser_train::{Alone, Gamma};
     use std::path::Path;
 

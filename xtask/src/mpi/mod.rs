@@ -1,7 +1,8 @@
-//! `cargo xtask mpi-check`: trains the built-in model on several ranks by MPI, and checks what came of it. In: a binary
-//! built with the feature `mpi`, or none, and then it is built; out: a table, and an error if a check failed.
-//! Invariant: each check compares the files of processes that ran for it.
+//! `cargo xtask mpi-check`: trains and measures the built-in model on several ranks by MPI, and checks what came of it.
+//! In: a binary built with the feature `mpi`, or none, and then it is built; out: a table, and an error if a check
+//! failed. Invariant: each check compares the files of processes that ran for it.
 
+mod divided;
 mod network;
 mod ranks;
 
@@ -36,6 +37,9 @@ pub(crate) struct Options {
     /// Steps of a training
     #[arg(long, value_name = "N", default_value = "50")]
     steps: usize,
+    /// Only what ranks divide: evaluation, benchmarks, preparation
+    #[arg(long)]
+    divided: bool,
     /// Where runs are put
     #[arg(long, value_name = "DIR", default_value = "target/mpi")]
     work: PathBuf,
@@ -76,12 +80,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     std::fs::create_dir_all(&options.work).map_err(Error::failed)?;
     let mut checks = Checks::default();
-    agreement(options, &binary, &mut checks)?;
-    for &ranks in &options.ranks {
-        death(options, &binary, ranks, &mut checks)?;
+    divided::check(options, &binary, &mut checks)?;
+    if !options.divided {
+        agreement(options, &binary, &mut checks)?;
+        for &ranks in &options.ranks {
+            death(options, &binary, ranks, &mut checks)?;
+        }
+        speed(options, &binary, &mut checks)?;
+        network::measure(options, &binary, &mut checks)?;
     }
-    speed(options, &binary, &mut checks)?;
-    network::measure(options, &binary, &mut checks)?;
     let entry = format!(
         "{}. The built-in model, {} steps; ranks share the processors.\n\n    cargo xtask mpi-check\n\n| check | found | |\n\
          | --- | --- | --- |\n{}\n",
@@ -90,7 +97,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         checks.rows
     );
     if options.record {
-        record("training by ranks (MPI)", &entry)?;
+        let what = if options.divided { "measuring by ranks (MPI)" } else { "training by ranks (MPI)" };
+        record(what, &entry)?;
     }
     match &*checks.failed {
         [] => Ok(()),

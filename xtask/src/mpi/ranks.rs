@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 /// Steps between two checkpoints.
 const EVERY: &str = "5";
 /// Longest time that a training takes to reach a step, or to end.
-const PATIENCE: Duration = Duration::from_mins(10);
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 /// Between two looks at a training.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// A training.
 pub(super) struct Job {
@@ -170,17 +170,17 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// That `mpirun` could not be started.
-fn launched(error: &std::io::Error) -> Error {
+pub(super) fn launched(error: &std::io::Error) -> Error {
     Error::request(format!("mpirun: {error}")).hint("on Debian: apt-get install openmpi-bin")
 }
 
 /// The exit code, once a process has ended; a signal is -1.
-fn ended(process: &mut Child) -> Result<Option<i32>> {
+pub(super) fn ended(process: &mut Child) -> Result<Option<i32>> {
     Ok(process.try_wait().map_err(Error::failed)?.map(|status| status.code().unwrap_or(-1)))
 }
 
 /// The process of a rank below `launcher`.
-fn process_of(launcher: &Child, rank: usize) -> Option<u32> {
+pub(super) fn process_of(launcher: &Child, rank: usize) -> Option<u32> {
     let parent = launcher.id().to_string();
     let is = |pid: u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

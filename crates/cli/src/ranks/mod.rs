@@ -1,6 +1,6 @@
-//! Whether this process trains alone. In: the verb, and what an MPI launcher has put into the environment; out: the
-//! verb's work, done here or with other ranks. Invariant: of several ranks only the first reads the command's options,
-//! prints and writes; without the feature `mpi` there is one.
+//! Whether this process works alone. In: the verb, and what an MPI launcher has put into the environment; out: the
+//! verb's work, done here or with other ranks. Invariant: of several ranks only the first reads the command's options
+//! and prints; without the feature `mpi` there is one.
 
 #[cfg(feature = "nccl")]
 mod nccl;
@@ -8,8 +8,9 @@ mod nccl;
 mod world;
 
 use crate::options::{Cli, Verb};
-use crate::{interrupt, on_interrupt, verbs};
-use eraser_model::Result;
+use crate::{errors, interrupt, on_interrupt, verbs};
+use eraser_data::Shard;
+use eraser_model::{Error, Result};
 use eraser_run::Outcome;
 use std::process::ExitCode;
 
@@ -26,11 +27,23 @@ pub(crate) fn speaks() -> bool {
         || ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"].into_iter().find_map(rank).unwrap_or(0) == 0
 }
 
-/// Whether a verb trains, and so has something to do for several ranks.
-fn trains(verb: &Verb) -> bool {
+/// Says that a command cannot be done by the ranks that it was given to.
+pub(crate) fn refuse(error: Error, verb: &str) {
+    if speaks() {
+        return errors::print(&error.into(), verb);
+    }
+    // The end of one rank is that of all: first the one that speaks.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+}
+
+/// Whether a verb trains, or has many answers made, and so has something to do for several ranks.
+fn divides(verb: &Verb) -> bool {
     matches!(
         verb,
-        Verb::Quickstart(_)
+        Verb::Prepare(_)
+            | Verb::Eval(_)
+            | Verb::Bench(_)
+            | Verb::Quickstart(_)
             | Verb::Harden(_)
             | Verb::Run(_)
             | Verb::Compare(_)
@@ -39,6 +52,19 @@ fn trains(verb: &Verb) -> bool {
             | Verb::Train(_)
             | Verb::Align(_)
     )
+}
+
+/// The part of the work that a command asks for.
+fn shard(verb: &Verb) -> Option<Shard> {
+    match verb {
+        Verb::Prepare(args) => args.questions.shard,
+        Verb::Eval(args) => args.subjects.shard,
+        Verb::Bench(args) => args.subjects.shard,
+        Verb::Run(args) => args.part.shard,
+        Verb::Compare(args) => args.part.shard,
+        Verb::Sweep(args) => args.part.shard,
+        _ => None,
+    }
 }
 
 /// Does the verb in this process.
@@ -56,11 +82,12 @@ impl Ranks {
     pub(crate) fn of(verb: &Verb) -> Result<Self> {
         // What Open MPI's mpirun says. Others (srun) also start processes that have nothing to do with one another.
         let started = std::env::var("OMPI_COMM_WORLD_SIZE").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize);
-        if started < 2 || !trains(verb) {
+        // Each may do a part of the work.
+        if started < 2 || !divides(verb) || shard(verb).is_some() {
             return Ok(Self {});
         }
         let what = format!("mpirun started {started} processes, and this build of eraser has no MPI");
-        Err(eraser_model::Error::request(what)
+        Err(Error::request(what)
             .hint("build it with the cargo feature `mpi` (docs/guide.md, Training by several processes)"))
     }
 
@@ -95,17 +122,24 @@ impl Ranks {
 
 #[cfg(feature = "mpi")]
 impl Ranks {
-    /// Those that a launcher of MPI has started for a verb that trains; else there is one.
+    /// Those that a launcher of MPI has started for a verb that they can divide; else there is one.
     ///
     /// # Errors
-    /// An MPI that cannot be used.
+    /// An MPI that cannot be used; several ranks of a command that asks for one part of the work.
     pub(crate) fn of(verb: &Verb) -> Result<Self> {
         // Without a launcher MPI would start one, and for nothing.
         let launched = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK"].map(std::env::var_os);
-        if !trains(verb) || launched.iter().all(Option::is_none) {
+        if !divides(verb) || launched.iter().all(Option::is_none) {
             return Ok(Self { world: None });
         }
-        Ok(Self { world: world::World::join()? })
+        let world = world::World::join()?;
+        if let Some((shard, _)) = shard(verb).zip(world.as_ref()) {
+            let what = format!("--shard: all ranks would do shard {shard}");
+            return Err(Error::request(what)
+                .hint("leave --shard out: ranks divide the work among themselves")
+                .hint("or start the processes of the shards without MPI"));
+        }
+        Ok(Self { world })
     }
 
     /// Whether another process does what the verb asks.

@@ -24,6 +24,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(5);
 /// Says that a job comes.
 const JOB: i32 = 1;
+/// What a rank asks within a job.
+const ASKED: i32 = 2;
+/// The answer to it.
+const ANSWER: i32 = 3;
 /// Most bytes of a message.
 const MESSAGE: usize = 1 << 30;
 /// Most processors of a node.
@@ -74,7 +78,7 @@ impl World {
         format!("{}, here with {}", counted(self.comm.size, "rank"), counted(eraser_ops::threads::count(), "thread"))
     }
 
-    /// Takes part in what the first rank trains.
+    /// Takes part in what the first rank calls the others to.
     pub(super) fn follow(&self) -> Outcome {
         let rank = self.comm.rank;
         // From within the pool, as verbs are.
@@ -180,6 +184,25 @@ impl Crew for Comm {
         }
         let _ = first.receive_with_tag::<i32>(JOB);
         self.broadcast(Vec::new())
+    }
+
+    fn ask(&self, said: u64) -> Result<u64> {
+        let world = SimpleCommunicator::world();
+        let first = world.process_at_rank(0);
+        first.send_with_tag(&said, ASKED);
+        while first.immediate_probe_with_tag(ANSWER).is_none() {
+            std::thread::sleep(LOOK);
+        }
+        Ok(first.receive_with_tag::<u64>(ANSWER).0)
+    }
+
+    fn answer(&self, reply: &mut dyn FnMut(u64) -> u64) -> Result<bool> {
+        let world = SimpleCommunicator::world();
+        let Some(asked) = world.any_process().immediate_probe_with_tag(ASKED) else { return Ok(false) };
+        let rank = world.process_at_rank(asked.source_rank());
+        let (said, _) = rank.receive_with_tag::<u64>(ASKED);
+        rank.send_with_tag(&reply(said), ANSWER);
+        Ok(true)
     }
 }
 

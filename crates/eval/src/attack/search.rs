@@ -191,7 +191,9 @@ pub(crate) fn run(
         }
         let mut key = hex(&hash.finalize());
         key.truncate(16);
-        let begun = stored.iter().find(|line| line.key == key && line.id == question.id).map(|line| line.state.clone());
+        // Where files were joined, the later line is further.
+        let begun =
+            stored.iter().rfind(|line| line.key == key && line.id == question.id).map(|line| line.state.clone());
         let line = |state: &State| Line { id: question.id.clone(), key: key.clone(), state: state.clone() };
         let mut save = |state: &State| {
             let all: Vec<Line> = lines.iter().cloned().chain([line(state)]).collect();

@@ -3,6 +3,7 @@
 //! a request is kept for as long as it has a figure, and a file of results has the hash that it was written with.
 
 use super::{Manifest, Record, Stored};
+use crate::crew;
 use crate::inputs::Inputs;
 use eraser_data::files::hash_file;
 use eraser_model::Result;
@@ -94,6 +95,10 @@ impl Manifest {
     ) -> Result<Vec<String>> {
         let stopped = self.get(artefact).is_some_and(|r| r.ended.is_none() && r.inputs != *inputs.hashes());
         let root = self.dir.join(directory);
+        let of_ranks = self.dir.join(crew::DIR).join(directory);
+        if stopped && of_ranks.is_dir() {
+            std::fs::remove_dir_all(&of_ranks).writing(&of_ranks)?;
+        }
         if !stopped || !root.is_dir() {
             return Ok(Vec::new());
         }

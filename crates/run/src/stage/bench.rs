@@ -2,6 +2,7 @@
 
 use crate::builtin::Assets;
 use crate::directory::{lock, remove};
+use crate::divided::{Work, divide, home};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
@@ -10,11 +11,12 @@ use crate::shards::{self, Part};
 use crate::stage::evaluate::{load_adapters, loaded};
 use crate::stage::{report, served, subjects, summary, training_sets};
 use crate::watch::{Watch, stoppable};
-use eraser_eval::BenchSummary;
 use eraser_eval::served::Needs;
+use eraser_eval::{Admitted, BenchSummary};
 use eraser_model::{Error, Model};
 use serde_json::json;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// The file of the figures, and the name of its record.
 const BENCH: &str = "bench.json";
@@ -72,7 +74,7 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
     plan.part.check(&inputs)?;
     if plan.force {
         // Only now: what is refused removes nothing.
-        remove(dir, &["bench", BENCH])?;
+        remove(dir, &["bench", BENCH, &home("bench")])?;
         manifest.forget(|name| name == BENCH || name == shards::ARTEFACT || name.starts_with("bench/"))?;
     }
     if let Part::Shard(shard) = &plan.part {
@@ -106,16 +108,37 @@ pub fn bench(plan: &BenchPlan, watch: &mut dyn Watch) -> Outcome<BenchSummary> {
         watch.note(&note);
     }
     plan.part.join(dir, "bench")?;
-    let found = manifest.record(
-        &request,
-        || stoppable(watch, |progress| eraser_eval::bench(&admitted, &plan.asked, progress)),
-        |_| Ok(Outputs::default()),
-    )?;
+    let work = || scored(plan, model.as_ref(), &admitted, watch);
+    let found = manifest.record(&request, work, |_| Ok(Outputs::default()))?;
     let files: Vec<String> = files.into_iter().filter(|file| dir.join(file).exists()).collect();
     let all = summary::record(dir, &found.summary(), watch)?;
     manifest.attribute(BENCH, (&summary::figures(&found.summary()), &files), &summary::figures(&all))?;
     manifest.seal(&summary::FIGURES)?;
     subjects::write(dir, &directories, &manifest)?;
     report::refresh(dir);
+    Ok(found)
+}
+
+/// Scores, together with other ranks where there are some and a `model` is loaded.
+fn scored(
+    plan: &BenchPlan,
+    model: Option<&Model>,
+    admitted: &Admitted<'_>,
+    watch: &mut dyn Watch,
+) -> Outcome<BenchSummary> {
+    let (dir, start) = (plan.dir.as_path(), Instant::now());
+    let mut by_ranks = 0;
+    if let (Part::Whole, Some(model)) = (&plan.part, model) {
+        let subjects = plan.subjects.iter().map(|s| (s.name.clone(), s.adapter.clone())).collect();
+        let work = Work::Bench { options: Box::new(plan.asked.options().clone()), subjects };
+        by_ranks = divide(&work, (&plan.model, model), dir, watch)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let mut found = stoppable(watch, |progress| eraser_eval::bench(admitted, &plan.asked, progress))?;
+    if by_ranks > 0 {
+        found.scored += by_ranks;
+        found.score_s += seconds;
+        found.write(dir)?;
+    }
     Ok(found)
 }

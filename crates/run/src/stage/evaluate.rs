@@ -3,6 +3,7 @@
 
 use crate::builtin::Assets;
 use crate::directory::{lock, remove};
+use crate::divided::{Work, divide, home};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request};
@@ -69,7 +70,7 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     plan.part.check(&inputs)?;
     if plan.force {
         // Only now: what is refused removes nothing.
-        remove(dir, &["eval", summary::FILE])?;
+        remove(dir, &["eval", summary::FILE, &home("eval")])?;
         manifest.forget(|name| name == summary::FILE || name == shards::ARTEFACT || name.starts_with("eval/"))?;
     }
     let measures = plan.measures.recorded(&Assets::InCache)?;
@@ -103,8 +104,15 @@ pub fn eval(plan: &EvalPlan, watch: &mut dyn Watch) -> Outcome<Summary> {
     });
     let seed = Some(options.seed);
     let request = Request { artefact: summary::FILE, verb: "eval", options: recorded, inputs: &inputs, seed };
-    let mut found =
-        manifest.record(&request, || evaluate(&admitted, &asked, judge.as_ref(), watch), |_| Ok(Outputs::default()))?;
+    let work = || {
+        if let (Part::Whole, Some(model)) = (&plan.part, &model) {
+            let subjects = plan.subjects.iter().map(|s| (s.name.clone(), s.adapter.clone())).collect();
+            let work = Work::Eval { options: Box::new(options.clone()), subjects };
+            divide(&work, (&plan.model, model), dir, watch)?;
+        }
+        evaluate(&admitted, &asked, judge.as_ref(), watch)
+    };
+    let mut found = manifest.record(&request, work, |_| Ok(Outputs::default()))?;
     let seconds = before + start.elapsed().as_secs_f64();
     found.timing.eval_s = Some(seconds);
     found.timing.total_s = Some(seconds);

@@ -4,6 +4,7 @@
 
 use crate::builtin::Assets;
 use crate::directory::{lock, remove};
+use crate::divided::{Work, divide, home};
 use crate::failure::Outcome;
 use crate::inputs::Inputs;
 use crate::manifest::{Manifest, Outputs, Request, State};
@@ -37,6 +38,7 @@ pub fn prepare(plan: &PreparePlan, watch: &mut dyn Watch) -> Outcome<Option<Data
     plan.part.check(&inputs)?;
     if plan.force {
         remove(&plan.dir, &FILES)?;
+        remove(&plan.dir, &[&home("prepare")])?;
         manifest.forget(|name| name == ARTEFACT || name == shards::ARTEFACT)?;
     } else {
         keep_trained_sets(&manifest, &inputs, &plan.dir, &plan.preparation)?;
@@ -218,17 +220,19 @@ impl<'a> Material<'a> {
         let seed = Some(self.plan.options.seed);
         let request = Request { artefact: ARTEFACT, verb, options, inputs, seed };
         let files = outputs(with.dir, self.plan);
-        let report = manifest.record(
-            &request,
-            || {
-                stoppable(watch, |progress| {
-                    self.sources(with, |sources| {
-                        eraser_data::prepare::prepare(sources, &self.plan.options, with.dir, progress)
-                    })
+        let work = || -> Outcome<DataReport> {
+            if matches!(with.part, Part::Whole) {
+                let answers = self.answers.as_deref();
+                let work = Work::prepare(&self.plan.options, &self.questions, answers, &self.retain, &self.texts);
+                divide(&work, (with.plan, with.model), with.dir, watch)?;
+            }
+            Ok(stoppable(watch, |progress| {
+                self.sources(with, |sources| {
+                    eraser_data::prepare::prepare(sources, &self.plan.options, with.dir, progress)
                 })
-            },
-            |_| Ok(Outputs { files, fingerprint: None }),
-        )?;
+            })?)
+        };
+        let report = manifest.record(&request, work, |_| Ok(Outputs { files, fingerprint: None }))?;
         for warning in &report.warnings {
             watch.note(&format!("prepare: {warning}"));
         }
