@@ -100,7 +100,7 @@ fn is_identity(matrix: &Tensor) -> Result<bool> {
         return Ok(false);
     }
     let values = matrix.flatten_all()?.to_vec1::<f32>()?;
-    let unit = |i: usize| f32::from(u8::from(i % (columns + 1) == 0));
+    let unit = |i: usize| f32::from(u8::from(i.is_multiple_of(columns + 1)));
     Ok(values.iter().enumerate().all(|(i, x)| x.to_bits() == unit(i).to_bits()))
 }
 

@@ -217,9 +217,10 @@ fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
     let mut adapter = if let Some(dir) = &options.init_adapter {
         let adapter = Adapter::load(dir, &model.config, device)?;
         if adapter.is_whole() != options.full {
-            let [kind, hint] = match options.full {
-                true => ["an adapter of low rank, not changes of whole weights", "leave out --full"],
-                false => ["changes of whole weights, not an adapter of low rank", "add --full"],
+            let [kind, hint] = if options.full {
+                ["an adapter of low rank, not changes of whole weights", "leave out --full"]
+            } else {
+                ["changes of whole weights, not an adapter of low rank", "add --full"]
             };
             return Err(Error::request(format!("init_adapter: {} holds {kind}", dir.display())).hint(hint));
         }

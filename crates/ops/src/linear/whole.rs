@@ -72,7 +72,8 @@ mod tests {
     fn products_with_the_identity_are_left_out() {
         for (tokens, outputs, inputs) in [(1, 3, 5), (7, 5, 3), (130, 16, 24), (70, 24, 16), (9, 4, 4)] {
             let rank = outputs.min(inputs);
-            let unit: Vec<f32> = (0..rank * rank).map(|i| f32::from(u8::from(i % (rank + 1) == 0))).collect();
+            let unit: Vec<f32> =
+                (0..rank * rank).map(|i: usize| f32::from(u8::from(i.is_multiple_of(rank + 1)))).collect();
             let flat = |shape: (usize, usize), seed| -> Vec<f32> {
                 random(shape, seed).flatten_all().unwrap().to_vec1().unwrap()
             };
