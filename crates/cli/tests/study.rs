@@ -86,6 +86,14 @@ fn an_option_that_the_method_does_not_use_is_an_error() {
     error: --noise: method `npo` does not use it
     hint: leave it out, or train with a method that uses it: eraser
     "#);
+    let error = dir.refused(
+        "train --model model --out x --harm harm.jsonl --help-set help.jsonl --align align.jsonl --full --rank 4 --steps 1",
+    );
+    insta::assert_snapshot!(error, @r#"
+    exit 2
+    error: --rank: weights that are trained in full have no low rank
+    hint: leave it out, or leave out `full`
+    "#);
     // What a run file says for all methods is not for each of them; what it says of one is.
     dir.write("run.toml", &RUN.replace("[train]", "[method.npo]\ngamma = 3\n[train]"));
     insta::assert_snapshot!(dir.refused("compare run.toml --methods npo,eraser"), @r#"

@@ -379,12 +379,17 @@ impl TrainOptions {
         self.method.uses(name) || in_rounds || self.extra().iter().any(|extra| extra.method.uses(name))
     }
 
+    /// The options that change nothing here.
+    pub fn unused(&self) -> impl Iterator<Item = &'static str> {
+        self.method.unused().chain(OF_LOW_RANK).filter(|name| !self.uses(name))
+    }
+
     /// The same settings, with the defaults in place of what is not used: they are shared with other methods.
     #[must_use]
     pub fn without_unused(self) -> Self {
         let values = |options: &Self| serde_json::to_value(options).ok();
         let (Some(mut own), Some(usual)) = (values(&self), values(&Self::default())) else { return self };
-        for name in self.method.unused().filter(|name| !self.uses(name)) {
+        for name in self.unused() {
             if let (Some(own), Some(usual)) = (own.get_mut(name), usual.get(name)) {
                 own.clone_from(usual);
             }

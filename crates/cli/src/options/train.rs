@@ -460,7 +460,7 @@ impl TrainArgs {
             problems.push(e.context("--preset"));
         }
         for name in self.given.names().filter(|name| !options.uses(name)) {
-            problems.push(unused(&options.method, name, &flag(name)));
+            problems.push(unused(&options, name, &flag(name)));
         }
         let request = TrainRequest {
             verb: "train",

@@ -4,7 +4,7 @@ use super::basics::{exists, wrong};
 use crate::failure::Problems;
 use eraser_data::WrongValue;
 use eraser_model::{Adapter, Error};
-use eraser_train::{METHODS, Method, Templates, TrainOptions};
+use eraser_train::{METHODS, Templates, TrainOptions};
 
 /// Notes what is wrong; `at` gives the flag or place of a field, or None for a field that is checked elsewhere.
 pub(crate) fn train_options(o: &TrainOptions, at: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) {
@@ -26,8 +26,13 @@ pub(crate) fn train_options(o: &TrainOptions, at: &dyn Fn(&str) -> Option<String
     }
 }
 
-/// That `at`, the flag or place of the option `name`, changes nothing under a method.
-pub fn unused(method: &Method, name: &str, at: &str) -> Error {
+/// That `at`, the flag or place of the option `name`, changes nothing under these options.
+pub fn unused(options: &TrainOptions, name: &str, at: &str) -> Error {
+    let method = &options.method;
+    if method.uses(name) {
+        return wrong(at, "weights that are trained in full have no low rank")
+            .hint("leave it out, or leave out `full`");
+    }
     let users: Vec<&str> = METHODS.iter().filter(|m| m.uses(name)).map(|m| m.name).collect();
     wrong(at, format!("method `{}` does not use it", method.name))
         .hint(format!("leave it out, or train with a method that uses it: {}", users.join(", ")))
@@ -43,6 +48,15 @@ mod tests {
         let mut problems = Problems::default();
         train_options(&options, &|field| Some(format!("--{field}")), &mut problems);
         problems.messages()
+    }
+
+    #[test]
+    fn what_is_not_used_is_the_methods_or_has_no_meaning_for_whole_weights() {
+        let full = TrainOptions { full: true, method: METHODS[1], ..TrainOptions::default() };
+        let said = |name: &str| unused(&full, name, name).to_string();
+        assert_eq!(said("rank"), "rank: weights that are trained in full have no low rank");
+        assert!(full.unused().any(|name| name == "lora_dropout"));
+        assert!(!TrainOptions::default().unused().any(|name| name == "rank"));
     }
 
     #[test]

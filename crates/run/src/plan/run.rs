@@ -407,9 +407,9 @@ fn unused(table: &Section<'_>, options: &TrainOptions, problems: &mut Problems) 
         return;
     }
     let (Ok(own), Ok(usual)) = (train_json(options), train_json(&TrainOptions::default())) else { return };
-    for name in options.method.unused().filter(|name| !options.uses(name) && table.get(name).is_some()) {
+    for name in options.unused().filter(|name| table.get(name).is_some()) {
         if own[name] != usual[name] {
-            problems.push(check::unused(&options.method, name, &format!("{}: `{name}`", table.place(name))));
+            problems.push(check::unused(options, name, &format!("{}: `{name}`", table.place(name))));
         }
     }
 }
