@@ -69,6 +69,18 @@ fn a_run_made_verb_by_verb_can_be_measured_for_durability() {
     assert!(dir.path("run/durability.json").is_file());
 }
 
+/// The record had the rank of the preset, which weights that are trained in full have not, and was refused.
+#[test]
+fn weights_trained_in_full_under_a_preset_can_be_measured_for_durability() {
+    let dir = Dir::with_model();
+    dir.done(&format!("{TRAIN} --preset strong --full --targets down --layers 1 --steps 1 --out run"));
+    dir.done(EVAL);
+    let text = dir.done("durability run --steps 1 --pairs 2 --limit 1");
+    assert!(text.contains("as trained"), "{text}");
+    let attacker = json(&dir.text("run/durability/eraser/fine-tuned/adapter/adapter_config.json"));
+    assert_eq!((&attacker["r"], &attacker["rank_pattern"]), (&8.into(), &serde_json::json!({})));
+}
+
 /// Two trainings at once destroyed the run while both exited with 0.
 #[test]
 fn one_training_at_a_time_writes_into_a_directory() {

@@ -86,9 +86,8 @@ fn an_option_that_the_method_does_not_use_is_an_error() {
     error: --noise: method `npo` does not use it
     hint: leave it out, or train with a method that uses it: eraser
     "#);
-    let error = dir.refused(
-        "train --model model --out x --harm harm.jsonl --help-set help.jsonl --align align.jsonl --full --rank 4 --steps 1",
-    );
+    let train = "train --model model --out x --harm harm.jsonl --help-set help.jsonl --align align.jsonl --steps 1";
+    let error = dir.refused(&format!("{train} --full --rank 4"));
     insta::assert_snapshot!(error, @r#"
     exit 2
     error: --rank: weights that are trained in full have no low rank

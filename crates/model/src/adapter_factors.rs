@@ -1,6 +1,6 @@
-//! The factors of an adapter's pairs, by name, and which of them are trained. In: an adapter, or modules whose weights are
-//! to be trained as a whole; out: its tensors. Invariant: a factor that is the identity is not trained, so the other one is
-//! a change of the whole weight, and the pair is plain LoRA to everything that reads adapters, PEFT included.
+//! The factors of an adapter's pairs, by name, and which of them are trained. In: an adapter, or modules whose weights
+//! are to be trained as a whole; out: its tensors. Invariant: a factor that is the identity is not trained, so the other
+//! one is a change of the whole weight, and the pair is plain LoRA to everything that reads adapters, PEFT included.
 
 use crate::adapter::{Adapter, Lora, PREFIX};
 use crate::lora_config::{LoraConfig, Module};
@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use eraser_ops::Factor;
 
 impl Adapter {
-    /// No change yet of the weights of the modules and layers of `config`; its rank, alpha and dropout are not looked at.
+    /// No change yet of the weights of the modules and layers of `config`, whose rank, alpha and dropout have no meaning.
     /// The identity is the factor that is smaller, so it holds at most as many values as the change.
     ///
     /// # Errors
@@ -63,6 +63,11 @@ impl Adapter {
             }
         }
         all
+    }
+
+    /// True when some pairs are the change of a whole weight, and others are not.
+    pub fn is_whole_in_part(&self) -> bool {
+        !self.is_whole() && self.pairs().any(|lora| lora.identity.is_some())
     }
 
     /// True when every pair is the change of a whole weight.

@@ -4,8 +4,9 @@
 use crate::gamma::Gamma;
 use crate::method::{AlignLoss, Extra, KlScope, Method, Term, TermSettings};
 use eraser_data::{NoiseKind, Ranges, WrongValue};
-use eraser_model::{LoraConfig, Patterns, adapter::Module};
+use eraser_model::{Error, LoraConfig, Patterns, Result, adapter::Module};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// Over what the hinge of the harm term is taken.
@@ -377,6 +378,21 @@ impl TrainOptions {
             return false;
         }
         self.method.uses(name) || in_rounds || self.extra().iter().any(|extra| extra.method.uses(name))
+    }
+
+    /// As they are compared with those of earlier runs. An option that came later is left out where it changes nothing:
+    /// records from before do not have it, and what they made is still of use.
+    ///
+    /// # Errors
+    /// None that options of this type have.
+    pub fn recorded(&self) -> Result<Map<String, Value>> {
+        let Value::Object(mut all) = serde_json::to_value(self).map_err(Error::failed)? else {
+            return Err(Error::failed("the options are not a table"));
+        };
+        if !self.full {
+            all.remove("full");
+        }
+        Ok(all)
     }
 
     /// The options that change nothing here.

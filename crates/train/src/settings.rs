@@ -4,7 +4,7 @@
 
 use crate::{options::TrainOptions, sets::Sets};
 use eraser_data::{PromptTemplate, SetName, files::hex};
-use eraser_model::{ChatTemplate, Error, LoraConfig, Model, Result};
+use eraser_model::{ChatTemplate, LoraConfig, Model, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -38,9 +38,7 @@ impl Settings {
         templates: &[PromptTemplate],
         adapter: &LoraConfig,
     ) -> Result<Self> {
-        let Value::Object(mut all) = serde_json::to_value(options).map_err(Error::failed)? else {
-            return Err(Error::failed("the options are not a table"));
-        };
+        let mut all = options.recorded()?;
         all.retain(|key, _| !NOT_DECIDING.contains(&key.as_str()));
         for set in SetName::ALL.into_iter().filter(|&set| options.method.reads(set)) {
             let records = sets.rows(set);
@@ -132,6 +130,14 @@ mod tests {
         );
         let other = settings(&json!({"rank": 8, "gamma": 1.8, "layers": null, "order": "file", "identity": "b"}));
         assert_eq!(before.changes(&other), ["the model is loaded with other options"]);
+    }
+
+    /// A finished adapter was trained again, and a checkpoint refused, because of an option that did not exist then.
+    #[test]
+    fn an_option_that_came_later_is_not_recorded_where_it_changes_nothing() {
+        let usual = TrainOptions::default();
+        assert!(!usual.recorded().unwrap().contains_key("full"));
+        assert_eq!(TrainOptions { full: true, ..usual }.recorded().unwrap()["full"], true);
     }
 
     #[test]

@@ -216,6 +216,10 @@ fn adapter(model: &Model, options: &TrainOptions) -> Result<Adapter> {
     let device = model.decoder.device();
     let mut adapter = if let Some(dir) = &options.init_adapter {
         let adapter = Adapter::load(dir, &model.config, device)?;
+        if adapter.is_whole_in_part() {
+            return Err(Error::request(format!("init_adapter: {} holds whole weights only in part", dir.display()))
+                .hint("a GGUF file does not keep which they are: take the adapter's directory"));
+        }
         if adapter.is_whole() != options.full {
             let [kind, hint] = if options.full {
                 ["an adapter of low rank, not changes of whole weights", "leave out --full"]

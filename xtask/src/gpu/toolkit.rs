@@ -1,6 +1,6 @@
 //! CUDA's compiler and libraries, from the Python package index. In: nothing; out: a directory that builds can use as
-//! `CUDA_HOME`, and one with NCCL's library. Invariant: one version of all parts, that of drivers from 580 on; nothing is
-//! installed outside the directory.
+//! `CUDA_HOME`, and one with NCCL's library. Invariant: one version of all parts, that of drivers from 580 on; nothing
+//! is installed outside the directory.
 
 use eraser_model::{Error, Result};
 use std::{

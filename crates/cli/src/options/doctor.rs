@@ -19,7 +19,7 @@ pub(crate) struct DoctorArgs {
     /// Adapter that must fit the model: a PEFT directory, or a GGUF file
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) adapter: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda[:N] or metal
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
     /// How the weights are held: auto, f32, f16, bf16 or as-stored

@@ -31,7 +31,7 @@ pub(crate) struct MeasuredModelArgs {
 /// Where and how a model is loaded.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HeldArgs {
-    /// Where to compute: auto, cpu, cuda[:N] or metal
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
     /// How the base model's weights are held: f32, f16, bf16, as-stored (quantised blocks as the file has them: least

@@ -89,7 +89,7 @@ pub(crate) struct QuickstartArgs {
 /// Options of all of them.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HowArgs {
-    /// Where to compute: auto, cpu, cuda[:N] or metal; in place of `device` in the run file
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal; in place of `device` in the run file
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// Set a key of the run file, as train.steps=20 or eval.limit=10; repeatable

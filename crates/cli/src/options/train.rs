@@ -467,7 +467,7 @@ impl TrainArgs {
             model: self.model.plan(&mut problems),
             sets: self.sets.files(),
             jailbreaks: self.sets.jailbreaks.clone(),
-            options,
+            options: options.without_unused(),
             dir: self.out.out.clone(),
             resume: self.out.resume,
             force: self.out.force,
@@ -510,8 +510,8 @@ mod tests {
     #[test]
     fn every_field_has_a_flag() {
         let set = options(
-            "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --full --lr 1e-3 --schedule constant \
-             --warmup-steps 3 --weight-decay 0.1 --adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --max-grad-norm 1 \
+            "--rank 4 --alpha 8 --lora-dropout 0 --targets all-linear --layers 1-2 --rslora --full --lr 1e-3 \
+             --schedule constant --warmup-steps 3 --weight-decay 0.1 --adam-beta1 0.8 --adam-beta2 0.9 --adam-epsilon 1e-6 --max-grad-norm 1 \
              --epochs 1 --steps 9 --micro-batch 2 --grad-accum 3 --max-length 99 --gamma 3.5 --gamma-scope sample \
              --kl-scope all --harm-weight 2 --help-weight 3 --align-weight 4 --retain-weight 5 --retain-take 6 --noise off \
              --noise-before 1 --noise-after 2 --templates model --order file --early-stop 7 --checkpoint-activations on \

@@ -134,7 +134,7 @@ impl Ranks {
         }
         let world = world::World::join()?;
         if let Some((shard, _)) = shard(verb).zip(world.as_ref()) {
-            let what = format!("--shard: all ranks would do shard {shard}");
+            let what = format!("--shard {shard} and several ranks both divide the work");
             return Err(Error::request(what)
                 .hint("leave --shard out: ranks divide the work among themselves")
                 .hint("or start the processes of the shards without MPI"));

@@ -116,7 +116,7 @@ fn countable(elements: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::request(format!("{elements} values are more than MPI can send at once"))
-        .hint("train fewer: a smaller --rank, fewer --targets"))
+        .hint("train fewer: a smaller --rank, fewer --targets or --layers"))
 }
 
 impl Group for Comm {

@@ -10,8 +10,8 @@ use crate::{activation, rms_norm, simd, slices};
 use candle_core::{Result, Tensor, bail};
 use std::borrow::Cow;
 
-/// The gradients of a low-rank pair, dA and dB, of those that are trained; None where there is no pair, or its gradient is
-/// not wanted.
+/// The gradients of a low-rank pair, dA and dB, of those that are trained; None where there is no pair, or its gradient
+/// is not wanted.
 pub type PairGradient = Option<[Option<Tensor>; 2]>;
 
 /// Gradients of a block.

@@ -1,6 +1,6 @@
-//! A pair of which one factor is the identity, so that the other is a change of the whole weight. In: token rows and that
-//! change; out: what it adds, and its gradients. Invariant: equal to the products with both factors; those with the
-//! identity are left out.
+//! A pair of which one factor is the identity, so that the other is a change of the whole weight. In: token rows and
+//! that change; out: what it adds, and its gradients. Invariant: equal to the products with both factors; those with
+//! the identity are left out.
 
 use super::lora::{Factors, Pair};
 use super::product::Columns;

@@ -326,6 +326,8 @@ impl Durability<'_> {
             grad_accum: 1,
             targets: Module::SINGLE.to_vec(),
             layers: None,
+            // Every defence meets the same attack, whatever it was trained as.
+            full: false,
             init_adapter: None,
             dump_grads: None,
             early_stop: None,
@@ -337,7 +339,7 @@ impl Durability<'_> {
         };
         let dir = self.work.join(&variant.name).join(condition.name());
         let mut inputs = Inputs::of_model(model, self.plan.model.base_dtype)?;
-        inputs.settings("options", &options)?;
+        inputs.settings("options", &options.recorded()?)?;
         inputs.settings("records", &records.iter().map(|r| (&r.input, &r.output)).collect::<Vec<_>>())?;
         let artefact = format!("{}/{}/{}/adapter", DURABILITY[0], variant.name, condition.name());
         let adapter = dir.join("adapter");

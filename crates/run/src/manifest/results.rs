@@ -98,6 +98,8 @@ impl Manifest {
         let of_ranks = self.dir.join(crew::DIR).join(directory);
         if stopped && of_ranks.is_dir() {
             std::fs::remove_dir_all(&of_ranks).writing(&of_ranks)?;
+            // Stays where ranks have left other work.
+            let _ = std::fs::remove_dir(self.dir.join(crew::DIR));
         }
         if !stopped || !root.is_dir() {
             return Ok(Vec::new());

@@ -6,7 +6,7 @@ use super::run::{Overrides, RunPlan};
 use crate::failure::Outcome;
 use crate::manifest::{FILE, Manifest, Record, is_adapter};
 use eraser_model::{Error, Result};
-use eraser_train::Method;
+use eraser_train::TrainOptions;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -73,10 +73,10 @@ impl RunPlan {
             .collect::<Result<_>>()?;
         let variants = adapters.iter().map(|(artefact, record)| {
             let mut variant = record.options["train"].clone();
-            let method = variant["method"].as_str().and_then(Method::named);
-            // Settings that were shared with other methods.
-            if let (Some(method), Some(settings)) = (method, variant.as_object_mut()) {
-                settings.retain(|key, _| method.uses(key));
+            let options = serde_json::from_value::<TrainOptions>(variant.clone());
+            // Settings that were shared with other methods, and those of a preset that these take no part in.
+            if let (Ok(options), Some(settings)) = (options, variant.as_object_mut()) {
+                settings.retain(|key, _| options.uses(key));
             }
             let evaluated = listed.iter().find(|(adapter, _)| adapter == artefact);
             variant["name"] = evaluated.map_or_else(|| record.options["name"].clone(), |(_, name)| json!(name));

@@ -223,7 +223,7 @@ pub(crate) fn inputs(
     if let Some(dir) = options.init_adapter.take() {
         inputs.path("init_adapter", &dir)?;
     }
-    inputs.settings("options", &options)?;
+    inputs.settings("options", &options.recorded()?)?;
     for set in SetName::ALL.into_iter().filter(|&set| !sets.rows(set).is_empty()) {
         let name = format!("data/{}", set.file());
         inputs.path(&name, &dir.join(&name))?;

@@ -18,8 +18,8 @@ const STEERING: f64 = 2.0;
 /// The 8th block of 32.
 const DEPTHS: [f64; 1] = [8.0 / 32.0];
 pub(super) const METHOD: Method = Method {
-    note: "published: down_proj of blocks 5, 6 and 7 of 32 trained in full, with the loss behind block 7: --full --targets \
-           down --layers 5-7 --loss-layers 7. The authors' code has --steering 6.5 and --help-weight 1200 for \
+    note: "published: down_proj of blocks 5, 6 and 7 of 32 trained in full, with the loss behind block 7: --full \
+           --targets down --layers 5-7 --loss-layers 7. The authors' code has --steering 6.5 and --help-weight 1200 for \
            Zephyr-7B",
     depths: &DEPTHS,
     ..Method::new("rmu", "arXiv 2403.03218", 5e-5, terms)
