@@ -178,15 +178,24 @@ struct Scratch {
     rows: Vec<f32>,
 }
 
-impl Pair<'_> {
-    pub(super) fn widths(&self) -> (usize, usize) {
+impl<'p> Pair<'p> {
+    fn widths(&self) -> (usize, usize) {
         (self.a.len() / self.rank, self.b.len() / self.rank)
+    }
+
+    /// The change of a whole weight, and the factor beside it that is the identity; None where both are multiplied.
+    fn whole(&self) -> Option<(Whole<'p>, Factor)> {
+        let identity = self.identity.filter(|_| self.dropout.is_none() && self.owners.is_none())?;
+        let (inputs, outputs) = self.widths();
+        let values = if identity == Factor::A { self.b } else { self.a };
+        let whole = Whole { values, outputs, inputs, scale: self.scale };
+        (values.len() == outputs * inputs).then_some((whole, identity))
     }
 
     /// Adds `scale * dropout(x) A^T B^T` to `columns` of `out`; returns `dropout(x) A^T`, `[T, rank]`, which the
     /// backward needs; of a change of the whole weight nothing.
     pub(crate) fn forward(&self, x: &[f32], out: &mut [f32], columns: Columns) -> Vec<f32> {
-        if let Some(whole) = Whole::of(self) {
+        if let Some((whole, _)) = self.whole() {
             whole.forward(x, out, columns);
             return Vec::new();
         }
@@ -219,8 +228,12 @@ impl Pair<'_> {
         dx: Option<&mut [f32]>,
         want: FactorsWanted,
     ) -> Factors {
-        if let Some(whole) = Whole::of(self) {
-            return whole.backward(x, grad, columns, dx);
+        if let Some((whole, identity)) = self.whole() {
+            let found = whole.backward(x, grad, columns, dx);
+            return match identity {
+                Factor::A => Factors { a: Vec::new(), b: found },
+                Factor::B => Factors { a: found, b: Vec::new() },
+            };
         }
         let (rank, (inputs, outputs)) = (self.rank, self.widths());
         let tokens = x.len() / inputs;
@@ -502,5 +515,43 @@ mod tests {
         assert!(lora_linear(&x, &w, None, pair(&a, &b, Some(few))).is_err());
         let beyond = Owners { rows: &rows, starts: &[0, 2, 6] };
         assert!(lora_linear(&x, &w, None, pair(&a, &b, Some(beyond))).is_err());
+    }
+
+    #[test]
+    fn products_with_the_identity_are_left_out() {
+        for (tokens, outputs, inputs) in [(1, 3, 5), (7, 5, 3), (130, 16, 24), (70, 24, 16), (9, 4, 4)] {
+            let rank = outputs.min(inputs);
+            let unit: Vec<f32> =
+                (0..rank * rank).map(|i: usize| f32::from(u8::from(i.is_multiple_of(rank + 1)))).collect();
+            let flat = |shape: (usize, usize), seed| -> Vec<f32> {
+                random(shape, seed).flatten_all().unwrap().to_vec1().unwrap()
+            };
+            let (change, x) = (flat((outputs, inputs), 1), flat((tokens, inputs), 2));
+            // Columns of wider rows, as in a block.
+            let (stride, at) = (outputs + 3, 2);
+            let grad = flat((tokens, stride), 3);
+            for identity in [Factor::A, Factor::B].into_iter().filter(|f| match f {
+                Factor::A => inputs <= outputs,
+                Factor::B => outputs <= inputs,
+            }) {
+                let (a, b) = if identity == Factor::A { (&unit, &change) } else { (&change, &unit) };
+                let of = |identity| Pair { a, b, rank, scale: 1.0, dropout: None, owners: None, identity };
+                let columns = Columns { stride, at };
+                let run = |pair: Pair<'_>| {
+                    let (mut out, mut dx) = (flat((tokens, stride), 4), flat((tokens, inputs), 5));
+                    let low = pair.forward(&x, &mut out, columns);
+                    let want = FactorsWanted { a: true, b: true };
+                    let found = pair.backward(&x, &low, &grad, columns, Some(&mut dx), want);
+                    (out, dx, if identity == Factor::A { found.b } else { found.a })
+                };
+                let (whole, both) = (run(of(Some(identity))), run(of(None)));
+                for (found, expected) in [(whole.0, both.0), (whole.1, both.1), (whole.2, both.2)] {
+                    assert_eq!(found.len(), expected.len());
+                    for (x, y) in found.iter().zip(&expected) {
+                        assert!((x - y).abs() < 1e-4, "{tokens} {outputs} {inputs} {identity:?}: {x}, {y}");
+                    }
+                }
+            }
+        }
     }
 }
