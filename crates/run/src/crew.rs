@@ -228,6 +228,7 @@ pub(crate) fn take_part(crew: &dyn Crew, work: &mut dyn FnMut(usize) -> Outcome<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eraser_train::Alone;
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Instant;
@@ -248,16 +249,16 @@ mod tests {
             self.size
         }
         fn exchange(&self, values: &[f32]) -> Result<Vec<f32>> {
-            Ok(values.to_vec())
+            Alone.exchange(values)
         }
         fn gather(&self, values: &[f32]) -> Result<Vec<f32>> {
-            Ok(values.to_vec())
+            Alone.gather(values)
         }
         fn gather_f64(&self, values: &[f64]) -> Result<Vec<f64>> {
-            Ok(values.to_vec())
+            Alone.gather_f64(values)
         }
         fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
-            Ok(bytes)
+            Alone.broadcast(bytes)
         }
     }
 

@@ -155,16 +155,7 @@ impl Part {
     /// A file that cannot be read or written.
     pub(crate) fn join(&self, dir: &Path, top: &str) -> Result<f64> {
         let Self::Joined(joined) = self else { return Ok(0.0) };
-        let mut files: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
-        for (part, _) in &joined.parts {
-            for file in results(&part.join(top))? {
-                let name = file.strip_prefix(part).unwrap_or(&file).to_owned();
-                files.entry(name).or_default().push(file);
-            }
-        }
-        for (name, parts) in files {
-            append(&dir.join(name), &parts, false)?;
-        }
+        gather(dir, top, joined.directories(), false)?;
         Ok(joined.seconds())
     }
 }
@@ -377,9 +368,21 @@ pub(crate) fn results(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Adds the results below `top` in the directories `parts` to those in `dir`; `kept` as for [`append`].
+pub(crate) fn gather<'p>(dir: &Path, top: &str, parts: impl IntoIterator<Item = &'p Path>, kept: bool) -> Result<()> {
+    let mut files: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    for part in parts {
+        for file in results(&part.join(top))? {
+            let name = file.strip_prefix(part).unwrap_or(&file).to_owned();
+            files.entry(name).or_default().push(file);
+        }
+    }
+    files.into_iter().try_for_each(|(name, files)| append(&dir.join(name), &files, kept))
+}
+
 /// Adds the lines of the files `parts` to the file at `path`, each once. A last line that was cut short is no result;
 /// where files of work that was stopped are joined, one is `kept` at the end.
-pub(crate) fn append(path: &Path, parts: &[PathBuf], kept: bool) -> Result<()> {
+fn append(path: &Path, parts: &[PathBuf], kept: bool) -> Result<()> {
     if let Some(home) = path.parent() {
         std::fs::create_dir_all(home).writing(home)?;
     }

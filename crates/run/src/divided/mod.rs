@@ -13,7 +13,7 @@ use crate::crew::{self, Crew, DIR, Done};
 use crate::directory::{copy, remove};
 use crate::failure::Outcome;
 use crate::plan::ModelPlan;
-use crate::shards::{append, differing, results};
+use crate::shards::{differing, gather, results};
 use crate::watch::{Silent, Watch, stoppable};
 use eraser_data::{Progress, Shard};
 use eraser_model::error::PathContext as _;
@@ -77,7 +77,7 @@ pub(crate) fn divide(
         job.first = false;
     }
     let parts = (1..=job.of).map(|index| job.home(index)).collect::<Vec<_>>();
-    gather(dir, top, &parts)?;
+    join(dir, top, &parts)?;
     forget(dir, &home)?;
     Ok(computed)
 }
@@ -90,24 +90,14 @@ fn take_up(dir: &Path, top: &str, home: &Path) -> Result<()> {
     let entries = std::fs::read_dir(home).at(home)?;
     let mut parts = entries.map(|entry| Ok(entry.at(home)?.path())).collect::<Result<Vec<_>>>()?;
     parts.sort();
-    gather(dir, top, &parts)?;
+    join(dir, top, &parts)?;
     forget(dir, home)
 }
 
 /// Adds the results of `parts` to those in `dir`.
-fn gather(dir: &Path, top: &str, parts: &[PathBuf]) -> Result<()> {
-    let mut files: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
-    for part in parts {
-        for file in results(&part.join(top))? {
-            let name = file.strip_prefix(part).unwrap_or(&file).to_owned();
-            files.entry(name).or_default().push(file);
-        }
-    }
-    for (name, files) in files {
-        // By a line that was cut short a reader knows that of what was written with it some is missing.
-        append(&dir.join(name), &files, true)?;
-    }
-    Ok(())
+fn join(dir: &Path, top: &str, parts: &[PathBuf]) -> Result<()> {
+    // By a line that was cut short a reader knows that of what was written with it some is missing.
+    gather(dir, top, parts.iter().map(PathBuf::as_path), true)
 }
 
 /// Removes what ranks have made, once it is in the run.
